@@ -1,0 +1,1 @@
+"""Dataset descriptions and ready-made grids, as data files."""

@@ -1,0 +1,42 @@
+"""Predict listeners' mean opinion scores of generated audio from cached embeddings.
+
+The public names are loaded on first use, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qamro_cache.cache.reader import open_cache as open_cache
+    from qamro_cache.evaluation.evaluate import evaluate as evaluate
+    from qamro_cache.extraction.extract import extract as extract
+    from qamro_cache.heads.predict import predict as predict
+    from qamro_cache.losses.qamro import QAMROLoss as QAMROLoss
+    from qamro_cache.losses.qamro import qamro_loss as qamro_loss
+    from qamro_cache.training.ablate import ablate as ablate
+    from qamro_cache.training.train import train as train
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "QAMROLoss": "qamro_cache.losses.qamro",
+    "ablate": "qamro_cache.training.ablate",
+    "evaluate": "qamro_cache.evaluation.evaluate",
+    "extract": "qamro_cache.extraction.extract",
+    "open_cache": "qamro_cache.cache.reader",
+    "predict": "qamro_cache.heads.predict",
+    "qamro_loss": "qamro_cache.losses.qamro",
+    "train": "qamro_cache.training.train",
+}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

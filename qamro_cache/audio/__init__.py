@@ -1,0 +1,1 @@
+"""Files to fixed windows: decode, resample, cut."""

@@ -1,0 +1,1 @@
+"""Clips, raters and splits: what is evaluated."""

@@ -1,0 +1,140 @@
+"""Clips, axes, ratings: what a listening test is, whatever its files look like."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+#: Columns of every clip table, all strings; an unknown value is the empty string.
+CLIP_COLUMNS = ("clip_id", "path", "system", "group", "prompt", "split")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One question the listeners answered, on a scale from ``low`` to ``high``."""
+
+    name: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Single ratings, one entry each: who gave which clip what score on which axis.
+
+    Attributes:
+        clip: [R] int32, row of the clip table.
+        axis: [R] int16, index into the axes.
+        rater: [R] int32, index into ``raters``; -1 where the rater is not known.
+        score: [R] float64, in the axis' own units.
+        raters: names of the raters.
+    """
+
+    clip: npt.NDArray[np.int32]
+    axis: npt.NDArray[np.int16]
+    rater: npt.NDArray[np.int32]
+    score: npt.NDArray[np.float64]
+    raters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Mean opinion scores of C clips on A axes, with the single ratings where they are known.
+
+    Attributes:
+        axes: the A axes.
+        mean: [C, A] float64, NaN where a clip has no rating on an axis.
+        count: [C, A] int32 ratings behind each mean; 0 where not known.
+        stderr: [C, A] float64 standard error of the mean (sample deviation over the square root
+            of the count); NaN where fewer than two ratings are known.
+        ratings: the single ratings, or None where only means are known.
+    """
+
+    axes: tuple[Axis, ...]
+    mean: npt.NDArray[np.float64]
+    count: npt.NDArray[np.int32]
+    stderr: npt.NDArray[np.float64]
+    ratings: Ratings | None = None
+
+    def axis_index(self, name: str) -> int:
+        """Return the column of axis ``name``; a KeyError names those there are."""
+        names = [axis.name for axis in self.axes]
+        if name not in names:
+            raise KeyError(f"no axis {name!r}; there are: {', '.join(names)}")
+        return names.index(name)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A rated set of clips.
+
+    Attributes:
+        name: as on the command line.
+        clips: one row a clip, columns ``CLIP_COLUMNS``; ``path`` is absolute.
+        labels: of the same rows; no axes for a set without ratings.
+        synthetic: made by a program, ratings included: every table says so.
+        licence: under which the audio and ratings may be used; empty where not known.
+        notes: facts a table must carry (for example what the split shares), a line each.
+    """
+
+    name: str
+    clips: pd.DataFrame
+    labels: Labels
+    synthetic: bool = False
+    licence: str = ""
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+def labels_from_means(
+    axes: tuple[Axis, ...], mean: npt.NDArray[np.float64], count: int = 0
+) -> Labels:
+    """Labels where only means [C, A] are known, each of ``count`` ratings (0: not known)."""
+    counts = np.where(np.isfinite(mean), count, 0).astype(np.int32)
+    return Labels(axes, mean, counts, np.full_like(mean, np.nan))
+
+
+def labels_from_ratings(axes: tuple[Axis, ...], num_clips: int, ratings: Ratings) -> Labels:
+    """Average single ratings into means, counts and standard errors [num_clips, A]."""
+    shape = (num_clips, len(axes))
+    cell = ratings.clip.astype(np.int64) * len(axes) + ratings.axis
+    size = num_clips * len(axes)
+    count = np.bincount(cell, minlength=size)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.bincount(cell, weights=ratings.score, minlength=size) / count
+        squares = np.bincount(cell, weights=(ratings.score - mean[cell]) ** 2, minlength=size)
+        stderr = np.where(count > 1, np.sqrt(squares / (count - 1) / count), np.nan)
+    return Labels(
+        axes,
+        mean.reshape(shape),
+        count.astype(np.int32).reshape(shape),
+        stderr.reshape(shape),
+        ratings,
+    )
+
+
+def select_clips(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:
+    """The dataset of the clips in ``rows``, in that order, ratings included."""
+    labels = dataset.labels
+    ratings = labels.ratings
+    if ratings is not None:
+        new_row = np.full(len(dataset.clips), -1, np.int32)
+        new_row[rows] = np.arange(len(rows), dtype=np.int32)
+        keep = new_row[ratings.clip] >= 0
+        ratings = Ratings(
+            new_row[ratings.clip[keep]],
+            ratings.axis[keep],
+            ratings.rater[keep],
+            ratings.score[keep],
+            ratings.raters,
+        )
+    return Dataset(
+        dataset.name,
+        dataset.clips.iloc[rows].reset_index(drop=True),
+        Labels(labels.axes, labels.mean[rows], labels.count[rows], labels.stderr[rows], ratings),
+        dataset.synthetic,
+        dataset.licence,
+        dataset.notes,
+    )
+
+

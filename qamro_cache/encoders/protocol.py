@@ -1,0 +1,75 @@
+"""What an encoder must offer, and how it is found."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from qamro_cache.identity import EncoderSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Encoder(Protocol):
+    """A frozen model: windows in, named features out. Pure: same input, same output."""
+
+    spec: EncoderSpec
+
+    def encode(self, windows: "Tensor", valid: "Tensor") -> "Mapping[str, Tensor]":
+        """Encode a batch.
+
+        Args:
+            windows: [B, spec.audio.window] float32 in [-1, 1], padded by the audio policy, on the
+                encoder's device.
+            valid: [B] int64, the samples of each window that are audio and not padding.
+
+        Returns:
+            For each name of ``spec.features`` a tensor [B, *shape], in any float dtype.
+        """
+        ...
+
+    def encode_text(self, prompts: Sequence[str]) -> "Mapping[str, Tensor]":
+        """Return for each name of ``spec.text_features`` a tensor [P, *shape]; {} without any."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """What a user may set about an encoder; each encoder refuses what it cannot honour.
+
+    Attributes:
+        checkpoint: file or folder with the weights; empty: the encoder's own default.
+        tokenizer: folder with the text tower's tokenizer and configuration.
+        precision: ``float32``, ``tf32``, ``bfloat16`` or ``float16``.
+        rate_policy: ``resample`` or ``as-is``.
+        allow_pickle: load a checkpoint that needs unrestricted unpickling, which can run code.
+    """
+
+    checkpoint: str = ""
+    tokenizer: str = ""
+    precision: str = "float32"
+    rate_policy: str = "resample"
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """An entry of the registry; a plug-in's entry point names one of these.
+
+    Attributes:
+        name: as given to ``--encoder``; ``hf`` takes an argument after a colon.
+        summary: one line.
+        source: where code and weights come from.
+        licence: of the weights.
+        dims: the features in a person's words, for example ``embedding 512, text 512``.
+        missing: what is not here yet and how to get it, one line each; empty when ready.
+        load: (argument after the colon, options, device) -> encoder in eval mode.
+    """
+
+    name: str
+    summary: str
+    source: str
+    licence: str
+    dims: str
+    missing: Callable[[str, EncoderOptions], Sequence[str]]
+    load: Callable[[str, EncoderOptions, str], Encoder]

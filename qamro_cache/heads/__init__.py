@@ -1,0 +1,1 @@
+"""Small networks over cached embeddings, and the file that keeps one."""

@@ -1,0 +1,1 @@
+"""Ranking and regression losses: pure functions over tensors."""
