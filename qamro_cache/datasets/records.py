@@ -136,5 +136,3 @@ def select_clips(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:
         dataset.licence,
         dataset.notes,
     )
-
-

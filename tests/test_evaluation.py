@@ -1,0 +1,129 @@
+"""Baselines, intervals and ceilings against an independent computation."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from qamro_cache.datasets.records import Axis, Ratings, labels_from_means, labels_from_ratings
+from qamro_cache.evaluation.baselines import ridge, train_mean
+from qamro_cache.evaluation.bootstrap import (
+    bootstrap_intervals,
+    draw_clusters,
+    paired_difference,
+    resampled_metrics,
+)
+from qamro_cache.evaluation.ceiling import split_half
+
+
+@pytest.fixture
+def folds():
+    generator = np.random.default_rng(0)
+    group = generator.integers(0, 4, 60)
+    test = np.stack([group == g for g in range(4)])
+    return test, ~test
+
+
+@pytest.mark.parametrize("width", [5, 200])
+def test_ridge_minimises_its_penalised_squares(folds, width):
+    test, train = folds
+    generator = np.random.default_rng(1)
+    x = generator.normal(3, 2, (60, width))
+    y = generator.normal(50, 10, 60)
+    got = ridge(x, y, train, test, penalty=7.0)
+    for fold in range(4):
+        z = (x - x[train[fold]].mean(0)) / x[train[fold]].std(0)
+        # Ridge as plain least squares with one extra row sqrt(penalty) a weight.
+        design = np.vstack([z[train[fold]], np.sqrt(7.0) * np.eye(width)])
+        mean = y[train[fold]].mean()
+        answer = np.concatenate([y[train[fold]] - mean, np.zeros(width)])
+        weights = np.linalg.lstsq(design, answer, rcond=None)[0]
+        np.testing.assert_allclose(got[test[fold]], z[test[fold]] @ weights + mean, rtol=1e-9)
+
+
+def test_ridge_does_not_see_held_out_labels(folds):
+    test, train = folds
+    generator = np.random.default_rng(2)
+    x, y = generator.normal(size=(60, 8)), generator.normal(size=60)
+    first = ridge(x, y, train[:1], test[:1])
+    y[test[0]] = generator.permutation(y[test[0]])
+    np.testing.assert_array_equal(first, ridge(x, y, train[:1], test[:1]))
+
+
+def test_train_mean_skips_clips_without_a_label(folds):
+    test, train = folds
+    y = np.arange(60.0)
+    y[3] = np.nan
+    got = train_mean(y, train, test)
+    for fold in range(4):
+        assert (got[test[fold]] == np.nanmean(y[train[fold]])).all()
+
+
+def simulated(num_systems=20, clips=10, seed=0):
+    generator = np.random.default_rng(seed)
+    system = np.repeat(np.arange(num_systems), clips)
+    target = generator.normal(size=num_systems)[system] + generator.normal(size=len(system))
+    return target + generator.normal(size=len(system)), target, system
+
+
+def test_a_resample_is_the_metric_of_the_clips_drawn():
+    import torch
+
+    pred, target, system = simulated()
+    counts = draw_clusters(20, 3)
+    got = resampled_metrics(*map(torch.as_tensor, (pred, target, system, counts)))
+    for row in range(3):
+        rows = np.concatenate(
+            [np.flatnonzero(system == s) for s in np.repeat(range(20), counts[row])]
+        )
+        want = scipy.stats.spearmanr(pred[rows], target[rows]).statistic
+        assert got["clip_srcc"][row].item() == pytest.approx(want)
+        drawn = np.repeat(np.arange(20), counts[row])
+        means = [np.array([v[system == s].mean() for s in drawn]) for v in (pred, target)]
+        assert got["system_lcc"][row].item() == pytest.approx(
+            scipy.stats.pearsonr(*means).statistic
+        )
+
+
+def test_intervals_hold_the_true_correlation_about_as_often_as_they_say():
+    # True LCC of target and pred: both share variance 2, pred adds 1: sqrt(2 / 3).
+    hits = 0
+    for seed in range(60):
+        pred, target, system = simulated(60, 4, seed)
+        low, high = bootstrap_intervals(pred, target, system, resamples=300)["clip_lcc"][1:]
+        hits += low <= np.sqrt(2 / 3) <= high
+    assert 50 <= hits <= 60
+
+
+def test_pairing_makes_a_small_constant_difference_certain():
+    pred, target, system = simulated()
+    worse = pred + np.random.default_rng(5).normal(0, 0.5, len(pred))
+    alone = bootstrap_intervals(pred, target, system)["clip_lcc"]
+    paired = paired_difference(pred, worse, target, system)["clip_lcc"]
+    assert paired.low > 0
+    assert paired.high - paired.low < (alone.high - alone.low) / 1.5
+    same = paired_difference(pred, pred, target, system)["clip_lcc"]
+    assert same == (0.0, 0.0, 0.0)
+
+
+def test_the_ceiling_is_what_a_perfect_predictor_reaches():
+    generator = np.random.default_rng(0)
+    truth = generator.normal(size=2000)
+    scores = truth[:, None] + generator.normal(size=(2000, 6))
+    ratings = Ratings(
+        np.repeat(np.arange(2000, dtype=np.int32), 6),
+        np.zeros(12000, np.int16),
+        np.full(12000, -1, np.int32),
+        scores.ravel(),
+    )
+    labels = labels_from_ratings((Axis("quality", -9, 9),), 2000, ratings)
+    ceiling = split_half(labels, 0, metric="lcc", splits=20)
+    reached = np.corrcoef(truth, labels.mean[:, 0])[0, 1]
+    assert ceiling is not None
+    assert ceiling.ceiling == pytest.approx(reached, abs=0.01)
+    # Two halves of three ratings each: 1 / (1 + 1/3).
+    assert ceiling.split_half == pytest.approx(0.75, abs=0.02)
+
+
+def test_without_single_ratings_there_is_no_ceiling():
+    labels = labels_from_means((Axis("quality", 1, 5),), np.ones((4, 1)))
+    assert split_half(labels, 0) is None
