@@ -9,10 +9,10 @@ from qamro_cache.evaluation.baselines import ridge, train_mean
 from qamro_cache.evaluation.bootstrap import (
     bootstrap_intervals,
     draw_clusters,
-    paired_difference,
     resampled_metrics,
 )
 from qamro_cache.evaluation.ceiling import split_half
+from qamro_cache.evaluation.score import score
 
 
 @pytest.fixture
@@ -70,16 +70,16 @@ def test_a_resample_is_the_metric_of_the_clips_drawn():
 
     pred, target, system = simulated()
     counts = draw_clusters(20, 3)
-    got = resampled_metrics(*map(torch.as_tensor, (pred, target, system, counts)))
+    got = resampled_metrics(*map(torch.as_tensor, (pred[None], target, system, counts)))
     for row in range(3):
         rows = np.concatenate(
             [np.flatnonzero(system == s) for s in np.repeat(range(20), counts[row])]
         )
         want = scipy.stats.spearmanr(pred[rows], target[rows]).statistic
-        assert got["clip_srcc"][row].item() == pytest.approx(want)
+        assert got["clip_srcc"][0, row].item() == pytest.approx(want)
         drawn = np.repeat(np.arange(20), counts[row])
         means = [np.array([v[system == s].mean() for s in drawn]) for v in (pred, target)]
-        assert got["system_lcc"][row].item() == pytest.approx(
+        assert got["system_lcc"][0, row].item() == pytest.approx(
             scipy.stats.pearsonr(*means).statistic
         )
 
@@ -89,7 +89,7 @@ def test_intervals_hold_the_true_correlation_about_as_often_as_they_say():
     hits = 0
     for seed in range(60):
         pred, target, system = simulated(60, 4, seed)
-        low, high = bootstrap_intervals(pred, target, system, resamples=300)["clip_lcc"][1:]
+        low, high = bootstrap_intervals(pred[None], target, system, resamples=300)["clip_lcc"][1:]
         hits += low <= np.sqrt(2 / 3) <= high
     assert 50 <= hits <= 60
 
@@ -97,11 +97,11 @@ def test_intervals_hold_the_true_correlation_about_as_often_as_they_say():
 def test_pairing_makes_a_small_constant_difference_certain():
     pred, target, system = simulated()
     worse = pred + np.random.default_rng(5).normal(0, 0.5, len(pred))
-    alone = bootstrap_intervals(pred, target, system)["clip_lcc"]
-    paired = paired_difference(pred, worse, target, system)["clip_lcc"]
+    alone = bootstrap_intervals(pred[None], target, system)["clip_lcc"]
+    paired = bootstrap_intervals(pred[None], target, system, minus=worse[None])["clip_lcc"]
     assert paired.low > 0
     assert paired.high - paired.low < (alone.high - alone.low) / 1.5
-    same = paired_difference(pred, pred, target, system)["clip_lcc"]
+    same = bootstrap_intervals(pred[None], target, system, minus=pred[None])["clip_lcc"]
     assert same == (0.0, 0.0, 0.0)
 
 
@@ -127,3 +127,42 @@ def test_the_ceiling_is_what_a_perfect_predictor_reaches():
 def test_without_single_ratings_there_is_no_ceiling():
     labels = labels_from_means((Axis("quality", 1, 5),), np.ones((4, 1)))
     assert split_half(labels, 0) is None
+
+
+def test_figures_of_several_seeds_are_averaged_not_the_predictions():
+    pred, target, system = simulated()
+    seeds = np.stack([pred, pred + np.random.default_rng(6).normal(0, 2, len(pred))])
+    want = np.mean([scipy.stats.spearmanr(row, target).statistic for row in seeds])
+    scored = score(seeds, target, system)
+    assert scored["metrics"]["clip_srcc"]["value"] == pytest.approx(want)
+    assert (scored["clips"], scored["systems"], scored["seeds"]) == (200, 20, 2)
+    spread = np.std([scipy.stats.pearsonr(row, target).statistic for row in seeds], ddof=1)
+    assert scored["metrics"]["clip_lcc"]["spread"] == pytest.approx(spread)
+
+
+def test_without_systems_there_are_no_system_figures_and_clips_are_resampled():
+    pred, target, _ = simulated()
+    scored = score(pred[None], target, np.full(len(pred), -1))
+    assert scored["systems"] == 0
+    assert "system_srcc" not in scored["metrics"]
+    low, value, high = (scored["metrics"]["clip_srcc"][k] for k in ("low", "value", "high"))
+    assert low < value < high
+
+
+def test_clips_that_were_not_predicted_or_not_rated_are_not_counted():
+    pred, target, system = simulated()
+    pred[3], target[7] = np.nan, np.nan
+    scored = score(pred[None], target, system)
+    assert scored["clips"] == 198
+    kept = ~(np.isnan(pred) | np.isnan(target))
+    want = scipy.stats.kendalltau(pred[kept], target[kept]).statistic
+    assert scored["metrics"]["clip_ktau"]["value"] == pytest.approx(want)
+
+
+def test_linear_fit_metrics_ignore_the_scale_of_the_predictions():
+    pred, target, system = simulated()
+    slope, cut = np.polyfit(pred, target, 1)
+    scored = score(pred[None] * 20 + 50, target, system, same_scale=False)
+    assert "clip_mse" not in scored["metrics"]
+    want = np.mean((slope * pred + cut - target) ** 2)
+    assert scored["metrics"]["clip_mse_fit"]["value"] == pytest.approx(want)

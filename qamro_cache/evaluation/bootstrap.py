@@ -42,27 +42,28 @@ def resampled_metrics(
     """Clip- and system-level metrics of every resample.
 
     Args:
-        pred: [N] predictions.
+        pred: [K, N] predictions of K seeds (or folds of one model): each is scored by itself.
         target: [N] labels.
         cluster: [N] int64, each clip's system.
         counts: [R, S] how often each system was drawn.
 
     Returns:
-        ``clip_mse`` ... ``system_ktau``, each [R] float64. Clip-level tau is left out beyond
+        ``clip_mse`` ... ``system_ktau``, each [K, R] float64. Clip-level tau is left out beyond
         1,000 clips, where it would take minutes.
     """
-    system_pred, present = system_means(pred, cluster, counts.shape[-1])
-    system_target = system_means(target, cluster, counts.shape[-1]).mean
+    system_pred = system_means(pred, cluster, counts.shape[-1]).mean[:, None]
+    system_target, clips = system_means(target, cluster, counts.shape[-1])
+    pred = pred[:, None]
     results: dict[str, list[Tensor]] = {}
     for chunk in torch.split(counts, _CHUNK):
         clip_weights = chunk[:, cluster]
-        system_weights = chunk * (present > 0)
+        system_weights = chunk * (clips > 0)
         for name, metric in METRICS.items():
-            if name != "ktau" or len(pred) <= _TAU_LIMIT:
+            if name != "ktau" or len(target) <= _TAU_LIMIT:
                 results.setdefault(f"clip_{name}", []).append(metric(pred, target, clip_weights))
             value = metric(system_pred, system_target, system_weights)
             results.setdefault(f"system_{name}", []).append(value)
-    return {name: torch.cat(parts) for name, parts in results.items()}
+    return {name: torch.cat(parts, -1) for name, parts in results.items()}
 
 
 def interval(value: float, resampled: Tensor, level: float = 0.95) -> Interval:
@@ -80,6 +81,7 @@ def bootstrap_intervals(
     target: npt.NDArray[np.float64],
     system: npt.NDArray[np.int64],
     *,
+    minus: npt.NDArray[np.float64] | None = None,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -87,38 +89,26 @@ def bootstrap_intervals(
     """Intervals of every metric, clip and system level, over systems drawn with replacement.
 
     Args:
-        pred: [N] predictions.
+        pred: [K, N] predictions of K seeds; a figure is the mean over the seeds' figures, in the
+            data and in each resample.
         target: [N] labels.
         system: [N] each clip's system from 0; give every clip its own where there are none.
+        minus: [J, N] predictions of another model: the intervals are those of the difference
+            ``pred`` minus ``minus`` on the same resamples (paired).
         resamples: bootstrap draws.
         level: share of the resamples inside the interval.
         seed: of the draws.
     """
-    p, t, s = torch.as_tensor(pred), torch.as_tensor(target), torch.as_tensor(system)
-    figures = resampled_metrics(p, t, s, _once_and_drawn(system, resamples, seed))
+    t, s = torch.as_tensor(target), torch.as_tensor(system)
+    drawn = torch.as_tensor(draw_clusters(int(system.max()) + 1, resamples, seed))
+    # The data as they are stand first: every system drawn once.
+    counts = torch.cat([torch.ones_like(drawn[:1]), drawn])
+    figures = _seed_mean(torch.as_tensor(pred), t, s, counts)
+    if minus is not None:
+        other = _seed_mean(torch.as_tensor(minus), t, s, counts)
+        figures = {name: figures[name] - other[name] for name in figures}
     return {name: interval(f[0].item(), f[1:], level) for name, f in figures.items()}
 
 
-def paired_difference(
-    pred_a: npt.NDArray[np.float64],
-    pred_b: npt.NDArray[np.float64],
-    target: npt.NDArray[np.float64],
-    system: npt.NDArray[np.int64],
-    *,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Intervals of metric(a) - metric(b) on the same resamples; arguments as above."""
-    t, s = torch.as_tensor(target), torch.as_tensor(system)
-    counts = _once_and_drawn(system, resamples, seed)
-    a = resampled_metrics(torch.as_tensor(pred_a), t, s, counts)
-    b = resampled_metrics(torch.as_tensor(pred_b), t, s, counts)
-    difference = {name: a[name] - b[name] for name in a}
-    return {name: interval(d[0].item(), d[1:], level) for name, d in difference.items()}
-
-
-def _once_and_drawn(system: npt.NDArray[np.int64], resamples: int, seed: int) -> Tensor:
-    """Counts [1 + resamples, S]: first the data as they are, every system once, then the draws."""
-    drawn = torch.as_tensor(draw_clusters(int(system.max()) + 1, resamples, seed))
-    return torch.cat([torch.ones_like(drawn[:1]), drawn])
+def _seed_mean(pred: Tensor, target: Tensor, system: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    return {k: v.mean(0) for k, v in resampled_metrics(pred, target, system, counts).items()}

@@ -1,0 +1,42 @@
+# The environment is made once in .venv, with the versions of constraints.txt.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+demo: $(VENV)/.demo  ## embed a small synthetic set with distillmos, train heads on it, show the result
+	$(BIN)/qamro-extract --dataset demo --data-dir demo/audio --encoder distillmos --out demo/emb.h5
+	$(BIN)/qamro-train --cache demo/emb.h5 --cv group --out demo/run
+
+test: $(VENV)/.test  ## run the whole test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+check: $(VENV)/.test  ## ruff (lint and format) and mypy, without changing a file
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment, the demo and the tools' caches
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; name a Python of 3.11 or newer: make PYTHON=python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python setup.cfg constraints.txt
+	$(PIP) --editable '.[distillmos]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python setup.cfg constraints.txt
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.demo

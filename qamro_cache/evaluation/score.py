@@ -1,0 +1,98 @@
+"""The figures of one model on one axis: every metric with its counts, spread and interval."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from qamro_cache.evaluation.bootstrap import bootstrap_intervals
+from qamro_cache.evaluation.metrics import METRICS, system_means
+
+Floats = npt.NDArray[np.float64]
+
+
+def score(
+    pred: Floats,
+    target: Floats,
+    system: npt.NDArray[np.int64],
+    *,
+    same_scale: bool = True,
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """Score the predictions of K seeds against the labels, clip and system level.
+
+    Args:
+        pred: [K, N] predictions; a clip with a NaN from any seed is left out of all.
+        target: [N] labels; a clip with NaN is left out.
+        system: [N] each clip's system, -1 for none.
+        same_scale: whether predictions are in the labels' units. Otherwise no MSE is given but
+            ``mse_fit``, the error left after the best straight line (least squares).
+        resamples: bootstrap draws of the intervals (0: none).
+
+    Returns:
+        ``clips``, ``systems`` and ``seeds`` counted, and ``metrics``: for each of ``clip_mse`` to
+        ``system_ktau`` the ``value`` (mean over the seeds), its ``spread`` (standard deviation
+        over seeds, NaN for one), the 95 % interval ``low`` to ``high`` over resampled systems
+        (over clips where no clip has a system) and the figure of the seeds' mean prediction,
+        ``ensemble``. Clips without a system are left out of the interval only when others
+        have one. JSON types, NaN where a figure is undefined.
+    """
+    known = np.isfinite(target) & np.isfinite(pred).all(0)
+    pred, target, system = pred[:, known], target[known], system[known]
+    systems = np.unique(system[system >= 0])
+    result: dict[str, Any] = {
+        "clips": len(target),
+        "systems": len(systems),
+        "seeds": len(pred),
+        "metrics": {},
+    }
+    if len(target) == 0:
+        return result
+    values = _figures(pred, target, system, same_scale)
+    ensemble = _figures(pred.mean(0, keepdims=True), target, system, same_scale)
+    intervals = {}
+    if resamples:
+        inside = system >= 0 if len(systems) else np.ones(len(target), bool)
+        cluster = np.searchsorted(systems, system) if len(systems) else np.arange(len(target))
+        intervals = bootstrap_intervals(
+            pred[:, inside], target[inside], cluster[inside], resamples=resamples
+        )
+    for name, of_seeds in values.items():
+        interval = intervals.get(name)
+        result["metrics"][name] = {
+            "value": float(of_seeds.mean()),
+            "spread": float(of_seeds.std(ddof=1)) if len(of_seeds) > 1 else float("nan"),
+            "low": interval.low if interval else float("nan"),
+            "high": interval.high if interval else float("nan"),
+            "ensemble": float(ensemble[name][0]),
+        }
+    return result
+
+
+def _figures(
+    pred: Floats, target: Floats, system: npt.NDArray[np.int64], same_scale: bool
+) -> dict[str, Floats]:
+    """Each metric of each seed: name -> [K]."""
+    p, t = torch.as_tensor(pred), torch.as_tensor(target)
+    figures = _of_level("clip", p, t, same_scale)
+    inside = system >= 0
+    if inside.any():
+        names, index = np.unique(system[inside], return_inverse=True)
+        place = torch.as_tensor(index)
+        of_p = system_means(p[:, inside], place, len(names)).mean
+        of_t = system_means(t[inside], place, len(names)).mean
+        figures |= _of_level("system", of_p, of_t, same_scale)
+    return {name: value.numpy() for name, value in figures.items()}
+
+
+def _of_level(
+    level: str, pred: torch.Tensor, target: torch.Tensor, same_scale: bool
+) -> dict[str, torch.Tensor]:
+    figures = {f"{level}_{name}": metric(pred, target) for name, metric in METRICS.items()}
+    if not same_scale:
+        del figures[f"{level}_mse"]
+        variance = target.var(correction=0)
+        # The squared error of the least-squares line is the variance that it does not explain.
+        figures[f"{level}_mse_fit"] = variance * (1 - figures[f"{level}_lcc"] ** 2)
+    return figures
