@@ -114,7 +114,7 @@ def labels_from_ratings(axes: tuple[Axis, ...], num_clips: int, ratings: Ratings
 
 
 def select_clips(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:
-    """The dataset of the clips in ``rows``, in that order, ratings included."""
+    """Keep the clips in ``rows``, in that order, ratings included."""
     labels = dataset.labels
     ratings = labels.ratings
     if ratings is not None:

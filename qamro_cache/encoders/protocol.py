@@ -64,6 +64,7 @@ class EncoderInfo:
         dims: the features in a person's words, for example ``embedding 512, text 512``.
         missing: what is not here yet and how to get it, one line each; empty when ready.
         load: (argument after the colon, options, device) -> encoder in eval mode.
+        argument: what comes after the colon, for example ``NAME-or-folder``; empty: nothing may.
     """
 
     name: str
@@ -73,3 +74,4 @@ class EncoderInfo:
     dims: str
     missing: Callable[[str, EncoderOptions], Sequence[str]]
     load: Callable[[str, EncoderOptions, str], Encoder]
+    argument: str = ""

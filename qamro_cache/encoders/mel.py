@@ -1,0 +1,110 @@
+"""Log-mel statistics: an encoder without weights, the honest baseline.
+
+HEAR (Turian et al. 2022) includes such a baseline for the same reason: an embedding that does
+not beat it has learnt nothing that a filter bank does not know.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qamro_cache.encoders.precision import computing_in
+from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
+from qamro_cache.encoders.support import refuse_options
+from qamro_cache.identity import AudioPolicy, EncoderSpec
+
+SAMPLE_RATE = 48_000
+WINDOW = 480_000  # 10 s, as CLAP's
+FRAME = 2_048
+HOP = 480
+BANDS = 128
+FLOOR = 1e-10  # of the power in a band: -100 dB
+
+
+class MelEncoder:
+    """Mean and standard deviation over time of a 128-band log-mel spectrogram, in dB.
+
+    Frames lie wholly inside the audio, so padding never enters a statistic; audio shorter than
+    one frame is one frame, filled up with zeros.
+    """
+
+    def __init__(self, rate_policy: str, device: str) -> None:
+        self.spec = EncoderSpec(
+            name="mel",
+            version="1",
+            audio=AudioPolicy(
+                SAMPLE_RATE,
+                WINDOW,
+                WINDOW,
+                min_tail=SAMPLE_RATE,
+                min_clip=FRAME,
+                rate_policy="as-is" if rate_policy == "as-is" else "resample",
+            ),
+            features={"statistics": (2 * BANDS,)},
+            options={
+                "frame": str(FRAME),
+                "hop": str(HOP),
+                "bands": str(BANDS),
+                "floor": f"{FLOOR}",
+            },
+        )
+        self.device = torch.device(device)
+        self.filters = mel_filters(SAMPLE_RATE, FRAME, BANDS).to(self.device)  # [bins, bands]
+        self.taper = torch.hann_window(FRAME, device=self.device)
+
+    def encode(self, windows: Tensor, valid: Tensor) -> Mapping[str, Tensor]:
+        """Return ``statistics`` [B, 256]: the bands' means, then their deviations."""
+        with computing_in("float32", self.device):
+            spectrum = torch.stft(
+                windows, FRAME, HOP, window=self.taper, center=False, return_complex=True
+            )
+            power = spectrum.real.square() + spectrum.imag.square()  # [B, bins, T]
+            decibels = 10 * torch.log10((power.mT @ self.filters).clamp(min=FLOOR))  # [B, T, bands]
+            frames = torch.clamp((valid - FRAME) // HOP + 1, min=1)
+            inside = torch.arange(decibels.shape[1], device=self.device) < frames[:, None]
+            weight = (inside / frames[:, None])[..., None]  # [B, T, 1], float32
+            mean = (decibels * weight).sum(1)
+            variance = ((decibels - mean[:, None]).square() * weight).sum(1)
+            return {"statistics": torch.cat([mean, variance.sqrt()], dim=1)}
+
+    def encode_text(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+        """Return {}: there is no text tower."""
+        return {}
+
+
+def mel_filters(sample_rate: int, frame: int, bands: int) -> Tensor:
+    """Return triangular filters [frame // 2 + 1, bands], each of unit sum, up to half the rate.
+
+    The scale is m = 2595 log10(1 + f / 700) (O'Shaughnessy 1987); every band gets at least the
+    bin nearest to its centre, so that none is silent by construction.
+    """
+    top = 2595 * torch.log10(torch.tensor(1 + sample_rate / 2 / 700, dtype=torch.float64))
+    edges = torch.linspace(0, float(top), bands + 2, dtype=torch.float64)
+    edges = 700 * (10 ** (edges / 2595) - 1)  # [bands + 2] Hz
+    bins = torch.arange(frame // 2 + 1, dtype=torch.float64) * sample_rate / frame
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins[:, None] - low) / (centre - low)
+    falling = (high - bins[:, None]) / (high - centre)
+    filters = torch.clamp(torch.minimum(rising, falling), min=0)
+    nearest = F.one_hot((bins[:, None] - centre).abs().argmin(0), len(bins)).T.double()
+    filters = torch.where(filters.sum(0) > 0, filters, nearest)
+    return (filters / filters.sum(0)).float()
+
+
+def load(argument: str, options: EncoderOptions, device: str) -> Encoder:
+    """Make the encoder; it takes the sample-rate policy and nothing else."""
+    refuse_options("mel", options, {"rate_policy"})
+    return MelEncoder(options.rate_policy, device)
+
+
+INFO = EncoderInfo(
+    name="mel",
+    summary="mean and deviation of a log-mel spectrogram; no weights",
+    source="qamro_cache",
+    licence="MIT",
+    dims="statistics 256",
+    missing=lambda argument, options: (),
+    load=load,
+)

@@ -1,0 +1,46 @@
+"""What an encoder computes in: full float32, TF32, or half precision by autocast."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from qamro_cache.errors import QamroError
+
+#: Names a user may give, and what autocast computes in (None: no autocast).
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "float32": None,
+    "tf32": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Raise a QamroError for an unknown precision, or one that the device cannot compute in."""
+    if precision not in PRECISIONS:
+        raise QamroError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
+    if precision == "tf32" and torch.device(device).type != "cuda":
+        raise QamroError(f"precision tf32 needs a CUDA device, not {device!r}; use float32")
+
+
+@contextmanager
+def computing_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Inference mode at ``precision``, whatever the process' own TF32 settings are.
+
+    Convolutions use TF32 by PyTorch's default, so that plain float32 must switch it off; both
+    settings are put back at the end.
+    """
+    tf32 = precision == "tf32"
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    dtype = PRECISIONS[precision]
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
+        ):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.backends.cuda.matmul.allow_tf32 = products

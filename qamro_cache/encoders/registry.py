@@ -1,0 +1,84 @@
+"""Encoders by name: our own, and those of other packages.
+
+Another package offers one through the entry-point group ``qamro_cache.encoders``; the entry
+point names an ``EncoderInfo``. docs/encoders.md shows a complete one.
+"""
+
+import importlib
+import logging
+from importlib.metadata import entry_points
+
+from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
+from qamro_cache.errors import QamroError
+
+GROUP = "qamro_cache.encoders"
+
+#: Modules of this package, each with an ``INFO``.
+BUILT_IN = ("mel", "distillmos")
+
+logger = logging.getLogger("qamro_cache")
+
+
+def list_encoders() -> list[EncoderInfo]:
+    """Return every encoder that can be named: our own first, then the plug-ins by name.
+
+    A plug-in that cannot be imported, is no ``EncoderInfo`` or takes a name that is taken is left
+    out, with a notice that says which and why.
+    """
+    found = [importlib.import_module(f"qamro_cache.encoders.{name}").INFO for name in BUILT_IN]
+    names = {info.name for info in found}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            info = point.load()
+        except Exception as error:  # a broken plug-in may raise anything
+            logger.warning("encoder plug-in %s left out: %r", point.value, error)
+            continue
+        if not isinstance(info, EncoderInfo):
+            logger.warning("encoder plug-in %s left out: not an EncoderInfo", point.value)
+        elif info.name in names:
+            logger.warning("encoder plug-in %s left out: %s is taken", point.value, info.name)
+        else:
+            names.add(info.name)
+            found.append(info)
+    return found
+
+
+def find_encoder(name: str) -> tuple[EncoderInfo, str]:
+    """Return the entry of ``name`` and the argument after its colon (empty without one).
+
+    Raises:
+        QamroError: nothing of that name, an argument to an encoder that takes none, or none
+            given to one that needs it.
+    """
+    key, colon, argument = name.partition(":")
+    encoders = {info.name: info for info in list_encoders()}
+    if key not in encoders:
+        raise QamroError(f"no encoder {key!r}; there are: {', '.join(encoders)}")
+    info = encoders[key]
+    if colon and not info.argument:
+        raise QamroError(f"encoder {key} takes nothing after a colon; use --encoder {key}")
+    if info.argument and not argument:
+        raise QamroError(f"encoder {key} needs {info.argument}: --encoder {key}:{info.argument}")
+    return info, argument
+
+
+def load_encoder(name: str, options: EncoderOptions | None = None, device: str = "cpu") -> Encoder:
+    """Load an encoder, in eval mode on ``device``.
+
+    Args:
+        name: as ``--encoder`` takes it, for example ``clap`` or ``hf:facebook/hubert-base-ls960``.
+        options: checkpoint, precision and so on; None: the defaults.
+        device: a torch device, for example ``cpu`` or ``cuda:0``.
+
+    Raises:
+        QamroError: unknown name, something missing (all of it, in one line), an option that this
+            encoder does not take, weights that do not fit.
+    """
+    options = EncoderOptions() if options is None else options
+    info, argument = find_encoder(name)
+    if options.rate_policy not in ("resample", "as-is"):
+        raise QamroError(f"rate policy {options.rate_policy!r} is unknown; use resample or as-is")
+    missing = list(info.missing(argument, options))
+    if missing:
+        raise QamroError(f"encoder {name} is not ready: {'; '.join(missing)}")
+    return info.load(argument, options, device)

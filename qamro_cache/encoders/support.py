@@ -1,0 +1,35 @@
+"""Small things that several encoders need: what is installed, hashes, refused options."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+
+from qamro_cache.encoders.protocol import EncoderOptions
+from qamro_cache.errors import QamroError
+
+
+def missing_packages(modules: Iterable[str], extra: str) -> list[str]:
+    """Return a line a module that is not installed, with the extra that brings it."""
+    return [
+        f"package {module} is not installed; run: pip install 'qamro-cache[{extra}]'"
+        for module in modules
+        if find_spec(module) is None
+    ]
+
+
+def refuse_options(name: str, options: EncoderOptions, allowed: Iterable[str]) -> None:
+    """Raise a QamroError for an option that differs from its default and is not ``allowed``."""
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value != field.default and field.name not in set(allowed):
+            raise QamroError(
+                f"encoder {name} takes no {field.name} (given: {value!r}); leave it out"
+            )
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,77 @@
+"""Encoders by name, and what is said when one cannot be had."""
+
+import pytest
+
+from qamro_cache.encoders import registry
+from qamro_cache.encoders.protocol import EncoderInfo, EncoderOptions
+from qamro_cache.errors import QamroError
+
+
+def info(**changes) -> EncoderInfo:
+    fields = dict.fromkeys(("summary", "source", "licence", "dims", "argument"), "")
+    fields |= {"name": "x", "missing": lambda a, o: (), "load": lambda a, o, d: (a, o, d)}
+    return EncoderInfo(**fields | changes)
+
+
+class Point:
+    def __init__(self, name, value):
+        self.name, self.value = name, name
+        self._value = value
+
+    def load(self):
+        if isinstance(self._value, Exception):
+            raise self._value
+        return self._value
+
+
+@pytest.fixture
+def plug_ins(monkeypatch):
+    def install(*points):
+        monkeypatch.setattr(registry, "entry_points", lambda group: points)
+
+    return install
+
+
+def test_built_in_encoders_come_first_and_are_described():
+    found = registry.list_encoders()
+    assert [e.name for e in found][: len(registry.BUILT_IN)] == list(registry.BUILT_IN)
+    assert all(e.summary and e.source and e.licence and e.dims for e in found)
+
+
+def test_unknown_name_lists_those_there_are():
+    with pytest.raises(QamroError, match="no encoder 'nope'; there are: mel, distillmos"):
+        registry.load_encoder("nope")
+
+
+def test_argument_is_refused_or_needed(plug_ins):
+    plug_ins(Point("x", info(argument="NAME")))
+    with pytest.raises(QamroError, match="mel takes nothing after a colon"):
+        registry.load_encoder("mel:large")
+    with pytest.raises(QamroError, match="x needs NAME"):
+        registry.load_encoder("x")
+    loaded = registry.load_encoder("x:a:b", device="cuda:1")
+    assert loaded == ("a:b", EncoderOptions(), "cuda:1")
+
+
+def test_everything_missing_is_said_in_one_line(plug_ins):
+    plug_ins(Point("x", info(missing=lambda a, o: ["no package", "no file"])))
+    with pytest.raises(QamroError, match="x is not ready: no package; no file"):
+        registry.load_encoder("x")
+
+
+def test_broken_plug_ins_are_left_out_with_a_notice(plug_ins, caplog):
+    plug_ins(
+        Point("a", ImportError("broken")), Point("b", "no info"), Point("c", info(name="mel")),
+        Point("d", info()),
+    )  # fmt: skip
+    names = [e.name for e in registry.list_encoders()]
+    assert names.count("mel") == 1
+    assert names[-1] == "x"
+    assert [r.message.split(":")[0] for r in caplog.records] == [
+        f"encoder plug-in {name} left out" for name in "abc"
+    ]
+
+
+def test_unknown_rate_policy():
+    with pytest.raises(QamroError, match="rate policy 'fast'"):
+        registry.load_encoder("mel", EncoderOptions(rate_policy="fast"))
