@@ -1,0 +1,90 @@
+"""The track-2 variant: a pair is weighted by the bins of its labels, not by its quality.
+
+The tables are those of the QAMRO authors' released code for the four Audiobox-Aesthetics
+axes: a bin's value follows how often its labels occur.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_AES_EDGES = tuple(float(edge) for edge in range(1, 11))
+_AES_VALUES = {
+    "aes-PQ": (0, 0, 4.5, 6.5, 7.5, 9.5, 8.5, 5.5, 0),
+    "aes-PC": (8.5, 6.5, 9.5, 7.5, 4.5, 5.5, 3.5, 0, 0),
+    "aes-CE": (0, 4.5, 7.5, 6.5, 8.5, 9.5, 5.5, 0, 0),
+    "aes-CU": (0, 0, 5.5, 6.5, 7.5, 9.5, 8.5, 4.5, 0),
+}
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Bins ``[edges[k], edges[k + 1])`` of the labels, the last one closed.
+
+    Attributes:
+        edges: K + 1 increasing label values.
+        values: K raw values; they are min-max normalised to [0, 1] before use.
+    """
+
+    edges: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.values) + 1 or len(self.values) < 1:
+            raise ValueError(
+                f"weights has {len(self.edges)} edges and {len(self.values)} values: "
+                "K bins need K + 1 edges"
+            )
+        if not all(a < b for a, b in zip(self.edges, self.edges[1:], strict=False)):
+            raise ValueError(f"weights has the edges {self.edges}: they must increase")
+        if not max(self.values) > min(self.values):
+            raise ValueError(f"weights has the values {self.values}: they must not all be equal")
+
+    def index(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Each label's bin number (0 outside), and whether it lies in a bin."""
+        number = torch.zeros_like(y, dtype=torch.int64)
+        # Comparisons with plain numbers: an edge tensor would be a copy from the host.
+        for edge in self.edges[1:-1]:
+            number += y >= edge
+        inside = (y >= self.edges[0]) & (y <= self.edges[-1])
+        return number * inside, inside
+
+    def normalised(self) -> tuple[float, ...]:
+        """The values scaled to [0, 1] over the table."""
+        low, high = min(self.values), max(self.values)
+        return tuple((value - low) / (high - low) for value in self.values)
+
+    def quality(self, device: torch.device) -> Tensor:
+        """`normalised` as [K] float64, filled on the device without a copy from the host."""
+        table = torch.empty(len(self.values), dtype=torch.float64, device=device)
+        for k, value in enumerate(self.normalised()):
+            table[k].fill_(value)
+        return table
+
+
+def resolve_bins(weights: str | tuple[object, object] | None) -> Bins | None:
+    """Bins by name (``aes-PQ``, ``aes-PC``, ``aes-CE``, ``aes-CU``) or from (edges, values).
+
+    Raises:
+        ValueError: an unknown name, or edges and values that make no bins.
+    """
+    if weights is None:
+        return None
+    if isinstance(weights, str):
+        if weights not in _AES_VALUES:
+            raise ValueError(f"weights is {weights!r}: use one of {', '.join(_AES_VALUES)}")
+        return Bins(_AES_EDGES, _AES_VALUES[weights])
+    if not isinstance(weights, tuple) or len(weights) != 2:
+        raise ValueError(f"weights is {weights!r}: give a name or (edges, values)")
+    edges, values = (_numbers(part) for part in weights)
+    return Bins(edges, values)
+
+
+def _numbers(part: object) -> tuple[float, ...]:
+    if isinstance(part, Tensor):
+        part = part.tolist()
+    if not isinstance(part, Sequence):
+        raise ValueError(f"weights has {part!r}: edges and values are sequences of numbers")
+    return tuple(float(value) for value in part)

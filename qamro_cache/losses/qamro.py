@@ -1,0 +1,232 @@
+"""The QAMRO loss (arXiv 2508.08957): quality-aware adaptive margins over all pairs.
+
+For predictions p, labels y and labels n normalised to [0, 1]::
+
+    L = 1/|P| * sum over y_i > y_j of (1 + (beta-1) max(n_i, n_j)) relu(alpha (y_i-y_j) - (p_i-p_j))
+
+docs/loss.md derives why this takes O(N log N) time and O(N) memory.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from qamro_cache.losses import pairs
+from qamro_cache.losses.problem import (
+    LabelRange,
+    RankingProblem,
+    Scalar,
+    check_values,
+    prepare,
+    result_dtype,
+)
+
+Form = Callable[[RankingProblem], tuple[Tensor, Tensor]]
+METHODS = ("auto", "pairs", "sorted", "fused")
+
+
+def qamro_loss(
+    pred: Tensor,
+    target: Tensor,
+    *,
+    alpha: Scalar = 0.2,
+    beta: Scalar = 7.0,
+    normalize: str = "batch",
+    label_range: LabelRange | None = None,
+    weights: str | tuple[object, object] | None = None,
+    stderr: Tensor | None = None,
+    mask: Tensor | None = None,
+    method: str = "auto",
+) -> Tensor:
+    """The QAMRO loss of each row of predictions, differentiable once with respect to `pred`.
+
+    Args:
+        pred: [..., N] predictions, in the unit of the labels.
+        target: [N] or [..., N] labels.
+        alpha: margin per unit of label difference, a number or a tensor of the leading shape.
+        beta: weight of a pair whose better sample has the best label; 1 weighs all alike.
+        normalize: what n is relative to: ``batch``, the row's own labels (as in the authors'
+            code); ``train`` or ``scale``, the given `label_range`. n is clamped to [0, 1].
+        label_range: (low, high) of the training labels or of the rating scale; numbers or
+            tensors of the leading shape.
+        weights: the authors' track-2 variant: ``aes-PQ``, ``aes-PC``, ``aes-CE``, ``aes-CU``,
+            or (edges, values). n is then the value of the label's bin, and a label in no bin
+            takes part in no pair.
+        stderr: [N] or [..., N] standard errors of the labels: each pair's weight is multiplied
+            by 2 Phi(z) - 1, where z = (y_i - y_j) / sqrt(se_i^2 + se_j^2) (Welch 1947;
+            Thurstone 1927, case III). The mean stays over all pairs.
+        mask: [N] or [..., N], true for the samples that count; the rest may be NaN.
+        method: ``pairs``, ``sorted``, ``fused`` or ``auto``: how, never what.
+
+    Returns:
+        The loss, of pred's leading shape; float32 for half types, else pred's dtype. Without
+        a pair of different labels it is 0, with a zero gradient.
+
+    Raises:
+        ValueError: names the argument and its value.
+    """
+    if not _capturing(pred):
+        check_values(
+            target, alpha=alpha, beta=beta, label_range=label_range, stderr=stderr, mask=mask
+        )
+
+    def compute(detached: Tensor) -> tuple[Tensor, Tensor]:
+        return qamro_value_and_grad(
+            detached,
+            target,
+            alpha=alpha,
+            beta=beta,
+            normalize=normalize,
+            label_range=label_range,
+            weights=weights,
+            stderr=stderr,
+            mask=mask,
+            method=method,
+        )
+
+    loss: Tensor = DirectGradient.apply(pred, compute)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def qamro_value_and_grad(
+    pred: Tensor,
+    target: Tensor,
+    *,
+    alpha: Scalar = 0.2,
+    beta: Scalar = 7.0,
+    normalize: str = "batch",
+    label_range: LabelRange | None = None,
+    weights: str | tuple[object, object] | None = None,
+    stderr: Tensor | None = None,
+    mask: Tensor | None = None,
+    method: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The loss of `qamro_loss` and its gradient with respect to `pred`, without autograd.
+
+    For training loops: it never waits for the device, so it checks shapes, names and plain
+    numbers but not the values inside tensors. ``pairs`` and ``fused`` can be captured in a
+    CUDA graph.
+
+    Returns:
+        The loss, of pred's leading shape, and the gradient of each row's loss, of pred's
+        shape; both float32 for half types, else of pred's dtype.
+    """
+    problem = prepare(
+        pred.detach(),
+        target.detach(),
+        alpha=alpha,
+        beta=beta,
+        normalize=normalize,
+        label_range=label_range,
+        weights=weights,
+        stderr=stderr,
+        mask=mask,
+    )
+    value, grad = choose_form(problem, method)(problem)
+    dtype = result_dtype(pred)
+    return value.to(dtype).reshape(pred.shape[:-1]), grad.to(dtype).reshape(pred.shape)
+
+
+def choose_form(problem: RankingProblem, method: str) -> Form:
+    """The form that a method names.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}: use one of {', '.join(METHODS)}")
+    return pairs.value_and_grad
+
+
+class QAMROLoss(nn.Module):
+    """`qamro_loss` as a module: the mean over rows of the loss with fixed settings.
+
+    Args:
+        alpha, beta, normalize, label_range, weights, method: as in `qamro_loss`.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.2,
+        beta: float = 7.0,
+        *,
+        normalize: str = "batch",
+        label_range: tuple[float, float] | None = None,
+        weights: str | tuple[object, object] | None = None,
+        method: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.beta = beta
+        self.normalize = normalize
+        self.label_range = label_range
+        self.weights = weights
+        self.method = method
+        # Wrong settings fail here, and not in the middle of a training.
+        nothing = prepare(
+            torch.zeros(0),
+            torch.zeros(0),
+            alpha=alpha,
+            beta=beta,
+            normalize=normalize,
+            label_range=label_range,
+            weights=weights,
+            stderr=None,
+            mask=None,
+        )
+        if method != "fused":
+            choose_form(nothing, method)
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        mask: Tensor | None = None,
+        stderr: Tensor | None = None,
+    ) -> Tensor:
+        """The mean of `qamro_loss` over the rows of `pred` [..., N]."""
+        loss = qamro_loss(
+            pred,
+            target,
+            alpha=self.alpha,
+            beta=self.beta,
+            normalize=self.normalize,
+            label_range=self.label_range,
+            weights=self.weights,
+            stderr=stderr,
+            mask=mask,
+            method=self.method,
+        )
+        return loss.mean()
+
+    def extra_repr(self) -> str:
+        """The settings, as `print(model)` shows them."""
+        return f"alpha={self.alpha}, beta={self.beta}, normalize={self.normalize!r}"
+
+
+class DirectGradient(torch.autograd.Function):
+    """A loss of each row whose gradient is computed together with its value."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, pred: Tensor, compute: Callable[[Tensor], tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """`compute` maps detached predictions [..., N] to (value [...], gradient [..., N])."""
+        value, grad = compute(pred.detach())
+        ctx.save_for_backward(grad)
+        ctx.pred_dtype = pred.dtype
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        """The saved gradient, scaled row by row."""
+        (grad,) = ctx.saved_tensors
+        return (grad_output.unsqueeze(-1) * grad).to(ctx.pred_dtype), None
+
+
+def _capturing(pred: Tensor) -> bool:
+    return pred.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -1,0 +1,74 @@
+"""Regression losses over [heads, N] with masks, value and gradient written out.
+
+Each takes ``pred`` [H, N], ``target`` [1 | H, N] and ``mask`` [1 | H, N] or None, and returns
+the loss of each head, a mean over the head's own counted samples, and the gradient [H, N]. A
+head that counts no sample has the loss 0 and a zero gradient. None reads a value on the host.
+"""
+
+import torch
+from torch import Tensor
+
+
+def _residual(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The error, 0 where masked, and the number of samples [H | 1, 1] it is a mean over."""
+    if mask is None:
+        return pred - target, pred.new_full((1, 1), max(1, pred.shape[-1]))
+    count = mask.sum(-1, keepdim=True).clamp(min=1).to(pred.dtype)
+    return torch.where(mask, pred - target, 0), count
+
+
+def mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean squared error."""
+    error, count = _residual(pred, target, mask)
+    return (error.square() / count).sum(-1), 2 * error / count
+
+
+def mae(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean absolute error; the gradient at 0 is 0."""
+    error, count = _residual(pred, target, mask)
+    return (error.abs() / count).sum(-1), error.sign() / count
+
+
+def huber(
+    pred: Tensor, target: Tensor, mask: Tensor | None = None, delta: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Huber's loss: squared (halved) up to `delta`, linear with slope `delta` beyond.
+
+    `delta` is in the unit of the labels, a number or a tensor [H, 1]: on 0-to-100 ratings a
+    delta of 1 is nearly `delta` times the absolute error.
+    """
+    error, count = _residual(pred, target, mask)
+    bound = torch.as_tensor(delta, dtype=error.dtype, device=error.device)
+    slope = torch.clamp(error, -bound, bound)
+    # slope * (error - slope / 2) is error^2 / 2 within delta and delta (|error| - delta / 2)
+    # beyond: one formula, without a branch.
+    return (slope * (error - slope / 2) / count).sum(-1), slope / count
+
+
+def ccc(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """1 - Lin's (1989) concordance correlation coefficient, with population moments.
+
+    2 cov / (var_p + var_y + (mean_p - mean_y)^2). Where that is 0 / 0 (all predictions and
+    labels are one number) the loss is 0 and has no gradient.
+    """
+    _, count = _residual(pred, target, mask)
+
+    def centred(x: Tensor) -> tuple[Tensor, Tensor]:
+        if mask is not None:
+            x = torch.where(mask, x, 0)
+        mean = x.sum(-1, keepdim=True) / count
+        x = x - mean
+        return (x if mask is None else torch.where(mask, x, 0)), mean
+
+    p, p_mean = centred(pred)
+    y, y_mean = centred(target)
+    shift = p_mean - y_mean
+    covariance = (p * y).sum(-1, keepdim=True) / count
+    spread = (p.square() + y.square()).sum(-1, keepdim=True) / count + shift.square()
+    undefined = spread == 0
+    spread = torch.where(undefined, 1, spread)
+    coefficient = 2 * covariance / spread
+    grad = -2 * (y - coefficient * (p + shift)) / (count * spread)
+    if mask is not None:
+        grad = torch.where(mask, grad, 0)
+    return torch.where(undefined, 0, 1 - coefficient).squeeze(-1), torch.where(undefined, 0, grad)
