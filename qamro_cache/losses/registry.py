@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from qamro_cache.losses import regression
-from qamro_cache.losses.problem import LabelRange, Scalar, as_rows, per_row, per_sample, result_dtype
+from qamro_cache.losses.problem import (
+    LabelRange,
+    Scalar,
+    as_rows,
+    per_row,
+    per_sample,
+    result_dtype,
+)
 from qamro_cache.losses.qamro import DirectGradient, qamro_value_and_grad
 
 UNITS = ("raw", "standardised")
