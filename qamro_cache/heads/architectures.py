@@ -1,0 +1,318 @@
+"""Heads, many at once: parameters are stacked as [heads, in, out] and never mix heads.
+
+A head sees rows: one row a clip where pooling comes first (``mean``, ``max``), else one row a
+window. `prepare_rows` makes them, once, because nothing in it is learned; `score_rows` is the
+learned part; `forward` is both, for whoever only wants scores.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qamro_cache.heads.pooling import (
+    attention_shares,
+    clip_of_window,
+    max_rows,
+    mean_rows,
+    sum_scores,
+    window_shares,
+)
+
+Params = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """What is the same for all heads of a stack; what differs (seed, dropout) is in the training.
+
+    Attributes:
+        kind: ``mlp``; ``linear`` (no hidden layer); ``audiobox`` (softmax weights over cached
+            layers [L, D], L2 norm, then as ``mlp``).
+        widths: hidden layers.
+        activation: after each hidden layer. ``none`` is what the released QAMRO heads have.
+        layer_norm: before each activation.
+        output: ``linear``, or ``bounded`` to the label range by a sigmoid.
+        pooling: of a clip's windows: ``mean`` (weighted) or ``max`` of the features, ``attention``
+            (learned), or ``scores``: a score a window, then their weighted mean.
+        inputs: ``audio``; ``concat`` with the prompt's embedding; ``products``: also their
+            product and absolute difference (equal widths).
+    """
+
+    kind: Literal["mlp", "linear", "audiobox"] = "mlp"
+    widths: tuple[int, ...] = (256, 64)
+    activation: Literal["none", "relu", "gelu", "tanh"] = "none"
+    layer_norm: bool = False
+    output: Literal["linear", "bounded"] = "linear"
+    pooling: Literal["mean", "max", "attention", "scores"] = "mean"
+    inputs: Literal["audio", "concat", "products"] = "audio"
+
+    def __post_init__(self) -> None:
+        _check("kind", self.kind, ("mlp", "linear", "audiobox"))
+        _check("activation", self.activation, ("none", "relu", "gelu", "tanh"))
+        _check("output", self.output, ("linear", "bounded"))
+        _check("pooling", self.pooling, ("mean", "max", "attention", "scores"))
+        _check("inputs", self.inputs, ("audio", "concat", "products"))
+        object.__setattr__(self, "widths", tuple(int(width) for width in self.widths))
+        if any(width < 1 for width in self.widths):
+            raise ValueError(f"widths must be positive, got {self.widths}")
+        if self.kind == "linear" and self.widths:
+            raise ValueError(f"a linear head has no hidden layers, got widths={self.widths}")
+        if self.kind == "audiobox" and (self.inputs != "audio" or self.pooling == "attention"):
+            raise ValueError("an audiobox head takes inputs='audio' and no attention pooling")
+
+    @property
+    def rows_are_clips(self) -> bool:
+        """Whether windows are pooled before the head, so that a row is a clip."""
+        return self.pooling in ("mean", "max")
+
+
+class Windows(NamedTuple):
+    """Whose windows the rows are: [R] int64 clips, [R] weights, and the number of clips."""
+
+    clip: Tensor
+    weights: Tensor
+    num_clips: int
+
+
+class Rows(NamedTuple):
+    """What heads see.
+
+    Attributes:
+        values: [R, D], or [R, L, D] for ``audiobox``.
+        windows: of the rows; None where row c is clip c.
+    """
+
+    values: Tensor
+    windows: Windows | None = None
+
+
+def input_width(settings: HeadSettings, audio: Sequence[int], text: int = 0) -> tuple[int, ...]:
+    """Shape of one row, from one window's feature shape and the width of a prompt's embedding."""
+    if settings.kind == "audiobox":
+        if len(audio) != 2:
+            raise ValueError(f"an audiobox head takes layers [L, D], got {list(audio)}")
+        return tuple(audio)
+    width = 1
+    for size in audio:
+        width *= size
+    if settings.inputs == "concat":
+        return (width + text,)
+    if settings.inputs == "products":
+        if text != width:
+            raise ValueError(f"products take equal widths, got audio {width} and text {text}")
+        return (4 * width,)
+    return (width,)
+
+
+def prepare_rows(
+    settings: HeadSettings,
+    windows: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    text: Tensor | None = None,
+) -> Rows:
+    """Pool and join what needs no learning.
+
+    Args:
+        settings: the head's.
+        windows: [W, ...] features.
+        offsets: [C+1] int64; every clip has a window.
+        weights: [W], the fraction of each window that is audio.
+        text: [C, T] each clip's prompt embedding, where ``inputs`` is not ``audio``.
+    """
+    num_clips = len(offsets) - 1
+    clip = clip_of_window(offsets)
+    values = windows if settings.kind == "audiobox" else windows.flatten(1)
+    if settings.pooling == "mean":
+        values = mean_rows(values, clip, weights, num_clips)
+    elif settings.pooling == "max":
+        values = max_rows(values, clip, num_clips)
+    if settings.inputs != "audio":
+        if text is None:
+            raise ValueError(f"inputs={settings.inputs!r} needs the prompts' embeddings")
+        prompt = text.to(values.dtype) if settings.rows_are_clips else text.to(values.dtype)[clip]
+        parts = [values, prompt]
+        if settings.inputs == "products":
+            parts += [values * prompt, (values - prompt).abs()]
+        values = torch.cat(parts, 1)
+    if settings.rows_are_clips:
+        return Rows(values)
+    return Rows(values, Windows(clip, weights.to(values.dtype), num_clips))
+
+
+def parameter_shapes(settings: HeadSettings, row: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Return each parameter's shape for one head whose rows have shape ``row``, in a fixed order.
+
+    Layer k is ``k.weight`` [in, out] and ``k.bias`` [out] (with ``k.norm.weight`` and
+    ``k.norm.bias``), the last one ``output.weight`` and ``output.bias``; ``layers`` [L] are the
+    logits of an audiobox head's layer weights, ``attention`` [D] those of attention pooling.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    width = row[-1]
+    if settings.kind == "audiobox":
+        shapes["layers"] = (row[0],)
+    if settings.pooling == "attention":
+        shapes["attention"] = (width,)
+    for k, out in enumerate(settings.widths):
+        shapes[f"{k}.weight"], shapes[f"{k}.bias"] = (width, out), (out,)
+        if settings.layer_norm:
+            shapes[f"{k}.norm.weight"], shapes[f"{k}.norm.bias"] = (out,), (out,)
+        width = out
+    shapes["output.weight"], shapes["output.bias"] = (width, 1), (1,)
+    return shapes
+
+
+def init_params(
+    settings: HeadSettings,
+    row: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """Initialise as torch.nn.Linear does, uniform in 1/sqrt(in), head k from seeds[k] alone.
+
+    Layer-weight and attention logits start at 0 (equal shares), norms at the identity.
+    """
+    shapes = parameter_shapes(settings, row)
+    unique = sorted(set(seeds))
+    position = torch.tensor([unique.index(seed) for seed in seeds], device=device)
+    params: dict[str, Tensor] = {}
+    generators = [torch.Generator().manual_seed(seed) for seed in unique]
+    for name, shape in shapes.items():
+        if name in ("layers", "attention") or name.endswith("norm.bias"):
+            value = torch.zeros(len(unique), *shape)
+        elif name.endswith("norm.weight"):
+            value = torch.ones(len(unique), *shape)
+        else:
+            fan_in = shapes[name.replace("bias", "weight")][0]
+            drawn = [torch.rand(shape, generator=g) for g in generators]
+            value = (torch.stack(drawn) * 2 - 1) * fan_in**-0.5
+        params[name] = value.to(device=device, dtype=dtype)[position]
+    return params
+
+
+def fold_standardisation(params: Params, centre: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    """Return parameters that take raw rows where ``params`` take (row - centre) / scale.
+
+    Args:
+        params: of stacked mlp or linear heads.
+        centre: [D] or [heads, D].
+        scale: [D] or [heads, D], not zero.
+    """
+    first = "0" if "0.weight" in params else "output"
+    weight = params[f"{first}.weight"]
+    heads = weight.shape[0]
+    centre, scale = centre.expand(heads, -1), scale.expand(heads, -1)
+    folded = dict(params)
+    folded[f"{first}.weight"] = raw = weight / scale.unsqueeze(-1)
+    folded[f"{first}.bias"] = params[f"{first}.bias"] - (centre.unsqueeze(-1) * raw).sum(1)
+    if "attention" in params:
+        # The constant centre . attention / scale is the same for all windows of a clip.
+        folded["attention"] = params["attention"] / scale
+    return folded
+
+
+def score_rows(
+    settings: HeadSettings,
+    params: Params,
+    rows: Rows,
+    *,
+    bounds: Tensor | None = None,
+    dropout: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Return scores [heads, C] in the units of the standardised labels; differentiable.
+
+    Args:
+        settings: the heads'.
+        params: stacked, as `init_params` makes them.
+        rows: as `prepare_rows` makes them.
+        bounds: [heads, 2] label range in standardised units, for the bounded output.
+        dropout: one factor [heads, R or C, width] for each hidden layer, in training.
+    """
+    heads = params["output.weight"].shape[0]
+    values = rows.values
+    if settings.kind == "audiobox":
+        mixed = torch.einsum("hl,rld->hrd", params["layers"].softmax(-1), values)
+        hidden = F.normalize(mixed, dim=-1)
+    else:
+        hidden = values.expand(heads, *values.shape)
+    windows = rows.windows
+    for k in range(len(settings.widths) + 1):
+        name = "output" if k == len(settings.widths) else str(k)
+        weight, bias = params[f"{name}.weight"], params[f"{name}.bias"].unsqueeze(1)
+        if settings.pooling == "attention" and windows is not None:
+            # Pooling commutes with the first product, which makes it narrow.
+            logits = torch.matmul(params["attention"], values.T)
+            shares = attention_shares(logits, *windows)
+            pooled = sum_scores(torch.bmm(hidden, weight), windows.clip, shares, windows.num_clips)
+            hidden, windows = pooled + bias, None
+        else:
+            hidden = torch.baddbmm(bias, hidden, weight)
+        if name == "output":
+            break
+        if settings.layer_norm:
+            hidden = F.layer_norm(hidden, hidden.shape[-1:]) * params[f"{k}.norm.weight"].unsqueeze(
+                1
+            ) + params[f"{k}.norm.bias"].unsqueeze(1)
+        hidden = activate(settings.activation, hidden)
+        if dropout is not None:
+            hidden = hidden * dropout[k]
+    scores = hidden.squeeze(-1)
+    if settings.output == "bounded":
+        if bounds is None:
+            raise ValueError("a bounded head needs bounds=[heads, 2]")
+        low, high = bounds[:, :1], bounds[:, 1:]
+        scores = low + (high - low) * torch.sigmoid(scores)
+    if windows is not None:
+        scores = sum_scores(scores, windows.clip, window_shares(*windows), windows.num_clips)
+    return scores
+
+
+def forward(
+    settings: HeadSettings,
+    params: Params,
+    windows: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    *,
+    text: Tensor | None = None,
+    centre: Tensor | None = None,
+    scale: Tensor | None = None,
+    bounds: Tensor | None = None,
+) -> Tensor:
+    """Score clips from their windows: [heads, C], in units of the standardised labels.
+
+    Args:
+        settings: the heads'.
+        params: stacked, of heads trained on rows (row - centre) / scale.
+        windows: [W, ...] features as the cache has them.
+        offsets: [C+1] int64.
+        weights: [W].
+        text: [C, T] prompt embeddings, where the head takes them.
+        centre: [D] or [heads, D] of the rows; None for an audiobox head.
+        scale: as ``centre``.
+        bounds: [heads, 2], for the bounded output.
+    """
+    if centre is not None and scale is not None:
+        params = fold_standardisation(params, centre, scale)
+    rows = prepare_rows(settings, windows, offsets, weights, text)
+    return score_rows(settings, params, rows, bounds=bounds)
+
+
+def activate(name: str, x: Tensor) -> Tensor:
+    """Apply an activation by name; ``none`` is the identity."""
+    if name == "relu":
+        return torch.relu(x)
+    if name == "gelu":
+        return F.gelu(x)
+    return torch.tanh(x) if name == "tanh" else x
+
+
+def _check(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
