@@ -1,6 +1,7 @@
 """Clips, axes, ratings: what a listening test is, whatever its files look like."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +77,8 @@ class Dataset:
         synthetic: made by a program, ratings included: every table says so.
         licence: under which the audio and ratings may be used; empty where not known.
         notes: facts a table must carry (for example what the split shares), a line each.
+        system_scores: published system-level truth, a score an axis (NaN: not published); empty
+            where the mean over a system's clips is the truth.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Dataset:
     synthetic: bool = False
     licence: str = ""
     notes: tuple[str, ...] = field(default_factory=tuple)
+    system_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def labels_from_means(
@@ -128,11 +132,10 @@ def select_clips(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:
             ratings.score[keep],
             ratings.raters,
         )
-    return Dataset(
-        dataset.name,
-        dataset.clips.iloc[rows].reset_index(drop=True),
-        Labels(labels.axes, labels.mean[rows], labels.count[rows], labels.stderr[rows], ratings),
-        dataset.synthetic,
-        dataset.licence,
-        dataset.notes,
+    return replace(
+        dataset,
+        clips=dataset.clips.iloc[rows].reset_index(drop=True),
+        labels=Labels(
+            labels.axes, labels.mean[rows], labels.count[rows], labels.stderr[rows], ratings
+        ),
     )

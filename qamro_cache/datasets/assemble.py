@@ -1,0 +1,163 @@
+"""From rows as people write them (a row a rating, or a row a clip) to a Dataset."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qamro_cache.datasets.records import (
+    CLIP_COLUMNS,
+    Axis,
+    Labels,
+    Ratings,
+    labels_from_means,
+    labels_from_ratings,
+)
+from qamro_cache.datasets.tables import Text
+from qamro_cache.errors import QamroError
+
+
+@dataclass(frozen=True)
+class ClipRows:
+    """Rows of a table, grouped by clip.
+
+    Attributes:
+        clips: a row a clip, in the order of first appearance; columns ``CLIP_COLUMNS``.
+        code: [R] the clip of each row.
+        first: [C] the first row of each clip.
+    """
+
+    clips: pd.DataFrame
+    code: npt.NDArray[np.intp]
+    first: npt.NDArray[np.intp]
+
+
+def group_rows(
+    columns: Mapping[str, Text], where: str, row_numbers: npt.NDArray[np.int64], *, raters: bool
+) -> ClipRows:
+    """Find the clips in rows that name them.
+
+    Args:
+        columns: ``clip_id`` and any other of ``CLIP_COLUMNS``, [R] str each.
+        where: the file, for messages.
+        row_numbers: [R] the rows' numbers in that file.
+        raters: several rows may describe one clip, a rater each.
+
+    Raises:
+        QamroError: an empty id; a clip twice without raters; rows of one clip that disagree.
+    """
+    ids = columns["clip_id"]
+    empty = np.flatnonzero(ids == "")
+    if len(empty):
+        row = row_numbers[int(empty[0])]
+        raise QamroError(f"{where}, row {row}: clip_id is empty; give the clip a name")
+    code, names = pd.factorize(ids)
+    first = np.full(len(names), len(ids), np.intp)
+    np.minimum.at(first, code, np.arange(len(ids)))
+    if not raters and len(names) < len(ids):
+        again = int(np.flatnonzero(first[code] != np.arange(len(ids)))[0])
+        raise QamroError(
+            f"{where}, row {row_numbers[again]}: clip_id {ids[again]!r} is already in row "
+            f"{row_numbers[int(first[code[again]])]}; remove one, or name each row's rater in a "
+            "column `rater`"
+        )
+    clips = {}
+    for name in CLIP_COLUMNS:
+        values = columns.get(name)
+        if values is None:
+            clips[name] = np.full(len(names), "", object)
+            continue
+        clips[name] = values[first]
+        if len(names) == len(ids):
+            continue
+        differs = np.flatnonzero(values != clips[name][code])
+        if len(differs):
+            row = int(differs[0])
+            raise QamroError(
+                f"{where}, row {row_numbers[row]}: clip {ids[row]!r} has {name} {values[row]!r} "
+                f"here and {clips[name][code[row]]!r} in row "
+                f"{row_numbers[int(first[code[row]])]}; make them the same"
+            )
+    frame = pd.DataFrame({name: pd.Series(clips[name], dtype=object) for name in CLIP_COLUMNS})
+    return ClipRows(frame, code, first)
+
+
+def labels_of_rows(
+    rows: ClipRows,
+    axes: tuple[Axis, ...],
+    scores: Sequence[npt.NDArray[np.float64]],
+    raters: Text | None,
+) -> Labels:
+    """Labels from one score column an axis.
+
+    Args:
+        rows: which clip each row is of.
+        axes: the A axes.
+        scores: A arrays [R], NaN where a row says nothing about the axis.
+        raters: [R] who rated in each row ("" where not known); None: a row is a clip's mean.
+    """
+    num_clips = len(rows.clips)
+    if raters is None:
+        mean = np.full((num_clips, len(axes)), np.nan)
+        for index, score in enumerate(scores):
+            mean[rows.code, index] = score
+        return labels_from_means(axes, mean)
+    rater, names = rater_codes(raters)
+    parts = [np.flatnonzero(np.isfinite(score)) for score in scores]
+    at = np.concatenate([*parts, np.zeros(0, np.intp)]).astype(np.intp)
+    axis = np.repeat(np.arange(len(axes)), [len(part) for part in parts])
+    values = np.concatenate([*(s[p] for s, p in zip(scores, parts, strict=True)), np.zeros(0)])
+    return labels_from_ratings(
+        axes,
+        num_clips,
+        Ratings(
+            rows.code[at].astype(np.int32),
+            axis.astype(np.int16),
+            rater[at],
+            values,
+            names,
+        ),
+    )
+
+
+def rater_codes(raters: Text) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
+    """Return each row's rater as a number (sorted names; -1 for "", not known) and the names."""
+    code, names = pd.factorize(raters)
+    order = sorted((str(name), index) for index, name in enumerate(names) if name != "")
+    number = np.full(len(names), -1, np.int32)
+    for new, (_, old) in enumerate(order):
+        number[old] = new
+    return number[code], tuple(name for name, _ in order)
+
+
+def concatenate_labels(parts: Sequence[Labels]) -> Labels:
+    """Join the labels of several sets of clips with the same axes, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    start = np.cumsum([0] + [len(part.mean) for part in parts])
+    names = tuple(sorted({n for p in parts if p.ratings is not None for n in p.ratings.raters}))
+    number = {name: index for index, name in enumerate(names)}
+    rated = [(part.ratings, start[i]) for i, part in enumerate(parts) if part.ratings is not None]
+    ratings = None
+    if rated:
+        ratings = Ratings(
+            np.concatenate([r.clip + begin for r, begin in rated]).astype(np.int32),
+            np.concatenate([r.axis for r, _ in rated]),
+            np.concatenate(
+                [
+                    np.array([number[n] for n in r.raters] + [-1], np.int32)[r.rater]
+                    for r, _ in rated
+                ]
+            ),
+            np.concatenate([r.score for r, _ in rated]),
+            names,
+        )
+    return Labels(
+        parts[0].axes,
+        np.concatenate([part.mean for part in parts]),
+        np.concatenate([part.count for part in parts]),
+        np.concatenate([part.stderr for part in parts]),
+        ratings,
+    )

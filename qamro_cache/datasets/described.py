@@ -1,0 +1,231 @@
+"""Load a rated set from disk as its description says."""
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qamro_cache.datasets.assemble import concatenate_labels, group_rows
+from qamro_cache.datasets.description import Description, Prompts, Table
+from qamro_cache.datasets.records import CLIP_COLUMNS, Dataset, Labels, select_clips
+from qamro_cache.datasets.releases import (
+    Rows,
+    find_files,
+    labels_of_table,
+    read_rows,
+    read_system_scores,
+    render,
+)
+from qamro_cache.datasets.tables import Text
+from qamro_cache.errors import QamroError
+
+logger = logging.getLogger("qamro_cache")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The clips of one file: a row a clip.
+
+    ``columns`` has everything that the file says about them, for templates.
+    """
+
+    clips: pd.DataFrame
+    labels: Labels
+    columns: dict[str, Text]
+    audio_found: npt.NDArray[np.bool_]
+    optional: bool
+    file: Path
+
+
+def load_described(description: Description, data_dir: Path) -> Dataset:
+    """Read the release that lies in ``data_dir``.
+
+    Raises:
+        QamroError: a file that the description needs is absent or not of the form it says.
+    """
+    if not data_dir.is_dir():
+        raise QamroError(
+            f"{data_dir}: no such folder; --data-dir must be where {description.name} lies "
+            f"(get it from {description.source})"
+        )
+    parts = [
+        _read_part(description, table, file, data_dir)
+        for table in description.clips
+        for file in find_files(table.path, data_dir, description, optional=table.optional)
+    ]
+    if not parts:
+        raise QamroError(
+            f"{data_dir}: none of the lists of {description.name} is there "
+            f"({', '.join(description.clips[0].path)}); get it from {description.source}"
+        )
+    notes = list(description.notes)
+    if any(part.audio_found.any() for part in parts):
+        for part in parts:
+            if part.optional and not part.audio_found.any():
+                notes.append(f"{part.file.name} is left out: none of its audio is on disk")
+        parts = [part for part in parts if not part.optional or part.audio_found.any()]
+    clips = pd.concat([part.clips for part in parts], ignore_index=True)
+    again = clips["clip_id"].duplicated()
+    if again.any():
+        clip_id = clips["clip_id"][again].iloc[0]
+        files = " and ".join(p.file.name for p in parts if (p.clips["clip_id"] == clip_id).any())
+        raise QamroError(f"{data_dir}: clip {clip_id!r} is listed in {files}; remove one")
+    labels = concatenate_labels([part.labels for part in parts])
+    labels, found = _join_ratings(description, data_dir, parts, labels)
+    notes += found
+    dataset = Dataset(
+        description.name,
+        clips,
+        labels,
+        licence=description.licence,
+        notes=tuple(notes),
+        system_scores=read_system_scores(description, data_dir),
+    )
+    return _only_present(description, dataset, np.concatenate([p.audio_found for p in parts]))
+
+
+def _read_part(description: Description, table: Table, file: Path, data_dir: Path) -> _Part:
+    rows = read_rows(table, file)
+    raters = table.raters or bool({"rater", "axis"} & set(table.fields))
+    listed = group_rows(rows.columns, str(file), rows.numbers, raters=raters)
+    labels = labels_of_table(description, table, rows, listed, raters=raters)
+    clips = listed.clips
+    if table.split:
+        clips["split"] = table.split
+    columns = {name: values[listed.first] for name, values in rows.columns.items()}
+    columns |= {name: clips[name].to_numpy(dtype=object) for name in CLIP_COLUMNS}
+    clips["prompt"] = _prompts(description, columns, data_dir)
+    clips["path"], found = _audio(description, columns, data_dir, str(file))
+    return _Part(clips, labels, columns, found, table.optional, file)
+
+
+def _audio(
+    description: Description, columns: dict[str, Text], data_dir: Path, where: str
+) -> tuple[Text, npt.NDArray[np.bool_]]:
+    """Find the first existing file of each clip's candidates, or else the first candidate."""
+    start = os.path.abspath(data_dir)  # noqa: PTH100 - links stay as they are
+    path = np.full(len(columns["clip_id"]), "", object)
+    found = np.zeros(len(path), np.bool_)
+    for template in description.audio:
+        names = render(template, columns, where)
+        for row in np.flatnonzero(~found):
+            # An absolute name stays as it is: a user may have written his own paths.
+            candidate = os.path.join(start, names[row])  # noqa: PTH118
+            found[row] = os.path.isfile(candidate)  # noqa: PTH113
+            if found[row] or not path[row]:
+                path[row] = candidate
+    return path, found
+
+
+def _prompts(description: Description, columns: dict[str, Text], data_dir: Path) -> Text:
+    prompt = columns["prompt"]
+    named = {system for entry in description.prompts for system in entry.systems}
+    for entry in description.prompts:
+        texts = _prompt_texts(description, entry, data_dir)
+        if texts is None:
+            continue
+        keys = render(entry.key, columns, entry.path[0])
+        systems = set(entry.systems)
+        mine = [
+            system in systems if systems else system not in named for system in columns["system"]
+        ]
+        prompt = np.array(
+            [
+                texts.get(key, old) if use else old
+                for key, old, use in zip(keys, prompt, mine, strict=True)
+            ],
+            object,
+        )
+    return prompt
+
+
+def _prompt_texts(
+    description: Description, entry: Prompts, data_dir: Path
+) -> dict[str, str] | None:
+    files = find_files(entry.path, data_dir, description, optional=True)
+    if not files:
+        return None
+    texts: dict[str, str] = {}
+    for file in files:
+        rows = read_rows(Table(entry.path, entry.format), file)
+        for key, text in zip(
+            render("{" + entry.id + "}", rows.columns, str(file)),
+            render("{" + entry.text + "}", rows.columns, str(file)),
+            strict=True,
+        ):
+            texts[key] = text.strip()
+    return texts
+
+
+def _join_ratings(
+    description: Description, data_dir: Path, parts: list[_Part], labels: Labels
+) -> tuple[Labels, list[str]]:
+    """Put single ratings in the place of means, and say where they do not average to them."""
+    read: list[tuple[Rows, Table]] = [
+        (read_rows(table, file), table)
+        for table in description.ratings
+        for file in find_files(table.path, data_dir, description, optional=table.optional)
+    ]
+    if not read:
+        return labels, []
+    keys = np.concatenate([part.columns.get("key", part.columns["clip_id"]) for part in parts])
+    row_of = {key: row for row, key in enumerate(keys)}
+    kept = []
+    for rows, table in read:
+        key = rows.columns.get("key", rows.columns.get("clip_id"))
+        if key is None:
+            raise QamroError(f"{rows.file}: the description names no `key` for it; add fields.key")
+        at = np.array([row_of.get(name, -1) for name in key], np.intp)
+        raters = table.raters or bool({"rater", "axis"} & set(table.fields))
+        mine = rows.take(np.flatnonzero(at >= 0))
+        if not len(mine.numbers):
+            continue
+        mine.columns["clip_id"] = key[at >= 0]
+        for name in set(CLIP_COLUMNS) - {"clip_id"}:
+            mine.columns.pop(name, None)
+        listed = group_rows(mine.columns, str(rows.file), mine.numbers, raters=raters)
+        own = labels_of_table(description, table, mine, listed, raters=raters)
+        kept.append((own, at[at >= 0][listed.first]))
+    notes = []
+    for own, at in kept:
+        published, ours = labels.mean[at], own.mean
+        both = np.isfinite(published) & np.isfinite(ours)
+        # Published means are rounded to a decimal or two.
+        off = int((both & (np.abs(published - ours) > 0.0501)).any(axis=1).sum())
+        if off:
+            notes.append(f"{off} clips' single ratings do not average to the published mean")
+        labels = _replace_rows(labels, own, at)
+    return labels, notes
+
+
+def _replace_rows(labels: Labels, own: Labels, at: npt.NDArray[np.intp]) -> Labels:
+    """``labels`` with the rows ``at`` taken from ``own`` where it has ratings."""
+    rest = np.setdiff1d(np.arange(len(labels.mean)), at)
+    kept = select_labels(labels, rest)
+    joined = concatenate_labels([kept, own])
+    return select_labels(joined, np.argsort(np.concatenate([rest, at])))
+
+
+def select_labels(labels: Labels, rows: npt.NDArray[np.intp]) -> Labels:
+    """Return the labels of ``rows``, in that order."""
+    empty = pd.DataFrame(index=range(len(labels.mean)))
+    return select_clips(Dataset("", empty, labels), rows).labels
+
+
+def _only_present(
+    description: Description, dataset: Dataset, found: npt.NDArray[np.bool_]
+) -> Dataset:
+    """Leave out groups without any audio, if that is the description's wish."""
+    groups = dataset.clips["group"].to_numpy(dtype=object)
+    present = set(groups[found])
+    keep = np.array([group in present for group in groups], np.bool_)
+    if not description.only_present or keep.all() or not keep.any():
+        return dataset
+    gone = len(set(groups[~keep]))
+    note = f"{gone} of {gone + len(present)} groups are left out: their audio is not on disk"
+    kept = select_clips(dataset, np.flatnonzero(keep).astype(np.int64))
+    return replace(kept, notes=(*kept.notes, note))

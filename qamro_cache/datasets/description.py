@@ -1,0 +1,209 @@
+"""What a declarative dataset description (``data/*.toml``) says; docs/datasets.md has the guide."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qamro_cache.datasets.records import Axis
+from qamro_cache.errors import QamroError
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Extract:
+    """New columns from a regular expression's named groups; ``source`` is a template."""
+
+    source: str
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file of clips, with or without scores, or of ratings joined to clips by a key.
+
+    Templates such as ``{page}/{sound}`` are filled from the columns of a row.
+
+    Attributes:
+        path: where the file may lie in the release, first match wins; ``*`` reads several.
+        format: ``csv``, ``tsv``, ``psv`` (bars) or ``jsonl``.
+        columns: names, for a file without a header.
+        split: constant for the table; otherwise ``fields.split`` or none.
+        optional: the release may come without it, or without any of its audio.
+        fields: templates of ``clip_id``, ``system``, ``group``, ``split``, ``rater``, ``axis``
+            and ``key``; a column of the field's own name is the default.
+        extract: columns made from others by regular expressions, in order.
+        scores: axis -> column, where each axis has a column (one number, or a list of ratings).
+        score: the column of the score, where the row's axis is named by ``fields.axis``.
+        counts: axis -> column with the number of ratings behind a mean.
+        deviations: axis -> column with the deviation of the ratings behind a mean.
+        raters: a row is one rating (known by a ``rater`` field, or by this).
+    """
+
+    path: tuple[str, ...]
+    format: str = "csv"
+    columns: tuple[str, ...] = ()
+    split: str = ""
+    optional: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict)
+    extract: tuple[Extract, ...] = ()
+    scores: Mapping[str, str] = field(default_factory=dict)
+    score: str = ""
+    counts: Mapping[str, str] = field(default_factory=dict)
+    deviations: Mapping[str, str] = field(default_factory=dict)
+    raters: bool = False
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Texts looked up by a key; a system uses the last entry that names it, or none named.
+
+    Attributes:
+        path: where the file may lie; absent files leave prompts empty.
+        id: column of the key.
+        text: column of the text.
+        key: template over the clip's columns that gives its key.
+        format: as of a table.
+        systems: only clips of these systems; empty: all that no other entry names.
+    """
+
+    path: tuple[str, ...]
+    id: str
+    text: str
+    key: str
+    format: str = "tsv"
+    systems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SystemScores:
+    """Published system-level truth: a file with a system a row."""
+
+    path: tuple[str, ...]
+    system: str
+    scores: Mapping[str, str]
+    format: str = "csv"
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Published counts, checked on import. ``clips`` is by split; 0 or absent: not checked."""
+
+    clips: Mapping[str, int] = field(default_factory=dict)
+    systems: int = 0
+    ratings_a_clip: int = 0
+
+
+@dataclass(frozen=True)
+class Description:
+    """A rated set on disk.
+
+    Attributes:
+        name: as on the command line.
+        title: what it is, in a line.
+        licence: under which it may be used.
+        source: where to get it.
+        axes: the questions, with their scales.
+        clips: tables that list the clips.
+        audio: templates of the audio file over a clip's columns, first existing one wins.
+        ratings: tables of single ratings for clips listed elsewhere (joined by ``fields.key``).
+        prompts: where prompts come from.
+        system_scores: published system-level means.
+        only_present: leave out groups (a value of ``fields.group``) without any audio on disk.
+        steps: axis -> grid of the scores.
+        expected: published counts.
+        notes: facts every table must carry.
+    """
+
+    name: str
+    title: str
+    licence: str
+    source: str
+    axes: tuple[Axis, ...]
+    clips: tuple[Table, ...]
+    audio: tuple[str, ...]
+    ratings: tuple[Table, ...] = ()
+    prompts: tuple[Prompts, ...] = ()
+    system_scores: SystemScores | None = None
+    only_present: bool = False
+    steps: Mapping[str, float] = field(default_factory=dict)
+    expected: Expected = field(default_factory=Expected)
+    notes: tuple[str, ...] = ()
+
+
+def read_description(path: Path) -> Description:
+    """Read and check a description.
+
+    Raises:
+        QamroError: not TOML, an unknown or missing key, a template or pattern that cannot work.
+    """
+    try:
+        record = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise QamroError(f"{path}: not a TOML file: {error}; mend it there") from None
+    try:
+        return parse_description(record)
+    except QamroError as error:
+        raise QamroError(f"{path}: {error}") from None
+
+
+def parse_description(record: Mapping[str, Any]) -> Description:
+    """Make a description of the tables and lists of its TOML text."""
+    record = dict(record)
+    axes, steps = [], {}
+    for entry in record.pop("axes", ()):
+        entry = dict(entry)
+        if "step" in entry:
+            steps[entry.get("name")] = float(entry.pop("step"))
+        axes.append(_record(Axis, entry, "axes"))
+    for key, kind in (("clips", Table), ("ratings", Table), ("prompts", Prompts)):
+        record[key] = tuple(_table(kind, entry, key) for entry in record.get(key, ()))
+    if "system_scores" in record:
+        entry = record["system_scores"]
+        record["system_scores"] = _table(SystemScores, entry, "system_scores")
+    record["expected"] = _record(Expected, record.get("expected", {}), "expected")
+    made = _record(Description, {**record, "axes": tuple(axes), "steps": steps}, "the file")
+    if not made.clips:
+        raise QamroError("no [[clips]] table; say which file lists the clips")
+    known = {axis.name for axis in axes}
+    for table in (*made.clips, *made.ratings):
+        for name in (*table.scores, *table.counts, *table.deviations):
+            if name not in known:
+                raise QamroError(f"scores for axis {name!r}, which is not among [[axes]]; add it")
+    return made
+
+
+def _table(kind: type[Record], entry: Mapping[str, Any], where: str) -> Record:
+    entry = dict(entry)
+    if isinstance(entry.get("path"), str):
+        entry["path"] = (entry["path"],)
+    if "extract" in entry:
+        entry["extract"] = tuple(_record(Extract, part, "extract") for part in entry["extract"])
+        for part in entry["extract"]:
+            try:
+                re.compile(part.pattern)
+            except re.error as error:
+                raise QamroError(f"extract pattern {part.pattern!r}: {error}; mend it") from None
+    if entry.get("format", "csv") not in ("csv", "tsv", "psv", "jsonl"):
+        raise QamroError(f"{where}: format {entry['format']!r}; use csv, tsv, psv or jsonl")
+    return _record(kind, entry, where)
+
+
+def _record(kind: type[Record], entry: Mapping[str, Any], where: str) -> Record:
+    """Make a dataclass of a TOML table; lists become tuples."""
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    unknown = [name for name in entry if name not in known]
+    if unknown:
+        raise QamroError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
+    missing = [
+        name
+        for name, item in known.items()
+        if name not in entry and item.default is MISSING and item.default_factory is MISSING
+    ]
+    if missing:
+        raise QamroError(f"{where}: no {missing[0]!r}; add it")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})

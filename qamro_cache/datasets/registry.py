@@ -1,0 +1,77 @@
+"""Rated sets by name: those described here, and those of other packages."""
+
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.resources import files
+from pathlib import Path
+
+from qamro_cache.datasets.demo import load_demo
+from qamro_cache.datasets.described import load_described
+from qamro_cache.datasets.description import Description, read_description
+from qamro_cache.datasets.records import Dataset
+from qamro_cache.errors import QamroError
+
+#: Entry points of this group name a function ``(data_dir: Path | None) -> Dataset``.
+ENTRY_POINTS = "qamro_cache.datasets"
+
+Loader = Callable[[Path | None], Dataset]
+
+
+@cache
+def descriptions() -> dict[str, Description]:
+    """Read the descriptions that come with the package, by name."""
+    folder = Path(str(files("qamro_cache_data")))
+    read = [read_description(path) for path in sorted(folder.glob("*.toml"))]
+    return {description.name: description for description in read}
+
+
+def list_datasets() -> dict[str, str]:
+    """Every name that ``load_dataset`` knows, with a line about it."""
+    found = {"demo": "synthetic clips and simulated raters, made on the spot"}
+    found |= {name: description.title for name, description in descriptions().items()}
+    for point in entry_points(group=ENTRY_POINTS):
+        found.setdefault(point.name, f"from {point.value.partition(':')[0]}")
+    return found
+
+
+def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
+    """Load a rated set.
+
+    Args:
+        name: one of ``list_datasets()``, or the path of a description (``.toml``) of your own.
+        data_dir: the folder of the release; ``demo`` does without (it is made in the user's cache
+            folder then).
+
+    Raises:
+        QamroError: an unknown name, no folder, or a release that is not as described.
+    """
+    if name == "demo":
+        return load_demo(data_dir)
+    if name.endswith(".toml"):
+        return _load(read_description(Path(name)), data_dir)
+    if name in descriptions():
+        return _load(descriptions()[name], data_dir)
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == name:
+            try:
+                load: Loader = point.load()
+            except ImportError as error:
+                raise QamroError(
+                    f"dataset {name!r} is in {point.value}, which cannot be imported ({error}); "
+                    "install or mend that package"
+                ) from None
+            return load(data_dir)
+    raise QamroError(
+        f"no dataset {name!r}; there are: {', '.join(list_datasets())}; "
+        "or list your own clips with --manifest"
+    )
+
+
+def _load(description: Description, data_dir: Path | None) -> Dataset:
+    if data_dir is None:
+        raise QamroError(
+            f"{description.name} needs --data-dir, the folder where it lies "
+            f"(get it from {description.source})"
+        )
+    return load_described(description, data_dir)

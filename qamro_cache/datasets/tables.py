@@ -1,0 +1,170 @@
+"""Text tables from people and releases, with errors that name the file, the row and the mend.
+
+Rows are counted as a spreadsheet shows them: the first line of the file is row 1.
+"""
+
+import codecs
+import csv
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qamro_cache.errors import QamroError
+
+#: Objects of Python strings: the one string storage that every supported pandas has.
+Text = npt.NDArray[np.object_]
+
+_WIDE_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
+
+logger = logging.getLogger("qamro_cache")
+
+
+def read_table(
+    path: Path, *, separator: str = ",", columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Read a delimited UTF-8 file as text.
+
+    Args:
+        path: the file.
+        separator: one character.
+        columns: names for a file without a header; None reads them from its first row.
+
+    Returns:
+        A frame of str columns (missing cells are ""), indexed by the row number in the file;
+        blank rows are left out.
+
+    Raises:
+        QamroError: the file is absent, not UTF-8, separated otherwise or ragged.
+    """
+    header = _check_form(path, separator, columns)
+    frame = pd.read_csv(
+        path,
+        sep=separator,
+        names=header,
+        header=None,
+        skiprows=0 if columns else 1,
+        dtype=object,
+        encoding="utf-8-sig",
+        keep_default_na=False,
+        na_filter=False,
+        skip_blank_lines=False,
+        index_col=False,
+    )
+    frame.index = pd.RangeIndex(1, len(frame) + 1) + (0 if columns else 1)
+    first = frame[header[0]].to_numpy()
+    blank = first == ""
+    for name in header[1:]:
+        if not blank.any():
+            break
+        blank &= frame[name].to_numpy() == ""
+    return frame[~blank] if blank.any() else frame
+
+
+def _check_form(path: Path, separator: str, columns: Sequence[str] | None) -> list[str]:
+    """Check encoding, separator and the number of cells of every row; return the column names."""
+    if not path.is_file():
+        raise QamroError(f"{path}: no such file; give the path of a CSV file")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith(_WIDE_BOMS):
+        raise QamroError(f"{path}, row 1: is UTF-16 or UTF-32; save the file as UTF-8")
+    if start.startswith(codecs.BOM_UTF8):
+        logger.info(
+            "%s, row 1: starts with a byte-order mark, which is skipped; save as UTF-8 without BOM "
+            "to be rid of this notice",
+            path,
+        )
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, delimiter=separator, strict=True)
+            header: list[str] = []
+            number = 0
+            for number, row in enumerate(rows, 1):
+                if number == 1:
+                    header = list(columns) if columns else _header(path, row, separator)
+                    if not columns:
+                        continue
+                if len(row) != len(header) and row:
+                    raise QamroError(_ragged(path, number, row, header, separator))
+    except UnicodeDecodeError:
+        raise QamroError(_bad_encoding(path)) from None
+    except csv.Error as error:
+        raise QamroError(f"{path}, row {number + 1}: {error}; mend the quotes there") from None
+    if not header:
+        raise QamroError(f"{path}: is empty; its first row must name the columns")
+    return header
+
+
+def _header(path: Path, row: list[str], separator: str) -> list[str]:
+    names = [name.strip() for name in row]
+    if len(names) == 1:
+        for other, word in _SEPARATORS.items():
+            if other not in (separator, " ") and other in names[0]:
+                raise QamroError(
+                    f"{path}, row 1: is separated by {word}; "
+                    f"save it with {_SEPARATORS.get(separator, repr(separator))} instead"
+                )
+    for name in names:
+        if not name:
+            raise QamroError(f"{path}, row 1: a column has no name; name it or remove it")
+        if names.count(name) > 1:
+            raise QamroError(f"{path}, row 1: column {name!r} is there twice; remove one")
+    return names
+
+
+def _ragged(path: Path, number: int, row: list[str], header: list[str], separator: str) -> str:
+    hint = f"put quotes around a cell that holds {_SEPARATORS.get(separator, repr(separator))}"
+    if len(row) < len(header):
+        hint = "complete the row"
+        for other, word in _SEPARATORS.items():
+            if other != separator and len(row) == 1 and row[0].count(other) == len(header) - 1:
+                hint = f"it is separated by {word}: use {_SEPARATORS.get(separator, separator)}"
+    return f"{path}, row {number}: {len(row)} cells where there are {len(header)} columns; {hint}"
+
+
+def _bad_encoding(path: Path) -> str:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                byte = line[error.start]
+                return f"{path}, row {number}: byte 0x{byte:02x} is not UTF-8; save it as UTF-8"
+    return f"{path}: is not UTF-8; save the file as UTF-8"
+
+
+def text(frame: pd.DataFrame, column: str) -> Text:
+    """Return a column as an object array of str."""
+    values: Text = frame[column].to_numpy(dtype=object)
+    return values
+
+
+def numbers(frame: pd.DataFrame, column: str, path: Path) -> npt.NDArray[np.float64]:
+    """Return a text column of ``read_table`` as float64, NaN for an empty cell.
+
+    Raises:
+        QamroError: a cell is neither empty nor a finite number.
+    """
+    cells = text(frame, column)
+    # Most columns repeat few values: convert each once.
+    codes, values = pd.factorize(cells)
+    table = np.full(len(values), np.nan)
+    for index, cell in enumerate(values):
+        try:
+            number = float(cell) if cell.strip() else np.nan
+            bad = bool(cell.strip()) and not np.isfinite(number)
+        except ValueError:
+            bad = True
+        if bad:
+            row = frame.index[int(np.argmax(codes == index))]
+            raise QamroError(
+                f"{path}, row {row}: {cell!r} in column {column!r} is not a finite number; "
+                "correct it, leave it empty, or remove the column if it holds no scores"
+            )
+        table[index] = number
+    return table[codes]

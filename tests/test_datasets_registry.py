@@ -1,0 +1,141 @@
+"""Datasets by name, descriptions and plug-ins."""
+
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from qamro_cache.datasets import registry
+from qamro_cache.datasets.registry import list_datasets, load_dataset
+from qamro_cache.errors import QamroError
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(QamroError, match=r"demo.*--manifest"):
+        load_dataset("nothing")
+
+
+def test_real_set_needs_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(QamroError, match=r"--data-dir.*github\.com/CVSSP"):
+        load_dataset("cvssp-separation")
+    with pytest.raises(QamroError, match="no such folder"):
+        load_dataset("cvssp-separation", tmp_path / "none")
+    with pytest.raises(QamroError, match=r"data/ratings\.csv or ratings\.csv is not there"):
+        load_dataset("cvssp-separation", tmp_path)
+
+
+def test_cvssp_against_pandas(shared_data: Path) -> None:
+    folder = shared_data / "cvssp-separation"
+    dataset = load_dataset("cvssp-separation", folder)
+    clips, labels = dataset.clips, dataset.labels
+    assert len(clips) == 96
+    assert clips["system"].nunique() == 24
+    assert clips["group"].nunique() == 12
+    assert all(Path(path).is_file() for path in clips["path"])
+    assert [axis.name for axis in labels.axes] == ["quality", "interferer"]
+    assert not dataset.synthetic
+    rows = pd.read_csv(folder / "data" / "ratings.csv")
+    rows["clip_id"] = rows["page"] + "/" + rows["sound"]
+    table = (
+        rows.groupby(["clip_id", "experiment"])["rating"].agg(["mean", "sem", "count"]).unstack()
+    )
+    for index, axis in enumerate(("quality", "interferer")):
+        for name, ours in (("mean", labels.mean), ("sem", labels.stderr), ("count", labels.count)):
+            theirs = table[name][axis].loc[clips["clip_id"]].to_numpy()
+            np.testing.assert_allclose(ours[:, index], theirs, rtol=0, atol=1e-12)
+    assert labels.ratings is not None
+    assert len(labels.ratings.score) == len(rows)
+    assert len(labels.ratings.raters) == 24
+
+
+def test_cvssp_keeps_only_the_songs_on_disk(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines = ["page,sound,url,experiment,subject,rating,is_replicate"]
+    for page in ("song-1", "song-2"):
+        for sound in ("ref", "ABC"):
+            for axis in ("quality", "interferer"):
+                lines.append(f"{page},{sound},sounds/{page}/{sound}.wav,{axis},A,50,False")
+                lines.append(f"{page},{sound},sounds/{page}/{sound}.wav,{axis},A,70,True")
+    (folder / "ratings.csv").write_text("\n".join(lines))
+    (tmp_path / "site/sounds/song-2").mkdir(parents=True)
+    (tmp_path / "site/sounds/song-2/ref.flac").write_bytes(b"")
+    dataset = load_dataset("cvssp-separation", tmp_path)
+    # A missing file of a present song stays listed: the extraction says that it is missing.
+    assert list(dataset.clips["clip_id"]) == ["song-2/ref", "song-2/ABC"]
+    assert "1 of 2 groups are left out" in dataset.notes[-1]
+    np.testing.assert_array_equal(dataset.labels.mean, [[60, 60], [60, 60]])
+    assert dataset.labels.ratings is not None
+    assert sorted(dataset.labels.ratings.score) == [50] * 4 + [70] * 4
+    assert dataset.labels.ratings.clip.max() == 1
+
+
+def test_own_description_needs_no_python(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        """
+        name = "mine"
+        title = "my test"
+        licence = "mine"
+        source = "my disk"
+        audio = ["{stem}.flac", "{stem}.wav"]
+        [[axes]]
+        name = "mos"
+        low = 1
+        high = 5
+        [[clips]]
+        path = "list.txt"
+        format = "psv"
+        columns = ["file", "score"]
+        split = "train"
+        extract = [{source = "{file}", pattern = '^(?P<stem>(?P<system>[a-z]+)_.+?)([.]wav)?$'}]
+        scores = {mos = "score"}
+        fields = {clip_id = "{stem}"}
+        """
+    )
+    (tmp_path / "list.txt").write_text("abc_1.wav|3\nxyz_2|4.5\n")
+    (tmp_path / "xyz_2.wav").write_bytes(b"")
+    dataset = load_dataset(str(tmp_path / "mine.toml"), tmp_path)
+    assert list(dataset.clips["clip_id"]) == ["abc_1", "xyz_2"]
+    assert list(dataset.clips["system"]) == ["abc", "xyz"]
+    assert list(dataset.clips["split"]) == ["train", "train"]
+    assert list(dataset.clips["path"]) == [
+        str(tmp_path / "abc_1.flac"),
+        str(tmp_path / "xyz_2.wav"),
+    ]
+    np.testing.assert_array_equal(dataset.labels.mean[:, 0], [3, 4.5])
+    (tmp_path / "list.txt").write_text("abc_1.wav|3\n123|4.5\n")
+    with pytest.raises(QamroError, match=r"list\.txt, row 2: '123' is not of the form"):
+        load_dataset(str(tmp_path / "mine.toml"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("name = ", "not a TOML file"),
+        ('name = "x"', "no 'title'"),
+        ('nmae = "x"', "unknown key 'nmae'"),
+    ],
+)
+def test_bad_description_is_one_line(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(content)
+    with pytest.raises(QamroError, match=words) as caught:
+        load_dataset(str(path), tmp_path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_plug_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    points = EntryPoints(
+        [
+            EntryPoint("theirs", "qamro_cache.datasets.demo:load_demo", registry.ENTRY_POINTS),
+            EntryPoint("broken", "no_such_package:load", registry.ENTRY_POINTS),
+        ]
+    )
+    monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
+    assert "theirs" in list_datasets()
+    assert load_dataset("theirs", tmp_path / "demo").synthetic
+    with pytest.raises(QamroError, match="cannot be imported"):
+        load_dataset("broken", tmp_path)
