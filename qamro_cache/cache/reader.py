@@ -1,0 +1,192 @@
+"""Read a cache: one file or several of one identity, in one sequential pass."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from qamro_cache.cache.container import Container, nbytes_of, open_container
+from qamro_cache.cache.content import concatenate_labels, unique_prompts
+from qamro_cache.cache.layout import content_of, header_of
+from qamro_cache.datasets.records import Labels
+from qamro_cache.errors import QamroError
+from qamro_cache.identity import identity_differences, identity_sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class WindowFeatures(NamedTuple):
+    """One feature of all windows of all clips.
+
+    Attributes:
+        windows: [W, ...] in the stored dtype.
+        offsets: [C+1] int64; clip c has the windows ``offsets[c]`` to ``offsets[c+1]``, none if
+            its status is not ``ok``.
+        weights: [W] float32, the fraction of each window that is audio.
+    """
+
+    windows: "Tensor"
+    offsets: "Tensor"
+    weights: "Tensor"
+
+
+class TextFeatures(NamedTuple):
+    """One feature of all prompts.
+
+    Attributes:
+        embeddings: [P, ...] in the stored dtype.
+        index: [C] int64, the row of each clip's prompt; -1 for a clip without one.
+    """
+
+    embeddings: "Tensor"
+    index: "Tensor"  # type: ignore[assignment]  # a tuple has a method of that name
+
+
+class Cache:
+    """What one encoder made of a set of clips.
+
+    The tables are in memory; features are read on request. No file is held open, so a cache may
+    be used after a fork and in threads; a file that was replaced meanwhile is an error.
+
+    Attributes:
+        paths: the files.
+        clips: one row a clip: clip_id, path, system, group, split, prompt, status (``ok`` or a
+            ``ClipError`` code), reason, audio_sha256, duration in seconds, audio_bytes,
+            audio_mtime_ns.
+        features: name -> shape of one window's feature.
+        text_features: name -> shape of one prompt's feature.
+        identity: what made the features.
+        identity_sha256: hex digest of it.
+        labels: of the rows of ``clips``.
+        synthetic: the clips or ratings were made by a program.
+        dataset: name of the set.
+        provenance: of the first file: versions, device, times.
+    """
+
+    def __init__(self, containers: Sequence[Container]) -> None:
+        self._containers = list(containers)
+        parts = [content_of(container) for container in containers]
+        headers = [header_of(container) for container in containers]
+        self.paths = tuple(container.path for container in containers)
+        for path, header in zip(self.paths[1:], headers[1:], strict=True):
+            refuse_mixture(self.paths[0], headers[0].identity, path, header.identity)
+        first = headers[0]
+        self.identity: dict[str, Any] = dict(first.identity)
+        self.identity_sha256: str = identity_sha256(first.identity)
+        self.dataset = first.dataset
+        self.synthetic = any(header.synthetic for header in headers)
+        self.provenance: dict[str, Any] = dict(first.provenance)
+        self.features = _shapes(first.identity["features"])
+        self.text_features = _shapes(first.identity["text_features"])
+        self.clips = pd.concat([part.clips for part in parts], ignore_index=True)
+        if not self.clips["clip_id"].is_unique:
+            twice = self.clips["clip_id"][self.clips["clip_id"].duplicated()].iloc[0]
+            raise QamroError(
+                f"clip {twice!r} is in more than one of the files; join them with "
+                "qamro-cache merge, which keeps one where both are the same"
+            )
+        self.labels: Labels = concatenate_labels([part.labels for part in parts])
+        self._parts = parts
+
+    def __repr__(self) -> str:
+        return (
+            f"Cache({', '.join(str(path) for path in self.paths)}: {len(self.clips)} clips, "
+            f"encoder {self.identity.get('name')}, features {self.features})"
+        )
+
+    def read(self, name: str = "", device: str = "cpu") -> WindowFeatures:
+        """Read one feature of every window into one tensor, checksum verified.
+
+        Args:
+            name: of the feature; empty for the encoder's first.
+            device: where the tensors go.
+
+        Raises:
+            QamroError: no such feature, or the file is damaged or was replaced.
+        """
+        import torch
+
+        windows = self._read("features", name or next(iter(self.features), ""))
+        counts = np.concatenate([np.diff(part.offsets) for part in self._parts])
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        weights = np.concatenate([part.weights for part in self._parts])
+        return WindowFeatures(
+            torch.from_numpy(windows).to(device),
+            torch.from_numpy(offsets).to(device),
+            torch.from_numpy(weights).to(device),
+        )
+
+    def read_text(self, name: str = "", device: str = "cpu") -> TextFeatures:
+        """Read one feature of every prompt; arguments and errors as ``read``."""
+        import torch
+
+        values = self._read("text_features", name or next(iter(self.text_features), ""))
+        everything = [prompt for part in self._parts for prompt in part.prompts]
+        prompts = unique_prompts(everything)
+        # A prompt that several files have is kept once, from the first of them.
+        row = {prompt: index for index, prompt in reversed(list(enumerate(everything)))}
+        place = {prompt: index for index, prompt in enumerate(prompts)}
+        index = [place[prompt] if prompt else -1 for prompt in self.clips["prompt"]]
+        if len(everything) != len(prompts):
+            values = values[[row[prompt] for prompt in prompts]]
+        return TextFeatures(
+            torch.from_numpy(values).to(device),
+            torch.tensor(index, dtype=torch.int64, device=device),
+        )
+
+    def _read(self, which: str, name: str) -> Any:
+        known = self.features if which == "features" else self.text_features
+        if name not in known:
+            raise QamroError(
+                f"{self.paths[0]} has no {which.replace('_', ' ')[:-1]} {name!r}; "
+                f"there are: {', '.join(known) or 'none'}"
+            )
+        extents = [container.extents[f"{which}/{name}"] for container in self._containers]
+        rows = [extent.shape[0] for extent in extents]
+        dtype, shape = extents[0].dtype, (sum(rows), *extents[0].shape[1:])
+        # numpy asks for huge pages for large arrays, which makes the first touch cheaper.
+        out = np.empty(nbytes_of(dtype, shape), np.uint8)
+        done = 0
+        for container, extent in zip(self._containers, extents, strict=True):
+            container.read_into(f"{which}/{name}", out[done : done + extent.nbytes])
+            done += extent.nbytes
+        return out.view(dtype).reshape(shape)
+
+
+def _shapes(features: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for name, shape in features.items()}
+
+
+def refuse_mixture(path: Path, ours: Any, other: Path, theirs: Any) -> None:
+    """Raise if two identities differ, naming the differences."""
+    lines = identity_differences(ours, theirs)
+    if lines:
+        raise QamroError(
+            f"{path} and {other} were not made by the same encoder and settings: {'; '.join(lines)}"
+        )
+
+
+def open_cache(path: str | Path | Sequence[str | Path]) -> Cache:
+    """Open a cache.
+
+    Args:
+        path: a file, or several of one identity with different clips, in order.
+
+    Raises:
+        QamroError: a file is missing, damaged or no cache; or the files do not belong together.
+    """
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    if not paths:
+        raise QamroError("no cache file was given")
+    containers = []
+    for each in map(Path, paths):
+        try:
+            containers.append(open_container(each))
+        except FileNotFoundError as error:
+            raise QamroError(
+                f"there is no cache {each}; qamro-extract --out {each} makes one"
+            ) from error
+    return Cache(containers)
