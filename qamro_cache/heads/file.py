@@ -1,0 +1,218 @@
+"""The head file: everything a prediction needs, in one safetensors file without code in it."""
+
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qamro_cache.datasets.records import Axis
+from qamro_cache.errors import QamroError
+from qamro_cache.heads.architectures import HeadSettings, parameter_shapes
+from qamro_cache.identity import canonical_json
+
+FORMAT = "qamro-head"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class AxisHead:
+    """The members of one axis: M heads of one shape, whose scores are averaged.
+
+    Attributes:
+        axis: name and range of the scores.
+        seeds: M seeds, a member each.
+        params: name -> [M, ...], as `heads.architectures.init_params` lays them out; they take
+            standardised rows and give standardised scores.
+        label_mean: score = label_mean + label_scale * output.
+        label_scale: as above, in the axis' units, positive.
+        centre: [D] subtracted from a row; None where the head takes rows as they are.
+        scale: [D] by which a centred row is divided; None with ``centre``.
+    """
+
+    axis: Axis
+    seeds: tuple[int, ...]
+    params: Mapping[str, Tensor]
+    label_mean: float
+    label_scale: float
+    centre: Tensor | None = None
+    scale: Tensor | None = None
+
+    @property
+    def bounds(self) -> Tensor:
+        """The axis' range in standardised units [M, 2], for a bounded output."""
+        ends = [(end - self.label_mean) / self.label_scale for end in (self.axis.low, self.axis.high)]
+        return torch.tensor([ends]).expand(len(self.seeds), 2)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What `save_head` keeps.
+
+    Attributes:
+        settings: the architecture, the same for all axes.
+        row: shape of one row that the heads see ([D], or [L, D] of cached layers).
+        feature: name of the audio feature in the cache.
+        text_feature: name of the prompt's feature; empty for a head on audio alone.
+        identity: of the cache it was trained on; predicting from any other is refused.
+        axes: one `AxisHead` an axis.
+        reference: [R, D] clips of the training set, mean-pooled and standardised, to tell how far
+            a new clip lies from them; empty where not kept.
+        far: distance beyond which a clip is called far from the training set.
+        training: how it was trained: dataset, settings, synthetic or not, versions. JSON types.
+    """
+
+    settings: HeadSettings
+    row: tuple[int, ...]
+    feature: str
+    text_feature: str
+    identity: Mapping[str, Any]
+    axes: tuple[AxisHead, ...]
+    reference: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    far: float = math.inf
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_head(path: Path, head: Head) -> None:
+    """Write a head under a temporary name, flush it to disk and rename it."""
+    from safetensors.torch import save
+
+    tensors = {"reference": head.reference}
+    for index, one in enumerate(head.axes):
+        tensors |= {f"{index}/params/{name}": value for name, value in one.params.items()}
+        if one.centre is not None and one.scale is not None:
+            tensors |= {f"{index}/centre": one.centre, f"{index}/scale": one.scale}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    record = canonical_json(
+        {
+            "settings": asdict(head.settings),
+            "row": list(head.row),
+            "feature": head.feature,
+            "text_feature": head.text_feature,
+            "identity": head.identity,
+            "axes": [
+                {
+                    "axis": asdict(one.axis),
+                    "seeds": list(one.seeds),
+                    "label_mean": one.label_mean,
+                    "label_scale": one.label_scale,
+                }
+                for one in head.axes
+            ],
+            # JSON has no infinity.
+            "far": head.far if math.isfinite(head.far) else None,
+            "training": head.training,
+        }
+    )
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "record": record,
+        "sha256": _checksum(record, tensors),
+    }
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(save(tensors, metadata=metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def load_head(path: Path) -> Head:
+    """Read a head file, which may come from a stranger.
+
+    Raises:
+        QamroError: the file is missing, no head, damaged, or of a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise QamroError(f"{path}: no such head file; qamro-train writes one as head.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise QamroError(f"{path} is not a head file of qamro-train")
+            if metadata.get("format_version") != str(FORMAT_VERSION):
+                raise QamroError(
+                    f"{path}: head format {metadata.get('format_version')!r} is not "
+                    f"{FORMAT_VERSION}; use the version of qamro_cache that wrote it"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata["sha256"] != _checksum(metadata["record"], tensors):
+            raise QamroError(f"{path}: its checksum is wrong: the file is damaged")
+        return _from_record(json.loads(metadata["record"]), tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        kind = type(error).__name__
+        raise QamroError(f"{path} is damaged or not a head file ({kind}: {error})") from error
+
+
+def _from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Head:
+    settings = HeadSettings(**record["settings"])
+    row = tuple(int(size) for size in record["row"])
+    axes = []
+    for index, entry in enumerate(record["axes"]):
+        seeds = tuple(int(seed) for seed in entry["seeds"])
+        params = {}
+        for name, shape in parameter_shapes(settings, row).items():
+            params[name] = _tensor(tensors, f"{index}/params/{name}", (len(seeds), *shape))
+        one = AxisHead(
+            axis=Axis(**entry["axis"]),
+            seeds=seeds,
+            params=params,
+            label_mean=float(entry["label_mean"]),
+            label_scale=float(entry["label_scale"]),
+        )
+        if not (math.isfinite(one.label_mean) and 0 < one.label_scale < math.inf and seeds):
+            raise ValueError(f"labels of axis {one.axis.name!r} have no usable scale")
+        if f"{index}/centre" in tensors:
+            centre = _tensor(tensors, f"{index}/centre", row[-1:])
+            scale = _tensor(tensors, f"{index}/scale", row[-1:])
+            if not (scale > 0).all():
+                raise ValueError("a feature's scale is not positive")
+            one = AxisHead(**{**vars(one), "centre": centre, "scale": scale})
+        axes.append(one)
+    reference = tensors["reference"]
+    if reference.ndim != 2 or not reference.isfinite().all():
+        raise ValueError(f"the reference clips have shape {list(reference.shape)}")
+    return Head(
+        settings=settings,
+        row=row,
+        feature=str(record["feature"]),
+        text_feature=str(record["text_feature"]),
+        identity=record["identity"],
+        axes=tuple(axes),
+        reference=reference,
+        far=math.inf if record["far"] is None else float(record["far"]),
+        training=record["training"],
+    )
+
+
+def _tensor(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    value = tensors[name]
+    if tuple(value.shape) != shape or not value.is_floating_point():
+        raise ValueError(f"{name} is {value.dtype} {list(value.shape)}, not a float {list(shape)}")
+    if not value.isfinite().all():
+        raise ValueError(f"{name} holds values that are not finite")
+    return value
+
+
+def _checksum(record: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(record.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
