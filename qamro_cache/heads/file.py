@@ -17,6 +17,7 @@ from torch import Tensor
 from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
 from qamro_cache.heads.architectures import HeadSettings, parameter_shapes
+from qamro_cache.heads.novelty import Reference
 from qamro_cache.identity import canonical_json
 
 FORMAT = "qamro-head"
@@ -49,7 +50,9 @@ class AxisHead:
     @property
     def bounds(self) -> Tensor:
         """The axis' range in standardised units [M, 2], for a bounded output."""
-        ends = [(end - self.label_mean) / self.label_scale for end in (self.axis.low, self.axis.high)]
+        ends = [
+            (end - self.label_mean) / self.label_scale for end in (self.axis.low, self.axis.high)
+        ]
         return torch.tensor([ends]).expand(len(self.seeds), 2)
 
 
@@ -64,9 +67,7 @@ class Head:
         text_feature: name of the prompt's feature; empty for a head on audio alone.
         identity: of the cache it was trained on; predicting from any other is refused.
         axes: one `AxisHead` an axis.
-        reference: [R, D] clips of the training set, mean-pooled and standardised, to tell how far
-            a new clip lies from them; empty where not kept.
-        far: distance beyond which a clip is called far from the training set.
+        reference: clips of the training set, to tell whether a new one lies far from them.
         training: how it was trained: dataset, settings, synthetic or not, versions. JSON types.
     """
 
@@ -76,8 +77,7 @@ class Head:
     text_feature: str
     identity: Mapping[str, Any]
     axes: tuple[AxisHead, ...]
-    reference: Tensor = field(default_factory=lambda: torch.empty(0, 0))
-    far: float = math.inf
+    reference: Reference
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -85,7 +85,12 @@ def save_head(path: Path, head: Head) -> None:
     """Write a head under a temporary name, flush it to disk and rename it."""
     from safetensors.torch import save
 
-    tensors = {"reference": head.reference}
+    reference = head.reference
+    tensors = {
+        "reference/clips": reference.clips,
+        "reference/centre": reference.centre,
+        "reference/scale": reference.scale,
+    }
     for index, one in enumerate(head.axes):
         tensors |= {f"{index}/params/{name}": value for name, value in one.params.items()}
         if one.centre is not None and one.scale is not None:
@@ -108,7 +113,7 @@ def save_head(path: Path, head: Head) -> None:
                 for one in head.axes
             ],
             # JSON has no infinity.
-            "far": head.far if math.isfinite(head.far) else None,
+            "far": reference.far if math.isfinite(reference.far) else None,
             "training": head.training,
         }
     )
@@ -184,9 +189,14 @@ def _from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> He
                 raise ValueError("a feature's scale is not positive")
             one = AxisHead(**{**vars(one), "centre": centre, "scale": scale})
         axes.append(one)
-    reference = tensors["reference"]
-    if reference.ndim != 2 or not reference.isfinite().all():
-        raise ValueError(f"the reference clips have shape {list(reference.shape)}")
+    width = tensors["reference/centre"].numel()
+    clips = tensors["reference/clips"]
+    reference = Reference(
+        clips=_tensor(tensors, "reference/clips", (len(clips), width)),
+        centre=_tensor(tensors, "reference/centre", (width,)),
+        scale=_tensor(tensors, "reference/scale", (width,)),
+        far=math.inf if record["far"] is None else float(record["far"]),
+    )
     return Head(
         settings=settings,
         row=row,
@@ -195,7 +205,6 @@ def _from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> He
         identity=record["identity"],
         axes=tuple(axes),
         reference=reference,
-        far=math.inf if record["far"] is None else float(record["far"]),
         training=record["training"],
     )
 
@@ -214,5 +223,5 @@ def _checksum(record: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,0 +1,194 @@
+"""The head file: what is read back is what was saved, or one clear line."""
+
+import json
+import random
+import struct
+from dataclasses import replace
+
+import pytest
+import torch
+
+from qamro_cache.datasets.records import Axis
+from qamro_cache.errors import QamroError
+from qamro_cache.heads.architectures import HeadSettings, init_params
+from qamro_cache.heads.file import AxisHead, Head, load_head, save_head
+from qamro_cache.heads.novelty import reference_clips
+
+
+def make_head(settings=None, row=(6,)):
+    settings = settings or HeadSettings(widths=(4,))
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(30, 6, generator=generator)
+    axes = tuple(
+        AxisHead(
+            Axis(name, 0.0, 100.0),
+            seeds=(0, 1, 2),
+            params=init_params(settings, row, [0, 1, 2]),
+            label_mean=50.0,
+            label_scale=20.0,
+            centre=rows.mean(0),
+            scale=rows.std(0),
+        )
+        for name in ("quality", "interferer")
+    )
+    return Head(
+        settings,
+        row,
+        "embedding",
+        "",
+        {"name": "mel", "audio": {"window": 10}},
+        axes,
+        reference_clips(rows),
+        {"dataset": "made up", "synthetic": True},
+    )
+
+
+def same(a: Head, b: Head) -> bool:
+    def parts(head):
+        plain = [head.settings, head.row, head.feature, head.text_feature, head.identity]
+        plain += [head.training, head.reference.far]
+        tensors = [head.reference.clips, head.reference.centre, head.reference.scale]
+        for one in head.axes:
+            plain += [one.axis, one.seeds, one.label_mean, one.label_scale, list(one.params)]
+            tensors += [*one.params.values(), one.centre, one.scale]
+        return plain, tensors
+
+    (plain, tensors), (other_plain, other_tensors) = parts(a), parts(b)
+    return plain == other_plain and all(map(torch.equal, tensors, other_tensors))
+
+
+@pytest.mark.parametrize(
+    ("settings", "row"),
+    [
+        (HeadSettings(widths=(4,)), (6,)),
+        (HeadSettings(kind="linear", widths=()), (6,)),
+        (HeadSettings(widths=(5, 3), layer_norm=True, activation="gelu", output="bounded"), (6,)),
+    ],
+)
+def test_a_head_comes_back_as_it_was_saved(tmp_path, settings, row):
+    head = make_head(settings, row)
+    save_head(tmp_path / "head.safetensors", head)
+    assert same(load_head(tmp_path / "head.safetensors"), head)
+    assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
+
+
+def test_bounds_are_the_scale_in_the_heads_units():
+    one = make_head().axes[0]
+    assert one.bounds.tolist() == [[-2.5, 2.5]] * 3
+
+
+def test_a_missing_file_says_so(tmp_path):
+    with pytest.raises(QamroError, match="no such head file"):
+        load_head(tmp_path / "head.safetensors")
+
+
+def test_another_programs_safetensors_is_not_a_head(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.ones(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(QamroError, match="not a head file"):
+        load_head(tmp_path / "x.safetensors")
+
+
+def test_a_newer_format_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("qamro_cache.heads.file.FORMAT_VERSION", 2)
+    save_head(tmp_path / "head.safetensors", make_head())
+    monkeypatch.undo()
+    with pytest.raises(QamroError, match="head format '2' is not 1"):
+        load_head(tmp_path / "head.safetensors")
+
+
+def rewritten(raw: bytes, change) -> bytes:
+    """The file with its record changed and its checksum made right again: a forgery."""
+    import hashlib
+
+    from safetensors.torch import load, save
+
+    size = struct.unpack("<Q", raw[:8])[0]
+    metadata = json.loads(raw[8 : 8 + size])["__metadata__"]
+    record, tensors = json.loads(metadata["record"]), load(raw)
+    change(record, tensors)
+    metadata["record"] = json.dumps(record)
+    digest = hashlib.sha256(metadata["record"].encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    metadata["sha256"] = digest.hexdigest()
+    return save(tensors, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record, tensors: tensors.update({"0/params/0.weight": torch.ones(3, 6, 5)}),
+        lambda record, tensors: tensors.update({"0/params/0.weight": torch.ones(3, 6, 4).long()}),
+        lambda record, tensors: tensors["0/params/0.bias"].fill_(torch.nan),
+        lambda record, tensors: tensors.pop("1/params/0.bias"),
+        lambda record, tensors: tensors["0/scale"].zero_(),
+        lambda record, tensors: tensors.update({"reference/clips": torch.ones(5)}),
+        lambda record, tensors: record["axes"][0].update(label_scale=0),
+        lambda record, tensors: record["axes"][0].update(seeds=[]),
+        lambda record, tensors: record["settings"].update(kind="pickle"),
+        lambda record, tensors: record["settings"].update(widths=[10**12]),
+        lambda record, tensors: record.update(row=[-1]),
+        lambda record, tensors: record.update(axes=[[]]),
+        lambda record, tensors: record.pop("identity"),
+    ],
+)
+def test_a_forged_head_is_refused(tmp_path, change):
+    path = tmp_path / "head.safetensors"
+    save_head(path, make_head())
+    path.write_bytes(rewritten(path.read_bytes(), lambda record, tensors: None))
+    assert same(load_head(path), make_head())
+    path.write_bytes(rewritten(path.read_bytes(), change))
+    with pytest.raises(QamroError, match="damaged or not a head file"):
+        load_head(path)
+
+
+def test_thousands_of_damaged_heads_are_refused_or_right(tmp_path):
+    path = tmp_path / "head.safetensors"
+    head = make_head()
+    save_head(path, head)
+    raw = path.read_bytes()
+    choose = random.Random(0)
+    refusals = []
+    for _ in range(3000):
+        damaged = bytearray(raw)
+        kind = choose.randrange(4)
+        if kind == 0:
+            damaged = damaged[: choose.randrange(len(raw))]
+        elif kind == 1:
+            for _ in range(choose.randrange(1, 9)):
+                damaged[choose.randrange(len(raw))] = choose.randrange(256)
+        elif kind == 2:
+            damaged[choose.randrange(len(raw))] ^= 1 << choose.randrange(8)
+        else:
+            start = choose.randrange(len(raw))
+            damaged[start:start] = choose.randbytes(choose.randrange(1, 64))
+        path.write_bytes(damaged)
+        try:
+            assert same(load_head(path), head)
+        except QamroError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 2900
+    assert not any("\n" in line for line in refusals)
+
+
+def test_saving_over_a_head_keeps_the_old_one_if_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "head.safetensors"
+    save_head(path, make_head())
+    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "no space")))
+    with pytest.raises(OSError, match="no space"):
+        save_head(path, replace(make_head(), feature="other"))
+    monkeypatch.undo()
+    assert load_head(path).feature == "embedding"
+    assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
+
+
+def test_a_clip_unlike_the_training_set_is_far():
+    rows = torch.randn(500, 8, generator=torch.Generator().manual_seed(1)) * 3 + 7
+    reference = reference_clips(rows)
+    new = torch.randn(200, 8, generator=torch.Generator().manual_seed(2)) * 3 + 7
+    assert reference.is_far(new).double().mean() < 0.06
+    assert reference.is_far(new + 60).all()
