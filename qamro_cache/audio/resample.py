@@ -1,0 +1,122 @@
+"""Change the sample rate of a stream, by the resampler that the identity names.
+
+Both give, block by block, what their library gives for the whole clip at once.
+"""
+
+import math
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from qamro_cache.audio.windows import Samples
+from qamro_cache.errors import ClipError, QamroError
+
+if TYPE_CHECKING:
+    pass
+
+#: Largest filter bank that torchaudio may build, in numbers: odd pairs of rates need huge ones.
+MAX_KERNEL = 50_000_000
+
+_QUALITIES = ("QQ", "LQ", "MQ", "HQ", "VHQ")
+
+
+class Resampler(Protocol):
+    """Takes mono samples at one rate in blocks, returns them at another."""
+
+    def push(self, samples: Samples, last: bool = False) -> Samples:
+        """Return what can be said so far; after ``last``, everything."""
+        ...
+
+
+class SameRate:
+    """Leaves samples as they are."""
+
+    def push(self, samples: Samples, last: bool = False) -> Samples:
+        """Return ``samples``."""
+        return samples
+
+
+class SoxrResampler:
+    """The SoX resampler library, as a stream."""
+
+    def __init__(self, quality: str, rate: int, to: int) -> None:
+        import soxr
+
+        self._stream: soxr.ResampleStream = soxr.ResampleStream(
+            rate, to, 1, dtype="float32", quality=quality
+        )
+
+    def push(self, samples: Samples, last: bool = False) -> Samples:
+        """Return the samples that left the filter."""
+        return np.asarray(self._stream.resample_chunk(samples, last=last), np.float32)
+
+
+class TorchaudioResampler:
+    """``torchaudio.functional.resample`` (windowed sinc), block by block with overlap.
+
+    A block is a whole number of the filter's periods, with enough context on both sides, so that
+    every output sample comes from the same products as in one call.
+    """
+
+    def __init__(self, width: int, rate: int, to: int) -> None:
+        common = math.gcd(rate, to)
+        self._rate, self._to = rate // common, to // common
+        self._width = width
+        # Half length of the filter in input samples, with torchaudio's default rolloff.
+        reach = math.ceil(width * self._rate / (min(self._rate, self._to) * 0.99))
+        if self._to * (2 * reach + self._rate) > MAX_KERNEL:
+            raise ClipError(
+                "unreadable", f"its rate of {rate} Hz cannot be changed to {to} Hz in fair memory"
+            )
+        self._context = math.ceil(reach / self._rate) + 1  # periods on either side
+        self._held: Samples = np.zeros(0, np.float32)
+        self._before = 0  # periods of left context at the head of what is held
+
+    def push(self, samples: Samples, last: bool = False) -> Samples:
+        """Return the samples whose whole filter span has arrived."""
+        self._held = np.concatenate([self._held, samples])
+        ready = len(self._held) // self._rate - self._before - self._context
+        if not last and ready < 1:
+            return np.zeros(0, np.float32)
+        if len(self._held) == 0:
+            return self._held
+        skip = self._before * self._to
+        if last:
+            return self._resample(self._held)[skip:]
+        out = self._resample(self._held[: (self._before + ready + self._context) * self._rate])
+        drop = max(0, self._before + ready - self._context)
+        self._held = self._held[drop * self._rate :]
+        self._before += ready - drop
+        return out[skip : skip + ready * self._to]
+
+    def _resample(self, samples: Samples) -> Samples:
+        import torch
+        import torchaudio
+
+        with torch.inference_mode():
+            out = torchaudio.functional.resample(
+                torch.from_numpy(samples),
+                self._rate,
+                self._to,
+                lowpass_filter_width=self._width,
+                resampling_method="sinc_interp_hann",
+            )
+        return np.asarray(out.numpy(), np.float32)
+
+
+def make_resampler(name: str, rate: int, to: int) -> Resampler:
+    """Return a resampler from ``rate`` to ``to`` Hz.
+
+    Args:
+        name: ``soxr-HQ`` (or QQ, LQ, MQ, VHQ) or ``torchaudio-sinc-hann-6`` (6: zero crossings on
+            either side of the filter's centre).
+        rate: of the file.
+        to: wanted.
+    """
+    library, _, quality = name.partition("-")
+    if library == "soxr" and quality in _QUALITIES:
+        return SameRate() if rate == to else SoxrResampler(quality, rate, to)
+    width = quality.removeprefix("sinc-hann-")
+    if library == "torchaudio" and quality.startswith("sinc-hann-") and width.isdecimal():
+        return SameRate() if rate == to else TorchaudioResampler(int(width), rate, to)
+    raise QamroError(f"no resampler {name!r}; there are soxr-HQ and torchaudio-sinc-hann-6")
