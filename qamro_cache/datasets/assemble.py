@@ -89,6 +89,7 @@ def labels_of_rows(
     axes: tuple[Axis, ...],
     scores: Sequence[npt.NDArray[np.float64]],
     raters: Text | None,
+    count: int = 0,
 ) -> Labels:
     """Labels from one score column an axis.
 
@@ -97,13 +98,14 @@ def labels_of_rows(
         axes: the A axes.
         scores: A arrays [R], NaN where a row says nothing about the axis.
         raters: [R] who rated in each row ("" where not known); None: a row is a clip's mean.
+        count: ratings behind such a mean; 0 where not known.
     """
     num_clips = len(rows.clips)
     if raters is None:
         mean = np.full((num_clips, len(axes)), np.nan)
         for index, score in enumerate(scores):
             mean[rows.code, index] = score
-        return labels_from_means(axes, mean)
+        return labels_from_means(axes, mean, count)
     rater, names = rater_codes(raters)
     parts = [np.flatnonzero(np.isfinite(score)) for score in scores]
     at = np.concatenate([*parts, np.zeros(0, np.intp)]).astype(np.intp)

@@ -68,6 +68,7 @@ def load_described(description: Description, data_dir: Path) -> Dataset:
             if part.optional and not part.audio_found.any():
                 notes.append(f"{part.file.name} is left out: none of its audio is on disk")
         parts = [part for part in parts if not part.optional or part.audio_found.any()]
+    parts = _without_repeats(parts)
     clips = pd.concat([part.clips for part in parts], ignore_index=True)
     again = clips["clip_id"].duplicated()
     if again.any():
@@ -77,6 +78,9 @@ def load_described(description: Description, data_dir: Path) -> Dataset:
     labels = concatenate_labels([part.labels for part in parts])
     labels, found = _join_ratings(description, data_dir, parts, labels)
     notes += found
+    if description.prompts and not (clips["prompt"] != "").any():
+        names = " or ".join(entry.path[0] for entry in description.prompts)
+        notes.append(f"no prompts: {names} is not in {data_dir}")
     dataset = Dataset(
         description.name,
         clips,
@@ -84,8 +88,26 @@ def load_described(description: Description, data_dir: Path) -> Dataset:
         licence=description.licence,
         notes=tuple(notes),
         system_scores=read_system_scores(description, data_dir),
+        published=description.published,
     )
     return _only_present(description, dataset, np.concatenate([p.audio_found for p in parts]))
+
+
+def _without_repeats(parts: list[_Part]) -> list[_Part]:
+    """Drop an optional list without scores whose clips another one lists with them.
+
+    A challenge first publishes the names of its evaluation clips, later their scores.
+    """
+    scored = {
+        name for part in parts if np.isfinite(part.labels.mean).any() for name in part.clips.clip_id
+    }
+    return [
+        part
+        for part in parts
+        if not part.optional
+        or np.isfinite(part.labels.mean).any()
+        or not set(part.clips.clip_id) <= scored
+    ]
 
 
 def _read_part(description: Description, table: Table, file: Path, data_dir: Path) -> _Part:
@@ -135,7 +157,7 @@ def _prompts(description: Description, columns: dict[str, Text], data_dir: Path)
         ]
         prompt = np.array(
             [
-                texts.get(key, old) if use else old
+                texts.get(key.removesuffix(".wav"), old) if use else old
                 for key, old, use in zip(keys, prompt, mine, strict=True)
             ],
             object,
@@ -157,7 +179,7 @@ def _prompt_texts(
             render("{" + entry.text + "}", rows.columns, str(file)),
             strict=True,
         ):
-            texts[key] = text.strip()
+            texts[key.removesuffix(".wav")] = text.strip()
     return texts
 
 

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qamro_cache.datasets.records import Axis
+from qamro_cache.datasets.records import Axis, Published
 from qamro_cache.errors import QamroError
 
 Record = TypeVar("Record")
@@ -40,6 +40,7 @@ class Table:
         score: the column of the score, where the row's axis is named by ``fields.axis``.
         counts: axis -> column with the number of ratings behind a mean.
         deviations: axis -> column with the deviation of the ratings behind a mean.
+        count: ratings behind every mean, where the release says so and has no column for it.
         raters: a row is one rating (known by a ``rater`` field, or by this).
     """
 
@@ -54,6 +55,7 @@ class Table:
     score: str = ""
     counts: Mapping[str, str] = field(default_factory=dict)
     deviations: Mapping[str, str] = field(default_factory=dict)
+    count: int = 0
     raters: bool = False
 
 
@@ -90,15 +92,6 @@ class SystemScores:
 
 
 @dataclass(frozen=True)
-class Expected:
-    """Published counts, checked on import. ``clips`` is by split; 0 or absent: not checked."""
-
-    clips: Mapping[str, int] = field(default_factory=dict)
-    systems: int = 0
-    ratings_a_clip: int = 0
-
-
-@dataclass(frozen=True)
 class Description:
     """A rated set on disk.
 
@@ -114,8 +107,7 @@ class Description:
         prompts: where prompts come from.
         system_scores: published system-level means.
         only_present: leave out groups (a value of ``fields.group``) without any audio on disk.
-        steps: axis -> grid of the scores.
-        expected: published counts.
+        published: counts and steps of the scores, to be checked.
         notes: facts every table must carry.
     """
 
@@ -130,8 +122,7 @@ class Description:
     prompts: tuple[Prompts, ...] = ()
     system_scores: SystemScores | None = None
     only_present: bool = False
-    steps: Mapping[str, float] = field(default_factory=dict)
-    expected: Expected = field(default_factory=Expected)
+    published: Published = field(default_factory=Published)
     notes: tuple[str, ...] = ()
 
 
@@ -165,8 +156,9 @@ def parse_description(record: Mapping[str, Any]) -> Description:
     if "system_scores" in record:
         entry = record["system_scores"]
         record["system_scores"] = _table(SystemScores, entry, "system_scores")
-    record["expected"] = _record(Expected, record.get("expected", {}), "expected")
-    made = _record(Description, {**record, "axes": tuple(axes), "steps": steps}, "the file")
+    published = {**record.get("published", {}), "steps": steps}
+    record["published"] = _record(Published, published, "published")
+    made = _record(Description, {**record, "axes": tuple(axes)}, "the file")
     if not made.clips:
         raise QamroError("no [[clips]] table; say which file lists the clips")
     known = {axis.name for axis in axes}

@@ -67,6 +67,23 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What is published about a set, to be checked on import; absent or 0: not checked.
+
+    Attributes:
+        clips: split -> number of clips.
+        systems: number of systems.
+        ratings_a_clip: ratings of each clip on each axis.
+        steps: axis -> the means are multiples of this from the axis' low end.
+    """
+
+    clips: Mapping[str, int] = field(default_factory=dict)
+    systems: int = 0
+    ratings_a_clip: int = 0
+    steps: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A rated set of clips.
 
@@ -79,6 +96,7 @@ class Dataset:
         notes: facts a table must carry (for example what the split shares), a line each.
         system_scores: published system-level truth, a score an axis (NaN: not published); empty
             where the mean over a system's clips is the truth.
+        published: what the loaded set is checked against.
     """
 
     name: str
@@ -88,6 +106,7 @@ class Dataset:
     licence: str = ""
     notes: tuple[str, ...] = field(default_factory=tuple)
     system_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    published: Published = field(default_factory=Published)
 
 
 def labels_from_means(

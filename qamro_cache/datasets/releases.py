@@ -144,7 +144,7 @@ def labels_of_table(
     nothing = np.full(len(rows.numbers), np.nan)
     scores = [_numbers(rows, name) if name else nothing for name in names]
     who = rows.columns.get("rater", np.full(len(nothing), "", object)) if raters else None
-    labels = labels_of_rows(listed, description.axes, scores, who)
+    labels = labels_of_rows(listed, description.axes, scores, who, table.count)
     if raters or not (table.counts or table.deviations):
         return labels
     counts, stderr = labels.count.copy(), labels.stderr.copy()
