@@ -225,8 +225,8 @@ def _array(
 
 
 def encode_text(values: Sequence[str] | pd.Series) -> Array:
-    """Return UTF-8 bytes of fixed length."""
-    encoded = [str(value).encode("utf-8") for value in values]
+    """Return UTF-8 bytes of fixed length; file names that are not UTF-8 keep their bytes."""
+    encoded = [str(value).encode("utf-8", "surrogateescape") for value in values]
     if any(b"\0" in value for value in encoded):
         raise QamroError("a name holds a NUL character, which cannot be stored")
     return np.array(encoded, f"S{max(map(len, encoded), default=0) or 1}")
@@ -234,10 +234,7 @@ def encode_text(values: Sequence[str] | pd.Series) -> Array:
 
 def decode_text(values: Array) -> list[str]:
     """Return the strings of fixed-length UTF-8 bytes."""
-    try:
-        return [value.decode("utf-8") for value in values.tolist()]
-    except UnicodeDecodeError as error:
-        raise QamroError(f"a name is not UTF-8 ({error.reason})") from error
+    return [value.decode("utf-8", "surrogateescape") for value in values.tolist()]
 
 
 def _encode_column(name: str, values: pd.Series) -> dict[str, Array]:

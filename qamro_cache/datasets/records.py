@@ -136,25 +136,27 @@ def labels_from_ratings(axes: tuple[Axis, ...], num_clips: int, ratings: Ratings
     )
 
 
-def select_clips(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:
-    """Keep the clips in ``rows``, in that order, ratings included."""
-    labels = dataset.labels
+def select_labels(labels: Labels, rows: npt.NDArray[np.int64]) -> Labels:
+    """Keep the labels of ``rows``, in that order, single ratings included."""
     ratings = labels.ratings
     if ratings is not None:
-        new_row = np.full(len(dataset.clips), -1, np.int32)
+        new_row = np.full(len(labels.mean), -1, np.int32)
         new_row[rows] = np.arange(len(rows), dtype=np.int32)
         keep = new_row[ratings.clip] >= 0
-        ratings = Ratings(
-            new_row[ratings.clip[keep]],
-            ratings.axis[keep],
-            ratings.rater[keep],
-            ratings.score[keep],
-            ratings.raters,
+        ratings = replace(
+            ratings,
+            clip=new_row[ratings.clip[keep]],
+            axis=ratings.axis[keep],
+            rater=ratings.rater[keep],
+            score=ratings.score[keep],
         )
+    return Labels(labels.axes, labels.mean[rows], labels.count[rows], labels.stderr[rows], ratings)
+
+
+def select_clips(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:
+    """Keep the clips in ``rows``, in that order, ratings included."""
     return replace(
         dataset,
         clips=dataset.clips.iloc[rows].reset_index(drop=True),
-        labels=Labels(
-            labels.axes, labels.mean[rows], labels.count[rows], labels.stderr[rows], ratings
-        ),
+        labels=select_labels(dataset.labels, rows),
     )

@@ -1,0 +1,119 @@
+"""The work folder beside the output: shards, a lock, and what an earlier run has left.
+
+``emb.h5.parts/`` holds ``part-NNNNNNNN-XXXXXXXX.h5``, cache files of whole units without labels.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from qamro_cache.cache.content import CacheContent, Header
+from qamro_cache.cache.merge import Source, open_source
+from qamro_cache.cache.writer import check_file, write_cache
+from qamro_cache.errors import QamroError
+
+logger = logging.getLogger("qamro_cache")
+
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+class WorkFolder:
+    """The shards of an unfinished extraction, owned by one process at a time.
+
+    The lock is the kernel's (flock), so it goes with the process, however that ends.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.path = out.with_name(out.name + ".parts")
+        self._lock = -1
+        self._next = 0
+        self._written: list[Path] = []
+
+    def __enter__(self) -> "WorkFolder":
+        lock = self.path / "lock"
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except FileNotFoundError:
+                continue  # another process has just finished and removed the folder
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                raise QamroError(
+                    f"another extraction is writing {self.out}; wait for it, "
+                    "or give this one another --out"
+                ) from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    os.close(handle)
+                    raise
+                logger.warning(
+                    "%s cannot be locked (%s); do not start a second extraction on this output",
+                    lock,
+                    os.strerror(error.errno),
+                )
+            # The folder may have been removed between opening and locking; then lock the new one.
+            if self._same_file(handle, lock):
+                self._lock = handle
+                break
+            os.close(handle)
+        for path in (*self.path.glob(".*.tmp"), *self.out.parent.glob(f".{self.out.name}.*.tmp")):
+            path.unlink(missing_ok=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with suppress(OSError):
+            # A run that has made nothing leaves nothing behind.
+            if not any(self.path.glob("part-*.h5")):
+                shutil.rmtree(self.path)
+        os.close(self._lock)
+
+    @staticmethod
+    def _same_file(handle: int, path: Path) -> bool:
+        try:
+            return os.path.samestat(os.fstat(handle), path.stat())
+        except FileNotFoundError:
+            return False
+
+    def parts(self) -> list[Source]:
+        """Open the shards, oldest first; a damaged one is set aside and its clips done again."""
+        sources = []
+        for path in sorted(self.path.glob("part-*.h5")):
+            self._next = max(self._next, int(path.name[5:13]) + 1)
+            try:
+                check_file(path)
+                sources.append(open_source(path))
+            except QamroError as error:
+                logger.warning("%s; its clips are extracted again", error)
+                path.replace(path.with_suffix(".damaged"))
+        return sources
+
+    def write(self, content: CacheContent, header: Header) -> None:
+        """Publish a shard."""
+        name = f"part-{self._next:08d}-{secrets.token_hex(4)}.h5"
+        self._next += 1
+        write_cache(self.path / name, content, header)
+        self._written.append(self.path / name)
+
+    def written(self) -> list[Source]:
+        """Open the shards of this run."""
+        return [open_source(path) for path in self._written]
+
+    def clear(self) -> None:
+        """Remove every shard, once the output holds their rows."""
+        for path in (*self.path.glob("part-*.h5"), *self.path.glob("part-*.damaged")):
+            path.unlink(missing_ok=True)

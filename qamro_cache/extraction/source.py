@@ -1,0 +1,47 @@
+"""The folder that the clips come from: a disk that vanishes is not a set of bad clips."""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from qamro_cache.errors import QamroError
+from qamro_cache.extraction.units import common_folder
+
+
+class SourceFolder:
+    """Watches the deepest folder that holds all clips.
+
+    Args:
+        paths: of the clips.
+
+    Raises:
+        QamroError: the folder is not there to begin with.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.folder = common_folder(paths)
+        self._device = self._look()
+        if self._device is None:
+            raise QamroError(
+                f"the clips' folder {self.folder} is missing, empty or cannot be read; "
+                "mend the path or mount the disk"
+            )
+
+    def check(self) -> None:
+        """Raise a QamroError if the folder is gone, or another disk is mounted there."""
+        if self._look() != self._device:
+            raise QamroError(
+                f"the clips' folder {self.folder} is gone; what is finished is kept: "
+                "when the folder is back, run the same command again"
+            )
+
+    def _look(self) -> int | None:
+        """Return the device of the folder; None if it is not there, or has nothing in it.
+
+        An unmounted disk leaves an empty folder behind.
+        """
+        with suppress(OSError), os.scandir(self.folder) as entries:
+            if next(entries, None) is not None:
+                return Path(self.folder).stat().st_dev
+        return None

@@ -1,0 +1,111 @@
+"""What an extraction has done so far, and how fast each stage was."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Stats:
+    """Counters of one run; every stage adds to them.
+
+    Attributes:
+        clips_total: clips of the dataset (or of this shard).
+        clips_reused: found done when the run started.
+        clips_done: finished by this run, failures included.
+        failures: of those, by status.
+        windows: encoded.
+        audio_seconds: decoded.
+        decode_seconds: of work, summed over the decoding threads.
+        encode_seconds: in the encoder.
+        wait_seconds: in which an encoder had no batch to work on.
+        write_seconds: of writing shards.
+        encoders: that work at once.
+        workers: decoding threads, of all encoders together.
+    """
+
+    clips_total: int = 0
+    clips_reused: int = 0
+    clips_done: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    windows: int = 0
+    audio_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    write_seconds: float = 0.0
+    encoders: int = 1
+    workers: int = 1
+    started: float = field(default_factory=time.monotonic)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
+    def add(self, **amounts: float) -> None:
+        """Add to counters, from any thread."""
+        with self._lock:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
+    def count_clip(self, status: str) -> None:
+        """Count one finished clip."""
+        with self._lock:
+            self.clips_done += 1
+            if status != "ok":
+                self.failures[status] = self.failures.get(status, 0) + 1
+
+    def merge(self, other: "Stats") -> None:
+        """Add the work of another process."""
+        with self._lock:
+            for name in ("windows", "audio_seconds", "decode_seconds", "encode_seconds"):
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+            self.wait_seconds += other.wait_seconds
+            self.clips_done += other.clips_done
+            for status, count in other.failures.items():
+                self.failures[status] = self.failures.get(status, 0) + count
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run started."""
+        return time.monotonic() - self.started
+
+    @property
+    def failed(self) -> int:
+        """Clips that failed in this run."""
+        return sum(self.failures.values())
+
+    @property
+    def clips_per_second(self) -> float:
+        """Finished clips a second of this run."""
+        return self.clips_done / max(self.elapsed, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate of the time left; None before the first clip."""
+        left = self.clips_total - self.clips_reused - self.clips_done
+        return left / self.clips_per_second if self.clips_done else None
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the time in which the encoders waited for audio, 0 to 1."""
+        busy = self.encode_seconds + self.wait_seconds
+        return self.wait_seconds / busy if busy > 0 else 0.0
+
+    def figures(self) -> dict[str, float]:
+        """Return the throughput of each stage, as the summary and ``--json`` show it."""
+        per = {
+            "decode_clips_per_second_per_worker": (self.clips_done, self.decode_seconds),
+            "encode_windows_per_second_per_encoder": (self.windows, self.encode_seconds),
+            "audio_seconds_per_second": (self.audio_seconds, self.elapsed),
+            "clips_per_second": (self.clips_done, self.elapsed),
+        }
+        figures = {name: amount / time if time else 0.0 for name, (amount, time) in per.items()}
+        return figures | {
+            "encoder_wait_share": self.wait_share,
+            "write_seconds": self.write_seconds,
+            "elapsed_seconds": self.elapsed,
+        }

@@ -1,0 +1,76 @@
+"""Units of work: so many clips of the manifest, in its order.
+
+Batches never cross a unit and a shard is a whole number of units, so what a clip is batched with
+does not depend on where an earlier run was stopped.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from qamro_cache.errors import QamroError
+
+#: Clips a unit.
+UNIT = 64
+
+
+@dataclass(frozen=True)
+class ClipJob:
+    """A clip to be encoded."""
+
+    clip_id: str
+    path: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Clips whose windows share batches.
+
+    Attributes:
+        index: place in the manifest, in units.
+        clips: those of its clips that are still to be done.
+    """
+
+    index: int
+    clips: tuple[ClipJob, ...]
+
+
+def plan_units(clips: pd.DataFrame, done: Collection[str], size: int = UNIT) -> list[Unit]:
+    """Cut a clip table into units and leave out the clips that are done."""
+    units = []
+    columns = (clips["clip_id"].tolist(), clips["path"].tolist(), clips["prompt"].tolist())
+    jobs = [ClipJob(*row) for row in zip(*columns, strict=True)]
+    for index in range(0, len(jobs), size):
+        todo = tuple(job for job in jobs[index : index + size] if job.clip_id not in done)
+        if todo:
+            units.append(Unit(index // size, todo))
+    return units
+
+
+def shard_rows(num_clips: int, shard: tuple[int, int], size: int = UNIT) -> tuple[int, int]:
+    """Return the first and last (exclusive) row of shard i of n: whole units, in order.
+
+    Raises:
+        QamroError: i is not in 1 to n.
+    """
+    index, count = shard
+    if not 1 <= index <= count:
+        raise QamroError(f"shard {index}/{count}: the first number goes from 1 to the second")
+    units = -(-num_clips // size)
+    first, last = units * (index - 1) // count, units * index // count
+    return min(first * size, num_clips), min(last * size, num_clips)
+
+
+def shard_path(out: Path, shard: tuple[int, int]) -> Path:
+    """Return the file of shard i of n, for example ``emb-00002-of-00008.h5``."""
+    return out.with_name(f"{out.stem}-{shard[0]:05d}-of-{shard[1]:05d}{out.suffix}")
+
+
+def common_folder(paths: Sequence[str]) -> Path:
+    """Return the deepest folder that holds all of the files."""
+    import os
+
+    return Path(os.path.commonpath([os.path.dirname(path) or "/" for path in paths]))  # noqa: PTH120
