@@ -89,6 +89,7 @@ def load_described(description: Description, data_dir: Path) -> Dataset:
         notes=tuple(notes),
         system_scores=read_system_scores(description, data_dir),
         published=description.published,
+        group_kind=description.group_kind,
     )
     return _only_present(description, dataset, np.concatenate([p.audio_found for p in parts]))
 

@@ -106,6 +106,7 @@ class Description:
         ratings: tables of single ratings for clips listed elsewhere (joined by ``fields.key``).
         prompts: where prompts come from.
         system_scores: published system-level means.
+        group_kind: what a group is, in a word.
         only_present: leave out groups (a value of ``fields.group``) without any audio on disk.
         published: counts and steps of the scores, to be checked.
         notes: facts every table must carry.
@@ -121,6 +122,7 @@ class Description:
     ratings: tuple[Table, ...] = ()
     prompts: tuple[Prompts, ...] = ()
     system_scores: SystemScores | None = None
+    group_kind: str = ""
     only_present: bool = False
     published: Published = field(default_factory=Published)
     notes: tuple[str, ...] = ()

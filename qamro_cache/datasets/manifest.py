@@ -47,7 +47,7 @@ def load_manifest(path: Path, data_dir: Path | None = None) -> Dataset:
         raise QamroError(f"{path}, row {row_numbers[no_path[0]]}: path is empty; name the file")
     names = [str(name) for name in frame.columns if name not in (*CLIP_COLUMNS, "rater")]
     scores = [numbers(frame, name, path) for name in names]
-    axes = tuple(_axis(name, score) for name, score in zip(names, scores, strict=True))
+    axes = tuple(guess_axis(name, score) for name, score in zip(names, scores, strict=True))
     labels = labels_of_rows(rows, axes, scores, raters)
     start = os.path.abspath(data_dir or path.parent)  # noqa: PTH100 - links stay as they are
     clips = rows.clips
@@ -60,8 +60,8 @@ def load_manifest(path: Path, data_dir: Path | None = None) -> Dataset:
     return Dataset(path.stem, clips, labels, notes=notes)
 
 
-def _axis(name: str, scores: npt.NDArray[np.float64]) -> Axis:
-    """Make an axis with the usual scale that holds all scores, or else their range."""
+def guess_axis(name: str, scores: npt.NDArray[np.float64]) -> Axis:
+    """Make an axis with the usual scale that holds all scores, or else with their range."""
     if not np.isfinite(scores).any():
         return Axis(name, *_SCALES[0])
     low, high = float(np.nanmin(scores)), float(np.nanmax(scores))

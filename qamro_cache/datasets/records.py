@@ -97,6 +97,8 @@ class Dataset:
         system_scores: published system-level truth, a score an axis (NaN: not published); empty
             where the mean over a system's clips is the truth.
         published: what the loaded set is checked against.
+        group_kind: what a group is, in a word (``prompt``, ``song``, ``speaker``); empty where not
+            known.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Dataset:
     notes: tuple[str, ...] = field(default_factory=tuple)
     system_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     published: Published = field(default_factory=Published)
+    group_kind: str = ""
 
 
 def labels_from_means(

@@ -1,0 +1,197 @@
+"""``answer.txt`` of the AudioMOS Challenge 2025: written, read, and checked against its list.
+
+Track 1: no header; ``id,overall,textual``, as the challenge's baseline writes it. Track 2: the
+header ``sample_id,PQ,PC,CE,CU`` and a row a clip, as published entries write it; the challenge's
+own description is not at hand, so a file without that header is read as well. Ids are without
+``.wav`` in both.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from qamro_cache.datasets.labels import id_stem
+from qamro_cache.datasets.tables import numbers, read_table, text
+from qamro_cache.errors import QamroError
+
+#: Track -> its axes in the order of the columns; the names are those of the datasets here.
+TRACK_AXES: dict[int, tuple[str, ...]] = {1: ("overall", "textual"), 2: ("PQ", "PC", "CE", "CU")}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Predictions for a challenge.
+
+    Attributes:
+        track: 1 or 2.
+        clip_ids: ids as written, without ``.wav``.
+        scores: [N, A] float64, columns ``TRACK_AXES[track]``.
+    """
+
+    track: int
+    clip_ids: tuple[str, ...]
+    scores: npt.NDArray[np.float64]
+
+
+def write_answer(
+    path: Path,
+    clip_ids: Sequence[str],
+    predictions: Mapping[str, npt.NDArray[np.float64]],
+    track: int,
+    listed: Sequence[str] | None = None,
+) -> None:
+    """Write an answer file.
+
+    Args:
+        path: usually ``answer.txt``.
+        clip_ids: [N] ids, with or without ``.wav``.
+        predictions: axis -> [N]; the axes of the track, others are not written.
+        track: 1 or 2.
+        listed: ids that the challenge asks for; rows are put in this order, clips that are not
+            asked for are left out. None: all clips in the order given.
+
+    Raises:
+        QamroError: a clip that is asked for has no prediction, an axis is missing, an id is there
+            twice or a prediction is not finite; nothing is written then.
+    """
+    if track not in TRACK_AXES:
+        raise QamroError(f"no track {track}; use 1 or 2")
+    absent = [axis for axis in TRACK_AXES[track] if axis not in predictions]
+    if absent:
+        raise QamroError(
+            f"{path}: no predictions for axis {absent[0]!r}, which track {track} asks for; "
+            f"train a head for it (there are: {', '.join(predictions)})"
+        )
+    ids = [id_stem(name) for name in clip_ids]
+    wanted = ids if listed is None else [id_stem(name) for name in listed]
+    row_of = {name: row for row, name in enumerate(ids)}
+    if len(row_of) < len(ids):
+        again = next(name for row, name in enumerate(ids) if row_of[name] != row)
+        raise QamroError(f"{path}: clip {again!r} has two predictions; keep one")
+    missing = [name for name in wanted if name not in row_of]
+    if missing:
+        raise QamroError(
+            f"{path}: {len(missing)} of {len(wanted)} listed clips have no prediction, the first "
+            f"is {missing[0]!r}; extract and predict them"
+        )
+    rows = [row_of[name] for name in wanted]
+    scores = np.stack([np.asarray(predictions[axis])[rows] for axis in TRACK_AXES[track]], axis=1)
+    answer = Answer(track, tuple(wanted), scores.astype(np.float64))
+    _check_finite(answer, path, 2 if track == 2 else 1)
+    lines = [
+        ",".join([name, *(repr(float(score)) for score in row)])
+        for name, row in zip(answer.clip_ids, answer.scores, strict=True)
+    ]
+    if track == 2:
+        lines.insert(0, ",".join(["sample_id", *TRACK_AXES[2]]))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+
+
+def read_answer(path: Path, listed: Sequence[str] | None = None) -> Answer:
+    """Read an answer file and check it.
+
+    Args:
+        path: 3 columns (track 1) or 5 (track 2), with or without a header.
+        listed: ids that the challenge asks for, in its order (``read_answer_list``).
+
+    Raises:
+        QamroError: one line with the row: another number of columns, an id that is empty, repeated,
+            missing, unknown or out of order, or a score that is not a finite number.
+    """
+    if not path.is_file():
+        raise QamroError(f"{path}: no such file; give the path of an answer.txt")
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = file.readline().rstrip("\r\n").split(",")
+    track = {len(axes) + 1: track for track, axes in TRACK_AXES.items()}.get(len(first))
+    if track is None:
+        raise QamroError(
+            f"{path}, row 1: {len(first)} columns; track 1 has 3 (id, overall, textual), "
+            "track 2 has 5 (id, PQ, PC, CE, CU)"
+        )
+    axes = TRACK_AXES[track]
+    has_header = not any(_is_number(cell) for cell in first[1:])
+    if has_header and tuple(cell.strip() for cell in first[1:]) != axes:
+        raise QamroError(
+            f"{path}, row 1: columns {', '.join(first[1:])}; track {track} wants {', '.join(axes)} "
+            "in this order"
+        )
+    frame = read_table(path, columns=None if has_header else ("id", *axes))
+    ids = tuple(id_stem(name) for name in text(frame, str(frame.columns[0])))
+    scores = np.stack([numbers(frame, axis, path) for axis in axes], axis=1)
+    answer = Answer(track, ids, scores)
+    rows = [int(number) for number in frame.index]
+    _check_finite(answer, path, *rows[:1])
+    _check_ids(answer, path, rows, listed)
+    return answer
+
+
+def read_answer_list(path: Path) -> list[str]:
+    """Read the ids that an answer is for: the first cell of every row of a challenge's list.
+
+    Works for ``eval_list.txt`` and for lists with scores; a header row that names its first column
+    ``sample_id`` or ``clip_id`` is skipped.
+    """
+    if not path.is_file():
+        raise QamroError(f"{path}: no such file; give the challenge's list of clips")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise QamroError(f"{path}: is not UTF-8; save it as UTF-8") from None
+    ids = [line.split(",")[0].strip() for line in lines if line.strip()]
+    if ids and ids[0] in ("sample_id", "clip_id"):
+        ids = ids[1:]
+    if not ids:
+        raise QamroError(f"{path}: lists no clips")
+    return [id_stem(name) for name in ids]
+
+
+def _check_finite(answer: Answer, path: Path, first_row: int = 1) -> None:
+    bad = np.argwhere(~np.isfinite(answer.scores))
+    if len(bad):
+        row, axis = (int(number) for number in bad[0])
+        raise QamroError(
+            f"{path}, row {row + first_row}: {TRACK_AXES[answer.track][axis]} of "
+            f"{answer.clip_ids[row]!r} is missing or not a finite number; predict it again"
+        )
+
+
+def _check_ids(
+    answer: Answer, path: Path, rows: Sequence[int], listed: Sequence[str] | None
+) -> None:
+    seen: dict[str, int] = {}
+    for row, name in zip(rows, answer.clip_ids, strict=True):
+        if not name:
+            raise QamroError(f"{path}, row {row}: the id is empty; write the clip's id there")
+        if name in seen:
+            raise QamroError(f"{path}, row {row}: {name!r} is already in row {seen[name]}")
+        seen[name] = row
+    if listed is None:
+        return
+    wanted = [id_stem(name) for name in listed]
+    known = set(wanted)
+    for name, row in seen.items():
+        if name not in known:
+            raise QamroError(f"{path}, row {row}: {name!r} is not in the list; remove the row")
+    missing = [name for name in wanted if name not in seen]
+    if missing:
+        raise QamroError(
+            f"{path}: {len(answer.clip_ids)} rows for {len(wanted)} listed clips; "
+            f"{missing[0]!r} is missing; add its row"
+        )
+    for row, name, expected in zip(rows, answer.clip_ids, wanted, strict=True):
+        if name != expected:
+            raise QamroError(
+                f"{path}, row {row}: {name!r} stands where the list has {expected!r}; "
+                "write the rows in the list's order"
+            )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,123 @@
+"""Labels for clips that exist already: another file's ratings on a cache's clips."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from qamro_cache.datasets.assemble import group_rows, labels_of_rows
+from qamro_cache.datasets.manifest import guess_axis
+from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Labels, Ratings
+from qamro_cache.datasets.tables import Text, numbers, read_table, text
+from qamro_cache.errors import QamroError
+
+logger = logging.getLogger("qamro_cache")
+
+_AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
+
+
+def load_labels(path: Path, clip_ids: Sequence[str], axes: tuple[Axis, ...] = ()) -> Labels:
+    """Read a label file and put it in the order of the clips of a cache.
+
+    Args:
+        path: a manifest, or less: ``clip_id``, optionally ``rater``, and one column an axis. Its
+            other known columns are not used. An id may be with or without ``.wav`` and the like.
+        clip_ids: [C] the clips that get labels; one that the file does not name gets none.
+        axes: axes known already; one of the same name keeps its scale if that holds the scores.
+
+    Returns:
+        Labels of C rows.
+
+    Raises:
+        QamroError: a file that is not of this form, or that names none of the clips.
+    """
+    frame = read_table(path)
+    if "clip_id" not in frame.columns:
+        there = ", ".join(map(str, frame.columns))
+        raise QamroError(f"{path}, row 1: there is no column 'clip_id' (columns: {there}); add it")
+    columns: dict[str, Text] = {"clip_id": text(frame, "clip_id")}
+    raters = text(frame, "rater") if "rater" in frame.columns else None
+    row_numbers = frame.index.to_numpy(dtype=np.int64)
+    rows = group_rows(columns, str(path), row_numbers, raters=raters is not None)
+    names = [str(name) for name in frame.columns if name not in (*CLIP_COLUMNS, "rater")]
+    if not names:
+        raise QamroError(f"{path}, row 1: there is no axis; add a column of scores")
+    scores = [numbers(frame, name, path) for name in names]
+    known = {axis.name: axis for axis in axes}
+    made = tuple(
+        _axis(known.get(name), guess_axis(name, score), score)
+        for name, score in zip(names, scores, strict=True)
+    )
+    labels = labels_of_rows(rows, made, scores, raters)
+    at = match_ids(list(rows.clips["clip_id"]), clip_ids)
+    if len(at) and (at < 0).all():
+        raise QamroError(
+            f"{path}: names none of the {len(clip_ids)} clips (the first here is "
+            f"{rows.clips['clip_id'].iloc[0] if len(rows.clips) else 'nothing'!r}, there "
+            f"{clip_ids[0]!r}); use the cache's clip ids"
+        )
+    if (at < 0).any():
+        logger.warning("%s: no labels for %d of %d clips", path, int((at < 0).sum()), len(at))
+    unused = len(rows.clips) - len(set(at[at >= 0].tolist()))
+    if unused:
+        logger.warning("%s: %d labelled clips are not in the cache", path, unused)
+    return take_labels(labels, at)
+
+
+def take_labels(labels: Labels, rows: npt.NDArray[np.int64]) -> Labels:
+    """Return the labels of ``rows`` in that order; -1 makes a row without labels."""
+    have = rows >= 0
+
+    def pick(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        taken = np.full((len(rows), values.shape[1]), np.nan)
+        taken[have] = values[rows[have]]
+        return taken
+
+    count = np.zeros((len(rows), labels.count.shape[1]), np.int32)
+    count[have] = labels.count[rows[have]]
+    ratings = labels.ratings
+    if ratings is not None:
+        new_row = np.full(len(labels.mean), -1, np.int32)
+        new_row[rows[have]] = np.flatnonzero(have).astype(np.int32)
+        keep = new_row[ratings.clip] >= 0
+        ratings = Ratings(
+            new_row[ratings.clip[keep]],
+            ratings.axis[keep],
+            ratings.rater[keep],
+            ratings.score[keep],
+            ratings.raters,
+        )
+    return Labels(labels.axes, pick(labels.mean), count, pick(labels.stderr), ratings)
+
+
+def match_ids(have: Sequence[str], want: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Find each of ``want`` in ``have``: exactly, else without an audio suffix; -1 if absent."""
+    exact = {name: row for row, name in enumerate(have)}
+    stems: dict[str, int] = {}
+    for row, name in enumerate(have):
+        stem = id_stem(name)
+        # Two ids that differ by their suffix alone are not to be confused.
+        stems[stem] = -1 if stem in stems else row
+    return np.array(
+        [exact[name] if name in exact else stems.get(id_stem(name), -1) for name in want],
+        np.int64,
+    ).reshape(len(want))
+
+
+def id_stem(name: str) -> str:
+    """Return a clip id without the suffix of an audio file."""
+    for suffix in _AUDIO:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def _axis(known: Axis | None, guessed: Axis, scores: npt.NDArray[np.float64]) -> Axis:
+    finite = scores[np.isfinite(scores)]
+    if known is None or (
+        len(finite) and not known.low <= finite.min() <= finite.max() <= known.high
+    ):
+        return guessed
+    return known

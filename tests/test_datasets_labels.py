@@ -1,0 +1,154 @@
+"""Labels from another file, and other panels of raters."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qamro_cache.datasets.labels import load_labels, match_ids
+from qamro_cache.datasets.raters import resample_ratings
+from qamro_cache.datasets.records import (
+    Axis,
+    Labels,
+    Ratings,
+    labels_from_means,
+    labels_from_ratings,
+)
+from qamro_cache.errors import QamroError
+
+
+def test_in_the_order_of_the_clips(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("clip_id,rater,q\nb,r1,4\na.wav,r1,1\nb,r2,2\nx,r1,5\n")
+    with caplog.at_level(logging.WARNING, "qamro_cache"):
+        labels = load_labels(path, ["a", "none", "b"], (Axis("q", 0, 10),))
+    assert labels.axes == (Axis("q", 0, 10),)
+    np.testing.assert_array_equal(labels.mean[:, 0], [1, np.nan, 3])
+    assert labels.count[:, 0].tolist() == [1, 0, 2]
+    assert labels.stderr[2, 0] == pytest.approx(1.0)
+    assert labels.ratings is not None
+    assert labels.ratings.clip.tolist() == [2, 0, 2]
+    assert "no labels for 1 of 3 clips" in caplog.text
+    assert "1 labelled clips are not in the cache" in caplog.text
+
+
+def test_a_scale_that_does_not_hold_the_scores_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("clip_id,q\na,55\nb,70\n")
+    assert load_labels(path, ["a", "b"], (Axis("q", 1, 5),)).axes == (Axis("q", 0, 100),)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("id,q\na,3\n", r"row 1: there is no column 'clip_id'"),
+        ("clip_id\na\n", r"row 1: there is no axis"),
+        ("clip_id,q\nx,3\n", r"names none of the 2 clips .*'x'.*'a'"),
+        ("clip_id,q\na,3\na,4\n", r"row 3: clip_id 'a' is already in row 2"),
+        ("clip_id,q\na,three\n", r"row 2: 'three' in column 'q'"),
+    ],
+)
+def test_one_line_errors(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(content)
+    with pytest.raises(QamroError, match=words):
+        load_labels(path, ["a", "b"])
+
+
+def test_ids_with_and_without_suffix() -> None:
+    assert match_ids(
+        ["a.wav", "b", "c.wav", "c.flac"], ["a", "b.wav", "c", "c.flac", "d"]
+    ).tolist() == [
+        0,
+        1,
+        -1,
+        3,
+        -1,
+    ]
+
+
+def panel(rows: list[tuple[int, int, int, float]], known: bool, clips: int = 4) -> Labels:
+    """Labels of (clip, axis, rater, score) rows."""
+    clip, axis, rater, score = (list(column) for column in zip(*rows, strict=True))
+    ratings = Ratings(
+        np.array(clip, np.int32),
+        np.array(axis, np.int16),
+        np.array(rater if known else [-1] * len(rows), np.int32),
+        np.array(score, np.float64),
+        tuple(f"r{i}" for i in range(6)) if known else (),
+    )
+    return labels_from_ratings((Axis("q", 0, 10), Axis("i", 0, 10)), clips, ratings)
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.integers(0, 3), st.integers(0, 1), st.integers(0, 5), st.integers(0, 10).map(float)
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=ROWS, number=st.integers(1, 6), seed=st.integers(0, 5))
+def test_resampled_panels(rows: list[tuple[int, int, int, float]], number: int, seed: int) -> None:
+    labels = panel(rows, known=True)
+    drawn = resample_ratings(labels, number, seed)
+    assert drawn.ratings is not None
+    kept = list(
+        zip(
+            drawn.ratings.clip.tolist(),
+            drawn.ratings.axis.tolist(),
+            drawn.ratings.rater.tolist(),
+            drawn.ratings.score.tolist(),
+            strict=True,
+        )
+    )
+    for clip in range(4):
+        people = {r for c, _, r, _ in rows if c == clip}
+        chosen = {r for c, _, r, _ in kept if c == clip}
+        assert chosen <= people
+        assert len(chosen) == min(number, len(people))
+        # A chosen rater brings everything that he said about the clip, replicates included.
+        mine = [row for row in rows if row[0] == clip and row[2] in chosen]
+        assert sorted(mine) == sorted(row for row in kept if row[0] == clip)
+        for axis in range(2):
+            scores = [s for c, a, _, s in mine if a == axis]
+            assert drawn.count[clip, axis] == len(scores)
+            if scores:
+                assert drawn.mean[clip, axis] == pytest.approx(np.mean(scores), abs=1e-12)
+            else:
+                assert np.isnan(drawn.mean[clip, axis])
+    more = resample_ratings(labels, number + 1, seed)
+    assert more.ratings is not None
+    assert (more.count >= drawn.count).all()
+    np.testing.assert_array_equal(resample_ratings(labels, number, seed).mean, drawn.mean)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=ROWS, number=st.integers(1, 6))
+def test_unknown_raters(rows: list[tuple[int, int, int, float]], number: int) -> None:
+    labels = panel(rows, known=False)
+    drawn = resample_ratings(labels, number, 1)
+    # Some axis may have fewer ratings than another; places stand for people.
+    assert (drawn.count <= np.minimum(labels.count, number)).all()
+    np.testing.assert_array_equal(drawn.count.max(axis=1) > 0, labels.count.max(axis=1) > 0)
+
+
+def test_every_rater_is_drawn_equally_often() -> None:
+    labels = panel([(0, 0, rater, float(rater)) for rater in range(5)], known=True)
+    means = [resample_ratings(labels, 1, seed).mean[0, 0] for seed in range(2000)]
+    counts = np.bincount(np.array(means, int), minlength=5)
+    # Each count is binomial(2000, 1/5): mean 400, deviation 17.9.
+    assert abs(counts - 400).max() < 5 * 17.9
+
+
+def test_means_alone_cannot_be_resampled() -> None:
+    labels = labels_from_means((Axis("q", 1, 5),), np.array([[3.0]]))
+    with pytest.raises(QamroError, match="needs single ratings"):
+        resample_ratings(labels, 2)
+    with pytest.raises(ValueError, match="num_raters must be at least 1, not 0"):
+        resample_ratings(labels, 0)
