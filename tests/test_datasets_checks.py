@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from qamro_cache.datasets.checks import check_dataset, report_tables
+from qamro_cache.datasets.checks import check_dataset
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset, Published
 from qamro_cache.datasets.registry import load_dataset
+from qamro_cache.datasets.report import report_tables
 
 
 def manifest(folder: Path, lines: list[str], audio: Mapping[str, bytes] | None = None) -> Dataset:

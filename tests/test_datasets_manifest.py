@@ -183,10 +183,11 @@ def test_a_million_rows_in_ten_seconds_and_a_gigabyte(tmp_path: Path) -> None:
     program = (
         "import resource, time; from pathlib import Path\n"
         "from qamro_cache.datasets.manifest import load_manifest\n"
-        f"start = time.perf_counter(); dataset = load_manifest(Path({str(path)!r}))\n"
-        "print(len(dataset.clips), time.perf_counter() - start,"
+        f"start = time.process_time(); dataset = load_manifest(Path({str(path)!r}))\n"
+        "print(len(dataset.clips), time.process_time() - start,"
         " resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
     )
+    # Processor time, so that a busy machine does not fail the test; one thread does it all.
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

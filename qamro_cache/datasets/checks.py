@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +18,6 @@ FEW_CLIPS = 10
 MANY_RATINGS = 10
 
 Problem = dict[str, str]
-
-
-class Table(NamedTuple):
-    """A table to print; the first ``left`` columns are text, the others numbers."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    left: int
-
-
 Mask = npt.NDArray[np.bool_]
 
 
@@ -82,59 +71,6 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
         "raters": _raters(dataset.labels),
         "problems": problems,
     }
-
-
-def report_tables(report: Mapping[str, Any]) -> list[Table]:
-    """Turn the report of ``check_dataset`` into tables of splits, axes and problems."""
-    name = report["dataset"] + (" (synthetic)" if report["synthetic"] else "")
-    splits = [
-        (
-            split or "(none)",
-            *(str(record[key]) for key in ("clips", "labelled", "missing_audio")),
-            *(str(record[key]) for key in ("systems", "groups", "prompts")),
-            *(_shares(record["shared"], key) for key in ("systems", "groups", "prompts", "audio")),
-        )
-        for split, record in report["splits"].items()
-    ]
-    axes = [
-        (
-            axis,
-            f"{record['low']:g} to {record['high']:g}",
-            *(_text(record[key]) for key in ("mean", "deviation", "min", "max")),
-            str(record["clips"]),
-            str(record["ratings"]),
-            _text(record["ratings_a_clip"]),
-            _text(record["stderr"]),
-        )
-        for axis, record in report["axes"].items()
-    ]
-    shared = tuple(f"shared {what}" for what in ("systems", "groups", "prompts", "audio"))
-    scores = ("mean", "deviation", "min", "max")
-    ratings = ("clips", "ratings", "a clip", "standard error")
-    return [
-        Table(
-            f"{name}: splits",
-            ("split", "clips", "labelled", "no audio", "systems", "groups", "prompts", *shared),
-            splits,
-            1,
-        ),
-        Table(f"{name}: axes", ("axis", "scale", *scores, *ratings), axes, 1),
-        Table(
-            f"{name}: problems",
-            ("problem", "what"),
-            [(problem["code"], problem["message"]) for problem in report["problems"]],
-            2,
-        ),
-    ]
-
-
-def _shares(shared: Mapping[str, Mapping[str, int]], key: str) -> str:
-    parts = [f"{counts[key]} with {split}" for split, counts in shared.items() if counts.get(key)]
-    return ", ".join(parts) or "-"
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
 
 
 def _number(value: float) -> float | None:
