@@ -1,7 +1,7 @@
 """What the commands share: one clear line for a user's mistake, tables, progress bars."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -72,3 +72,44 @@ def notices_to_stderr() -> None:
     logger = logging.getLogger("qamro_cache")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
+
+
+def show_scores(
+    title: str, models: Mapping[str, Mapping[str, Any]], ceiling: Mapping[str, float] | None
+) -> None:
+    """Print what `qamro_cache.evaluation.score.score` returned for each model, a level a row."""
+    rows = []
+    fitted = False
+    for model, scored in models.items():
+        for level, count in (("clip", "clips"), ("system", "systems")):
+            metrics = scored["metrics"]
+            if f"{level}_srcc" not in metrics:
+                continue
+            fitted |= f"{level}_mse_fit" in metrics
+            mse = metrics.get(f"{level}_mse") or metrics[f"{level}_mse_fit"]
+            others = [metrics.get(f"{level}_{name}") for name in ("lcc", "srcc", "ktau")]
+            srcc = metrics[f"{level}_srcc"]
+            rows.append(
+                [
+                    model,
+                    level,
+                    str(scored[count]),
+                    _number(mse["value"]),
+                    *(_number(metric["value"]) if metric else "" for metric in others),
+                    f"{_number(srcc['low'])} to {_number(srcc['high'])}",
+                    _number(srcc["spread"]),
+                ]
+            )
+    for name, value in (ceiling or {}).items():
+        level = name.partition("_")[0]
+        rows.append(["raters' ceiling", level, "", "", "", _number(value), "", "", ""])
+    mse_name = "MSE (fit)" if fitted else "MSE"
+    columns = ["", "level", "n", mse_name, "LCC", "SRCC", "KTAU", "SRCC, 95 %", "over seeds"]
+    show_table(columns, rows, title=title, left=2)
+
+
+def _number(value: float | None) -> str:
+    """Three decimals, one for large errors; - where there is none."""
+    if value is None or value != value:
+        return "-"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"

@@ -105,3 +105,11 @@ def test_tau_in_blocks_equals_scipys(monkeypatch):
     pred, target = generator.integers(0, 9, (2, 57)).astype(float)
     want = scipy.stats.kendalltau(pred, target).statistic
     assert ktau(torch.tensor(pred), torch.tensor(target)).item() == pytest.approx(want, abs=1e-14)
+
+
+def test_systems_of_equal_means_stay_tied_whatever_the_order_of_the_sum():
+    # 0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 in floating point.
+    values = torch.tensor([0.1, 0.2, 0.3, 0.3, 0.2, 0.1], dtype=torch.float64)
+    assert values[0] + values[1] + values[2] != values[3] + values[4] + values[5]
+    mean = system_means(values, torch.tensor([0, 0, 0, 1, 1, 1]), 2).mean
+    assert mean[0] == mean[1]

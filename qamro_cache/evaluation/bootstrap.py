@@ -37,7 +37,11 @@ def draw_clusters(num_clusters: int, resamples: int, seed: int = 0) -> npt.NDArr
 
 
 def resampled_metrics(
-    pred: Tensor, target: Tensor, cluster: Tensor, counts: Tensor
+    pred: Tensor,
+    target: Tensor,
+    cluster: Tensor,
+    counts: Tensor,
+    system_truth: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Clip- and system-level metrics of every resample.
 
@@ -46,6 +50,7 @@ def resampled_metrics(
         target: [N] labels.
         cluster: [N] int64, each clip's system.
         counts: [R, S] how often each system was drawn.
+        system_truth: [S] published system scores, see `true_system_scores`.
 
     Returns:
         ``clip_mse`` ... ``system_ktau``, each [K, R] float64. Clip-level tau is left out beyond
@@ -53,6 +58,7 @@ def resampled_metrics(
     """
     system_pred = system_means(pred, cluster, counts.shape[-1]).mean[:, None]
     system_target, clips = system_means(target, cluster, counts.shape[-1])
+    system_target = true_system_scores(system_target, system_truth)
     pred = pred[:, None]
     results: dict[str, list[Tensor]] = {}
     for chunk in torch.split(counts, _CHUNK):
@@ -82,6 +88,7 @@ def bootstrap_intervals(
     system: npt.NDArray[np.int64],
     *,
     minus: npt.NDArray[np.float64] | None = None,
+    system_truth: Tensor | None = None,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -95,6 +102,7 @@ def bootstrap_intervals(
         system: [N] each clip's system from 0; give every clip its own where there are none.
         minus: [J, N] predictions of another model: the intervals are those of the difference
             ``pred`` minus ``minus`` on the same resamples (paired).
+        system_truth: [S] published system scores, see `true_system_scores`.
         resamples: bootstrap draws.
         level: share of the resamples inside the interval.
         seed: of the draws.
@@ -103,12 +111,20 @@ def bootstrap_intervals(
     drawn = torch.as_tensor(draw_clusters(int(system.max()) + 1, resamples, seed))
     # The data as they are stand first: every system drawn once.
     counts = torch.cat([torch.ones_like(drawn[:1]), drawn])
-    figures = _seed_mean(torch.as_tensor(pred), t, s, counts)
+    figures = _seed_mean(torch.as_tensor(pred), t, s, counts, system_truth)
     if minus is not None:
-        other = _seed_mean(torch.as_tensor(minus), t, s, counts)
+        other = _seed_mean(torch.as_tensor(minus), t, s, counts, system_truth)
         figures = {name: figures[name] - other[name] for name in figures}
     return {name: interval(f[0].item(), f[1:], level) for name, f in figures.items()}
 
 
-def _seed_mean(pred: Tensor, target: Tensor, system: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    return {k: v.mean(0) for k, v in resampled_metrics(pred, target, system, counts).items()}
+def true_system_scores(means: Tensor, published: Tensor | None) -> Tensor:
+    """The systems' truth [S]: what was published, and where that is NaN the mean over the clips."""
+    return means if published is None else torch.where(published.isnan(), means, published)
+
+
+def _seed_mean(
+    pred: Tensor, target: Tensor, system: Tensor, counts: Tensor, truth: Tensor | None
+) -> dict[str, Tensor]:
+    figures = resampled_metrics(pred, target, system, counts, truth)
+    return {name: value.mean(0) for name, value in figures.items()}

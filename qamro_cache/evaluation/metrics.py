@@ -126,7 +126,10 @@ def system_means(
     zeros = values.new_zeros((*values.shape[:-1], num_systems))
     total = zeros.scatter_add(-1, index, torch.where(weights > 0, weights * values, 0.0))
     count = zeros.scatter_add(-1, index, weights)
-    return SystemMeans(torch.where(count > 0, total / count, 0.0), count)
+    # Ratings have few values, so systems often tie. Rounding undoes what the order of the sum did
+    # to the last bits: a tie by arithmetic is a tie for the ranks.
+    mean = torch.round(total / count, decimals=12)
+    return SystemMeans(torch.where(count > 0, mean, 0.0), count)
 
 
 def _prepare(pred: Tensor, target: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,12 +1,14 @@
 """The figures of one model on one axis: every metric with its counts, spread and interval."""
 
+import json
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from qamro_cache.evaluation.bootstrap import bootstrap_intervals
+from qamro_cache.evaluation.bootstrap import bootstrap_intervals, true_system_scores
 from qamro_cache.evaluation.metrics import METRICS, system_means
 
 Floats = npt.NDArray[np.float64]
@@ -17,6 +19,7 @@ def score(
     target: Floats,
     system: npt.NDArray[np.int64],
     *,
+    system_truth: Floats | None = None,
     same_scale: bool = True,
     resamples: int = 1000,
 ) -> dict[str, Any]:
@@ -26,6 +29,8 @@ def score(
         pred: [K, N] predictions; a clip with a NaN from any seed is left out of all.
         target: [N] labels; a clip with NaN is left out.
         system: [N] each clip's system, -1 for none.
+        system_truth: [S] published scores of the systems; where NaN (or not given) a system's truth
+            is the mean of its clips' labels, over the same clips as its prediction.
         same_scale: whether predictions are in the labels' units. Otherwise no MSE is given but
             ``mse_fit``, the error left after the best straight line (least squares).
         resamples: bootstrap draws of the intervals (0: none).
@@ -49,14 +54,19 @@ def score(
     }
     if len(target) == 0:
         return result
-    values = _figures(pred, target, system, same_scale)
-    ensemble = _figures(pred.mean(0, keepdims=True), target, system, same_scale)
+    truth = None if system_truth is None else torch.as_tensor(system_truth[systems])
+    values = _figures(pred, target, system, truth, same_scale)
+    ensemble = _figures(pred.mean(0, keepdims=True), target, system, truth, same_scale)
     intervals = {}
     if resamples:
         inside = system >= 0 if len(systems) else np.ones(len(target), bool)
         cluster = np.searchsorted(systems, system) if len(systems) else np.arange(len(target))
         intervals = bootstrap_intervals(
-            pred[:, inside], target[inside], cluster[inside], resamples=resamples
+            pred[:, inside],
+            target[inside],
+            cluster[inside],
+            system_truth=truth,
+            resamples=resamples,
         )
     for name, of_seeds in values.items():
         interval = intervals.get(name)
@@ -71,7 +81,11 @@ def score(
 
 
 def _figures(
-    pred: Floats, target: Floats, system: npt.NDArray[np.int64], same_scale: bool
+    pred: Floats,
+    target: Floats,
+    system: npt.NDArray[np.int64],
+    truth: torch.Tensor | None,
+    same_scale: bool,
 ) -> dict[str, Floats]:
     """Each metric of each seed: name -> [K]."""
     p, t = torch.as_tensor(pred), torch.as_tensor(target)
@@ -81,7 +95,7 @@ def _figures(
         names, index = np.unique(system[inside], return_inverse=True)
         place = torch.as_tensor(index)
         of_p = system_means(p[:, inside], place, len(names)).mean
-        of_t = system_means(t[inside], place, len(names)).mean
+        of_t = true_system_scores(system_means(t[inside], place, len(names)).mean, truth)
         figures |= _of_level("system", of_p, of_t, same_scale)
     return {name: value.numpy() for name, value in figures.items()}
 
@@ -96,3 +110,18 @@ def _of_level(
         # The squared error of the least-squares line is the variance that it does not explain.
         figures[f"{level}_mse_fit"] = variance * (1 - figures[f"{level}_lcc"] ** 2)
     return figures
+
+
+def json_text(record: Any) -> str:
+    """Indented JSON of a record; a figure that is undefined (NaN, infinite) becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    return json.dumps(plain(record), indent=2, ensure_ascii=False)

@@ -1,0 +1,73 @@
+"""``qamro-predict``: scores for new clips from a head file."""
+
+from pathlib import Path
+
+import click
+
+from .common import notices_to_stderr, one_line_errors, show_table
+
+File = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--head", type=File, required=True, help="head.safetensors of a qamro-train run.")
+@click.option("--cache", type=File, multiple=True, help="Embeddings of the clips; may repeat.")
+@click.option("--audio", type=File, help="A folder of audio (or one file), embedded on the fly.")
+@click.option("--checkpoint", default="", help="The encoder's weights, where --audio needs them.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--out", type=File, required=True, help="predictions.csv to write.")
+@click.option("--answer", type=File, help="Also write the AudioMOS challenge's answer.txt.")
+@click.option("--answer-list", type=File, help="The challenge's list of clips, for --answer.")
+@one_line_errors
+def main(
+    head: Path,
+    cache: tuple[Path, ...],
+    audio: Path | None,
+    checkpoint: str,
+    device: str,
+    out: Path,
+    answer: Path | None,
+    answer_list: Path | None,
+) -> None:
+    """Predict mean opinion scores with a trained head.
+
+    Clips come from a cache (--cache), or from a folder of audio (--audio), which is embedded with
+    the encoder that the head was trained on.
+    """
+    from qamro_cache.heads.file import load_head
+    from qamro_cache.heads.predict import predict, write_predictions
+
+    if bool(cache) == (audio is not None):
+        raise click.UsageError("name either --cache or --audio")
+    notices_to_stderr()
+    loaded = load_head(head)
+    table = predict(
+        loaded, cache=list(cache) or None, audio=audio, checkpoint=checkpoint, device=device
+    )
+    write_predictions(table, out)
+    rows = []
+    for axis, part in table.groupby("axis", sort=False):
+        known = part["prediction"].notna()
+        rows.append(
+            [
+                str(axis),
+                f"{known.sum()}",
+                f"{(~known).sum()}",
+                f"{part['prediction'].mean():.3f}",
+                f"{part['spread'].mean():.3f}",
+                f"{part['far'].sum()}",
+                str(part["scale"].iloc[0]),
+            ]
+        )
+    synthetic = " (trained on synthetic data)" if loaded.training.get("synthetic") else ""
+    show_table(
+        ["axis", "clips", "without", "mean", "seeds' spread", "far from training", "scale"],
+        rows,
+        title=f"predictions of {head}{synthetic}",
+    )
+    click.echo(f"wrote {out}", err=True)
+    if answer is not None:
+        from qamro_cache.heads.predict import write_answer_file
+
+        write_answer_file(table, answer, answer_list)
+        click.echo(f"wrote {answer}", err=True)

@@ -1,0 +1,164 @@
+"""`evaluate` and `qamro-evaluate` against scipy on the same files."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from click.testing import CliRunner
+from qamro_cache_cli.evaluate import main
+
+from qamro_cache.datasets.registry import load_dataset
+from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.evaluate import evaluate, read_predictions
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Predictions of two seeds for 40 clips of 8 systems, and labels in another order."""
+    rng = np.random.default_rng(0)
+    truth = pd.DataFrame(
+        {
+            "clip_id": [f"c{i:02}" for i in range(40)],
+            "system": [f"S{i % 8}" for i in range(40)],
+            "split": ["dev", "train"] * 20,
+            "quality": rng.integers(5, 26, 40) / 5,
+            "fit": rng.integers(0, 101, 40),
+        }
+    )
+    truth.sample(frac=1, random_state=1).to_csv(tmp_path / "labels.csv", index=False)
+    rows = [
+        {"clip_id": c, "axis": "quality", "seed": seed, "prediction": q + rng.normal()}
+        for seed in (0, 1)
+        for c, q in zip(truth["clip_id"], truth["quality"], strict=True)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "predictions.csv", index=False)
+    return tmp_path, truth
+
+
+def expected(predictions, target, name):
+    if name == "mse":
+        return np.mean((predictions - target) ** 2)
+    function = {"lcc": "pearsonr", "srcc": "spearmanr", "ktau": "kendalltau"}[name]
+    return getattr(scipy.stats, function)(predictions, target).statistic
+
+
+def test_figures_are_the_mean_over_seeds_on_both_levels(files):
+    folder, truth = files
+    scored = evaluate(folder / "predictions.csv", folder / "labels.csv", resamples=50)
+    scored = scored["axes"]["quality"]
+    table = pd.read_csv(folder / "predictions.csv").merge(truth, on="clip_id")
+    for name in ("mse", "lcc", "srcc", "ktau"):
+        clip = [expected(s["prediction"], s["quality"], name) for _, s in table.groupby("seed")]
+        assert scored["metrics"][f"clip_{name}"]["value"] == pytest.approx(np.mean(clip))
+        system = []
+        for _, seed in table.groupby("seed"):
+            means = seed.groupby("system")[["prediction", "quality"]].mean()
+            system.append(expected(means["prediction"], means["quality"], name))
+        assert scored["metrics"][f"system_{name}"]["value"] == pytest.approx(np.mean(system))
+    assert (scored["clips"], scored["systems"], scored["seeds"]) == (40, 8, 2)
+
+
+def test_a_split_leaves_the_other_clips_out(files):
+    folder, _ = files
+    result = evaluate(folder / "predictions.csv", folder / "labels.csv", split="dev", resamples=0)
+    assert result["axes"]["quality"]["clips"] == 20
+    assert (result["unpredicted"], result["unlabelled"]) == (0, 20)
+
+
+def test_another_axis_needs_a_map_and_gets_no_bare_mse(files):
+    folder, truth = files
+    predictions, labels = folder / "predictions.csv", folder / "labels.csv"
+    result = evaluate(predictions, labels, axis_map={"quality": "fit"}, resamples=0)
+    scored = result["axes"]["fit"]
+    assert scored["predicted_axis"] == "quality"
+    assert "clip_mse" not in scored["metrics"]
+    table = pd.read_csv(predictions).merge(truth, on="clip_id")
+    errors = []
+    for _, seed in table.groupby("seed"):
+        line = np.polyfit(seed["prediction"], seed["fit"], 1)
+        errors.append(np.mean((np.polyval(line, seed["prediction"]) - seed["fit"]) ** 2))
+    assert scored["metrics"]["clip_mse_fit"]["value"] == pytest.approx(np.mean(errors))
+
+
+def test_predictions_that_name_another_scale_get_no_bare_mse(files):
+    folder, _ = files
+    table = pd.read_csv(folder / "predictions.csv")
+    for scale, bare in (("1..5", True), ("0..100", False)):
+        table.assign(scale=scale).to_csv(folder / "scaled.csv", index=False)
+        result = evaluate(folder / "scaled.csv", folder / "labels.csv", resamples=0)
+        assert ("clip_mse" in result["axes"]["quality"]["metrics"]) == bare
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="axis"), "row 1: there is no column 'axis'"),
+        (lambda t: t.assign(axis="loudness"), r"its axes \(loudness\) are not those of the labels"),
+        (lambda t: t.assign(clip_id="x" + t["clip_id"]), "none of its clips is in the labels"),
+        (lambda t: t.assign(seed=0), "row 42: clip 'c00' has a prediction on 'quality' already"),
+        (lambda t: t.assign(prediction="good"), "row 2"),
+    ],
+)
+def test_a_bad_file_is_one_line(files, change, message):
+    folder, _ = files
+    change(pd.read_csv(folder / "predictions.csv")).to_csv(folder / "bad.csv", index=False)
+    with pytest.raises(QamroError, match=message) as caught:
+        evaluate(folder / "bad.csv", folder / "labels.csv")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_prints_a_table_or_json(files):
+    folder, _ = files
+    call = ["--predictions", str(folder / "predictions.csv"), "--labels"]
+    call.append(str(folder / "labels.csv"))
+    shown = CliRunner().invoke(main, call)
+    assert shown.exit_code == 0, shown.output
+    assert "SRCC" in shown.output
+    printed = CliRunner().invoke(main, [*call, "--json"])
+    figures = json.loads(printed.stdout)["axes"]["quality"]
+    assert figures["clips"] == 40
+    assert figures["ceiling"] is None
+
+
+def test_the_command_says_what_is_missing(files):
+    folder, _ = files
+    call = ["--predictions", str(folder / "none.csv"), "--labels", str(folder / "labels.csv")]
+    failed = CliRunner().invoke(main, call)
+    assert failed.exit_code == 1
+    assert failed.stderr.startswith("error: ")
+    assert failed.stderr.count("\n") == 1
+
+
+def test_a_random_answer_to_the_real_evaluation_set_scores_as_scipy_says(tmp_path, shared_data):
+    dataset = load_dataset("aes-natural", shared_data / "labels/aes")
+    test = dataset.clips["split"] == "test"
+    ids = dataset.clips["clip_id"][test].to_numpy()
+    systems = dataset.clips["system"][test].to_numpy()
+    rng = np.random.default_rng(0)
+    predicted = rng.uniform(0, 10, (len(ids), 4))
+    lines = ["sample_id,PQ,PC,CE,CU"]
+    lines += [
+        ",".join([i, *map(repr, map(float, row))]) for i, row in zip(ids, predicted, strict=True)
+    ]
+    (tmp_path / "answer.txt").write_text("\n".join(lines))
+    assert len(read_predictions(tmp_path / "answer.txt")) == 4 * 3060
+    result = evaluate(tmp_path / "answer.txt", dataset, split="test", resamples=0)
+    for column, axis in enumerate(("PQ", "PC", "CE", "CU")):
+        scored = result["axes"][axis]
+        assert (scored["clips"], scored["systems"]) == (3060, 36)
+        target = dataset.labels.mean[test.to_numpy(), dataset.labels.axis_index(axis)]
+        means = pd.DataFrame({"s": systems, "p": predicted[:, column], "t": target})
+        means = means.groupby("s").mean()
+        # Sums of whole ratings are exact, so systems of equal means are tied for scipy too.
+        sums = pd.Series(np.round(target * 10)).groupby(systems).sum()
+        means["t"] = sums / 850
+        for name in ("mse", "lcc", "srcc", "ktau"):
+            got = [scored["metrics"][f"{level}_{name}"]["value"] for level in ("clip", "system")]
+            want = [
+                expected(predicted[:, column], target, name),
+                expected(means["p"].to_numpy(), means["t"].to_numpy(), name),
+            ]
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
+    assert 0.5 < result["axes"]["PQ"]["ceiling"]["system_srcc"] <= 1

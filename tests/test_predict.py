@@ -1,0 +1,201 @@
+"""Predictions from a head file against torch.nn modules, clip by clip."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from qamro_cache.cache.content import CacheContent, Header, clip_table
+from qamro_cache.cache.reader import open_cache
+from qamro_cache.cache.writer import write_cache
+from qamro_cache.datasets.records import Axis, labels_from_means
+from qamro_cache.errors import QamroError
+from qamro_cache.heads.architectures import HeadSettings, init_params
+from qamro_cache.heads.file import AxisHead, Head
+from qamro_cache.heads.novelty import reference_clips
+from qamro_cache.heads.predict import predict
+from qamro_cache.identity import AudioPolicy, EncoderSpec, identity_of
+
+SPEC = EncoderSpec(
+    "fake", "1", AudioPolicy(16000, 16000, 16000), {"embedding": (6,)}, {"text": (3,)}
+)
+SETTINGS = HeadSettings(widths=(5,), activation="relu")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """Nine clips of one to three windows; clip 4 failed, clip 7 has no prompt."""
+    rng = np.random.default_rng(0)
+    counts = np.array([1, 2, 3, 1, 0, 2, 2, 1, 3])
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    columns = {
+        "clip_id": [f"c{i}" for i in range(9)],
+        "path": [f"/c{i}.wav" for i in range(9)],
+        "system": [f"S{i % 3}" for i in range(9)],
+        "group": "g",
+        "split": "",
+        "prompt": ["", *["hum", "drum"] * 4],
+        "status": ["ok"] * 9,
+        "reason": [""] * 9,
+    }
+    columns["prompt"][7] = ""
+    columns["status"][4], columns["reason"][4] = "empty", "no samples"
+    columns |= {"audio_sha256": "0" * 64, "duration": 1.0, "audio_bytes": 1, "audio_mtime_ns": 1}
+    content = CacheContent(
+        clips=clip_table(pd.DataFrame(columns)),
+        labels=labels_from_means((Axis("quality", 0, 100),), rng.uniform(0, 100, (9, 1))),
+        offsets=offsets,
+        weights=rng.uniform(0.1, 1, offsets[-1]).astype(np.float32),
+        starts=np.zeros(offsets[-1], np.int64),
+        features={"embedding": rng.normal(size=(offsets[-1], 6)).astype(np.float32)},
+        prompts=("drum", "hum"),
+        text_features={"text": rng.normal(size=(2, 3)).astype(np.float32)},
+    )
+    write_cache(tmp_path / "emb.h5", content, Header(identity_of(SPEC), "made up", True))
+    return open_cache(tmp_path / "emb.h5")
+
+
+def make_head(settings=SETTINGS, row=6, **changes):
+    rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
+    one = AxisHead(
+        Axis("quality", 0.0, 100.0),
+        (4, 5),
+        init_params(settings, (row,), [4, 5]),
+        label_mean=40.0,
+        label_scale=15.0,
+        centre=torch.linspace(-1, 1, row),
+        scale=torch.linspace(0.5, 2, row),
+    )
+    head = Head(
+        settings, (row,), "embedding", "", identity_of(SPEC), (one,), reference_clips(rows), {}
+    )
+    return replace(head, **changes)
+
+
+def by_modules(head, rows):
+    """Each member as torch modules: [members, C]."""
+    one = head.axes[0]
+    outputs = []
+    for member in range(len(one.seeds)):
+        first, last = torch.nn.Linear(rows.shape[1], 5), torch.nn.Linear(5, 1)
+        with torch.no_grad():
+            for layer, name in ((first, "0"), (last, "output")):
+                layer.weight.copy_(one.params[f"{name}.weight"][member].T)
+                layer.bias.copy_(one.params[f"{name}.bias"][member])
+            net = torch.nn.Sequential(first, torch.nn.ReLU(), last)
+            outputs.append(40 + 15 * net((rows - one.centre) / one.scale)[:, 0])
+    return torch.stack(outputs).numpy()
+
+
+def pooled(cache):
+    windows, offsets, weights = cache.read("embedding")
+    rows = []
+    for start, stop in itertools.pairwise(offsets):
+        w = weights[start:stop, None]
+        rows.append((windows[start:stop] * w).sum(0) / w.sum())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("windows_at_once", [1, 4, 8192])
+def test_members_are_averaged_in_the_axis_units(cache, monkeypatch, windows_at_once):
+    monkeypatch.setattr("qamro_cache.heads.predict._WINDOWS", windows_at_once)
+    head = make_head()
+    table = predict(head, cache=cache)
+    members = by_modules(head, pooled(cache))
+    used = np.arange(9) != 4
+    np.testing.assert_allclose(table["prediction"][used], members.mean(0)[used], rtol=1e-5)
+    np.testing.assert_allclose(table["spread"][used], members.std(0, ddof=1)[used], rtol=1e-4)
+    np.testing.assert_array_equal(table["target"], cache.labels.mean[:, 0])
+    assert table["scale"].unique().tolist() == ["0..100"]
+
+
+def test_a_failed_clip_keeps_its_row_and_reason(cache):
+    row = predict(make_head(), cache=cache).iloc[4]
+    assert np.isnan(row["prediction"])
+    assert (row["clip_id"], row["reason"]) == ("c4", "no samples")
+
+
+def test_a_head_on_audio_and_prompt(cache):
+    settings = replace(SETTINGS, inputs="concat")
+    head = make_head(settings, 9, text_feature="text")
+    table = predict(head, cache=cache)
+    text = cache.read_text("text")
+    rows = torch.cat([pooled(cache), text.embeddings[text.index]], 1)
+    used = ~np.isin(np.arange(9), [0, 4, 7])
+    np.testing.assert_allclose(
+        table["prediction"][used], by_modules(head, rows).mean(0)[used], rtol=1e-5
+    )
+    assert table["reason"].tolist() == [
+        "no prompt",
+        *[""] * 3,
+        "no samples",
+        "",
+        "",
+        "no prompt",
+        "",
+    ]
+    assert table["prediction"].isna().sum() == 3
+
+
+def test_embeddings_of_another_encoder_are_refused(cache):
+    other = identity_of(replace(SPEC, version="2", checkpoint_sha256="ab", precision="tf32"))
+    with pytest.raises(
+        QamroError, match=r"checkpoint_sha256: 'ab' here, '' there; .* \(and 1 more\)"
+    ):
+        predict(make_head(identity=other), cache=cache)
+
+
+def test_a_cache_without_the_feature_is_refused(cache):
+    with pytest.raises(QamroError, match="takes the feature 'layers'; the cache has: embedding"):
+        predict(make_head(feature="layers"), cache=cache)
+
+
+def test_a_clip_unlike_the_training_set_is_marked(cache):
+    assert not predict(make_head(), cache=cache)["far"].any()
+    near = make_head()
+    reference = replace(near.reference, centre=near.reference.centre + 50)
+    table = predict(replace(near, reference=reference), cache=cache)
+    assert table["far"].tolist() == [True] * 4 + [False] + [True] * 4
+
+
+def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    from qamro_cache.datasets.manifest import load_manifest
+    from qamro_cache.encoders.registry import load_encoder
+    from qamro_cache.extraction.extract import extract
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "audio" / "deep"
+    folder.mkdir(parents=True)
+    for name in ("a.wav", "b.flac"):
+        soundfile.write(folder / name, rng.uniform(-0.5, 0.5, 16000), 16000)
+    (folder / "broken.wav").write_text("this is no sound")
+    manifest = tmp_path / "clips.csv"
+    manifest.write_text("clip_id,path\n1,audio/deep/a.wav\n2,audio/deep/b.flac\n")
+    encoder = load_encoder("mel")
+    extract(load_manifest(manifest), tmp_path / "emb.h5", encoder)
+    name, (width,) = next(iter(encoder.spec.features.items()))
+    one = replace(
+        make_head().axes[0],
+        params=init_params(SETTINGS, (width,), [4, 5]),
+        centre=torch.zeros(width),
+        scale=torch.ones(width),
+    )
+    head = make_head(feature=name, row=width, identity=identity_of(encoder.spec), axes=(one,))
+    rows = torch.randn(30, width, generator=torch.Generator().manual_seed(0))
+    head = replace(head, reference=reference_clips(rows))
+    table = predict(head, audio=tmp_path / "audio")
+    assert table["clip_id"].tolist() == ["deep/a.wav", "deep/b.flac", "deep/broken.wav"]
+    from_cache = predict(head, cache=tmp_path / "emb.h5")
+    np.testing.assert_array_equal(table["prediction"][:2], from_cache["prediction"])
+    assert np.isnan(table["prediction"][2])
+    assert table["reason"][2]
+
+
+def test_a_folder_without_audio_says_so(tmp_path):
+    (tmp_path / "notes.txt").write_text("no sound")
+    with pytest.raises(QamroError, match="no audio file there"):
+        predict(make_head(), audio=tmp_path)
