@@ -97,6 +97,11 @@ class Cache:
             f"encoder {self.identity.get('name')}, features {self.features})"
         )
 
+    @property
+    def num_windows(self) -> int:
+        """Windows of all clips."""
+        return sum(len(part.weights) for part in self._parts)
+
     def read(self, name: str = "", device: str = "cpu") -> WindowFeatures:
         """Read one feature of every window into one tensor, checksum verified.
 

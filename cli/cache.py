@@ -1,0 +1,98 @@
+"""qamro-cache: look at cache files, verify and join them."""
+
+import json
+from pathlib import Path
+
+import click
+
+from .common import notices_to_stderr, one_line_errors, printable, show_table
+
+_FILES = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group()
+def main() -> None:
+    """Look at cache files, verify and join them."""
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=_FILES)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@one_line_errors
+def info(files: tuple[Path, ...], as_json: bool) -> None:
+    """Show what one cache holds, in one file or several."""
+    notices_to_stderr()
+    from qamro_cache.cache.reader import open_cache
+
+    cache = open_cache(list(files))
+    labels = cache.labels
+    status = cache.clips["status"]
+    record = {
+        "files": [str(path) for path in cache.paths],
+        "bytes": sum(path.stat().st_size for path in cache.paths),
+        "dataset": cache.dataset,
+        "synthetic": cache.synthetic,
+        "clips": len(cache.clips),
+        "status": {str(code): int(count) for code, count in status.value_counts().items()},
+        "systems": int(cache.clips["system"].nunique()),
+        "splits": {
+            str(name): int(count) for name, count in cache.clips["split"].value_counts().items()
+        },
+        "windows": cache.num_windows,
+        "hours": float(cache.clips["duration"].sum() / 3600),
+        "features": {name: list(shape) for name, shape in cache.features.items()},
+        "text_features": {name: list(shape) for name, shape in cache.text_features.items()},
+        "axes": {
+            axis.name: {
+                "low": axis.low,
+                "high": axis.high,
+                "rated_clips": int((labels.mean[:, index] == labels.mean[:, index]).sum()),
+            }
+            for index, axis in enumerate(labels.axes)
+        },
+        "ratings": 0 if labels.ratings is None else len(labels.ratings.score),
+        "identity_sha256": cache.identity_sha256,
+        "identity": cache.identity,
+        "provenance": cache.provenance,
+    }
+    if as_json:
+        click.echo(json.dumps(record, indent=2))
+        return
+    plain = {
+        key: json.dumps(value) if isinstance(value, dict | list) else str(value)
+        for key, value in record.items()
+        if key not in ("identity", "provenance")
+    }
+    plain |= {f"identity.{key}": json.dumps(value) for key, value in cache.identity.items()}
+    plain |= {f"provenance.{key}": json.dumps(value) for key, value in cache.provenance.items()}
+    kind = "synthetic: clips or ratings were made by a program" if cache.synthetic else ""
+    show_table(("", ""), plain.items(), title=kind, left=2)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=_FILES)
+@one_line_errors
+def verify(files: tuple[Path, ...]) -> None:
+    """Read files in full: checksums, shapes, offsets, identity, finite numbers."""
+    notices_to_stderr()
+    from qamro_cache.cache.verify import verify_cache
+
+    for path in files:
+        found = verify_cache(path)
+        click.echo(
+            f"{printable(str(path))}: good: {found['clips']} clips ({found['failed']} failed), "
+            f"{found['windows']} windows, {found['arrays']} arrays, {found['bytes']} bytes"
+        )
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=_FILES)
+@click.option("--out", required=True, type=_FILES, help="Cache file to make.")
+@one_line_errors
+def merge(files: tuple[Path, ...], out: Path) -> None:
+    """Join files of one identity, in the order given (a run's shards by their numbers)."""
+    notices_to_stderr()
+    from qamro_cache.cache.merge import merge_caches
+
+    count = merge_caches(files, out)
+    click.echo(f"{printable(str(out))}: {count} clips of {len(files)} files")

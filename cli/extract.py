@@ -1,0 +1,303 @@
+"""qamro-extract: audio, prompts and ratings to a cache."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import notices_to_stderr, one_line_errors, printable, show_table
+
+if TYPE_CHECKING:
+    from qamro_cache.datasets.records import Dataset
+    from qamro_cache.encoders.protocol import EncoderOptions
+    from qamro_cache.extraction.extract import Summary
+
+_NO_FAILURES_SHOWN = 10
+
+
+def _shard(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """Read ``i/n``, counted from 1."""
+    if value is None:
+        return None
+    index, _, count = value.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise click.BadParameter(f"{value!r} is not i/n with i from 1 to n, for example 3/8")
+    return int(index), int(count)
+
+
+@click.command()
+@click.option("--dataset", metavar="NAME", help="A known set (demo, ...) or a description (.toml).")
+@click.option(
+    "--manifest",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Your own clips: a CSV with clip_id, path and, if known, system, group, prompt, split, "
+    "rater and a column an axis.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the set's release, or that a manifest's paths start from.",
+)
+@click.option("--encoder", metavar="NAME", help="See --list-encoders; demo uses distillmos.")
+@click.option("--checkpoint", default="", help="The encoder's weights, a file or a folder.")
+@click.option("--tokenizer", default="", help="Folder of the text tower's tokenizer.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Cache file to make.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    callback=_shard,
+    help="Only the I-th of N parts; then qamro-cache merge.",
+)
+@click.option("--device", default="", help="Torch device; default: a GPU if there is one.")
+@click.option("--batch-size", default=32, show_default=True, help="Most windows a batch.")
+@click.option("--workers", default=0, help="Decoding threads; default: one a processor.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Type in which features are stored.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "tf32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="What the encoder computes in.",
+)
+@click.option(
+    "--rate-policy",
+    type=click.Choice(["resample", "as-is"]),
+    default="resample",
+    show_default=True,
+    help="as-is feeds samples of any rate unchanged, as some published code does.",
+)
+@click.option("--allow-pickle", is_flag=True, help="Load checkpoints that can run code.")
+@click.option(
+    "--max-failures", default=0, show_default=True, help="Failed clips beyond which to exit with 3."
+)
+@click.option("--retry-failed", is_flag=True, help="Try clips again that failed before.")
+@click.option("--dry-run", is_flag=True, help="Only check the set; no encoder, no output.")
+@click.option("--list-encoders", is_flag=True, help="Show the encoders and what they lack.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@one_line_errors
+def main(
+    dataset: str | None,
+    manifest: Path | None,
+    data_dir: Path | None,
+    encoder: str | None,
+    checkpoint: str,
+    tokenizer: str,
+    out: Path | None,
+    shard: tuple[int, int] | None,
+    device: str,
+    batch_size: int,
+    workers: int,
+    dtype: str,
+    precision: str,
+    rate_policy: str,
+    allow_pickle: bool,
+    max_failures: int,
+    retry_failed: bool,
+    dry_run: bool,
+    list_encoders: bool,
+    as_json: bool,
+) -> None:
+    """Encode every clip of a set once, into one cache file.
+
+    Stopped at any moment, the same command goes on where it was. Exit code 3: the cache is
+    complete and usable, but more clips failed than --max-failures allows.
+    """
+    notices_to_stderr()
+    from qamro_cache.encoders.protocol import EncoderOptions
+
+    options = EncoderOptions(checkpoint, tokenizer, precision, rate_policy, allow_pickle)
+    if list_encoders:
+        _show_encoders(options, as_json)
+        return
+    if (dataset is None) == (manifest is None):
+        raise click.UsageError("give either --dataset NAME or --manifest FILE")
+    if encoder is None and dataset == "demo":
+        encoder = "distillmos"
+    if not dry_run and (out is None or encoder is None):
+        raise click.UsageError("give --out FILE and --encoder NAME (--list-encoders shows them)")
+    if batch_size < 1 or workers < 0 or max_failures < 0:
+        raise click.UsageError("--batch-size starts at 1, --workers and --max-failures at 0")
+    rated = _load(dataset, manifest, data_dir)
+    if dry_run:
+        _show_checks(rated, as_json)
+        return
+    assert out is not None
+    assert encoder is not None
+    signal.signal(signal.SIGTERM, _stop)
+    from qamro_cache.encoders.registry import load_encoder
+    from qamro_cache.extraction.extract import extract
+
+    device = device or _default_device()
+    with _Bar() as bar:
+        summary = extract(
+            rated,
+            out,
+            load_encoder(encoder, options, device),
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            dtype=dtype,
+            shard=shard,
+            retry_failed=retry_failed,
+            progress=bar.show,
+        )
+    _show_summary(summary, rated.synthetic, as_json)
+    if summary.failures > max_failures:
+        click.echo(
+            f"{summary.failures} clips failed, more than --max-failures {max_failures}; "
+            f"{summary.out} is complete and holds the other {summary.ok}",
+            err=True,
+        )
+        sys.exit(3)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # A batch system's polite request to end is treated as Ctrl-C: finished clips are kept.
+    raise KeyboardInterrupt
+
+
+def _load(dataset: str | None, manifest: Path | None, data_dir: Path | None) -> "Dataset":
+    if manifest is not None:
+        from qamro_cache.datasets.manifest import load_manifest
+
+        return load_manifest(manifest, data_dir)
+    from qamro_cache.datasets.registry import load_dataset
+
+    return load_dataset(dataset or "", data_dir)
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _show_encoders(options: "EncoderOptions", as_json: bool) -> None:
+    from qamro_cache.encoders.registry import list_encoders
+
+    rows = []
+    for info in list_encoders():
+        missing = list(info.missing("", options))
+        rows.append((info.name, info.summary, info.dims, info.source, info.licence, missing))
+    if as_json:
+        names = ("name", "summary", "features", "source", "licence", "missing")
+        click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2))
+        return
+    show_table(
+        ("encoder", "what", "features", "source", "licence", "missing"),
+        [(*row[:5], "; ".join(row[5]) or "nothing") for row in rows],
+        left=6,
+    )
+
+
+def _show_checks(rated: "Dataset", as_json: bool) -> None:
+    from qamro_cache.datasets.checks import check_dataset, report_tables
+
+    report = check_dataset(rated)
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+        return
+    for table in report_tables(report):
+        show_table(table.columns, table.rows, title=table.title, left=table.left)
+
+
+def _show_summary(summary: "Summary", synthetic: bool, as_json: bool) -> None:
+    from qamro_cache.cache.reader import open_cache
+
+    cache = open_cache(summary.out)
+    failed = cache.clips[cache.clips["status"] != "ok"]
+    if as_json:
+        columns = ["clip_id", "status", "reason"]
+        record = summary.record() | {
+            "synthetic": synthetic,
+            "identity_sha256": cache.identity_sha256,
+            "failed_clips": failed[columns].to_dict("records"),
+        }
+        click.echo(json.dumps(record, indent=2))
+        return
+    for row in failed[["clip_id", "status", "reason"]].head(_NO_FAILURES_SHOWN).to_numpy():
+        click.echo(
+            f"failed: {printable(str(row[0]))}: {row[1]}: {printable(str(row[2]))}", err=True
+        )
+    if len(failed) > _NO_FAILURES_SHOWN:
+        click.echo(f"failed: and {len(failed) - _NO_FAILURES_SHOWN} more", err=True)
+    stats = summary.stats
+    figures = stats.figures()
+    kind = "synthetic " if synthetic else ""
+    click.echo(
+        f"{summary.out}: {summary.ok} {kind}clips, {summary.failures} failed, "
+        f"{summary.windows} windows"
+    )
+    if stats.clips_done:
+        click.echo(
+            f"{stats.clips_done} clips in {stats.elapsed:.1f} s ({stats.clips_per_second:.1f}/s), "
+            f"{stats.clips_reused} were there; decoding "
+            f"{figures['decode_clips_per_second_per_worker']:.1f} clips/s on each of "
+            f"{stats.workers} threads, encoder "
+            f"{figures['encode_windows_per_second_per_encoder']:.1f} windows/s, waiting for audio "
+            f"{100 * stats.wait_share:.0f} % of its time"
+        )
+
+
+class _Bar:
+    """A progress bar on stderr; plain lines now and then where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("clips"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task: Any = None
+        self._last = 0.0
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def show(self, stats: Any) -> None:
+        """Show where the run is."""
+        done = stats.clips_reused + stats.clips_done
+        left = stats.seconds_left
+        note = (
+            f"{stats.clips_per_second:.1f} clips/s, {stats.failed} failed, "
+            f"encoder waits {100 * stats.wait_share:.0f} %, "
+            f"{'' if left is None else _duration(left) + ' left'}"
+        )
+        if self._progress.disable:
+            # Once a minute in a log file.
+            if stats.elapsed - self._last > 60:
+                self._last = stats.elapsed
+                click.echo(f"{done}/{stats.clips_total} clips: {note}", err=True)
+            return
+        if self._task is None:
+            self._task = self._progress.add_task("", total=stats.clips_total, note=note)
+        self._progress.update(self._task, completed=done, note=note)
+
+
+def _duration(seconds: float) -> str:
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{whole:02d}" if hours else f"{minutes}:{whole:02d}"

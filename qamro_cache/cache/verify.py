@@ -1,0 +1,49 @@
+"""Verify a cache: every checksum, every fit, every number finite."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from qamro_cache.cache.container import BLOCK, Container
+from qamro_cache.cache.merge import open_source
+from qamro_cache.errors import QamroError
+
+
+def verify_cache(path: Path) -> dict[str, int]:
+    """Read a file in full.
+
+    Checked are: that it is a cache of this format and nothing else is in it; identity and its
+    hash; every array's checksum; that clips, windows, prompts, labels and features fit each
+    other; and that every feature is finite.
+
+    Returns:
+        Counts: clips, failed, windows, prompts, arrays, bytes.
+
+    Raises:
+        QamroError: the first thing that is wrong.
+    """
+    source = open_source(path)
+    container = source.container
+    for name in container.extents:
+        if name.startswith(("features/", "text_features/")):
+            for values in _values(container, name):
+                if not np.isfinite(values).all():
+                    raise QamroError(f"{path}: /{name} holds NaN or infinite values")
+        else:
+            container.check(name)
+    clips = source.content.clips
+    return {
+        "clips": len(clips),
+        "failed": int((clips["status"] != "ok").sum()),
+        "windows": len(source.content.weights),
+        "prompts": len(source.content.prompts),
+        "arrays": len(container.extents),
+        "bytes": container.stamp[2],
+    }
+
+
+def _values(container: Container, name: str) -> Iterator[np.ndarray]:  # type: ignore[type-arg]
+    dtype = container.extents[name].dtype
+    for piece in container.pieces(name, BLOCK):
+        yield piece.view(dtype)
