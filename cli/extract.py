@@ -203,7 +203,8 @@ def _show_encoders(options: "EncoderOptions", as_json: bool) -> None:
 
 
 def _show_checks(rated: "Dataset", as_json: bool) -> None:
-    from qamro_cache.datasets.checks import check_dataset, report_tables
+    from qamro_cache.datasets.checks import check_dataset
+    from qamro_cache.datasets.report import report_tables
 
     report = check_dataset(rated)
     if as_json:
