@@ -1,13 +1,12 @@
 """Datasets by name, descriptions and plug-ins."""
 
-from importlib.metadata import EntryPoint, EntryPoints
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from qamro_cache.datasets import registry
 from qamro_cache.datasets.registry import list_datasets, load_dataset
 from qamro_cache.errors import QamroError
 
@@ -128,14 +127,39 @@ def test_bad_description_is_one_line(tmp_path: Path, content: str, words: str) -
 
 
 def test_plug_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    points = EntryPoints(
-        [
-            EntryPoint("theirs", "qamro_cache.datasets.demo:load_demo", registry.ENTRY_POINTS),
-            EntryPoint("broken", "no_such_package:load", registry.ENTRY_POINTS),
-        ]
+    """Two packages as an installer would leave them, one of them broken."""
+    (tmp_path / "their_package.py").write_text(
+        "from qamro_cache.datasets.manifest import load_manifest\n"
+        "def load(data_dir):\n"
+        "    return load_manifest(data_dir / 'theirs.csv')\n"
     )
-    monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
-    assert "theirs" in list_datasets()
-    assert load_dataset("theirs", tmp_path / "demo").synthetic
+    (tmp_path / "theirs.csv").write_text("clip_id,path,q\na,a.wav,3\n")
+    for name, target in (("theirs", "their_package:load"), ("broken", "no_such_package:load")):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[qamro_cache.datasets]\n{name} = {target}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert list_datasets()["theirs"] == "from their_package"
+    assert list(load_dataset("theirs", tmp_path).clips["clip_id"]) == ["a"]
     with pytest.raises(QamroError, match="cannot be imported"):
         load_dataset("broken", tmp_path)
+
+
+def test_the_guides_description_works(tmp_path: Path) -> None:
+    guide = Path(__file__).parents[1] / "docs" / "datasets.md"
+    example = re.findall(r"```toml\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)[0]
+    (tmp_path / "mine.toml").write_text(example)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/train.txt").write_text("m1_p07.wav,3.5\n")
+    (tmp_path / "prompts.tsv").write_text("id\ttext\np07\ta bell, ringing\n")
+    dataset = load_dataset(str(tmp_path / "mine.toml"), tmp_path)
+    assert dataset.clips.iloc[0].to_dict() == {
+        "clip_id": "m1_p07",
+        "path": str(tmp_path / "audio/m1_p07.wav"),
+        "system": "m1",
+        "group": "p07",
+        "prompt": "a bell, ringing",
+        "split": "train",
+    }
+    np.testing.assert_array_equal(dataset.labels.mean, [[3.5]])

@@ -118,6 +118,33 @@ def test_musiceval_evaluation_phase_without_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.labels.mean[4:], [[1.2, 1.4], [1.6, 1.8]])
 
 
+def test_musiceval_evaluation_phase_is_a_folder_of_its_own(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        {
+            "DATA/sets/eval_list.txt": f"{TRACK1}S002_P003\n{TRACK1}S009_P001\n",
+            f"DATA/wav/{TRACK1}S002_P003.wav": "",
+        },
+    )
+    dataset = load_dataset("musiceval", tmp_path)
+    assert list(dataset.clips["split"]) == ["test", "test"]
+    assert dataset.clips["path"][0] == str(tmp_path / f"DATA/wav/{TRACK1}S002_P003.wav")
+    assert [axis.name for axis in dataset.labels.axes] == ["overall", "textual"]
+    (tmp_path / "DATA/sets/eval_list.txt").unlink()
+    with pytest.raises(QamroError, match=r"none of the lists of musiceval is there \(sets/train"):
+        load_dataset("musiceval", tmp_path)
+
+
+def test_tab_separated_quotes_are_text_unless_they_enclose_a_cell(tmp_path: Path) -> None:
+    musiceval(tmp_path)
+    (tmp_path / "prompt_info.txt").write_text(
+        'id\ttext\nP001\t"Ode" to joy, "slow"\nP002\t"a ""soft"" piano"\nP003\t"open\n'
+    )
+    dataset = load_dataset("musiceval", tmp_path)
+    assert dataset.clips["prompt"][row(dataset, f"{TRACK1}S002_P001")] == '"Ode" to joy, "slow"'
+    assert dataset.clips["prompt"][row(dataset, f"{TRACK1}S003_P002")] == 'a "soft" piano'
+
+
 def test_musiceval_raters(tmp_path: Path) -> None:
     musiceval(tmp_path)
     people = [f"{TRACK1}S002_P001.wav,Rater{i:02d},{s},4\n" for i, s in enumerate((3, 3, 3, 3, 4))]
@@ -140,6 +167,8 @@ def test_musiceval_raters(tmp_path: Path) -> None:
     # Clips without single ratings keep their published mean.
     assert dataset.labels.mean[row(dataset, f"{TRACK1}S003_P002")].tolist() == [1, 5]
     assert not any("average" in note for note in dataset.notes)
+    put(tmp_path, {"person_mos/train_person_mos.txt": "elsewhere.wav,Rater01,3,3"})
+    assert "no clip has the single ratings" in load_dataset("musiceval", tmp_path).notes[-1]
     put(tmp_path, {"person_mos/train_person_mos.txt": people[0]})
     assert "1 clips' single ratings do not average" in load_dataset("musiceval", tmp_path).notes[-1]
 
@@ -250,6 +279,9 @@ def test_aes_natural_audio_where_people_keep_it(tmp_path: Path) -> None:
 
 def test_aes_natural_evaluation_set_is_left_out_without_its_audio(tmp_path: Path) -> None:
     put(aes_natural(tmp_path), {"wav/t-music-1.wav": ""})
+    # One file of three is no reason to leave a list out.
+    assert len(load_dataset("aes-natural", tmp_path).clips) == 4
+    put(tmp_path, {"wav/t-music-2.wav": ""})
     dataset = load_dataset("aes-natural", tmp_path)
     assert set(dataset.clips["split"]) == {"train", "dev"}
     assert "human_annotations.jsonl is left out" in dataset.notes[-1]

@@ -37,7 +37,7 @@ class _Part:
     labels: Labels
     columns: dict[str, Text]
     audio_found: npt.NDArray[np.bool_]
-    optional: bool
+    table: Table
     file: Path
 
 
@@ -63,12 +63,8 @@ def load_described(description: Description, data_dir: Path) -> Dataset:
             f"({', '.join(description.clips[0].path)}); get it from {description.source}"
         )
     notes = list(description.notes)
-    if any(part.audio_found.any() for part in parts):
-        for part in parts:
-            if part.optional and not part.audio_found.any():
-                notes.append(f"{part.file.name} is left out: none of its audio is on disk")
-        parts = [part for part in parts if not part.optional or part.audio_found.any()]
-    parts = _without_repeats(parts)
+    parts, left_out = _with_audio(_without_repeats(parts))
+    notes += left_out
     clips = pd.concat([part.clips for part in parts], ignore_index=True)
     again = clips["clip_id"].duplicated()
     if again.any():
@@ -94,6 +90,20 @@ def load_described(description: Description, data_dir: Path) -> Dataset:
     return _only_present(description, dataset, np.concatenate([p.audio_found for p in parts]))
 
 
+def _with_audio(parts: list[_Part]) -> tuple[list[_Part], list[str]]:
+    """Drop lists that need audio and have none, if most of the other clips have theirs."""
+    bare = [part.table.needs_audio and not part.audio_found.any() for part in parts]
+    rest = [part.audio_found for part, drop in zip(parts, bare, strict=True) if not drop]
+    if not rest or np.concatenate(rest).mean() < 0.5:
+        return parts, []
+    notes = [
+        f"{part.file.name} is left out: none of its audio is on disk"
+        for part, drop in zip(parts, bare, strict=True)
+        if drop
+    ]
+    return [part for part, drop in zip(parts, bare, strict=True) if not drop], notes
+
+
 def _without_repeats(parts: list[_Part]) -> list[_Part]:
     """Drop an optional list without scores whose clips another one lists with them.
 
@@ -105,7 +115,7 @@ def _without_repeats(parts: list[_Part]) -> list[_Part]:
     return [
         part
         for part in parts
-        if not part.optional
+        if not part.table.optional
         or np.isfinite(part.labels.mean).any()
         or not set(part.clips.clip_id) <= scored
     ]
@@ -123,7 +133,7 @@ def _read_part(description: Description, table: Table, file: Path, data_dir: Pat
     columns |= {name: clips[name].to_numpy(dtype=object) for name in CLIP_COLUMNS}
     clips["prompt"] = _prompts(description, columns, data_dir)
     clips["path"], found = _audio(description, columns, data_dir, str(file))
-    return _Part(clips, labels, columns, found, table.optional, file)
+    return _Part(clips, labels, columns, found, table, file)
 
 
 def _audio(
@@ -198,6 +208,7 @@ def _join_ratings(
     keys = np.concatenate([part.columns.get("key", part.columns["clip_id"]) for part in parts])
     row_of = {key: row for row, key in enumerate(keys)}
     kept = []
+    notes = []
     for rows, table in read:
         key = rows.columns.get("key", rows.columns.get("clip_id"))
         if key is None:
@@ -206,6 +217,7 @@ def _join_ratings(
         raters = table.raters or bool({"rater", "axis"} & set(table.fields))
         mine = rows.take(np.flatnonzero(at >= 0))
         if not len(mine.numbers):
+            notes.append(f"no clip has the single ratings of {rows.file.name}")
             continue
         mine.columns["clip_id"] = key[at >= 0]
         for name in set(CLIP_COLUMNS) - {"clip_id"}:
@@ -213,7 +225,6 @@ def _join_ratings(
         listed = group_rows(mine.columns, str(rows.file), mine.numbers, raters=raters)
         own = labels_of_table(description, table, mine, listed, raters=raters)
         kept.append((own, at[at >= 0][listed.first]))
-    notes = []
     for own, at in kept:
         published, ours = labels.mean[at], own.mean
         both = np.isfinite(published) & np.isfinite(ours)

@@ -32,7 +32,8 @@ class Table:
         format: ``csv``, ``tsv``, ``psv`` (bars) or ``jsonl``.
         columns: names, for a file without a header.
         split: constant for the table; otherwise ``fields.split`` or none.
-        optional: the release may come without it, or without any of its audio.
+        optional: the release may come without it.
+        needs_audio: leave it out when none of its audio is on disk while most of the others' is.
         fields: templates of ``clip_id``, ``system``, ``group``, ``split``, ``rater``, ``axis``
             and ``key``; a column of the field's own name is the default.
         extract: columns made from others by regular expressions, in order.
@@ -49,6 +50,7 @@ class Table:
     columns: tuple[str, ...] = ()
     split: str = ""
     optional: bool = False
+    needs_audio: bool = False
     fields: Mapping[str, str] = field(default_factory=dict)
     extract: tuple[Extract, ...] = ()
     scores: Mapping[str, str] = field(default_factory=dict)

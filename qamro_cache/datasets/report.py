@@ -49,9 +49,12 @@ def report_tables(report: Mapping[str, Any]) -> list[Table]:
         ),
         Table(f"{name}: axes", ("axis", "scale", *scores, *ratings), axes, 1),
         Table(
-            f"{name}: problems",
+            f"{name}: problems and notes",
             ("problem", "what"),
-            [(problem["code"], problem["message"]) for problem in report["problems"]],
+            [
+                *((problem["code"], problem["message"]) for problem in report["problems"]),
+                *(("note", note) for note in report["notes"]),
+            ],
             2,
         ),
     ]

@@ -31,7 +31,8 @@ def read_table(
 
     Args:
         path: the file.
-        separator: one character.
+        separator: one character. Quotes are CSV's with a comma; with another separator they are
+            text, unless they enclose a whole cell.
         columns: names for a file without a header; None reads them from its first row.
 
     Returns:
@@ -42,9 +43,11 @@ def read_table(
         QamroError: the file is absent, not UTF-8, separated otherwise or ragged.
     """
     header = _check_form(path, separator, columns)
+    quoted = separator == ","
     frame = pd.read_csv(
         path,
         sep=separator,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
         names=header,
         header=None,
         skiprows=0 if columns else 1,
@@ -55,6 +58,8 @@ def read_table(
         skip_blank_lines=False,
         index_col=False,
     )
+    if not quoted:
+        frame = frame.map(_unquote)
     frame.index = pd.RangeIndex(1, len(frame) + 1) + (0 if columns else 1)
     first = frame[header[0]].to_numpy()
     blank = first == ""
@@ -81,7 +86,11 @@ def _check_form(path: Path, separator: str, columns: Sequence[str] | None) -> li
         )
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter=separator, strict=True)
+            rows = (
+                csv.reader(file, strict=True)
+                if separator == ","
+                else csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE)
+            )
             header: list[str] = []
             number = 0
             for number, row in enumerate(rows, 1):
@@ -98,6 +107,13 @@ def _check_form(path: Path, separator: str, columns: Sequence[str] | None) -> li
     if not header:
         raise QamroError(f"{path}: is empty; its first row must name the columns")
     return header
+
+
+def _unquote(cell: str) -> str:
+    inner = cell[1:-1]
+    if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', ""):
+        return inner.replace('""', '"')
+    return cell
 
 
 def _header(path: Path, row: list[str], separator: str) -> list[str]:
