@@ -39,10 +39,12 @@ class EncoderOptions:
 
     Attributes:
         checkpoint: file or folder with the weights; empty: the encoder's own default.
-        tokenizer: folder with the text tower's tokenizer and configuration.
+        tokenizer: folder with the text tower's vocabulary; empty: the local hub cache; ``none``:
+            leave the text tower out.
         precision: ``float32``, ``tf32``, ``bfloat16`` or ``float16``.
         rate_policy: ``resample`` or ``as-is``.
         allow_pickle: load a checkpoint that needs unrestricted unpickling, which can run code.
+        int16: truncate samples to 16 bits where the encoder's upstream does; False: nowhere.
     """
 
     checkpoint: str = ""
@@ -50,6 +52,7 @@ class EncoderOptions:
     precision: str = "float32"
     rate_policy: str = "resample"
     allow_pickle: bool = False
+    int16: bool = True
 
 
 @dataclass(frozen=True)
