@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,3 +17,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (see data/README.md; set QAMRO_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def clap_reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """laion_clap's own module with random weights, and its checkpoint (takes some seconds)."""
+    pytest.importorskip("torchlibrosa", reason="laion-clap is not installed")
+    from clap_reference import make_reference
+
+    return make_reference(tmp_path_factory.mktemp("clap"))

@@ -161,9 +161,7 @@ def refuse_alike(prompts: Sequence[str], tokens: Tensor, text: Tensor) -> None:
         if other is prompt:
             distinct.append(row)
         elif other != prompt and ids[-1] == 1:  # padding at the end: nothing was cut
-            raise QamroError(
-                f"prompts {other!r} and {prompt!r} get the same tokens; {HOW_TO_GET}"
-            )
+            raise QamroError(f"prompts {other!r} and {prompt!r} get the same tokens; {HOW_TO_GET}")
     if not distinct:
         return
     rows = text[distinct].double().cpu()

@@ -123,11 +123,12 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(x).view(B, n, SIDE, n, SIDE, 3, self.heads, head)
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, B, -1, SIDE * SIDE, head)
         # Squares and heads share one dimension, over which the bias differs.
-        out = F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             qkv[0], qkv[1], qkv[2], attn_mask=self.bias.to(qkv.dtype)[None]
         )
-        out = out.view(B, n, n, self.heads, SIDE, SIDE, head).permute(0, 1, 4, 2, 5, 3, 6)
-        out = self.proj(out.reshape(B, grid, grid, width))
+        attended = attended.view(B, n, n, self.heads, SIDE, SIDE, head)
+        attended = attended.permute(0, 1, 4, 2, 5, 3, 6).reshape(B, grid, grid, width)
+        out: Tensor = self.proj(attended)
         return out.roll((self.shift, self.shift), (1, 2)) if self.shift else out
 
 
