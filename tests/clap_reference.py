@@ -82,13 +82,15 @@ def make_reference(folder: Path) -> Reference:
         return transformers.RobertaModel(config)
 
     real = transformers.RobertaTokenizer.from_pretrained
+
+    def synthetic_tokenizer(name: str) -> Any:
+        return real(str(tokenizer))
+
     with (
         mock.patch.object(transformers.RobertaModel, "from_pretrained", random_roberta),
         mock.patch.object(transformers.BertTokenizer, "from_pretrained"),
         mock.patch.object(transformers.BartTokenizer, "from_pretrained"),
-        mock.patch.object(
-            transformers.RobertaTokenizer, "from_pretrained", lambda name: real(str(tokenizer))
-        ),
+        mock.patch.object(transformers.RobertaTokenizer, "from_pretrained", synthetic_tokenizer),
     ):
         import laion_clap
 
@@ -98,7 +100,9 @@ def make_reference(folder: Path) -> Reference:
     state["module.text_branch.embeddings.position_ids"] = torch.arange(514)[None]
     checkpoint = folder / "random-htsat-base.pt"
     # The published files carry numpy scalars beside the weights.
-    torch.save({"epoch": 15, "name": "random", "state_dict": state, "loss": np.float64(1)}, checkpoint)
+    torch.save(
+        {"epoch": 15, "name": "random", "state_dict": state, "loss": np.float64(1)}, checkpoint
+    )
     module.load_ckpt(str(checkpoint), verbose=False)
     module.model.eval()
     return Reference(module, checkpoint, tokenizer)

@@ -51,6 +51,29 @@ class SoxrResampler:
         return np.asarray(self._stream.resample_chunk(samples, last=last), np.float32)
 
 
+class LibrosaResampler:
+    """``librosa.load``'s resampling: soxr, then zeros up to the length that librosa reckons.
+
+    librosa rounds the length up in floating point, where soxr rounds to the nearest, so a clip
+    often gets one zero more.
+    """
+
+    def __init__(self, quality: str, rate: int, to: int) -> None:
+        self._soxr = SoxrResampler(quality, rate, to)
+        self._ratio = float(to) / rate
+        self._taken = self._given = 0
+
+    def push(self, samples: Samples, last: bool = False) -> Samples:
+        """Return the samples that left the filter, and at the end what is lacking."""
+        self._taken += len(samples)
+        out = self._soxr.push(samples, last)
+        self._given += len(out)
+        if last:
+            lacking = math.ceil(self._taken * self._ratio) - self._given
+            out = np.pad(out, (0, max(0, lacking)))
+        return out
+
+
 class TorchaudioResampler:
     """``torchaudio.functional.resample`` (windowed sinc), block by block with overlap.
 
@@ -108,15 +131,20 @@ def make_resampler(name: str, rate: int, to: int) -> Resampler:
     """Return a resampler from ``rate`` to ``to`` Hz.
 
     Args:
-        name: ``soxr-HQ`` (or QQ, LQ, MQ, VHQ) or ``torchaudio-sinc-hann-6`` (6: zero crossings on
-            either side of the filter's centre).
+        name: ``soxr-HQ`` (or QQ, LQ, MQ, VHQ), ``librosa-soxr-HQ`` (the same with librosa's
+            length) or ``torchaudio-sinc-hann-6`` (6: zero crossings on either side of the
+            filter's centre).
         rate: of the file.
         to: wanted.
     """
     library, _, quality = name.partition("-")
     if library == "soxr" and quality in _QUALITIES:
         return SameRate() if rate == to else SoxrResampler(quality, rate, to)
+    if library == "librosa" and quality.removeprefix("soxr-") in _QUALITIES:
+        return SameRate() if rate == to else LibrosaResampler(quality[5:], rate, to)
     width = quality.removeprefix("sinc-hann-")
     if library == "torchaudio" and quality.startswith("sinc-hann-") and width.isdecimal():
         return SameRate() if rate == to else TorchaudioResampler(int(width), rate, to)
-    raise QamroError(f"no resampler {name!r}; there are soxr-HQ and torchaudio-sinc-hann-6")
+    raise QamroError(
+        f"no resampler {name!r}; there are soxr-HQ, librosa-soxr-HQ and torchaudio-sinc-hann-6"
+    )

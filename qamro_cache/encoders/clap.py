@@ -87,6 +87,7 @@ class ClapEncoder:
                 min_clip=SAMPLE_RATE // 10,
                 padding="repeat",
                 rate_policy="as-is" if options.rate_policy == "as-is" else "resample",
+                resampler="librosa-soxr-HQ",
                 int16=options.int16,
             ),
             features={"embedding": (JOINT,), "pooled": (size.features,)},

@@ -23,6 +23,7 @@ WINDOW = 122_880  # 7.68 s, the model's fixed input
 class DistillMosEncoder:
     """The 200-d vector before the last linear layer, and the model's own score (1 to 5).
 
+    The resampler is that of upstream's own file reader; soxr's steeper filter moves the scores.
     A short clip is filled with zeros at its end, as upstream does. Upstream cuts a longer one
     every second or closer; we cut one window after another, and a tail is moved back to a full
     window. The model scales every window by its peak.
@@ -51,6 +52,7 @@ class DistillMosEncoder:
                 WINDOW,
                 min_tail=SAMPLE_RATE,
                 min_clip=SAMPLE_RATE // 10,
+                resampler="torchaudio-sinc-hann-6",
                 rate_policy="as-is" if options.rate_policy == "as-is" else "resample",
             ),
             features={"embedding": (200,), "mos": (1,)},

@@ -107,7 +107,7 @@ class WindowAttention(nn.Module):
     def fold(self) -> None:
         """Work out the additive bias [squares ** 2 * heads, 64, 64] from the loaded table."""
         tokens = SIDE * SIDE
-        bias = self.relative_position_bias_table[self.position.flatten()]
+        bias = self.relative_position_bias_table.detach()[self.position.flatten()]
         bias = bias.view(1, tokens, tokens, self.heads).permute(0, 3, 1, 2)
         bias = bias.expand(self.squares**2, -1, -1, -1)
         if self.mask is not None:
@@ -247,7 +247,7 @@ class Htsat(nn.Module):
                 x = F.interpolate(
                     x[:, None], (BANDS, FRAMES), mode="bicubic", align_corners=True
                 ).squeeze(1)
-            strips = x.view(-1, BANDS, FOLDS, PICTURE).transpose(1, 2)
+            strips: Tensor = x.view(-1, BANDS, FOLDS, PICTURE).transpose(1, 2)
             return strips.reshape(-1, 1, PICTURE, PICTURE)
 
     def tokens(self, picture: Tensor) -> Tensor:
