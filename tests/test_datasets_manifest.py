@@ -1,7 +1,10 @@
 """Manifests: what people write, and one line for what they write wrongly."""
 
+import contextlib
+import csv
 import logging
 import random
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qamro_cache.datasets.manifest import load_manifest
+from qamro_cache.datasets.tables import read_table
 from qamro_cache.errors import QamroError
 
 
@@ -53,8 +57,6 @@ def test_no_ratings_at_all(tmp_path: Path) -> None:
     )
 )
 def test_raters_against_a_plain_loop(rows: list[tuple[int, str, int]]) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         lines = [f"c{c},c{c}.wav,{r},{s},{100 - s}" for c, r, s in rows]
         path = write(Path(folder), "\n".join(["clip_id,path,rater,up,down", *lines]))
@@ -83,6 +85,38 @@ def test_raters_against_a_plain_loop(rows: list[tuple[int, str, int]]) -> None:
         if a == 0
     }
     assert triples == {(f"c{c}", r, s) for c, r, s in rows}
+
+
+CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=st.lists(st.tuples(CELL, CELL, CELL), min_size=1, max_size=8))
+def test_cells_and_row_numbers_as_csv_has_them(rows: list[tuple[str, str, str]]) -> None:
+    """Quotes, line breaks, commas and blank rows, against Python's own writer."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("a", "b", "c"), *rows])
+        frame = read_table(path)
+    expected = {number: row for number, row in enumerate(rows, 2) if any(row)}
+    read = {int(n): tuple(r) for n, r in zip(frame.index, frame.to_numpy(), strict=True)}
+    assert read == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_bytes_load_or_give_one_line(data: st.DataObject) -> None:
+    good = b'clip_id,path,rater,q\na,a.wav,r1,3\nb,"b, 2.wav",r1,4.5\na,a.wav,r2,\n'
+    at = data.draw(st.integers(0, len(good)))
+    cut = data.draw(st.integers(0, 5))
+    new = data.draw(st.one_of(st.binary(max_size=4), st.sampled_from([b'"', b"\r", b"\n", b","])))
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder), good[:at] + new + good[at + cut :])
+        # Anything but one of our own lines fails the test.
+        with contextlib.suppress(QamroError):
+            dataset = load_manifest(path)
+            assert len(dataset.clips) == len(dataset.labels.mean) > 0
 
 
 HEAD = "clip_id,path,quality\n"

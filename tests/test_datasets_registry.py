@@ -109,12 +109,28 @@ def test_own_description_needs_no_python(tmp_path: Path) -> None:
         load_dataset(str(tmp_path / "mine.toml"), tmp_path)
 
 
+HEAD = "name = 'x'\ntitle = 'x'\nlicence = 'x'\nsource = 'x'\naxes = []\n"
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ("name = ", "not a TOML file"),
         ('name = "x"', "no 'title'"),
         ('nmae = "x"', "unknown key 'nmae'"),
+        (f"{HEAD}audio = ['{{a']\n[[clips]]\npath = 'a'", "template '{a'"),
+        (f"{HEAD}audio = []\n[[clips]]\npath = 3", r"clips: path is 3; write a list"),
+        ("axes = [{name = 'q', low = '1', high = 5}]", "low is '1'; write a number"),
+        ("axes = 3", "wrong kind"),
+        ("name = 3\n" + HEAD.partition("\n")[2] + "audio = []", "name is 3; write text in quotes"),
+        (f"{HEAD}audio = []\n[[clips]]\npath = 'a'\nformat = 'xls'", "use csv, tsv"),
+        (f"{HEAD}audio = []\n[[clips]]\npath = 'a'\nscores = {{q = 'q'}}", "axis 'q', which"),
+        (
+            f"{HEAD}audio = []\n[[clips]]\npath = 'a'\n"
+            "extract = [{source = '{a}', pattern = '(?P<'}]",
+            "extract pattern",
+        ),
+        (f"{HEAD}audio = []", "no \\[\\[clips\\]\\] table"),
     ],
 )
 def test_bad_description_is_one_line(tmp_path: Path, content: str, words: str) -> None:

@@ -5,12 +5,22 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from string import Formatter
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from qamro_cache.datasets.records import Axis, Published
 from qamro_cache.errors import QamroError
 
 Record = TypeVar("Record")
+
+_KINDS: dict[type, str] = {
+    str: "text in quotes",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    tuple: "a list [...]",
+    Mapping: "a table {...}",
+}
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,8 @@ def read_description(path: Path) -> Description:
         return parse_description(record)
     except QamroError as error:
         raise QamroError(f"{path}: {error}") from None
+    except (TypeError, ValueError) as error:  # a number where a table should be, for example
+        raise QamroError(f"{path}: a value is of the wrong kind ({error}); mend it") from None
 
 
 def parse_description(record: Mapping[str, Any]) -> Description:
@@ -154,7 +166,8 @@ def parse_description(record: Mapping[str, Any]) -> Description:
         entry = dict(entry)
         if "step" in entry:
             steps[entry.get("name")] = float(entry.pop("step"))
-        axes.append(_record(Axis, entry, "axes"))
+        axis = _record(Axis, entry, "axes")
+        axes.append(Axis(axis.name, float(axis.low), float(axis.high)))
     for key, kind in (("clips", Table), ("ratings", Table), ("prompts", Prompts)):
         record[key] = tuple(_table(kind, entry, key) for entry in record.get(key, ()))
     if "system_scores" in record:
@@ -165,6 +178,16 @@ def parse_description(record: Mapping[str, Any]) -> Description:
     made = _record(Description, {**record, "axes": tuple(axes)}, "the file")
     if not made.clips:
         raise QamroError("no [[clips]] table; say which file lists the clips")
+    for template in [
+        *made.audio,
+        *(entry.key for entry in made.prompts),
+        *(value for table in (*made.clips, *made.ratings) for value in table.fields.values()),
+        *(part.source for table in (*made.clips, *made.ratings) for part in table.extract),
+    ]:
+        try:
+            list(Formatter().parse(template))
+        except ValueError as error:
+            raise QamroError(f"template {template!r}: {error}; mend it") from None
     known = {axis.name for axis in axes}
     for table in (*made.clips, *made.ratings):
         for name in (*table.scores, *table.counts, *table.deviations):
@@ -202,4 +225,12 @@ def _record(kind: type[Record], entry: Mapping[str, Any], where: str) -> Record:
     ]
     if missing:
         raise QamroError(f"{where}: no {missing[0]!r}; add it")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
+    made = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    hints = get_type_hints(kind)
+    for name, value in made.items():
+        wanted = get_origin(hints[name]) or hints[name]
+        if wanted not in _KINDS:
+            continue
+        if not isinstance(value, (int, float) if wanted is float else wanted):
+            raise QamroError(f"{where}: {name} is {value!r}; write {_KINDS[wanted]} there")
+    return kind(**made)
