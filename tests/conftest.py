@@ -26,3 +26,12 @@ def clap_reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from clap_reference import make_reference
 
     return make_reference(tmp_path_factory.mktemp("clap"))
+
+
+@pytest.fixture(scope="session")
+def audiobox_reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """audiobox-aesthetics' own predictor with random weights, and both forms of checkpoint."""
+    pytest.importorskip("audiobox_aesthetics")
+    from audiobox_reference import make_reference
+
+    return make_reference(tmp_path_factory.mktemp("audiobox"))
