@@ -7,7 +7,7 @@ from loss_reference import naive_qamro, naive_rows, problems, tensors
 
 from qamro_cache.losses.qamro import QAMROLoss, qamro_loss, qamro_value_and_grad
 
-FORMS = ["pairs", "auto"]
+FORMS = ["pairs", "sorted", "auto"]
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
 

@@ -42,26 +42,30 @@ class Bins:
         if not max(self.values) > min(self.values):
             raise ValueError(f"weights has the values {self.values}: they must not all be equal")
 
-    def index(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Each label's bin number (0 outside), and whether it lies in a bin."""
-        number = torch.zeros_like(y, dtype=torch.int64)
-        # Comparisons with plain numbers: an edge tensor would be a copy from the host.
+    def contain(self, y: Tensor) -> Tensor:
+        """Which labels lie in a bin."""
+        return (y >= self.edges[0]) & (y <= self.edges[-1])
+
+    def index(self, y: Tensor) -> Tensor:
+        """The number of each label's bin; 0 below the first and the last one above it."""
+        number = torch.zeros_like(y, dtype=torch.int32)
+        # Compared with plain numbers: a tensor of edges would have to come from the host.
         for edge in self.edges[1:-1]:
             number += y >= edge
-        inside = (y >= self.edges[0]) & (y <= self.edges[-1])
-        return number * inside, inside
+        return number
+
+    def quality(self, y: Tensor) -> Tensor:
+        """The normalised value of each label's bin, in float64."""
+        values = self.normalised()
+        quality = torch.full_like(y, values[0], dtype=torch.float64)
+        for edge, before, value in zip(self.edges[1:], values, values[1:], strict=False):
+            quality += (y >= edge) * (value - before)
+        return quality
 
     def normalised(self) -> tuple[float, ...]:
         """The values scaled to [0, 1] over the table."""
         low, high = min(self.values), max(self.values)
         return tuple((value - low) / (high - low) for value in self.values)
-
-    def quality(self, device: torch.device) -> Tensor:
-        """`normalised` as [K] float64, filled on the device without a copy from the host."""
-        table = torch.empty(len(self.values), dtype=torch.float64, device=device)
-        for k, value in enumerate(self.normalised()):
-            table[k].fill_(value)
-        return table
 
 
 def resolve_bins(weights: str | tuple[object, object] | None) -> Bins | None:

@@ -1,12 +1,19 @@
-"""The pair form: every pair compared, a block at a time, so that memory stays O(rows * N)."""
+"""The pair form: every pair compared, a block at a time, so that memory stays O(rows * N).
+
+With s = alpha * y - p the hinge of a pair is relu(s_i - s_j), so the slope at s_i is the weight
+of the violated pairs that i is the better half of, less that of those it is the worse half of:
+row and column sums of the weighted comparison matrix.
+"""
 
 import torch
 from torch import Tensor
 
-from qamro_cache.losses.problem import RankingProblem
+from qamro_cache.losses.problem import RankingProblem, finish
 
-# Elements of one block's comparison matrix; a few blocks of float32 stay in the L2 cache.
-_BLOCK = 1 << 18
+# Elements of a block's comparison matrix: some for a CPU's cache, more to keep a GPU busy. A
+# row's part of it never exceeds 2^24, up to which float32 counts exactly.
+_BLOCK = {"cpu": 1 << 19, "cuda": 1 << 26}
+_EXACT = 1 << 24
 
 
 def value_and_grad(problem: RankingProblem) -> tuple[Tensor, Tensor]:
@@ -14,55 +21,84 @@ def value_and_grad(problem: RankingProblem) -> tuple[Tensor, Tensor]:
 
     Static shapes and no reading of values on the host, so a CUDA graph can capture it.
     """
-    s, n = problem.s, problem.s.shape[-1]
-    rows = max(1, _BLOCK // max(1, n * n))
-    columns = max(1, _BLOCK // max(1, n))
-    value = s.new_empty(s.shape[0])
-    grad = torch.empty_like(s)
-    for start in range(0, s.shape[0], rows):
-        part = problem.rows(start, start + rows)
-        value[start : start + rows], grad[start : start + rows] = _some_rows(part, columns)
-    return value, grad
+    scores, n = problem.scores(), problem.pred.shape[-1]
+    s, mask = scores.to(problem.dtype), problem.mask
+    # A masked sample is below all as the better half and above all as the worse half.
+    better = s if mask is None else torch.where(mask, s, -torch.inf)
+    worse = s if mask is None else torch.where(mask, s, torch.inf)
+    # Sums of thousands of weights need double precision.
+    wide = torch.float64 if n > 4096 else s.dtype
+    slope, pairs = torch.zeros_like(s, dtype=wide), s.new_zeros(len(s), dtype=wide)
+
+    block = _BLOCK.get(s.device.type, _BLOCK["cpu"])
+    width = max(1, min(n, min(block, _EXACT) // max(n, 1)))
+    rows = max(1, block // max(1, width * n))
+    for i in range(0, n, width):
+        here = slice(i, i + width)
+        shared = _label_matrices(problem, here) if problem.shares_labels else None
+        for row in range(0, len(s), rows):
+            part = slice(row, row + rows)
+            some = problem.rows(part)
+            valid, ordered, binned = shared or _label_matrices(some, here)
+            violated = s.new_empty(*better[part, here].shape, n)
+            # Compared straight into numbers: several times faster than by way of bool.
+            torch.gt(better[part, here, None], worse[part, None, :], out=violated)
+            extra = (some.beta - 1).to(s.dtype)
+            if binned is None:
+                weight = 1 + extra * some.quality()[:, here].to(s.dtype)
+                weight = weight.expand(len(violated), -1)
+                violated *= ordered
+                slope[part, here] += weight * violated.sum(-1)
+                slope[part] -= torch.bmm(weight.unsqueeze(1), violated).squeeze(1)
+            else:
+                plain = violated * ordered
+                violated *= binned
+                slope[part, here] += plain.sum(-1) + extra * violated.sum(-1)
+                slope[part] -= plain.sum(-2) + extra * violated.sum(-2)
+            pairs[part] += _count(valid, some.mask, here)
+    return finish(scores, slope, pairs)
 
 
-def _some_rows(problem: RankingProblem, columns: int) -> tuple[Tensor, Tensor]:
-    """All better samples `i` against `columns` worse samples `j` at a time."""
-    s, y, mask = problem.s, problem.y, problem.mask
-    wide = torch.promote_types(s.dtype, torch.float64 if s.shape[-1] > 4096 else s.dtype)
-    total = s.new_zeros(s.shape[0], dtype=wide)
-    count = s.new_zeros(s.shape[0], dtype=wide)
-    grad = torch.zeros_like(s, dtype=wide)
-    slope = (problem.beta - 1).unsqueeze(-1)
-    for j in range(0, s.shape[-1], columns):
-        block = slice(j, j + columns)
-        valid = y.unsqueeze(-1) > y[:, None, block]
-        if mask is not None:
-            valid = valid & mask.unsqueeze(-1) & mask[:, None, block]
-        count += valid.sum((-2, -1))
-        hinge = torch.where(valid, s.unsqueeze(-1) - s[:, None, block], 0).clamp_(min=0)
-        quality = torch.maximum(problem.quality.unsqueeze(-1), problem.quality[:, None, block])
-        weight = 1 + slope * quality
-        if problem.stderr is not None:
-            weight = weight * reliability(problem, block)
-        total += (hinge * weight).sum((-2, -1))
-        active = torch.where(hinge > 0, weight, 0)
-        grad -= active.sum(-1)
-        grad[:, block] += active.sum(-2)
-    count = count.clamp_(min=1)
-    return (total / count).to(s.dtype), (grad / count.unsqueeze(-1)).to(s.dtype)
+def _label_matrices(problem: RankingProblem, here: slice) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What the labels say of the pairs (here, all), as numbers [1 | R, here, N].
+
+    Which pairs are in order, that times the pair's reliability, and that times the larger
+    weight of the two bins (None without bins).
+    """
+    y, dtype = problem.y, problem.dtype
+    valid = y.new_empty(*y[:, here].shape, y.shape[-1], dtype=dtype)
+    torch.gt(y[:, here, None], y[:, None, :], out=valid)
+    ordered = valid
+    if problem.stderr is not None:
+        ordered = valid * reliability(y, problem.stderr, here).to(dtype)
+    if problem.bins is None:
+        return valid, ordered, None
+    quality = problem.quality().to(dtype)
+    return valid, ordered, ordered * torch.maximum(quality[:, here, None], quality[:, None, :])
 
 
-def reliability(problem: RankingProblem, block: slice) -> Tensor:
-    """How surely the labels of a pair differ: 2 * Phi(z) - 1, [1 | R, N, block].
+def _count(valid: Tensor, mask: Tensor | None, here: slice) -> Tensor:
+    """The number of unmasked pairs of each row [1 | R]."""
+    if mask is None:
+        return valid.sum((-2, -1))
+    counted = mask.to(valid.dtype)
+    if valid.shape[0] == 1:
+        worse = counted[:, here] @ valid[0]
+    else:
+        worse = torch.bmm(counted[:, here].unsqueeze(1).expand(len(valid), -1, -1), valid)[:, 0]
+    return (worse * counted).sum(-1)
+
+
+def reliability(y: Tensor, stderr: Tensor, here: slice) -> Tensor:
+    """How surely the labels of the pairs (here, all) differ: 2 Phi(z) - 1, [1 | R, here, N].
 
     z = |y_i - y_j| / sqrt(se_i^2 + se_j^2) is the statistic of Welch (1947), and Phi(z) the
     probability that i is the better one in Thurstone's (1927) case III. Two labels without
     any error are surely different.
     """
-    assert problem.stderr is not None
-    y, variance = problem.y, problem.stderr.square()
-    difference = (y.unsqueeze(-1) - y[:, None, block]).abs()
-    spread = (variance.unsqueeze(-1) + variance[:, None, block]).sqrt()
+    y, variance = y.double(), stderr.double().square()
+    difference = (y[:, here, None] - y[:, None, :]).abs()
+    spread = (variance[:, here, None] + variance[:, None, :]).sqrt()
     exact = spread == 0
     z = difference / torch.where(exact, 1, spread)
-    return torch.where(exact, 1, torch.erf(z * 0.5**0.5)).to(problem.s.dtype)
+    return torch.where(exact, 1, torch.erf(z * 0.5**0.5))

@@ -15,50 +15,86 @@ NORMALIZATIONS = ("batch", "train", "scale")
 
 @dataclass(frozen=True)
 class RankingProblem:
-    """One ranking problem a row; `y`, `quality`, ... have one row where all rows share them.
+    """One ranking problem a row; tensors have one row where all rows share them.
 
     Attributes:
-        s: [R, N] ``alpha * label - prediction``, so that the hinge of a pair is
-            ``relu(s_i - s_j)``; 0 where masked.
-        y: [1 | R, N] labels, 0 where masked.
-        quality: [1 | R, N] the labels in [0, 1], or the weight of their bin.
-        beta: [1 | R, 1] the weight of a pair whose quality is 1.
+        pred: [R, N] predictions, in their own dtype; anything where masked.
+        y: [1 | R, N] labels; anything where masked.
         mask: [1 | R, N] of the samples that count, or None when all do.
-        bin_index: [1 | R, N] number of each label's bin in the binned variant, else None.
-        bins: the bins themselves, else None.
-        stderr: [1 | R, N] standard error of each label, 0 where masked, or None.
+        alpha: [1 | R, 1] margin per unit of label.
+        beta: [1 | R, 1] the weight of a pair whose quality is 1.
+        label_range: lowest and highest label, each [1 | R, 1], or None for the row's own.
+        bins: the bins of the track-2 variant; the labels in none of them are masked.
+        stderr: [1 | R, N] standard error of each label, anything where masked, or None.
     """
 
-    s: Tensor
+    pred: Tensor
     y: Tensor
-    quality: Tensor
+    mask: Tensor | None
+    alpha: Tensor
     beta: Tensor
-    mask: Tensor | None = None
-    bin_index: Tensor | None = None
+    label_range: tuple[Tensor, Tensor] | None = None
     bins: Bins | None = None
     stderr: Tensor | None = None
 
-    def rows(self, start: int, stop: int) -> "RankingProblem":
-        """The problem of rows ``start`` to ``stop``; shared rows stay shared."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in: double for double predictions, single for the rest."""
+        return result_dtype(self.pred)
 
-        def cut(x: Tensor | None) -> Tensor | None:
-            return x if x is None or x.shape[0] == 1 else x[start:stop]
+    def rows(self, part: slice) -> "RankingProblem":
+        """The problem of some rows; shared rows stay shared."""
+
+        def cut(x: Tensor) -> Tensor:
+            return x if x.shape[0] == 1 else x[part]
 
         return replace(
             self,
-            s=self.s[start:stop],
-            y=_present(cut(self.y)),
-            quality=_present(cut(self.quality)),
-            beta=_present(cut(self.beta)),
-            mask=cut(self.mask),
-            bin_index=cut(self.bin_index),
-            stderr=cut(self.stderr),
+            pred=self.pred[part],
+            y=cut(self.y),
+            mask=None if self.mask is None else cut(self.mask),
+            alpha=cut(self.alpha),
+            beta=cut(self.beta),
+            label_range=None
+            if self.label_range is None
+            else (cut(self.label_range[0]), cut(self.label_range[1])),
+            stderr=None if self.stderr is None else cut(self.stderr),
         )
 
+    @property
+    def shares_labels(self) -> bool:
+        """Whether the pairs and their labels are the same in every row (their masks may differ)."""
+        return self.y.shape[0] == 1 and (self.stderr is None or self.stderr.shape[0] == 1)
 
-def _present(x: Tensor | None) -> Tensor:
-    assert x is not None
-    return x
+    def unmasked(self, x: Tensor) -> Tensor:
+        """`x` in float64, with 0 where masked: a masked value may be anything, NaN too."""
+        return x.double() if self.mask is None else torch.where(self.mask, x.double(), 0)
+
+    def scores(self) -> Tensor:
+        """S = alpha * y - p [R, N] in float64: the hinge of a pair is relu(s_i - s_j)."""
+        return self.unmasked(self.alpha * self.y.double() - self.pred.double())
+
+    def quality(self) -> Tensor:
+        """N [1 | R, N] in float64: the label in [0, 1], or the weight of its bin."""
+        y = self.unmasked(self.y)
+        if self.bins is not None:
+            return self.bins.quality(y)
+        if self.label_range is None:
+            low, high = self._batch_range(y)
+        else:
+            low, high = self.label_range
+        span = high - low
+        return ((y - low) / torch.where(span > 0, span, 1)).clamp(0, 1)
+
+    def _batch_range(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Lowest and highest of the row's own labels, as in the authors' code."""
+        if y.shape[-1] == 0:
+            return y.new_zeros(1, 1), y.new_zeros(1, 1)
+        if self.mask is None:
+            return y.amin(-1, keepdim=True), y.amax(-1, keepdim=True)
+        low = torch.where(self.mask, y, torch.inf).amin(-1, keepdim=True)
+        high = torch.where(self.mask, y, -torch.inf).amax(-1, keepdim=True)
+        return low, high
 
 
 def result_dtype(pred: Tensor) -> torch.dtype:
@@ -122,10 +158,7 @@ def prepare(
     stderr: Tensor | None,
     mask: Tensor | None,
 ) -> RankingProblem:
-    """Flatten to rows and normalise the labels; reads no tensor's values on the host.
-
-    Arguments are those of `qamro_loss`. ``s`` is computed in float64 and rounded once, to
-    float32 for predictions of float32 and below.
+    """Flatten the arguments of `qamro_loss` to rows; reads no tensor's values on the host.
 
     Raises:
         ValueError: a shape, a name or a plain number is wrong.
@@ -136,72 +169,63 @@ def prepare(
         )
     if normalize not in NORMALIZATIONS:
         raise ValueError(f"normalize is {normalize!r}: use one of {', '.join(NORMALIZATIONS)}")
-    bins = resolve_bins(weights)
-    y = per_sample(target, pred, "target").to(pred.device)
-    if not y.is_floating_point():
-        y = y.double()
-    elif y.dtype in (torch.float16, torch.bfloat16):
-        y = y.float()
-    m = None
-    if mask is not None:
-        m = per_sample(mask, pred, "mask").to(pred.device, torch.bool)
-        y = torch.where(m, y, 0)
-    a, b = per_row(alpha, pred, "alpha"), per_row(beta, pred, "beta")
     for name, number in (("alpha", alpha), ("beta", beta)):
         if not isinstance(number, Tensor) and not (number >= 0 and math.isfinite(number)):
             raise ValueError(f"{name} is {number}: it must be a finite number of at least 0")
-
-    bin_index = None
+    y = per_sample(target, pred, "target").to(pred.device)
+    if not y.is_floating_point():
+        y = y.double()
+    rows_mask = None
+    if mask is not None:
+        rows_mask = per_sample(mask, pred, "mask").to(pred.device, torch.bool)
+    bins = resolve_bins(weights)
     if bins is not None:
-        bin_index, inside = bins.index(y)
-        m = inside if m is None else m & inside
-        quality = bins.quality(y.device)[bin_index]
-    elif normalize == "batch":
-        quality = _by_batch(y, m)
-    else:
-        if label_range is None:
-            raise ValueError(
-                f"label_range is None: normalize={normalize!r} needs label_range=(low, high)"
-            )
-        low, high = label_range
-        if not isinstance(low, Tensor) and not isinstance(high, Tensor) and not high > low:
-            raise ValueError(f"label_range is {label_range}: high must be above low")
-        lo, hi = per_row(low, pred, "label_range[0]"), per_row(high, pred, "label_range[1]")
-        quality = ((y - lo) / (hi - lo)).clamp(0, 1)
-
-    s = a * y - as_rows(pred)
-    if m is not None:
-        # A masked prediction may be anything, NaN too.
-        s = torch.where(m, s, 0)
-    compute = torch.promote_types(result_dtype(pred), torch.float32)
-    se = None
-    if stderr is not None:
-        se = per_sample(stderr, pred, "stderr").to(pred.device, compute)
-        se = se if m is None else torch.where(m, se, 0)
+        inside = bins.contain(y)
+        rows_mask = inside if rows_mask is None else rows_mask & inside
     return RankingProblem(
-        s=s.to(compute),
+        pred=as_rows(pred),
         y=y,
-        quality=quality.to(compute),
-        beta=b.to(compute),
-        mask=m,
-        bin_index=bin_index,
+        mask=rows_mask,
+        alpha=per_row(alpha, pred, "alpha"),
+        beta=per_row(beta, pred, "beta"),
+        label_range=None if bins is not None else _range(normalize, label_range, pred),
         bins=bins,
-        stderr=se,
+        stderr=None if stderr is None else per_sample(stderr, pred, "stderr").to(pred.device),
     )
 
 
-def _by_batch(y: Tensor, mask: Tensor | None) -> Tensor:
-    """Min-max over the row's own samples, as the authors' code does; 0 for equal labels."""
-    if y.shape[-1] == 0:
-        return y
-    y = y.double()
-    if mask is None:
-        low, high = torch.aminmax(y, dim=-1, keepdim=True)
-    else:
-        low = torch.where(mask, y, torch.inf).amin(-1, keepdim=True)
-        high = torch.where(mask, y, -torch.inf).amax(-1, keepdim=True)
-    span = high - low
-    return torch.where(span > 0, (y - low) / torch.where(span > 0, span, 1), 0).clamp(0, 1)
+def _range(
+    normalize: str, label_range: LabelRange | None, pred: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    if normalize == "batch":
+        return None
+    if label_range is None:
+        raise ValueError(
+            f"label_range is None: normalize={normalize!r} needs label_range=(low, high)"
+        )
+    low, high = label_range
+    if not isinstance(low, Tensor) and not isinstance(high, Tensor) and not high > low:
+        raise ValueError(f"label_range is {label_range}: high must be above low")
+    return per_row(low, pred, "label_range[0]"), per_row(high, pred, "label_range[1]")
+
+
+def finish(scores: Tensor, slope: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss [R] and gradient [R, N] from the slopes, not yet divided by the number of pairs.
+
+    The loss is homogeneous of degree one in the scores, so its value is
+    sum_i s_i * dL/ds_i (Euler). A score that is not finite makes both so.
+
+    Args:
+        scores: [R, N] in float64.
+        slope: [R, N] sum of the weights of the pairs in which a sample's score should fall,
+            less those in which it should rise.
+        pairs: [1 | R] the number of pairs.
+    """
+    pairs = pairs.clamp(min=1)
+    # Slopes sum to 0, so that any constant may be taken off the scores: the mean rounds least.
+    centred = scores - scores.mean(-1, keepdim=True)
+    value = (centred * slope).sum(-1) / pairs
+    return value, (scores * 0 - slope) / pairs.unsqueeze(-1)
 
 
 def check_values(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from qamro_cache.losses import pairs
+from qamro_cache.losses import sorted as sorted_form
 from qamro_cache.losses.problem import (
     LabelRange,
     RankingProblem,
@@ -138,6 +139,8 @@ def choose_form(problem: RankingProblem, method: str) -> Form:
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}: use one of {', '.join(METHODS)}")
+    if method == "sorted":
+        return sorted_form.value_and_grad
     return pairs.value_and_grad
 
 
