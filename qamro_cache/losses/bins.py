@@ -59,7 +59,7 @@ class Bins:
         values = self.normalised()
         quality = torch.full_like(y, values[0], dtype=torch.float64)
         for edge, before, value in zip(self.edges[1:], values, values[1:], strict=False):
-            quality += (y >= edge) * (value - before)
+            quality += (y >= edge).double() * (value - before)
         return quality
 
     def normalised(self) -> tuple[float, ...]:

@@ -141,6 +141,10 @@ def choose_form(problem: RankingProblem, method: str) -> Form:
         raise ValueError(f"method is {method!r}: use one of {', '.join(METHODS)}")
     if method == "sorted":
         return sorted_form.value_and_grad
+    if method == "fused":
+        from qamro_cache.losses import fused  # needs triton, which torch brings on Linux only
+
+        return fused.value_and_grad
     return pairs.value_and_grad
 
 

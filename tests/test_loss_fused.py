@@ -1,0 +1,96 @@
+"""The Triton kernel: by Triton's interpreter on the CPU, and on a GPU where there is one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_loss_qamro import dense
+
+from qamro_cache.losses.qamro import qamro_loss, qamro_value_and_grad
+from qamro_cache.losses.registry import LossSettings, parse_loss
+
+gpu = pytest.mark.gpu
+cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.slow
+def test_the_kernel_passes_the_tests_of_every_form_when_interpreted():
+    pytest.importorskip("triton")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "fused",
+         str(Path(__file__).with_name("test_loss_qamro.py"))],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert "passed" in run.stdout
+
+
+def test_a_cpu_tensor_is_refused():
+    pytest.importorskip("triton")
+    with pytest.raises(ValueError, match="'fused': pred is on cpu"):
+        qamro_loss(torch.zeros(3), torch.arange(3.0), method="fused")
+
+
+def stack(heads=64, size=256, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(4, 21, (size,), generator=generator).double() / 4
+    pred = target + torch.randn(heads, size, generator=generator, dtype=torch.float64)
+    mask = torch.rand(heads, size, generator=generator) < 0.8
+    alpha = torch.linspace(0.1, 0.5, heads, dtype=torch.float64)
+    beta = torch.linspace(1, 10, heads, dtype=torch.float64)
+    return pred.to(dtype), target, mask, alpha, beta
+
+
+@gpu
+@cuda_only
+@pytest.mark.parametrize("method", ["fused", "pairs", "sorted", "auto"])
+@pytest.mark.parametrize("size", [1, 2, 63, 64, 65, 256, 1000, 5000])
+def test_every_form_on_the_gpu(method, size):
+    pred, target, mask, alpha, beta = stack(3, size, torch.float64)
+    value, grad = qamro_value_and_grad(
+        pred.cuda(), target.cuda(), alpha=alpha.cuda(), beta=beta.cuda(), mask=mask.cuda(),
+        method=method,
+    )  # fmt: skip
+    expected = qamro_value_and_grad(
+        pred, target, alpha=alpha, beta=beta, mask=mask, method="pairs"
+    )
+    torch.testing.assert_close((value.cpu(), grad.cpu()), expected, rtol=1e-10, atol=1e-10)
+
+
+@gpu
+@cuda_only
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_lower_precision_on_the_gpu(dtype):
+    pred, target, mask, alpha, beta = stack(8, 256, dtype)
+    value, grad = qamro_value_and_grad(
+        pred.cuda(), target.cuda(), alpha=alpha.cuda(), beta=beta.cuda(), mask=mask.cuda(),
+        method="fused",
+    )  # fmt: skip
+    for row in range(8):
+        expected, expected_grad = dense(pred[row], target, alpha[row], beta[row], mask[row])
+        assert value[row].item() == pytest.approx(expected.item(), rel=1e-5)
+        assert (grad[row].cpu().double() - expected_grad).norm() < 1e-3 * expected_grad.norm()
+
+
+@gpu
+@cuda_only
+@pytest.mark.parametrize("method", ["fused", "pairs"])
+def test_a_cuda_graph_captures_the_composed_loss(method):
+    pred, target, mask, alpha, beta = (x.cuda() for x in stack())
+    loss = parse_loss("huber+qamro")
+    settings = LossSettings(alpha=alpha, beta=beta, method=method)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        expected = loss.value_and_grad(pred, target, mask=mask, settings=settings)
+    stream.synchronize()
+    static = torch.zeros_like(pred)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = loss.value_and_grad(static, target, mask=mask, settings=settings)
+    static.copy_(pred)
+    graph.replay()
+    torch.testing.assert_close(result, expected)
