@@ -55,9 +55,7 @@ def test_every_form_on_the_gpu(method, size):
         pred.cuda(), target.cuda(), alpha=alpha.cuda(), beta=beta.cuda(), mask=mask.cuda(),
         method=method,
     )  # fmt: skip
-    expected = qamro_value_and_grad(
-        pred, target, alpha=alpha, beta=beta, mask=mask, method="pairs"
-    )
+    expected = qamro_value_and_grad(pred, target, alpha=alpha, beta=beta, mask=mask, method="pairs")
     torch.testing.assert_close((value.cpu(), grad.cpu()), expected, rtol=1e-10, atol=1e-10)
 
 

@@ -5,7 +5,7 @@ registers, and writes their slopes: no [heads, N, N] tensor, and no atomic addit
 runs agree to the last bit. Every pair is looked at from both its ends, which is cheaper than
 sharing it.
 """
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 import os
 
@@ -130,10 +130,7 @@ def value_and_grad(problem: RankingProblem) -> tuple[Tensor, Tensor]:
     quality = None if problem.bins is None else problem.quality()
     optional = (problem.mask, problem.alpha, problem.beta, low, high, quality, problem.stderr)
     given = [pred if x is None else x.contiguous() for x in optional]
-    strides = [
-        0 if x is None or x.shape[0] == 1 else x.shape[1]
-        for x in (problem.y, *optional)
-    ]
+    strides = [0 if x is None or x.shape[0] == 1 else x.shape[1] for x in (problem.y, *optional)]
     y_row, *rows = strides
     mask = given[0].view(torch.uint8) if problem.mask is not None else pred
     _kernel[(heads, tiles)](

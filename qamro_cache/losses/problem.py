@@ -76,9 +76,9 @@ class RankingProblem:
 
     def quality(self) -> Tensor:
         """N [1 | R, N] in float64: the label in [0, 1], or the weight of its bin."""
-        y = self.unmasked(self.y)
         if self.bins is not None:
-            return self.bins.quality(y)
+            return self.bins.quality(self.y)
+        y = self.unmasked(self.y)
         if self.label_range is None:
             low, high = self._batch_range(y)
         else:

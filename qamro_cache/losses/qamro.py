@@ -22,7 +22,6 @@ from qamro_cache.losses.problem import (
     Scalar,
     check_values,
     prepare,
-    result_dtype,
 )
 
 Form = Callable[[RankingProblem], tuple[Tensor, Tensor]]
@@ -69,26 +68,22 @@ def qamro_loss(
     Raises:
         ValueError: names the argument and its value.
     """
-    if not _capturing(pred):
+    problem = prepare(
+        pred.detach(),
+        target.detach(),
+        alpha=alpha,
+        beta=beta,
+        normalize=normalize,
+        label_range=label_range,
+        weights=weights,
+        stderr=stderr,
+        mask=mask,
+    )
+    if not (pred.is_cuda and torch.cuda.is_current_stream_capturing()):
         check_values(
             target, alpha=alpha, beta=beta, label_range=label_range, stderr=stderr, mask=mask
         )
-
-    def compute(detached: Tensor) -> tuple[Tensor, Tensor]:
-        return qamro_value_and_grad(
-            detached,
-            target,
-            alpha=alpha,
-            beta=beta,
-            normalize=normalize,
-            label_range=label_range,
-            weights=weights,
-            stderr=stderr,
-            mask=mask,
-            method=method,
-        )
-
-    loss: Tensor = DirectGradient.apply(pred, compute)  # type: ignore[no-untyped-call]
+    loss: Tensor = DirectGradient.apply(pred, lambda _: _solve(problem, method, pred))  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -126,8 +121,13 @@ def qamro_value_and_grad(
         stderr=stderr,
         mask=mask,
     )
+    return _solve(problem, method, pred)
+
+
+def _solve(problem: RankingProblem, method: str, pred: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and gradient in the shape of `pred`."""
     value, grad = choose_form(problem, method)(problem)
-    dtype = result_dtype(pred)
+    dtype = problem.dtype
     return value.to(dtype).reshape(pred.shape[:-1]), grad.to(dtype).reshape(pred.shape)
 
 
@@ -233,7 +233,3 @@ class DirectGradient(torch.autograd.Function):
         """The saved gradient, scaled row by row."""
         (grad,) = ctx.saved_tensors
         return (grad_output.unsqueeze(-1) * grad).to(ctx.pred_dtype), None
-
-
-def _capturing(pred: Tensor) -> bool:
-    return pred.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from qamro_cache.losses import regression
+from qamro_cache.losses import listwise, regression
 from qamro_cache.losses.problem import (
     LabelRange,
     Scalar,
@@ -37,6 +37,9 @@ class LossSettings:
         alpha, beta, normalize, label_range, weights, method: of `qamro_loss`; `label_range` in
             raw label units.
         huber_delta: where Huber's loss turns linear, in the units of its term.
+        margin: of ``margin``, in the units of its term.
+        temperature: of ``listnet``, ``ranknet``, ``approx_ndcg`` and ``spearman``, in the units
+            of their term; None is each one's own default (1, 1, 0.1, 0.1).
         label_mean, label_scale: of the training fold's labels; what a ``standardised`` term
             subtracts and divides by.
     """
@@ -48,6 +51,8 @@ class LossSettings:
     weights: str | tuple[object, object] | None = None
     method: str = "auto"
     huber_delta: Scalar = 1.0
+    margin: float = 0.1
+    temperature: float | None = None
     label_mean: Scalar = 0.0
     label_scale: Scalar = 1.0
 
@@ -106,6 +111,17 @@ def _plain(
     return lambda batch, settings: function(batch.pred, batch.target, batch.mask)
 
 
+def _listwise(loss: Callable[..., Tensor], *names: str) -> TermFunction:
+    """A loss of `listwise` that takes the settings called `names`."""
+
+    def term(batch: Batch, settings: LossSettings) -> tuple[Tensor, Tensor]:
+        chosen = {name: getattr(settings, name) for name in names}
+        function = listwise.with_settings(loss, **chosen)
+        return listwise.by_autograd(function, batch.pred, batch.target, batch.mask)
+
+    return term
+
+
 @dataclass(frozen=True)
 class TermInfo:
     """A named loss: whether it is a ``ranking`` or a ``regression`` loss, and what it is."""
@@ -117,6 +133,28 @@ class TermInfo:
 
 TERMS: dict[str, TermInfo] = {
     "qamro": TermInfo("ranking", "quality-aware adaptive margins (arXiv 2508.08957)", _qamro),
+    "margin": TermInfo(
+        "ranking",
+        "hinge with one margin for all pairs",
+        _listwise(listwise.margin_ranking, "margin"),
+    ),
+    "ranknet": TermInfo(
+        "ranking", "RankNet (Burges et al. 2005)", _listwise(listwise.ranknet, "temperature")
+    ),
+    "listnet": TermInfo(
+        "ranking", "ListNet, top one (Cao et al. 2007)", _listwise(listwise.listnet, "temperature")
+    ),
+    "listmle": TermInfo("ranking", "ListMLE (Xia et al. 2008)", _listwise(listwise.listmle)),
+    "approx_ndcg": TermInfo(
+        "ranking",
+        "1 - ApproxNDCG (Qin et al. 2010)",
+        _listwise(listwise.approx_ndcg, "temperature"),
+    ),
+    "spearman": TermInfo(
+        "ranking",
+        "1 - Spearman's correlation of soft ranks (Qin et al. 2010)",
+        _listwise(listwise.spearman, "temperature"),
+    ),
     "huber": TermInfo("regression", "Huber's loss (Huber 1964)", _huber),
     "mse": TermInfo("regression", "mean squared error", _plain(regression.mse)),
     "mae": TermInfo("regression", "mean absolute error", _plain(regression.mae)),
