@@ -4,11 +4,12 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qamro_cache.datasets.labels import load_labels, match_ids
+from qamro_cache.datasets.labels import load_labels, match_ids, relabel
 from qamro_cache.datasets.raters import resample_ratings
 from qamro_cache.datasets.records import (
     Axis,
@@ -31,8 +32,8 @@ def test_in_the_order_of_the_clips(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert labels.stderr[2, 0] == pytest.approx(1.0)
     assert labels.ratings is not None
     assert labels.ratings.clip.tolist() == [2, 0, 2]
-    assert "no labels for 1 of 3 clips" in caplog.text
-    assert "1 labelled clips are not in the cache" in caplog.text
+    assert "nothing about 1 of 3 clips" in caplog.text
+    assert "1 of its clips are not in the cache" in caplog.text
 
 
 def test_a_scale_that_does_not_hold_the_scores_is_not_kept(tmp_path: Path) -> None:
@@ -56,6 +57,30 @@ def test_one_line_errors(tmp_path: Path, content: str, words: str) -> None:
     path.write_text(content)
     with pytest.raises(QamroError, match=words):
         load_labels(path, ["a", "b"])
+
+
+def test_relabel(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    clips = pd.DataFrame(
+        {"clip_id": ["a", "b", "c"], "system": ["s", "s", "s"], "split": ["x", "x", "x"]}
+    )
+    old = labels_from_means((Axis("old", 0, 1),), np.array([[0.1], [0.2], [0.3]]))
+    path.write_text("clip_id,split,new\nc,dev,5\na,train,3\n")
+    after, labels = relabel(path, clips, old)
+    assert list(after["split"]) == ["train", "x", "dev"]
+    assert list(after["system"]) == ["s", "s", "s"]
+    assert list(clips["split"]) == ["x", "x", "x"]
+    assert labels.axes == (Axis("new", 1, 5),)
+    np.testing.assert_array_equal(labels.mean[:, 0], [3, np.nan, 5])
+    # Splits alone leave the scores as they are.
+    path.write_text("clip_id,split\na,train\n")
+    assert relabel(path, clips, old)[1] is old
+    path.write_text("clip_id\na\n")
+    with pytest.raises(QamroError, match="nothing to replace"):
+        relabel(path, clips, old)
+    path.write_text("clip_id,rater,split,q\na,r1,dev,3\na,r2,train,4\n")
+    with pytest.raises(QamroError, match=r"row 3: clip 'a' has split 'train' here and 'dev' in"):
+        relabel(path, clips, old)
 
 
 def test_ids_with_and_without_suffix() -> None:

@@ -2,18 +2,23 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from qamro_cache.datasets.assemble import group_rows, labels_of_rows
+from qamro_cache.datasets.assemble import ClipRows, group_rows, labels_of_rows
 from qamro_cache.datasets.manifest import guess_axis
 from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Labels, Ratings
 from qamro_cache.datasets.tables import Text, numbers, read_table, text
 from qamro_cache.errors import QamroError
 
 logger = logging.getLogger("qamro_cache")
+
+#: Columns of a cache's clips that belong to its labels and may be replaced with them.
+REPLACED = ("system", "group", "split")
 
 _AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
 
@@ -33,37 +38,93 @@ def load_labels(path: Path, clip_ids: Sequence[str], axes: tuple[Axis, ...] = ()
     Raises:
         QamroError: a file that is not of this form, or that names none of the clips.
     """
+    table = _read(path)
+    if not table.axes:
+        raise QamroError(f"{path}, row 1: there is no axis; add a column of scores")
+    return _labels(table, _place(table, clip_ids), axes)
+
+
+def relabel(path: Path, clips: pd.DataFrame, labels: Labels) -> tuple[pd.DataFrame, Labels]:
+    """Replace what a label file says about the clips of a cache; features stay as they are.
+
+    Args:
+        path: as for ``load_labels``. Columns ``system``, ``group`` and ``split``, where there,
+            replace those of the clips that the file names; without any axis the scores stay.
+        clips: [C] of the cache, with ``clip_id``.
+        labels: of the same rows.
+
+    Returns:
+        New clips and labels; the arguments are not changed.
+
+    Raises:
+        QamroError: as ``load_labels``, or a file with nothing to replace.
+    """
+    table = _read(path)
+    columns = [name for name in REPLACED if name in table.columns]
+    if not table.axes and not columns:
+        raise QamroError(
+            f"{path}, row 1: there is nothing to replace; add a column of scores, or of "
+            f"{', '.join(REPLACED)}"
+        )
+    at = _place(table, list(clips["clip_id"]))
+    clips = clips.copy()
+    for name in columns:
+        values = clips[name].to_numpy(dtype=object).copy()
+        values[at >= 0] = table.grouped.clips[name].to_numpy(dtype=object)[at[at >= 0]]
+        clips[name] = values
+    return clips, _labels(table, at, labels.axes) if table.axes else labels
+
+
+@dataclass(frozen=True)
+class _Table:
+    path: Path
+    columns: dict[str, Text]
+    raters: Text | None
+    grouped: ClipRows
+    axes: list[str]
+    scores: list[npt.NDArray[np.float64]]
+
+
+def _read(path: Path) -> _Table:
     frame = read_table(path)
     if "clip_id" not in frame.columns:
         there = ", ".join(map(str, frame.columns))
         raise QamroError(f"{path}, row 1: there is no column 'clip_id' (columns: {there}); add it")
-    columns: dict[str, Text] = {"clip_id": text(frame, "clip_id")}
+    columns = {name: text(frame, name) for name in ("clip_id", *REPLACED) if name in frame.columns}
     raters = text(frame, "rater") if "rater" in frame.columns else None
     row_numbers = frame.index.to_numpy(dtype=np.int64)
-    rows = group_rows(columns, str(path), row_numbers, raters=raters is not None)
-    names = [str(name) for name in frame.columns if name not in (*CLIP_COLUMNS, "rater")]
-    if not names:
-        raise QamroError(f"{path}, row 1: there is no axis; add a column of scores")
-    scores = [numbers(frame, name, path) for name in names]
+    grouped = group_rows(columns, str(path), row_numbers, raters=raters is not None)
+    axes = [str(name) for name in frame.columns if name not in (*CLIP_COLUMNS, "rater")]
+    scores = [numbers(frame, name, path) for name in axes]
+    return _Table(path, columns, raters, grouped, axes, scores)
+
+
+def _labels(table: _Table, at: npt.NDArray[np.int64], axes: tuple[Axis, ...]) -> Labels:
     known = {axis.name: axis for axis in axes}
     made = tuple(
         _axis(known.get(name), guess_axis(name, score), score)
-        for name, score in zip(names, scores, strict=True)
+        for name, score in zip(table.axes, table.scores, strict=True)
     )
-    labels = labels_of_rows(rows, made, scores, raters)
-    at = match_ids(list(rows.clips["clip_id"]), clip_ids)
+    labels = labels_of_rows(table.grouped, made, table.scores, table.raters)
+    return take_labels(labels, at)
+
+
+def _place(table: _Table, clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    """[C] the table's clip for each id; -1 for none."""
+    path, names = table.path, list(table.grouped.clips["clip_id"])
+    at = match_ids(names, clip_ids)
     if len(at) and (at < 0).all():
         raise QamroError(
             f"{path}: names none of the {len(clip_ids)} clips (the first here is "
-            f"{rows.clips['clip_id'].iloc[0] if len(rows.clips) else 'nothing'!r}, there "
-            f"{clip_ids[0]!r}); use the cache's clip ids"
+            f"{names[0] if names else 'nothing'!r}, there {clip_ids[0]!r}); "
+            "use the clip ids of the cache"
         )
     if (at < 0).any():
-        logger.warning("%s: no labels for %d of %d clips", path, int((at < 0).sum()), len(at))
-    unused = len(rows.clips) - len(set(at[at >= 0].tolist()))
+        logger.warning("%s: nothing about %d of %d clips", path, int((at < 0).sum()), len(at))
+    unused = len(names) - len(set(at[at >= 0].tolist()))
     if unused:
-        logger.warning("%s: %d labelled clips are not in the cache", path, unused)
-    return take_labels(labels, at)
+        logger.warning("%s: %d of its clips are not in the cache", path, unused)
+    return at
 
 
 def take_labels(labels: Labels, rows: npt.NDArray[np.int64]) -> Labels:
