@@ -8,6 +8,7 @@ strings are accepted, and no array may reach beyond the end of the file.
 
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -216,6 +217,9 @@ def write_container(
         attributes: text, integers or truth values at the root.
         arrays: name (``group/name``) -> rows.
         verify: called with the temporary file once it is on disk; raises if it is not right.
+
+    Raises:
+        QamroError: the disk is full, or the folder is gone or cannot be written to.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -234,6 +238,13 @@ def write_container(
         verify(temporary)
         temporary.replace(path)
         fsync_folder(path.parent)
+    # HDF5 raises an OSError or a RuntimeError without a number when it cannot write.
+    except (OSError, RuntimeError) as error:
+        size = sum(nbytes_of(blocks.dtype, blocks.shape) for blocks in arrays.values())
+        raise QamroError(
+            f"{path} ({size / 1e6:.1f} MB) cannot be written: {_why(error)}; mend that and run the "
+            "same command again, what is finished is kept"
+        ) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -281,6 +292,13 @@ def _make_directory(
             )
             starts[name] = dataset.get_offset() or 0
     return starts
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    found = re.search(r"errno = (\d+)", str(error))
+    return os.strerror(int(found[1])) if found else _first(error)
 
 
 def _write_blocks(handle: int, start: int, name: str, blocks: Blocks) -> str:

@@ -75,8 +75,7 @@ def assemble(
         labels: of the same rows.
 
     Raises:
-        QamroError: a source is damaged.
-        OSError: the disk is full.
+        QamroError: a source is damaged, or the disk is full.
     """
     spans = _window_spans(sources, order)
     counts = spans[:, 2] - spans[:, 1]

@@ -16,8 +16,8 @@ def write_cache(path: Path, content: CacheContent, header: Header) -> None:
         header: identity, dataset, provenance.
 
     Raises:
-        QamroError: the parts do not fit each other.
-        OSError: the disk is full, or the folder cannot be written to.
+        QamroError: the parts do not fit each other, the disk is full, or the folder cannot be
+            written to.
     """
     check_content(content, header)
     write_container(Path(path), attributes_of(header), arrays_of(content), check_file)

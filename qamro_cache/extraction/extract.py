@@ -127,8 +127,8 @@ def extract(
 
     Raises:
         QamroError: ``out`` holds another identity or other clips, another process writes it, the
-            clips' folder is gone, or the encoder does not give what it promises.
-        OSError: the disk is full; the finished clips are kept for the next run.
+            clips' folder is gone, the disk is full, or the encoder does not give what it
+            promises; the finished clips are kept for the next run.
     """
     from qamro_cache.extraction.pipeline import Pipeline
 
