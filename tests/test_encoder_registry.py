@@ -34,7 +34,7 @@ def plug_ins(monkeypatch):
 
 def test_built_in_encoders_come_first_and_are_described():
     found = registry.list_encoders()
-    assert [e.name for e in found][: len(registry.BUILT_IN)] == list(registry.BUILT_IN)
+    assert [e.name for e in found][:5] == ["mel", "distillmos", "clap", "audiobox", "hf"]
     assert all(e.summary and e.source and e.licence and e.dims for e in found)
 
 

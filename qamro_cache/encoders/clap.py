@@ -5,10 +5,8 @@ transformers, and all weights come from the published checkpoint. The tests hold
 laion_clap 1.1.7.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from qamro_cache.encoders.htsat import SIZES, Htsat, HtsatSize, WindowAttention, dft_filters
 from qamro_cache.encoders.precision import check_precision, computing_in
+from qamro_cache.encoders.prompts import refuse_alike, tokenize
 from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
 from qamro_cache.encoders.roberta import (
     HOW_TO_GET,
@@ -33,10 +32,9 @@ SAMPLE_RATE = 48_000
 WINDOW = 480_000  # 10 s
 JOINT = 512
 TEXT_LENGTH = 77
+PADDING = 1
 TEXT_BATCH = 64
 CHECKPOINT_URL = "https://huggingface.co/lukewys/laion_clap"
-
-logger = logging.getLogger("qamro_cache")
 
 
 def projection(inputs: int) -> nn.Sequential:
@@ -115,7 +113,7 @@ class ClapEncoder:
         """
         if self.tokenizer is None:
             return {}
-        tokens, mask = tokenize(self.tokenizer, prompts)
+        tokens, mask = tokenize(self.tokenizer, prompts, TEXT_LENGTH)
         rows = []
         with computing_in("float32", self.device):
             for start in range(0, len(prompts), TEXT_BATCH):
@@ -126,54 +124,8 @@ class ClapEncoder:
                 ).pooler_output
                 rows.append(F.normalize(self.network.text_projection(pooled), dim=-1))
             text = torch.cat(rows) if rows else torch.zeros(0, JOINT, device=self.device)
-        refuse_alike(prompts, tokens, text)
+        refuse_alike(prompts, tokens, text, PADDING)
         return {"text": text}
-
-
-def tokenize(tokenizer: Any, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Return tokens and attention mask [P, 77]; a notice says how many prompts are cut."""
-    if not prompts:
-        empty = torch.zeros(0, TEXT_LENGTH, dtype=torch.int64)
-        return empty, empty
-    whole = tokenizer(list(prompts), padding=False, truncation=False)["input_ids"]
-    cut = sum(len(ids) > TEXT_LENGTH for ids in whole)
-    if cut:
-        logger.warning("%d of %d prompts are cut at %d tokens", cut, len(prompts), TEXT_LENGTH)
-    batch = tokenizer(
-        list(prompts),
-        padding="max_length",
-        truncation=True,
-        max_length=TEXT_LENGTH,
-        return_tensors="pt",
-    )
-    return batch["input_ids"], batch["attention_mask"]
-
-
-def refuse_alike(prompts: Sequence[str], tokens: Tensor, text: Tensor) -> None:
-    """Raise a QamroError for two different prompts with the same tokens or embedding.
-
-    Prompts that differ only beyond the cut have the same tokens by right; they are let through,
-    the notice of the cut having been given.
-    """
-    first: dict[bytes, str] = {}
-    distinct = []
-    for row, (prompt, ids) in enumerate(zip(prompts, tokens.numpy(), strict=True)):
-        other = first.setdefault(ids.tobytes(), prompt)
-        if other is prompt:
-            distinct.append(row)
-        elif other != prompt and ids[-1] == 1:  # padding at the end: nothing was cut
-            raise QamroError(f"prompts {other!r} and {prompt!r} get the same tokens; {HOW_TO_GET}")
-    if not distinct:
-        return
-    rows = text[distinct].double().cpu()
-    # Alike rows are neighbours when sorted along any one direction that tells rows apart.
-    direction = torch.linspace(-1, 1, rows.shape[1], dtype=torch.float64).cos()
-    order = torch.argsort(rows @ direction)
-    gap = (rows[order[1:]] - rows[order[:-1]]).abs().amax(1)
-    if (gap < 1e-6).any():
-        at = int((gap < 1e-6).nonzero()[0])
-        a, b = (prompts[distinct[int(order[at + i])]] for i in (0, 1))
-        raise QamroError(f"prompts {a!r} and {b!r} get the same embedding; check the checkpoint")
 
 
 def load_network(path: Path, allow_pickle: bool = False) -> tuple[ClapNetwork, HtsatSize]:

@@ -14,7 +14,7 @@ from qamro_cache.errors import QamroError
 GROUP = "qamro_cache.encoders"
 
 #: Modules of this package, each with an ``INFO``.
-BUILT_IN = ("mel", "distillmos", "clap", "audiobox")
+BUILT_IN = ("mel", "distillmos", "clap", "audiobox", "huggingface")
 
 logger = logging.getLogger("qamro_cache")
 

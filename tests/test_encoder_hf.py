@@ -1,0 +1,263 @@
+"""``hf:`` against the transformers model itself, on tiny random models of each family."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+
+from clap_reference import sound, write_vocabulary  # noqa: E402
+
+from qamro_cache.encoders.protocol import EncoderOptions  # noqa: E402
+from qamro_cache.encoders.registry import load_encoder  # noqa: E402
+from qamro_cache.errors import QamroError  # noqa: E402
+
+WAVE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "conv_dim": [32] * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+LARGE = WAVE | {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+
+
+def save(folder: Path, model, extractor) -> Path:
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return folder
+
+
+def wave_extractor(mask: bool):
+    return transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=mask)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    t = transformers
+    ast = t.ASTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48
+    )
+    whisper = t.WhisperConfig(
+        d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=48,
+        decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=48, vocab_size=60,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    clap = t.ClapConfig(
+        text_config={
+            "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 48, "vocab_size": 50_265, "pad_token_id": 1,
+        },
+        audio_config={
+            "patch_embeds_hidden_size": 16, "hidden_size": 64, "depths": [1, 1, 1],
+            "num_attention_heads": [2, 2, 2], "num_hidden_layers": 3,
+        },
+        projection_dim=24,
+    )  # fmt: skip
+    made = {
+        "hubert": (t.HubertModel(t.HubertConfig(**WAVE)), wave_extractor(False)),
+        "wavlm": (t.WavLMModel(t.WavLMConfig(**LARGE)), wave_extractor(True)),
+        "wav2vec2": (t.Wav2Vec2Model(t.Wav2Vec2Config(**LARGE)), wave_extractor(True)),
+        "ast": (t.ASTModel(ast), t.ASTFeatureExtractor()),
+        "whisper": (t.WhisperModel(whisper), t.WhisperFeatureExtractor()),
+        "clap": (t.ClapModel(clap), t.ClapFeatureExtractor(truncation="rand_trunc")),
+    }
+    found = {}
+    for name, (model, extractor) in made.items():
+        found[name] = save(root / name, model.eval(), extractor)
+    t.RobertaTokenizerFast.from_pretrained(
+        str(write_vocabulary(root / "synthetic-vocabulary"))
+    ).save_pretrained(found["clap"])
+    return found
+
+
+def windows_for(encoder, seconds=(10.0, 3.3, 0.5)) -> tuple[torch.Tensor, torch.Tensor]:
+    policy = encoder.spec.audio
+    clips = [
+        sound(i, int(s * policy.sample_rate), policy.sample_rate) for i, s in enumerate(seconds)
+    ]
+    padded = [np.pad(clip, (0, policy.window - len(clip))) for clip in clips]
+    return torch.from_numpy(np.stack(padded)), torch.tensor([len(clip) for clip in clips])
+
+
+@pytest.mark.parametrize("name", ["hubert", "wavlm", "wav2vec2"])
+def test_wave_models(folders, name):
+    encoder = load_encoder(f"hf:{folders[name]}")
+    model = transformers.AutoModel.from_pretrained(folders[name]).eval()
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folders[name])
+    windows, valid = windows_for(encoder)
+    got = encoder.encode(windows, valid)["layers"]
+    assert got.shape == (3, 3, 32)
+    for row, (window, n) in enumerate(zip(windows, valid.tolist(), strict=True)):
+        inputs = extractor(
+            window[:n].numpy(), sampling_rate=16_000, padding="max_length", max_length=160_000,
+            return_tensors="pt",
+        )  # fmt: skip
+        assert ("attention_mask" in inputs) == (name != "hubert")
+        with torch.inference_mode():
+            states = model(**inputs, output_hidden_states=True).hidden_states
+        frames = max(1, (n - 400) // 320 + 1)
+        expected = torch.stack([state[0, :frames].mean(0) for state in states])
+        torch.testing.assert_close(got[row], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_ast(folders):
+    encoder = load_encoder(f"hf:{folders['ast']}")
+    model = transformers.ASTModel.from_pretrained(folders["ast"]).eval()
+    extractor = transformers.ASTFeatureExtractor.from_pretrained(folders["ast"])
+    windows, valid = windows_for(encoder)
+    got = encoder.encode(windows, valid)["layers"]
+    for row, n in enumerate(valid.tolist()):
+        inputs = extractor(windows[row, :n].numpy(), sampling_rate=16_000, return_tensors="pt")
+        with torch.inference_mode():
+            states = model(**inputs, output_hidden_states=True).hidden_states
+        frames = (n - 400) // 160 + 1
+        time = min(101, -(-frames // 10))
+        keep = [0, 1] + [2 + band * 101 + t for band in range(12) for t in range(time)]
+        expected = torch.stack([state[0, keep].mean(0) for state in states])
+        torch.testing.assert_close(got[row], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_whisper(folders):
+    encoder = load_encoder(f"hf:{folders['whisper']}")
+    assert encoder.spec.audio.window == 480_000
+    model = transformers.WhisperModel.from_pretrained(folders["whisper"]).eval()
+    extractor = transformers.WhisperFeatureExtractor.from_pretrained(folders["whisper"])
+    windows, valid = windows_for(encoder, (30.0, 3.3))
+    got = encoder.encode(windows, valid)["layers"]
+    for row, n in enumerate(valid.tolist()):
+        inputs = extractor(windows[row, :n].numpy(), sampling_rate=16_000, return_tensors="pt")
+        with torch.inference_mode():
+            states = model.encoder(**inputs, output_hidden_states=True).hidden_states
+        expected = torch.stack([state[0, : -(-n // 320)].mean(0) for state in states])
+        torch.testing.assert_close(got[row], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_clap_audio_and_text(folders):
+    encoder = load_encoder(f"hf:{folders['clap']}")
+    model = transformers.ClapModel.from_pretrained(folders["clap"]).eval()
+    extractor = transformers.ClapFeatureExtractor.from_pretrained(folders["clap"])
+    windows, valid = windows_for(encoder)
+    got = encoder.encode(windows, valid)
+    prompts = ["slow piano", "fast drums"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders["clap"])
+    tokens = tokenizer(prompts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        text = model.text_projection(model.text_model(**tokens).pooler_output)
+        for row, n in enumerate(valid.tolist()):
+            inputs = extractor(windows[row, :n].numpy(), sampling_rate=48_000, return_tensors="pt")
+            pooled = model.audio_model(**inputs).pooler_output
+            torch.testing.assert_close(got["pooled"][row], pooled[0], atol=1e-5, rtol=1e-4)
+            out = model.get_audio_features(**inputs)
+            out = out if isinstance(out, torch.Tensor) else out.pooler_output
+            unit = torch.nn.functional.normalize(out, dim=-1)
+            torch.testing.assert_close(got["embedding"][row], unit[0], atol=1e-5, rtol=1e-4)
+    unit = torch.nn.functional.normalize(text, dim=-1)
+    torch.testing.assert_close(encoder.encode_text(prompts)["text"], unit, atol=1e-5, rtol=1e-4)
+    assert (
+        load_encoder(f"hf:{folders['clap']}", EncoderOptions(tokenizer="none")).spec.text_features
+        == {}
+    )
+
+
+def test_padding_rule_weights_and_configuration_are_in_the_identity(folders):
+    specs = {name: load_encoder(f"hf:{folder}").spec for name, folder in folders.items()}
+    assert specs["hubert"].options["padding"] == "zeros, seen by attention"
+    assert specs["wavlm"].options["padding"] == "zeros, masked in attention"
+    assert specs["clap"].options["padding"] == "repeatpad by the extractor"
+    assert specs["hubert"].name == "hf:hubert"
+    for spec in specs.values():
+        assert len(spec.checkpoint_sha256) == 64
+        assert len(spec.options["preprocessor_config_sha256"]) == 64
+
+
+@pytest.mark.parametrize("name", ["hubert", "wavlm", "ast"])
+def test_what_lies_in_the_padding_does_not_matter(folders, name):
+    encoder = load_encoder(f"hf:{folders[name]}")
+    windows, valid = windows_for(encoder)
+    expected = encoder.encode(windows, valid)["layers"]
+    windows[1, valid[1] :] = 0.5
+    alone = encoder.encode(windows[1:2], valid[1:2])["layers"]
+    torch.testing.assert_close(alone[0], expected[1], atol=1e-5, rtol=1e-5)
+
+
+def test_the_local_hub_cache_is_used_and_the_revision_kept(folders, tmp_path, monkeypatch):
+    import shutil
+
+    constants = pytest.importorskip("huggingface_hub.constants")
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--someone--tiny-hubert"
+    shutil.copytree(folders["hubert"], repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    spec = load_encoder("hf:someone/tiny-hubert").spec
+    assert spec.name == "hf:someone/tiny-hubert"
+    assert spec.options["revision"] == revision
+
+
+def test_a_model_that_is_not_here_says_how_to_get_it():
+    with pytest.raises(QamroError, match="run: hf download someone/nothing"):
+        load_encoder("hf:someone/nothing")
+    with pytest.raises(QamroError, match="needs NAME-or-folder"):
+        load_encoder("hf")
+
+
+def test_missing_tensors_and_unknown_kinds_are_refused(folders, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(folders["hubert"], broken)
+    state = load_file(broken / "model.safetensors")
+    del state["encoder.layers.1.attention.k_proj.weight"]
+    save_file(state, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(QamroError, match=r"1 tensors missing \(encoder.layers.1.attention.k_proj"):
+        load_encoder(f"hf:{broken}")
+    fused = tmp_path / "fused"
+    shutil.copytree(folders["clap"], fused)
+    config = json.loads((fused / "config.json").read_text())
+    config["audio_config"]["enable_fusion"] = True
+    (fused / "config.json").write_text(json.dumps(config))
+    with pytest.raises(QamroError):
+        load_encoder(f"hf:{fused}")
+    (fused / "config.json").unlink()
+    with pytest.raises(QamroError, match=r"lacks config.json"):
+        load_encoder(f"hf:{fused}")
+
+
+CODE = """
+from transformers import HubertConfig, HubertModel
+class OwnConfig(HubertConfig):
+    model_type = "own_hubert"
+class OwnModel(HubertModel):
+    config_class = OwnConfig
+"""
+
+
+def test_a_models_own_code_runs_only_when_allowed(folders, tmp_path, monkeypatch):
+    import shutil
+
+    own = tmp_path / "own"
+    shutil.copytree(folders["hubert"], own)
+    (own / "modeling_own.py").write_text(CODE)
+    config = json.loads((own / "config.json").read_text())
+    config |= {
+        "model_type": "own_hubert",
+        "auto_map": {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"},
+    }
+    (own / "config.json").write_text(json.dumps(config))
+    with pytest.raises(QamroError, match="--allow-pickle"):
+        load_encoder(f"hf:{own}")
+    dynamic = pytest.importorskip("transformers.dynamic_module_utils")
+    monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    encoder = load_encoder(f"hf:{own}", EncoderOptions(allow_pickle=True))
+    assert encoder.spec.options["model"] == "own_hubert"
