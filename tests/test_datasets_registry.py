@@ -95,7 +95,7 @@ def test_own_description_needs_no_python(tmp_path: Path) -> None:
     )
     (tmp_path / "list.txt").write_text("abc_1.wav|3\nxyz_2|4.5\n")
     (tmp_path / "xyz_2.wav").write_bytes(b"")
-    dataset = load_dataset(str(tmp_path / "mine.toml"), tmp_path)
+    dataset = load_dataset(str(tmp_path / "mine.toml"))
     assert list(dataset.clips["clip_id"]) == ["abc_1", "xyz_2"]
     assert list(dataset.clips["system"]) == ["abc", "xyz"]
     assert list(dataset.clips["split"]) == ["train", "train"]

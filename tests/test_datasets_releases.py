@@ -402,6 +402,29 @@ def test_somos(tmp_path: Path, name: str) -> None:
     assert dataset.labels.ratings.rater.tolist() == [1, 0, 1, 1, 2]
 
 
+@pytest.mark.parametrize("ratings", [False, True])
+def test_somos_lists_of_means(tmp_path: Path, ratings: bool) -> None:
+    """The means alone; beside the single ratings they are not read a second time."""
+    folder = "training_files/split1/full"
+    means = "utteranceId,mean\n{}.wav,3.5\n"
+    names = {"train": "novel_1_015", "valid": "novel_2_016", "test": "novel_3_017"}
+    put(tmp_path, {f"{folder}/{s}_mos_list.txt": means.format(n) for s, n in names.items()})
+    if ratings:
+        head = "systemId,utteranceId,choice,listenerId\n"
+        rows = "{1},{0}.wav,4,A\n{1},{0}.wav,3,B\n"
+        files = {
+            f"{folder}/{s.upper()}SET": head + rows.format(n, n[-3:]) for s, n in names.items()
+        }
+        put(tmp_path, files)
+    dataset = load_dataset("somos", tmp_path)
+    assert list(dataset.clips[CLIP]) == list(names.values())
+    assert list(dataset.clips["system"]) == ["015", "016", "017"]
+    assert list(dataset.clips["group"]) == ["novel_1", "novel_2", "novel_3"]
+    assert list(dataset.clips["split"]) == ["train", "dev", "test"]
+    assert dataset.labels.mean[:, 0].tolist() == [3.5] * 3
+    assert dataset.labels.count[:, 0].tolist() == [2 if ratings else 0] * 3
+
+
 def test_bvcc(tmp_path: Path) -> None:
     listener = "{}_30-39_bZPQE7w4Zl3g_Female_Valid_1_No"
     other = "{}_20-29_aAAA_Male_Valid_1_No"
@@ -452,7 +475,15 @@ def test_nisqa(tmp_path: Path) -> None:
             )
         },
     )
+    corpus = tmp_path / "corpus"
+    files = sorted(tmp_path.glob("NISQA_*/*.csv"))
+    lines = [line for file in files for line in file.read_text().splitlines()[1:]]
+    put(corpus, {"NISQA_corpus_file.csv": head + "\n".join(lines)})
+    whole = load_dataset("nisqa", corpus)
     dataset = load_dataset("nisqa", tmp_path)
+    assert list(whole.clips[CLIP]) == list(dataset.clips[CLIP])
+    assert list(whole.clips["split"]) == list(dataset.clips["split"])
+    np.testing.assert_array_equal(whole.labels.mean, dataset.labels.mean)
     assert list(dataset.clips["split"]) == ["train", "train", "dev", "test"]
     assert list(dataset.clips["system"])[:2] == ["NISQA_TRAIN_LIVE/1", "NISQA_TRAIN_SIM/1"]
     assert dataset.clips["path"][1] == str(tmp_path / "NISQA_TRAIN_SIM/deg/c1_TRAIN_SIM.wav")

@@ -105,20 +105,20 @@ def _with_audio(parts: list[_Part]) -> tuple[list[_Part], list[str]]:
 
 
 def _without_repeats(parts: list[_Part]) -> list[_Part]:
-    """Drop an optional list without scores whose clips another one lists with them.
+    """Drop an optional list whose clips are all in earlier lists.
 
-    A challenge first publishes the names of its evaluation clips, later their scores.
+    A challenge first publishes the names of its evaluation clips, later their scores; a release
+    may have single ratings and their means.
     """
-    scored = {
-        name for part in parts if np.isfinite(part.labels.mean).any() for name in part.clips.clip_id
-    }
-    return [
-        part
-        for part in parts
-        if not part.table.optional
-        or np.isfinite(part.labels.mean).any()
-        or not set(part.clips.clip_id) <= scored
-    ]
+    kept: list[_Part] = []
+    listed: set[str] = set()
+    for part in parts:
+        names = set(part.clips["clip_id"])
+        if part.table.optional and names <= listed:
+            continue
+        kept.append(part)
+        listed |= names
+    return kept
 
 
 def _read_part(description: Description, table: Table, file: Path, data_dir: Path) -> _Part:

@@ -25,7 +25,7 @@ _KINDS: dict[type, str] = {
 
 @dataclass(frozen=True)
 class Extract:
-    """New columns from a regular expression's named groups; ``source`` is a template."""
+    """A regular expression on a template: new columns from its groups, or the rows to read."""
 
     source: str
     pattern: str
@@ -47,6 +47,7 @@ class Table:
         fields: templates of ``clip_id``, ``system``, ``group``, ``split``, ``rater``, ``axis``
             and ``key``; a column of the field's own name is the default.
         extract: columns made from others by regular expressions, in order.
+        only: read the rows where the pattern is found.
         scores: axis -> column, where each axis has a column (one number, or a list of ratings).
         score: the column of the score, where the row's axis is named by ``fields.axis``.
         counts: axis -> column with the number of ratings behind a mean.
@@ -63,6 +64,7 @@ class Table:
     needs_audio: bool = False
     fields: Mapping[str, str] = field(default_factory=dict)
     extract: tuple[Extract, ...] = ()
+    only: Extract | None = None
     scores: Mapping[str, str] = field(default_factory=dict)
     score: str = ""
     counts: Mapping[str, str] = field(default_factory=dict)
@@ -201,15 +203,21 @@ def _table(kind: type[Record], entry: Mapping[str, Any], where: str) -> Record:
     if isinstance(entry.get("path"), str):
         entry["path"] = (entry["path"],)
     if "extract" in entry:
-        entry["extract"] = tuple(_record(Extract, part, "extract") for part in entry["extract"])
-        for part in entry["extract"]:
-            try:
-                re.compile(part.pattern)
-            except re.error as error:
-                raise QamroError(f"extract pattern {part.pattern!r}: {error}; mend it") from None
+        entry["extract"] = tuple(_extract(part, "extract") for part in entry["extract"])
+    if "only" in entry:
+        entry["only"] = _extract(entry["only"], "only")
     if entry.get("format", "csv") not in ("csv", "tsv", "psv", "jsonl"):
         raise QamroError(f"{where}: format {entry['format']!r}; use csv, tsv, psv or jsonl")
     return _record(kind, entry, where)
+
+
+def _extract(entry: Mapping[str, Any], where: str) -> Extract:
+    made = _record(Extract, entry, where)
+    try:
+        re.compile(made.pattern)
+    except re.error as error:
+        raise QamroError(f"{where} pattern {made.pattern!r}: {error}; mend it") from None
+    return made
 
 
 def _record(kind: type[Record], entry: Mapping[str, Any], where: str) -> Record:

@@ -40,8 +40,8 @@ def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
 
     Args:
         name: one of ``list_datasets()``, or the path of a description (``.toml``) of your own.
-        data_dir: the folder of the release; ``demo`` does without (it is made in the user's cache
-            folder then).
+        data_dir: the folder of the release; None: for ``demo``, a folder in the user's cache (it is
+            made there), for a description of your own, the folder that it is in.
 
     Raises:
         QamroError: an unknown name, no folder, or a release that is not as described.
@@ -49,7 +49,7 @@ def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     if name == "demo":
         return load_demo(data_dir)
     if name.endswith(".toml"):
-        return _load(read_description(Path(name)), data_dir)
+        return load_described(read_description(Path(name)), data_dir or Path(name).parent)
     if name in descriptions():
         return _load(descriptions()[name], data_dir)
     for point in entry_points(group=ENTRY_POINTS):

@@ -81,6 +81,12 @@ def read_rows(table: Table, file: Path) -> Rows:
         frame = read_table(file, separator=_SEPARATORS[table.format], columns=table.columns or None)
         row_numbers = frame.index.to_numpy(dtype=np.int64)
         columns = {str(name): text(frame, str(name)) for name in frame.columns}
+    if table.only is not None:
+        where = re.compile(table.only.pattern)
+        cells = render(table.only.source, columns, str(file))
+        keep = np.array([where.search(cell) is not None for cell in cells], np.bool_)
+        rows = Rows(file, row_numbers, columns, lists).take(np.flatnonzero(keep))
+        row_numbers, columns, lists = rows.numbers, rows.columns, rows.lists
     for extract in table.extract:
         columns |= _extracted(extract.source, extract.pattern, columns, file, row_numbers)
     fields = {
