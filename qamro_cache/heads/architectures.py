@@ -5,7 +5,7 @@ window. `prepare_rows` makes them, once, because nothing in it is learned; `scor
 learned part; `forward` is both, for whoever only wants scores.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -223,7 +223,7 @@ def score_rows(
     rows: Rows,
     *,
     bounds: Tensor | None = None,
-    dropout: Sequence[Tensor] | None = None,
+    dropout: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Return scores [heads, C] in the units of the standardised labels; differentiable.
 
@@ -232,7 +232,7 @@ def score_rows(
         params: stacked, as `init_params` makes them.
         rows: as `prepare_rows` makes them.
         bounds: [heads, 2] label range in standardised units, for the bounded output.
-        dropout: one factor [heads, R or C, width] for each hidden layer, in training.
+        dropout: in training: (layer, its output [heads, R or C, width]) -> a factor for it.
     """
     heads = params["output.weight"].shape[0]
     values = rows.values
@@ -261,7 +261,7 @@ def score_rows(
             ) + params[f"{k}.norm.bias"].unsqueeze(1)
         hidden = activate(settings.activation, hidden)
         if dropout is not None:
-            hidden = hidden * dropout[k]
+            hidden = hidden * dropout(k, hidden)
     scores = hidden.squeeze(-1)
     if settings.output == "bounded":
         if bounds is None:

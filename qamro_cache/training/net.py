@@ -1,0 +1,181 @@
+"""Forward and backward of stacked heads in training.
+
+`LayeredNet` is written out by hand for the common case (mlp and linear heads on one row a clip):
+it hands the optimiser the factors of each weight's gradient instead of the gradient.
+`AutogradNet` does everything else through `score_rows`. Both give what autograd gives.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from qamro_cache.heads.architectures import HeadSettings, Rows, activate, score_rows
+
+
+class Group(NamedTuple):
+    """Consecutive heads that see the same rows."""
+
+    rows: Rows
+    heads: slice
+
+
+class Sink(Protocol):
+    """What takes gradients: an optimiser."""
+
+    def add_product(self, name: str, heads: slice, left: Tensor, right: Tensor) -> None:
+        """Take the gradient left @ right."""
+
+    def add(self, name: str, grad: Tensor) -> None:
+        """Take a gradient."""
+
+
+class Dropout:
+    """Dropout masks from a hash of (seed, step, layer, place).
+
+    A head's masks depend on nothing else: not on its neighbours, the device, or what was drawn
+    before, and a captured graph needs no generator.
+    """
+
+    def __init__(self, rate: Tensor, seeds: Tensor, step: Tensor) -> None:
+        """Take rate [H] in [0, 1), seeds [H] int64 and the number of the step [] int64."""
+        self.rate, self.seeds, self.step = rate, seeds, step
+
+    def __call__(self, layer: int, hidden: Tensor) -> Tensor:
+        """Return the factor [H, B, width] of a layer's output: 0 or 1 / (1 - rate)."""
+        _, rows, width = hidden.shape
+        place = torch.arange(rows * width, device=hidden.device).reshape(1, rows, width)
+        key = _mix(_mix(self.seeds + 0x9E3779B9) ^ (self.step * 64 + layer))
+        bits = _mix(place ^ _mix(key).reshape(-1, 1, 1))
+        rate = self.rate.reshape(-1, 1, 1)
+        keep = bits.to(torch.float64) >= rate.double() * 2**32
+        return keep.to(hidden.dtype) / (1 - rate).to(hidden.dtype)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of MurmurHash3 on the low 32 bits (in int64, where products wrap)."""
+    x = x & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+def is_layered(settings: HeadSettings) -> bool:
+    """Whether `LayeredNet` covers these heads."""
+    return settings.rows_are_clips and settings.kind != "audiobox" and not settings.layer_norm
+
+
+class LayeredNet:
+    """Mlp and linear heads without layer norm, one row a clip."""
+
+    def __init__(self, settings: HeadSettings) -> None:
+        self.settings = settings
+        self.names = [*map(str, range(len(settings.widths))), "output"]
+
+    def forward(
+        self,
+        params: Mapping[str, Tensor],
+        groups: Sequence[Group],
+        bounds: Tensor,
+        dropout: Dropout | None,
+    ) -> Tensor:
+        """Return scores [H, B], and keep what `backward` needs."""
+        self.params, self.groups, self.bounds = params, groups, bounds
+        self.inputs: list[Tensor] = []
+        self.linear: list[Tensor] = []
+        self.factors: list[Tensor] = []
+        for layer, name in enumerate(self.names):
+            weight, bias = params[f"{name}.weight"], params[f"{name}.bias"].unsqueeze(1)
+            if layer == 0:
+                rows = groups[0].rows.values.shape[0]
+                z = weight.new_empty(weight.shape[0], rows, weight.shape[2])
+                for (values, _), heads in groups:
+                    shared = values.expand(heads.stop - heads.start, *values.shape)
+                    torch.baddbmm(bias[heads], shared, weight[heads], out=z[heads])
+            else:
+                z = torch.baddbmm(bias, self.inputs[-1], weight)
+            if name == "output":
+                break
+            self.linear.append(z)
+            hidden = activate(self.settings.activation, z)
+            if dropout is not None:
+                self.factors.append(dropout(layer, hidden))
+                hidden = hidden * self.factors[-1]
+            self.inputs.append(hidden)
+        scores = z.squeeze(-1)
+        if self.settings.output == "bounded":
+            self.sigmoid = torch.sigmoid(scores)
+            scores = bounds[:, :1] + (bounds[:, 1:] - bounds[:, :1]) * self.sigmoid
+        return scores
+
+    def backward(self, grad: Tensor, sink: Sink) -> None:
+        """Send the gradient of every parameter to ``sink``, from that of the scores [H, B]."""
+        if self.settings.output == "bounded":
+            span = self.bounds[:, 1:] - self.bounds[:, :1]
+            grad = grad * span * self.sigmoid * (1 - self.sigmoid)
+        dz = grad.unsqueeze(-1)
+        everyone = slice(0, dz.shape[0])
+        for layer in range(len(self.names) - 1, -1, -1):
+            name = self.names[layer]
+            sink.add(f"{name}.bias", dz.sum(1))
+            if layer == 0:
+                for (values, _), heads in self.groups:
+                    shared = values.T.expand(heads.stop - heads.start, *values.T.shape)
+                    sink.add_product(f"{name}.weight", heads, shared, dz[heads])
+                return
+            hidden, weight = self.inputs[layer - 1], self.params[f"{name}.weight"]
+            sink.add_product(f"{name}.weight", everyone, hidden.transpose(1, 2), dz)
+            dh = dz * weight.transpose(1, 2) if name == "output" else dz @ weight.transpose(1, 2)
+            if self.factors:
+                dh = dh * self.factors[layer - 1]
+            dz = _activation_backward(self.settings.activation, dh, self.linear[layer - 1])
+
+
+def _activation_backward(name: str, grad: Tensor, z: Tensor) -> Tensor:
+    """Multiply by the activation's derivative at ``z``; that of relu is 0 at 0."""
+    if name == "relu":
+        return torch.where(z > 0, grad, 0)
+    if name == "gelu":
+        result: Tensor = torch.ops.aten.gelu_backward(grad, z)
+        return result
+    if name == "tanh":
+        return grad * (1 - torch.tanh(z).square())
+    return grad
+
+
+class AutogradNet:
+    """Any head, by autograd."""
+
+    def __init__(self, settings: HeadSettings) -> None:
+        self.settings = settings
+
+    def forward(
+        self,
+        params: Mapping[str, Tensor],
+        groups: Sequence[Group],
+        bounds: Tensor,
+        dropout: Dropout | None,
+    ) -> Tensor:
+        """Return scores [H, B], and keep what `backward` needs."""
+        self.leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+        with torch.enable_grad():
+            parts = []
+            for rows, heads in groups:
+                drop = None
+                if dropout is not None:
+                    drop = Dropout(dropout.rate[heads], dropout.seeds[heads], dropout.step)
+                part = {name: leaf[heads] for name, leaf in self.leaves.items()}
+                parts.append(
+                    score_rows(self.settings, part, rows, bounds=bounds[heads], dropout=drop)
+                )
+            self.scores = torch.cat(parts)
+        return self.scores.detach()
+
+    def backward(self, grad: Tensor, sink: Sink) -> None:
+        """Send the gradient of every parameter to ``sink``, from that of the scores [H, B]."""
+        names = list(self.leaves)
+        grads = torch.autograd.grad(self.scores, [self.leaves[name] for name in names], grad)
+        for name, value in zip(names, grads, strict=True):
+            sink.add(name, value)
+        del self.scores

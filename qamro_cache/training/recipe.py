@@ -1,0 +1,130 @@
+"""How one head is trained: a recipe, and a job that applies it to a fold with a seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from qamro_cache.heads.architectures import HeadSettings
+from qamro_cache.losses.registry import parse_loss
+
+Bools = npt.NDArray[np.bool_]
+
+#: Both terms see labels and predictions in units of the training labels' standard deviation, so
+#: that a Huber delta of 1 and the learning rate mean the same on a 1-to-5 and a 0-to-100 scale.
+DEFAULT_LOSS = "huber@standardised+qamro@standardised"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of one head's training; a cell of a grid is a recipe.
+
+    Attributes:
+        head: architecture.
+        loss: sum of named terms, see `qamro_cache.losses.registry`.
+        alpha: QAMRO's margin per unit of label difference.
+        beta: QAMRO's weight of a pair whose better clip has the best label.
+        normalize: what QAMRO's label quality is relative to: ``train`` labels of the fold,
+            ``batch`` (as the released code), or the rating ``scale``.
+        optimiser: ``sgd`` or ``adamw``.
+        lr: learning rate, for standardised embeddings and labels.
+        momentum: of SGD.
+        weight_decay: added to the gradient in SGD, decoupled in AdamW; biases included.
+        dropout: share of hidden units set to 0 in training.
+        batch_size: clips a step.
+        batches: ``shared``: all heads see the same batches, each without its held-out clips;
+            ``own``: each seed draws full batches from its own training clips.
+        epochs: at most; exactly, without a stop set.
+        patience: epochs without a better loss on the stop set before a head stops.
+    """
+
+    head: HeadSettings = field(default_factory=HeadSettings)
+    loss: str = DEFAULT_LOSS
+    alpha: float = 0.2
+    beta: float = 7.0
+    normalize: Literal["train", "batch", "scale"] = "train"
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 5e-4
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    dropout: float = 0.0
+    batch_size: int = 256
+    batches: Literal["shared", "own"] = "shared"
+    epochs: int = 100
+    patience: int = 20
+
+    def __post_init__(self) -> None:
+        parse_loss(self.loss)
+        for name, allowed in (
+            ("normalize", ("train", "batch", "scale")),
+            ("optimiser", ("sgd", "adamw")),
+            ("batches", ("shared", "own")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+        for name in ("alpha", "beta", "lr", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("momentum", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("batch_size", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def bucket(self) -> tuple[object, ...]:
+        """What heads must share to be trained in one stack."""
+        return (
+            self.head,
+            self.loss,
+            self.normalize,
+            self.optimiser,
+            self.batch_size,
+            self.batches,
+            self.dropout > 0,
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One head to train.
+
+    Attributes:
+        recipe: how.
+        seed: of the initialisation and dropout, and of the order of ``own`` batches.
+        fold: row of the folds.
+        target: row of the targets.
+    """
+
+    recipe: Recipe
+    seed: int = 0
+    fold: int = 0
+    target: int = 0
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Who may see what: rows of masks over the clips.
+
+    Attributes:
+        train: [F, C] clips whose labels a head learns from.
+        stop: [F, C] clips whose labels choose its epoch; an all-false row: a fixed number.
+        test: [F, C] clips it is judged by; no head of the fold ever sees their labels.
+        names: what each fold holds out, for people.
+    """
+
+    train: Bools
+    stop: Bools
+    test: Bools
+    names: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if (self.train & self.stop | self.train & self.test | self.stop & self.test).any():
+            raise ValueError("a clip is in two parts of one fold")
+        if not self.train.any(1).all():
+            raise ValueError(f"fold {int(self.train.any(1).argmin())} has no training clip")

@@ -1,0 +1,99 @@
+"""Which clips make up each step's batch: decided by seeds alone, never by a head or a label."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+#: An epoch has at least this many steps: a small set is passed over several times. MusicEval's
+#: 1,634 training clips make 7 steps of 256, the scale on which the paper's patience is meant.
+MIN_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Batches of one or several orders in lockstep; step s has the same width in every epoch.
+
+    Attributes:
+        pools: the clips of each order, one array an order.
+        seeds: of each order.
+        batch_size: clips a step.
+        length: entries of a pass: at least the longest pool.
+        passes: over its pool that make up an epoch.
+    """
+
+    pools: tuple[Indices, ...]
+    seeds: tuple[int, ...]
+    batch_size: int
+    length: int
+    passes: int
+
+    def epoch(self, number: int) -> list[tuple[Indices, npt.NDArray[np.bool_]]]:
+        """Return each step's clips [orders, b] and which of them count [orders, b].
+
+        A pool shorter than ``length`` ends in entries that do not count.
+        """
+        steps = []
+        for turn in range(number * self.passes, (number + 1) * self.passes):
+            clips = np.zeros((len(self.pools), self.length), np.int64)
+            valid = np.zeros((len(self.pools), self.length), np.bool_)
+            for row, (pool, seed) in enumerate(zip(self.pools, self.seeds, strict=True)):
+                # A counter-based generator: any pass can be drawn without those before it.
+                random = np.random.Generator(np.random.Philox(key=[seed, turn]))
+                clips[row, : len(pool)] = random.permutation(pool)
+                valid[row, : len(pool)] = True
+            for start in range(0, self.length, self.batch_size):
+                part = slice(start, start + self.batch_size)
+                steps.append((clips[:, part], valid[:, part]))
+        return steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one epoch."""
+        return self.passes * -(-self.length // self.batch_size)
+
+
+def passes_per_epoch(clips: int, batch_size: int) -> int:
+    """Return how many passes over ``clips`` make an epoch of at least MIN_STEPS steps."""
+    return -(-MIN_STEPS // -(-clips // batch_size))
+
+
+def comparable_pairs(labels: npt.NDArray[np.float64]) -> int:
+    """Count the pairs of different labels among ``labels`` [N]; NaN takes part in none."""
+    known = labels[np.isfinite(labels)]
+    ties = np.unique(known, return_counts=True)[1].astype(np.int64)
+    return int((len(known) * (len(known) - 1) - (ties * (ties - 1)).sum()) // 2)
+
+
+def pair_coverage(
+    schedule: Schedule,
+    order: int,
+    labels: npt.NDArray[np.float64],
+    train: npt.NDArray[np.bool_],
+    epochs: int,
+) -> float:
+    """Return the mean share of all comparable training pairs that meet in a batch of an epoch.
+
+    Args:
+        schedule: of the head.
+        order: the head's.
+        labels: [C], NaN where a clip has none.
+        train: [C] the head's training clips.
+        epochs: how many epochs to average over, from the first.
+
+    Returns:
+        The share; a pair that meets twice in an epoch of several passes counts twice, so it may
+        exceed 1. NaN where no two training labels differ.
+    """
+    known = np.where(train, labels, np.nan)
+    total = comparable_pairs(known)
+    if total == 0:
+        return float("nan")
+    seen = sum(
+        comparable_pairs(np.where(valid[order], known[clips[order]], np.nan))
+        for number in range(epochs)
+        for clips, valid in schedule.epoch(number)
+    )
+    return seen / total / epochs

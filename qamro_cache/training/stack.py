@@ -1,0 +1,398 @@
+"""A stack of heads in training: one device, one bucket, every head's state beside the others'."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qamro_cache.evaluation import metrics
+from qamro_cache.heads.architectures import Rows, init_params, score_rows
+from qamro_cache.losses.registry import LossSettings, parse_loss
+from qamro_cache.training.net import AutogradNet, Dropout, Group, LayeredNet, is_layered
+from qamro_cache.training.optimiser import SGD, AdamW
+from qamro_cache.training.problem import Problem, indices, make_schedule
+from qamro_cache.training.recipe import Bools, Job
+from qamro_cache.training.result import Result, empty_result
+from qamro_cache.training.schedule import Indices
+
+#: Measured on the stop set after every epoch, a row each of the history.
+WATCHED = (
+    "loss",
+    "clip_mse",
+    "clip_lcc",
+    "clip_srcc",
+    "system_mse",
+    "system_lcc",
+    "system_srcc",
+    "stability",
+)
+
+#: Clips scored at once, so that activations stay small whatever the size of the set.
+EVAL_CLIPS = 2048
+
+
+class Batch(NamedTuple):
+    """One step's clips [orders, b], which of them count, and whether every head has a sample."""
+
+    clips: Tensor
+    valid: Tensor
+    everybody: bool
+
+
+class Stack:
+    """Heads of one bucket, sorted so that those who see the same rows stand together."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        jobs: Sequence[Job],
+        dtype: torch.dtype,
+        initial: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.problem, self.jobs, self.dtype = problem, list(jobs), dtype
+        self.device = problem.targets.device
+        recipe = jobs[0].recipe
+        self.settings, self.normalize = recipe.head, recipe.normalize
+        self.loss = parse_loss(recipe.loss)
+        self.net = (
+            LayeredNet(self.settings) if is_layered(self.settings) else AutogradNet(self.settings)
+        )
+        self.schedule, orders = make_schedule(problem, jobs)
+        self.keys = [(job.fold, order) for job, order in zip(jobs, orders, strict=True)]
+        self._prepare_folds()
+        self._prepare_heads(orders)
+        shape = problem.rows.values.shape[1:]
+        seeds = [job.seed for job in jobs]
+        self.params = init_params(self.settings, shape, seeds, device=self.device, dtype=dtype)
+        for name, value in (initial or {}).items():
+            self.params[name] = value.to(self.device, dtype).expand_as(self.params[name]).clone()
+        kind = SGD if recipe.optimiser == "sgd" else AdamW
+        self.optimiser = kind(self.params, self.heads)
+        self.drops = recipe.dropout > 0
+        self.steps = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.epoch = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.best = {name: p.clone() for name, p in self.params.items()}
+        self.num_systems = int(problem.systems.max()) + 1
+        # What is kept of all heads, running or not; `ids` says which of them still are.
+        heads = len(jobs)
+        self.ids = torch.arange(heads, device=self.device)
+        blank = torch.full((len(WATCHED), heads), torch.nan, device=self.device)
+        self.history = blank.repeat(self.max_epochs, 1, 1)
+        self.blank = blank
+        self.epochs = torch.zeros(heads, dtype=torch.int64, device=self.device)
+        self.results = empty_result(
+            heads, problem.num_clips, self.params, dtype, shape[-1] if self.moments else 0
+        )
+        self._regroup()
+
+    def _prepare_folds(self) -> None:
+        """Standardise the rows by each fold's training clips, and cut out its stop set."""
+        problem, folds = self.problem, self.problem.folds
+        values = problem.rows.values.to(self.dtype)
+        standardise = self.settings.kind != "audiobox"
+        self.values: dict[int, Tensor] = {}
+        self.stop_rows: dict[int, Rows] = {}
+        self.moments: dict[int, tuple[Tensor, Tensor]] = {}
+        for fold in dict.fromkeys(fold for fold, _ in self.keys):
+            self.values[fold] = values
+            if standardise:
+                train = indices(folds.train[fold], self.device)
+                seen = problem.take(values, train).values
+                centre, scale = seen.double().mean(0), seen.double().std(0, correction=0)
+                # A feature that is constant but for rounding carries nothing.
+                scale = torch.where(scale > 1e-7 * centre.abs().clamp_min(1e-12), scale, 1)
+                self.moments[fold] = centre.to(self.dtype), scale.to(self.dtype)
+                self.values[fold] = (values - self.moments[fold][0]) / self.moments[fold][1]
+            if folds.stop[fold].any():
+                stop = indices(folds.stop[fold], self.device)
+                self.stop_rows[fold] = problem.take(self.values[fold], stop)
+
+    def _prepare_heads(self, orders: Sequence[int]) -> None:
+        """Make one tensor of each setting and label statistic, [H] or [H, clips]."""
+        problem, jobs, device = self.problem, self.jobs, self.device
+        fold = torch.tensor([job.fold for job in jobs], device=device)
+        row = torch.tensor([job.target for job in jobs], device=device)
+        target = problem.targets[row]
+        known = target.isfinite()
+        masks = (
+            torch.from_numpy(problem.folds.train).to(device),
+            torch.from_numpy(problem.folds.stop).to(device),
+        )
+        train, stop = (mask[fold] & known for mask in masks)
+        count = train.sum(1).clamp_min(1)
+        target = torch.where(known, target, 0)
+        mean = (target * train).sum(1) / count
+        spread = (((target - mean[:, None]) ** 2 * train).sum(1) / count).sqrt()
+        spread = torch.where(spread > 0, spread, 1)
+        low = torch.where(train, target, torch.inf).amin(1)
+        high = torch.where(train, target, -torch.inf).amax(1)
+        # Equal training labels: no pair, so any range will do.
+        high = torch.where(high > low, high, low + 1)
+        scale = problem.ranges[row]
+        if self.normalize == "scale":
+            low, high = scale[:, 0], scale[:, 1]
+        numbers = {
+            name: torch.tensor([getattr(job.recipe, name) for job in jobs], device=device)
+            for name in ("alpha", "beta", "lr", "momentum", "weight_decay", "dropout")
+        }
+        self.heads = {name: value.to(self.dtype) for name, value in numbers.items()}
+        self.heads |= {
+            "epochs": torch.tensor([job.recipe.epochs for job in jobs], device=device),
+            "patience": torch.tensor([job.recipe.patience for job in jobs], device=device),
+            "seed": torch.tensor([job.seed for job in jobs], device=device),
+            "order": torch.tensor(orders, device=device),
+            "target": target.to(self.dtype),
+            "train": train,
+            "label_mean": mean.to(self.dtype),
+            "label_scale": spread.to(self.dtype),
+            "low": low.to(self.dtype),
+            "high": high.to(self.dtype),
+            "bounds": ((scale - mean[:, None]) / spread[:, None]).to(self.dtype),
+            "has_stop": stop.any(1),
+            "finite": torch.ones(len(jobs), dtype=torch.bool, device=device),
+            "finished": torch.zeros(len(jobs), dtype=torch.bool, device=device),
+            "best_loss": torch.full((len(jobs),), torch.inf, device=device, dtype=self.dtype),
+            "best_epoch": torch.zeros(len(jobs), dtype=torch.int64, device=device),
+        }
+        self._prepare_stop_labels(stop)
+        self.max_epochs = max(job.recipe.epochs for job in jobs)
+        # Which clips count for whom, once for each kind of head: asked at every step.
+        usable = train.cpu().numpy()
+        self.usable = {(order, usable[h].tobytes()): usable[h] for h, order in enumerate(orders)}
+
+    def _prepare_stop_labels(self, stop: Tensor) -> None:
+        """Bring each head's stop set to one width: labels, masks and systems [H, S]."""
+        folds, device = self.problem.folds, self.device
+        width = max(int(folds.stop[fold].sum()) for fold, _ in self.keys)
+        clips = torch.zeros(len(self.keys), width, dtype=torch.int64, device=device)
+        inside = torch.zeros(len(self.keys), width, dtype=torch.bool, device=device)
+        for h, (fold, _) in enumerate(self.keys):
+            held = indices(folds.stop[fold], device)
+            clips[h, : len(held)], inside[h, : len(held)] = held, True
+        self.heads |= {
+            "stop_target": self.heads["target"].gather(1, clips),
+            "stop_mask": stop.gather(1, clips) & inside,
+            "stop_system": self.problem.systems.expand(len(self.keys), -1).gather(1, clips),
+            "stop_before": torch.full(clips.shape, torch.nan, dtype=self.dtype, device=device),
+        }
+
+    def _regroup(self) -> None:
+        """Find the runs of heads that see the same rows; bind what depends on the heads."""
+        self.groups = _runs(self.keys)
+        heads = self.heads
+        self.loss_settings = LossSettings(
+            alpha=heads["alpha"],
+            beta=heads["beta"],
+            normalize=self.normalize,
+            label_range=(heads["low"], heads["high"]),
+            label_mean=heads["label_mean"],
+            label_scale=heads["label_scale"],
+        )
+
+    def batches(self, epoch: int) -> list[Batch]:
+        """Return the steps of an epoch."""
+        steps = []
+        for clips, valid in self.schedule.epoch(epoch):
+            steps.append(
+                Batch(
+                    torch.from_numpy(np.ascontiguousarray(clips)).to(self.device),
+                    torch.from_numpy(np.ascontiguousarray(valid)).to(self.device),
+                    self._everybody(clips, valid),
+                )
+            )
+        return steps
+
+    def row_cap(self, clips: int) -> int | None:
+        """Return the most rows that ``clips`` clips can have; None where a row is a clip."""
+        if self.problem.offsets is None:
+            return None
+        return int(self.problem.offsets.diff().sort(descending=True).values[:clips].sum())
+
+    def nobody_starves(self) -> bool:
+        """Return whether every head has a valid sample in every step of every epoch."""
+        epochs = (self.schedule.epoch(number) for number in range(self.max_epochs))
+        return all(self._everybody(*step) for steps in epochs for step in steps)
+
+    def _everybody(self, clips: Indices, valid: Bools) -> bool:
+        return all(
+            bool((mask[clips[order]] & valid[order]).any())
+            for (order, _), mask in self.usable.items()
+        )
+
+    def train_epoch(self, batches: Sequence[Batch], cap: Sequence[int | None]) -> None:
+        """Take every step of an epoch and judge the heads; never waits for the device."""
+        for batch, rows in zip(batches, cap, strict=True):
+            self._step(batch, rows)
+        self._judge()
+
+    def _step(self, batch: Batch, cap: int | None) -> None:
+        heads, order = self.heads, self.heads["order"]
+        clips = batch.clips[order]
+        target = heads["target"].gather(1, clips)
+        mask = heads["train"].gather(1, clips) & batch.valid[order]
+        groups = [
+            Group(self.problem.take(self.values[fold], batch.clips[turn], cap), part)
+            for fold, turn, part in self.groups
+        ]
+        dropout = Dropout(heads["dropout"], heads["seed"], self.steps) if self.drops else None
+        scores = self.net.forward(self.params, groups, heads["bounds"], dropout)
+        scale = heads["label_scale"][:, None]
+        value, grad = self.loss.value_and_grad(
+            scores[:, : clips.shape[1]] * scale + heads["label_mean"][:, None],
+            target,
+            mask=mask,
+            settings=self.loss_settings,
+        )
+        heads["finite"].logical_and_(value.isfinite())
+        grad = grad * scale
+        if scores.shape[1] > grad.shape[1]:
+            grad = torch.cat([grad, grad.new_zeros(len(grad), scores.shape[1] - grad.shape[1])], 1)
+        self.optimiser.begin(None if batch.everybody else mask.any(1))
+        self.net.backward(grad, self.optimiser)
+        self.optimiser.step()
+        self.steps += 1
+
+    def _judge(self) -> None:
+        """Measure on the stop sets, keep the best weights, and see who is finished."""
+        heads, number = self.heads, self.epoch + 1
+        running = ~heads["finished"]
+        last = number >= heads["epochs"]
+        keep = running & last & ~heads["has_stop"]
+        if self.stop_rows:
+            loss = self._watch(running)
+            heads["finite"].logical_and_(loss.isfinite() | ~heads["has_stop"])
+            better = running & heads["has_stop"] & (loss < heads["best_loss"])
+            heads["best_loss"].copy_(torch.where(better, loss, heads["best_loss"]))
+            keep |= better
+        heads["best_epoch"].copy_(torch.where(keep, number, heads["best_epoch"]))
+        self._keep(keep)
+        patient = number - heads["best_epoch"] < heads["patience"]
+        over = last | ~heads["finite"] | (heads["has_stop"] & ~patient)
+        self.epochs[self.ids] += running
+        heads["finished"].logical_or_(over)
+        self.epoch += 1
+
+    def _watch(self, running: Tensor) -> Tensor:
+        """Score the stop sets into the history; return the loss [H]."""
+        heads, mask = self.heads, self.heads["stop_mask"]
+        target, system = heads["stop_target"], heads["stop_system"]
+        pred = torch.zeros_like(target)
+        for fold, _, part in self.groups:
+            if fold in self.stop_rows:
+                scores = self._score(self.params, part, self.stop_rows[fold])
+                pred[part, : scores.shape[1]] = scores
+        pred = pred * heads["label_scale"][:, None] + heads["label_mean"][:, None]
+        loss, _ = self.loss.value_and_grad(pred, target, mask=mask, settings=self.loss_settings)
+        seen = mask.to(torch.float64)
+        by_system = metrics.system_means(pred, system, self.num_systems, seen)
+        truth = metrics.system_means(target, system, self.num_systems, seen)
+        present = (by_system.clips > 0).double()
+        rows = [loss]
+        rows += [f(pred, target, seen) for f in (metrics.mse, metrics.lcc, metrics.srcc)]
+        rows += [
+            f(by_system.mean, truth.mean, present) for f in (metrics.mse, metrics.lcc, metrics.srcc)
+        ]
+        rows.append(metrics.srcc(pred, heads["stop_before"], seen))
+        heads["stop_before"].copy_(pred)
+        table = torch.stack([row.to(self.history.dtype) for row in rows])
+        table = torch.where(running & heads["has_stop"], table, torch.nan)
+        # The number of the epoch is on the device: written by index, nothing waits for it.
+        row = self.blank.index_copy(1, self.ids, table)
+        self.history.index_copy_(0, self.epoch.reshape(1), row.unsqueeze(0))
+        return loss
+
+    def _keep(self, better: Tensor) -> None:
+        """Copy the weights of the heads where ``better`` [H] to the best ones."""
+        if self.device.type == "cpu":
+            chosen = better.nonzero()[:, 0]
+            for name, p in self.params.items():
+                self.best[name].index_copy_(0, chosen, p.index_select(0, chosen))
+            return
+        for name, p in self.params.items():
+            which = better.reshape(-1, *[1] * (p.ndim - 1))
+            self.best[name].copy_(torch.where(which, p, self.best[name]))
+
+    def _score(self, params: Mapping[str, Tensor], part: slice, rows: Rows) -> Tensor:
+        chosen = {name: p[part] for name, p in params.items()}
+        bounds = self.heads["bounds"][part]
+        return score_rows(self.settings, chosen, rows, bounds=bounds)
+
+    def retire(self) -> int:
+        """Take the finished heads out of the stack; return how many still run.
+
+        Waits for the device. While few have finished they stay: training them on for nothing
+        costs less than rebuilding the stack.
+        """
+        finished = self.heads["finished"].cpu()
+        running = int((~finished).sum())
+        if running and running > 0.75 * len(finished):
+            return running
+        self._store(finished.nonzero()[:, 0])
+        if running:
+            self._select((~finished).nonzero()[:, 0])
+        return running
+
+    def _store(self, chosen: Tensor) -> None:
+        """Write the kept weights of ``chosen`` heads and their predictions to the results."""
+        here, ids = chosen.to(self.device), self.ids.cpu()[chosen]
+        best = {name: p.index_select(0, here) for name, p in self.best.items()}
+        finite = self.heads["finite"].index_select(0, here)
+        bounds = self.heads["bounds"].index_select(0, here)
+        keys = [self.keys[h] for h in chosen.tolist()]
+        scores = torch.empty(len(keys), self.problem.num_clips, dtype=self.dtype)
+        for start in range(0, self.problem.num_clips, EVAL_CLIPS):
+            stop = min(start + EVAL_CLIPS, self.problem.num_clips)
+            clips = torch.arange(start, stop, device=self.device)
+            for fold, _, part in _runs(keys):
+                rows = self.problem.take(self.values[fold], clips)
+                some = {name: p[part] for name, p in best.items()}
+                block = score_rows(self.settings, some, rows, bounds=bounds[part])
+                scores[part, start:stop] = block[:, : len(clips)].cpu()
+        scale = self.heads["label_scale"].index_select(0, here).cpu()
+        mean = self.heads["label_mean"].index_select(0, here).cpu()
+        predictions = scores * scale[:, None] + mean[:, None]
+        diverged = ~finite.cpu() | ~predictions.isfinite().all(1)
+        results = self.results
+        results.predictions[ids] = predictions.masked_fill(diverged[:, None], torch.nan)
+        results.diverged[ids] = diverged
+        results.best_epoch[ids] = self.heads["best_epoch"].index_select(0, here).cpu()
+        results.label_mean[ids], results.label_scale[ids] = mean, scale
+        for name, p in best.items():
+            results.params[name][ids] = p.cpu()
+        if results.centre is not None and results.scale is not None:
+            for position, (fold, _) in zip(ids.tolist(), keys, strict=True):
+                centre, spread = self.moments[fold]
+                results.centre[position], results.scale[position] = centre.cpu(), spread.cpu()
+
+    def _select(self, chosen: Tensor) -> None:
+        """Go on with ``chosen`` heads only."""
+        here = chosen.to(self.device)
+
+        def part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value.index_select(0, here) for name, value in tensors.items()}
+
+        self.keys = [self.keys[h] for h in chosen.tolist()]
+        self.heads, self.params, self.best = part(self.heads), part(self.params), part(self.best)
+        self.ids = self.ids.index_select(0, here)
+        self.optimiser.state = part(self.optimiser.state)
+        self.optimiser.params = self.params
+        self.optimiser.use(self.heads)
+        self._regroup()
+
+    def finish(self) -> Result:
+        """Return everything, once no head runs."""
+        return self.results._replace(
+            epochs=self.epochs.cpu(), history=self.history[: int(self.epoch)].cpu()
+        )
+
+
+def _runs(keys: Sequence[tuple[int, int]]) -> list[tuple[int, int, slice]]:
+    """Return the runs of equal keys: (fold, order, heads)."""
+    runs, start = [], 0
+    for h in range(1, len(keys) + 1):
+        if h == len(keys) or keys[h] != keys[start]:
+            runs.append((*keys[start], slice(start, h)))
+            start = h
+    return runs
