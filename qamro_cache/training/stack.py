@@ -134,10 +134,10 @@ class Stack:
         if self.normalize == "scale":
             low, high = scale[:, 0], scale[:, 1]
         numbers = {
-            name: torch.tensor([getattr(job.recipe, name) for job in jobs], device=device)
+            name: torch.tensor([getattr(job.recipe, name) for job in jobs], dtype=torch.float64)
             for name in ("alpha", "beta", "lr", "momentum", "weight_decay", "dropout")
         }
-        self.heads = {name: value.to(self.dtype) for name, value in numbers.items()}
+        self.heads = {name: value.to(device, self.dtype) for name, value in numbers.items()}
         self.heads |= {
             "epochs": torch.tensor([job.recipe.epochs for job in jobs], device=device),
             "patience": torch.tensor([job.recipe.patience for job in jobs], device=device),

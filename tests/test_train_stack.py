@@ -1,0 +1,333 @@
+"""The stacked trainer against plain PyTorch, one head at a time."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from qamro_cache.evaluation import metrics
+from qamro_cache.heads.architectures import HeadSettings, init_params, prepare_rows, score_rows
+from qamro_cache.losses.registry import LossSettings, parse_loss
+from qamro_cache.training.fit import Features, Labelled, fit
+from qamro_cache.training.net import Dropout
+from qamro_cache.training.problem import Problem, make_schedule
+from qamro_cache.training.recipe import Folds, Job, Recipe
+from qamro_cache.training.stack import WATCHED
+
+CLIPS, WIDTH, GROUPS = 60, 7, 6
+F64 = torch.float64
+
+
+def make_data(windows=False, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    counts = torch.randint(1, 5, (CLIPS,), generator=g) if windows else torch.ones(CLIPS).long()
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    rows = torch.randn(int(offsets[-1]), WIDTH, generator=g) * torch.arange(1, WIDTH + 1) + 5
+    first = rows[offsets[:-1]]
+    labels = torch.stack([first[:, 0] * 10 + 40, (first[:, 1] - first[:, 2]) / 4 + 3]).double()
+    labels = (labels + torch.randn(2, CLIPS, generator=g)).mul(2).round().div(2)
+    labels[1, 5] = torch.nan
+    weights = torch.rand(len(rows), generator=g) * 0.9 + 0.1
+    systems = torch.arange(CLIPS) % 7
+    systems[3] = -1
+    features = Features(rows, offsets, weights)
+    ranges = torch.tensor([[0.0, 100], [1, 5]])
+    return features, Labelled(labels, ranges, systems)
+
+
+def make_folds():
+    group = np.arange(CLIPS) % GROUPS
+    test = np.stack([group == k for k in range(GROUPS)])
+    stop = np.stack([group == (k + 1) % GROUPS for k in range(GROUPS)])
+    stop[2] = False  # one fold trains for a fixed number of epochs
+    return Folds(~test & ~stop, stop, test)
+
+
+def collect(features, labels, folds, jobs, **options):
+    options = {"dtype": F64, **options}
+    out = [None] * len(jobs)
+    for positions, result in fit(features, labels, folds, jobs, **options):
+        for row, k in enumerate(positions):
+            out[k] = {
+                "predictions": result.predictions[row],
+                "best_epoch": int(result.best_epoch[row]),
+                "epochs": int(result.epochs[row]),
+                "diverged": bool(result.diverged[row]),
+                "history": result.history[:, :, row],
+                "params": {name: p[row] for name, p in result.params.items()},
+                "centre": None if result.centre is None else result.centre[row],
+                "scale": None if result.scale is None else result.scale[row],
+            }
+    return out
+
+
+def varied_jobs(base, count=14):
+    """Unequal hyperparameters, folds, targets, seeds, patience and lengths in one stack."""
+    jobs = []
+    for k in range(count):
+        recipe = dataclasses.replace(
+            base,
+            alpha=[0.1, 0.2, 0.5][k % 3],
+            beta=[3.0, 7.0][k % 2],
+            lr=[3e-3, 1e-2, 3e-2, 1e-4][k % 4],
+            momentum=[0.9, 0.5, 0.0][k % 3] if base.momentum else 0.0,
+            weight_decay=[0.0, 1e-3][k % 2],
+            epochs=[50, 30, 50, 17][k % 4],
+            patience=[4, 50, 7][k % 3],
+        )
+        jobs.append(Job(recipe, seed=k % 5, fold=k % GROUPS, target=k % 2))
+    return jobs
+
+
+def naive(features, labels, folds, job):
+    """One head as anybody would write it: autograd and torch.optim, the same batch schedule."""
+    recipe, settings = job.recipe, job.recipe.head
+    rows = prepare_rows(
+        settings, features.windows.double(), features.offsets, features.weights.double()
+    )
+    assert rows.windows is None
+    y = labels.targets[job.target]
+    known = y.isfinite()
+    train = torch.from_numpy(folds.train[job.fold])
+    stop = torch.from_numpy(folds.stop[job.fold]) & known
+    seen = rows.values[train]
+    x = (rows.values - seen.mean(0)) / seen.std(0, correction=0)
+    train = train & known
+    mean, std = y[train].mean(), y[train].std(correction=0)
+    low, high = y[train].min().item(), y[train].max().item()
+    loss_settings = LossSettings(
+        alpha=recipe.alpha,
+        beta=recipe.beta,
+        normalize="train",
+        label_range=(low, high),
+        label_mean=float(mean),
+        label_scale=float(std),
+    )
+    loss = parse_loss(recipe.loss)
+    params = init_params(settings, (rows.values.shape[1],), [job.seed], dtype=F64)
+    leaves = [p.requires_grad_() for p in params.values()]
+    if recipe.optimiser == "sgd":
+        optimiser = torch.optim.SGD(
+            leaves, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    else:
+        optimiser = torch.optim.AdamW(leaves, recipe.lr, weight_decay=recipe.weight_decay)
+    bounds = torch.stack([(r - mean) / std for r in labels.ranges[job.target]])[None]
+
+    def predict(select, dropout=None):
+        part = rows._replace(values=x[select])
+        scores = score_rows(settings, params, part, bounds=bounds, dropout=dropout)
+        return scores * std + mean
+
+    placed = Problem(rows, None, labels.targets, labels.ranges, folds, labels.systems, order_seed=0)
+    schedule, (order,) = make_schedule(placed, [job])
+    best, best_epoch, kept, steps = float("inf"), 0, None, 0
+    losses = []
+    for epoch in range(recipe.epochs):
+        for clips, valid in schedule.epoch(epoch):
+            batch = torch.from_numpy(clips[order][valid[order]])
+            drop = None
+            if recipe.dropout:
+                # The hash wants the place in the whole batch, held-out clips included.
+                drop = Dropout(
+                    torch.tensor([recipe.dropout], dtype=F64),
+                    torch.tensor([job.seed]),
+                    torch.tensor(steps),
+                )
+            steps += 1
+            mask = train[batch]
+            if not mask.any():
+                continue
+            pred = predict(batch, drop)
+            value = loss(pred, y[batch].nan_to_num(), mask=mask, settings=loss_settings)
+            optimiser.zero_grad()
+            value.sum().backward()
+            optimiser.step()
+        if stop.any():
+            with torch.no_grad():
+                value = loss(predict(stop), y[stop], settings=loss_settings).item()
+            losses.append(value)
+            if value < best:
+                best, best_epoch = value, epoch + 1
+                kept = predict(slice(None)).detach()[0]
+            if epoch + 1 - best_epoch >= recipe.patience:
+                break
+        elif epoch + 1 == recipe.epochs:
+            best_epoch, kept = epoch + 1, predict(slice(None)).detach()[0]
+    return kept, best_epoch, epoch + 1, losses
+
+
+VARIANTS = {
+    "linear stack": Recipe(batch_size=16),
+    "relu, bounded": Recipe(
+        head=HeadSettings(widths=(9, 5), activation="relu", output="bounded"), batch_size=16
+    ),
+    "gelu, dropout": Recipe(
+        head=HeadSettings(widths=(9, 5), activation="gelu"), batch_size=16, dropout=0.3
+    ),
+    "tanh, adamw, own": Recipe(
+        head=HeadSettings(widths=(9, 5), activation="tanh"),
+        batch_size=13,
+        optimiser="adamw",
+        batches="own",
+    ),
+    "layer norm, autograd": Recipe(
+        head=HeadSettings(widths=(9,), layer_norm=True), batch_size=16, loss="mse+0.5*qamro"
+    ),
+    "no hidden layer, tiny batches": Recipe(
+        head=HeadSettings(kind="linear", widths=()), batch_size=3
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_head_equals_plain_pytorch(name):
+    features, labels = make_data()
+    folds = make_folds()
+    jobs = varied_jobs(VARIANTS[name])
+    stacked = collect(features, labels, folds, jobs, chunk=len(jobs))
+    stopped_early = 0
+    for job, ours in zip(jobs, stacked, strict=True):
+        predictions, best_epoch, epochs, losses = naive(features, labels, folds, job)
+        assert not ours["diverged"]
+        assert (ours["best_epoch"], ours["epochs"]) == (best_epoch, epochs)
+        assert torch.allclose(ours["predictions"], predictions, rtol=0, atol=1e-9 * 100)
+        watched = ours["history"][: len(losses), 0].double()
+        assert torch.allclose(watched, torch.tensor(losses, dtype=F64), rtol=1e-5)
+        stopped_early += epochs < job.recipe.epochs
+    assert stopped_early >= 2, "no head stopped early, so that path is not tested"
+
+
+@pytest.mark.parametrize("pooling", ["attention", "scores", "mean"])
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_a_head_does_not_depend_on_its_stack(pooling, chunk):
+    """Windows of unequal number, unequal everything else; alone, in threes, or all together."""
+    features, labels = make_data(windows=True)
+    head = HeadSettings(widths=(6,), activation="tanh", pooling=pooling)
+    jobs = varied_jobs(Recipe(head=head, batch_size=16, dropout=0.2), 9)
+    together = collect(features, labels, make_folds(), jobs, chunk=9)
+    apart = collect(features, labels, make_folds(), jobs, chunk=chunk)
+    for a, b in zip(together, apart, strict=True):
+        assert a["best_epoch"] == b["best_epoch"]
+        assert torch.allclose(a["predictions"], b["predictions"], rtol=0, atol=1e-9)
+        for name in a["params"]:
+            assert torch.allclose(a["params"][name], b["params"][name], rtol=0, atol=1e-9)
+
+
+def test_kept_parameters_give_the_predictions():
+    features, labels = make_data(windows=True)
+    from qamro_cache.heads.architectures import forward
+
+    for pooling in ("mean", "attention", "scores"):
+        recipe = Recipe(head=HeadSettings(widths=(6,), pooling=pooling), epochs=5, lr=1e-2)
+        jobs = [Job(recipe, seed, fold) for seed in (0, 1) for fold in (0, 2)]
+        for job, head in zip(jobs, collect(features, labels, make_folds(), jobs), strict=True):
+            scores = forward(
+                recipe.head,
+                {name: p[None] for name, p in head["params"].items()},
+                features.windows.double(),
+                features.offsets,
+                features.weights.double(),
+                centre=head["centre"],
+                scale=head["scale"],
+            )[0]
+            y = labels.targets[0][torch.from_numpy(make_folds().train[job.fold])]
+            expected = scores * y.std(correction=0) + y.mean()
+            assert torch.allclose(head["predictions"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("batches", ["shared", "own"])
+def test_held_out_labels_change_nothing(batches):
+    """Bit for bit: not the predictions, not the epoch, not the weights."""
+    features, labels = make_data()
+    folds = make_folds()
+    recipe = Recipe(batch_size=16, lr=1e-2, epochs=20, patience=3, batches=batches)
+    jobs = [Job(recipe, seed, fold) for seed in (0, 1) for fold in range(GROUPS)]
+    options = {"dtype": torch.float32, "chunk": 5}
+    honest = collect(features, labels, folds, jobs, **options)
+    for job, before in zip(jobs, honest, strict=True):
+        held = np.flatnonzero(folds.test[job.fold])
+        changed = labels.targets.clone()
+        changed[:, held] = changed[:, held[::-1].copy()] * 3 - 7
+        after = collect(features, dataclasses.replace(labels, targets=changed), folds, [job])[0]
+        again = collect(features, labels, folds, [job])[0]
+        assert torch.equal(after["predictions"], again["predictions"])
+        assert after["best_epoch"] == again["best_epoch"]
+    # In a stack too: all held-out labels of one fold change, its own heads do not.
+    held = np.flatnonzero(folds.test[3])
+    changed = labels.targets.clone()
+    changed[:, held] = changed[:, held[::-1].copy()] * 3 - 7
+    after = collect(features, dataclasses.replace(labels, targets=changed), folds, jobs, **options)
+    for job, a, b in zip(jobs, honest, after, strict=True):
+        assert torch.equal(a["predictions"], b["predictions"]) == (job.fold == 3)
+
+
+def test_a_held_out_clip_does_not_move_standardisation():
+    """An absurd embedding of a held-out clip changes that clip's prediction only."""
+    features, labels = make_data()
+    folds = make_folds()
+    jobs = [Job(Recipe(batch_size=16, epochs=5), 0, fold) for fold in range(GROUPS)]
+    before = collect(features, labels, folds, jobs)
+    held = int(np.flatnonzero(folds.test[4])[0])
+    windows = features.windows.clone()
+    windows[held] = 1e4
+    after = collect(features._replace(windows=windows), labels, folds, jobs)
+    others = torch.arange(CLIPS) != held
+    assert torch.equal(before[4]["predictions"][others], after[4]["predictions"][others])
+    assert not torch.equal(before[0]["predictions"][others], after[0]["predictions"][others])
+
+
+def test_a_diverging_head_leaves_the_others_untouched():
+    features, labels = make_data()
+    folds = make_folds()
+    base = Recipe(batch_size=16, epochs=30, patience=30, lr=1e-2)
+    for optimiser in ("sgd", "adamw"):
+        sane = dataclasses.replace(base, optimiser=optimiser)
+        absurd = dataclasses.replace(sane, lr=1e18 if optimiser == "sgd" else 1e30)
+        jobs = [Job(sane, 0), Job(absurd, 1), Job(sane, 2, 2), Job(absurd, 3, 2), Job(sane, 4, 1)]
+        mixed = collect(features, labels, folds, jobs, chunk=5, dtype=torch.float32)
+        assert [head["diverged"] for head in mixed] == [False, True, False, True, False]
+        assert mixed[1]["predictions"].isnan().all()
+        clean = collect(features, labels, folds, jobs[::2], chunk=5, dtype=torch.float32)
+        for a, b in zip(mixed[::2], clean, strict=True):
+            assert torch.allclose(a["predictions"], b["predictions"], atol=1e-4)
+            assert a["best_epoch"] == b["best_epoch"]
+
+
+def test_history_is_what_the_metrics_say():
+    """The last epoch of a head that never improves again, measured from its predictions."""
+    features, labels = make_data()
+    folds = make_folds()
+    recipe = Recipe(batch_size=16, epochs=12, patience=12, lr=1e-2)
+    for target in (0, 1):
+        head = collect(features, labels, folds, [Job(recipe, 0, 1, target)])[0]
+        row = dict(zip(WATCHED, head["history"][head["best_epoch"] - 1].tolist(), strict=True))
+        y = labels.targets[target]
+        stop = torch.from_numpy(folds.stop[1]) & y.isfinite()
+        p = head["predictions"]
+        for name in ("mse", "lcc", "srcc"):
+            expected = metrics.METRICS[name](p[stop], y[stop]).item()
+            assert row[f"clip_{name}"] == pytest.approx(expected, rel=1e-4)
+        systems = sorted({int(s) for s in labels.systems[stop] if s >= 0})
+        means = [[v[stop & (labels.systems == s)].mean().item() for s in systems] for v in (p, y)]
+        expected = metrics.srcc(*map(torch.tensor, means)).item()
+        assert row["system_srcc"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_refused_settings():
+    for change in (
+        {"loss": "hubert"},
+        {"lr": -1.0},
+        {"momentum": 1.0},
+        {"batch_size": 0},
+        {"optimiser": "adam"},
+        {"alpha": float("nan")},
+    ):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            Recipe(**change)
+    mask = np.ones((1, 4), bool)
+    with pytest.raises(ValueError, match="two parts"):
+        Folds(mask, mask, ~mask)
+    with pytest.raises(ValueError, match="no training clip"):
+        Folds(~mask, ~mask, mask)
