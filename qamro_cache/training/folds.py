@@ -1,0 +1,135 @@
+"""Who trains on what: a fixed split, or cross-validation over systems, groups, prompts or clips."""
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qamro_cache.errors import QamroError
+from qamro_cache.training.recipe import Bools, Folds
+
+#: Part of the training groups that the inner split keeps for stopping.
+STOP_SHARE = 0.15
+
+_SPLITS = {
+    "train": "train",
+    "dev": "dev",
+    "valid": "dev",
+    "validation": "dev",
+    "val": "dev",
+    "test": "test",
+    "eval": "test",
+}
+
+
+def make_folds(clips: pd.DataFrame, cv: str, labelled: Bools, *, inner: bool) -> tuple[Folds, str]:
+    """Return the folds and a line that says what they ask of a model.
+
+    Args:
+        clips: one row a clip.
+        cv: ``system``, ``group`` or ``prompt``: leave one out at a time; a number K: K random
+            parts of the clips; ``split``: the split column, where a ``test`` split, if there is
+            one, is held out and ``dev`` stops the training, else ``dev`` is held out.
+        labelled: [C] clips that have a label.
+        inner: whether a fold keeps some of its training clips for stopping; without, its heads
+            train for a fixed number of epochs.
+
+    Raises:
+        QamroError: the clips cannot be cut that way.
+    """
+    if cv == "split":
+        return _by_split(clips, labelled, inner=inner)
+    if cv in ("system", "group", "prompt"):
+        names = clips[cv].to_numpy(dtype=str)
+        usable = labelled & (names != "")
+        held = [str(name) for name in np.unique(names[usable])]
+        if len(held) < 2:
+            raise QamroError(
+                f"--cv {cv} needs at least two values in the clips' {cv!r} column, which has "
+                f"{len(held)}; use another --cv, for example --cv 5"
+            )
+        if (labelled & ~usable).any():
+            raise QamroError(
+                f"--cv {cv}: {int((labelled & ~usable).sum())} rated clips have no {cv}; "
+                "use another --cv, for example --cv 5"
+            )
+        part = np.searchsorted(held, names)
+        line = f"leave one {cv} out, {len(held)} folds; {_overlap(clips, cv)}"
+    else:
+        if not cv.isdecimal() or not 2 <= int(cv) <= int(labelled.sum()):
+            raise QamroError(
+                f"--cv {cv}: use system, group, prompt, or a number of folds from 2 to the "
+                f"{int(labelled.sum())} rated clips"
+            )
+        usable = labelled
+        order = np.random.default_rng(0).permutation(len(clips))
+        part = np.argsort(order) % int(cv)
+        held = [f"part {k + 1} of {cv}" for k in range(int(cv))]
+        line = f"{cv} random parts of the clips; {_overlap(clips, cv)}"
+    test = np.stack([usable & (part == k) for k in range(len(held))])
+    train = usable & ~test
+    stop = np.zeros_like(train)
+    if inner:
+        groups = _stop_groups(clips, cv, part)
+        stop = np.stack([_inner(fold, groups, k) for k, fold in enumerate(train)])
+    return Folds(train & ~stop, stop, test, held), line
+
+
+def all_clips(labelled: Bools) -> Folds:
+    """Return the one fold that trains on everything, for the head that is saved."""
+    nothing = np.zeros((1, len(labelled)), np.bool_)
+    return Folds(labelled[None], nothing, nothing, ("none",))
+
+
+def _by_split(clips: pd.DataFrame, labelled: Bools, *, inner: bool) -> tuple[Folds, str]:
+    split = clips["split"].str.lower().map(lambda name: _SPLITS.get(name, name)).to_numpy(str)
+    known = sorted(set(split) - {""})
+    train, dev, test = ((split == name) & labelled for name in ("train", "dev", "test"))
+    if not train.any() or not (dev.any() or test.any()):
+        raise QamroError(
+            f"the clips' splits are {', '.join(known) or 'not given'}, and a fixed split takes "
+            "train and dev or test; use --cv, for example --cv group"
+        )
+    held = "test" if test.any() else "dev"
+    judged, stop = (test, dev) if test.any() else (dev, np.zeros_like(dev))
+    if not inner:
+        train, stop = train | stop, np.zeros_like(stop)
+    elif not stop.any():
+        stop = _inner(train, _stop_groups(clips, "group", np.full(len(clips), -1)), 0)
+    shared = [
+        f"{int((clips[name][judged].isin(set(clips[name][train]))).mean() * 100)} % of the "
+        f"{held} clips have a {name} that was trained on"
+        for name in ("system", "prompt")
+        if (clips[name] != "").any()
+    ]
+    line = f"fixed split, judged on {held}; {', '.join(shared) or 'no system or prompt is known'}"
+    return Folds((train & ~stop)[None], stop[None], judged[None], (held,)), line
+
+
+def _stop_groups(clips: pd.DataFrame, cv: str, part: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
+    """Return what the inner split keeps together: the same kind as the outer one, if it can."""
+    for name in (cv, "group", "prompt", "system"):
+        if name in clips and clips[name].nunique() > 2 and (clips[name] != "").all():
+            return clips[name].to_numpy(dtype=str)
+    return np.array([str(k) for k in range(len(clips))])
+
+
+def _inner(train: Bools, groups: npt.NDArray[np.str_], fold: int) -> Bools:
+    """Choose whole groups of ``train`` at random until STOP_SHARE of its clips are held."""
+    random = np.random.default_rng([1, fold])
+    stop = np.zeros_like(train)
+    for name in random.permutation(np.unique(groups[train])):
+        if stop.sum() >= STOP_SHARE * train.sum():
+            break
+        stop |= train & (groups == name)
+    if not (train & ~stop).any():
+        raise QamroError("too few groups to keep some for stopping; use --stop fixed")
+    return stop
+
+
+def _overlap(clips: pd.DataFrame, cv: str) -> str:
+    seen = [
+        name for name in ("system", "group", "prompt") if name != cv and (clips[name] != "").any()
+    ]
+    return (
+        f"a held-out clip's {' and '.join(seen)} may be seen" if seen else "nothing else is known"
+    )
