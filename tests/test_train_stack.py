@@ -62,7 +62,7 @@ def collect(features, labels, folds, jobs, **options):
     return out
 
 
-def varied_jobs(base, count=14):
+def varied_jobs(base, count=8):
     """Unequal hyperparameters, folds, targets, seeds, patience and lengths in one stack."""
     jobs = []
     for k in range(count):
@@ -73,8 +73,8 @@ def varied_jobs(base, count=14):
             lr=[3e-3, 1e-2, 3e-2, 1e-4][k % 4],
             momentum=[0.9, 0.5, 0.0][k % 3] if base.momentum else 0.0,
             weight_decay=[0.0, 1e-3][k % 2],
-            epochs=[50, 30, 50, 17][k % 4],
-            patience=[4, 50, 7][k % 3],
+            epochs=[50, 12, 15, 17][k % 4],
+            patience=[2, 50, 3][k % 3],
         )
         jobs.append(Job(recipe, seed=k % 5, fold=k % GROUPS, target=k % 2))
     return jobs
@@ -173,7 +173,9 @@ VARIANTS = {
         batches="own",
     ),
     "layer norm, autograd": Recipe(
-        head=HeadSettings(widths=(9,), layer_norm=True), batch_size=16, loss="mse+0.5*qamro"
+        head=HeadSettings(widths=(9,), layer_norm=True),
+        batch_size=16,
+        loss="mse@standardised+0.5*qamro",
     ),
     "no hidden layer, tiny batches": Recipe(
         head=HeadSettings(kind="linear", widths=()), batch_size=3
@@ -192,7 +194,7 @@ def test_every_head_equals_plain_pytorch(name):
         predictions, best_epoch, epochs, losses = naive(features, labels, folds, job)
         assert not ours["diverged"]
         assert (ours["best_epoch"], ours["epochs"]) == (best_epoch, epochs)
-        assert torch.allclose(ours["predictions"], predictions, rtol=0, atol=1e-9 * 100)
+        assert torch.allclose(ours["predictions"], predictions, rtol=1e-9, atol=1e-9)
         watched = ours["history"][: len(losses), 0].double()
         assert torch.allclose(watched, torch.tensor(losses, dtype=F64), rtol=1e-5)
         stopped_early += epochs < job.recipe.epochs
@@ -246,7 +248,7 @@ def test_held_out_labels_change_nothing(batches):
     jobs = [Job(recipe, seed, fold) for seed in (0, 1) for fold in range(GROUPS)]
     options = {"dtype": torch.float32, "chunk": 5}
     honest = collect(features, labels, folds, jobs, **options)
-    for job, before in zip(jobs, honest, strict=True):
+    for job in jobs[::5]:
         held = np.flatnonzero(folds.test[job.fold])
         changed = labels.targets.clone()
         changed[:, held] = changed[:, held[::-1].copy()] * 3 - 7

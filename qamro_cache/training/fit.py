@@ -68,7 +68,7 @@ def fit(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     order_seed: int = 0,
-    initial: Mapping[str, Tensor] | None = None,
+    initial: Mapping[int, Mapping[str, Tensor]] | None = None,
     chunk: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Iterator[tuple[list[int], Result]]:
@@ -85,7 +85,8 @@ def fit(
         device: where to train.
         dtype: of weights and activations.
         order_seed: of the batches.
-        initial: parameters to start from in place of the random ones, [heads or 1, ...].
+        initial: target -> parameters of one head to start from in place of random ones, for
+            rows as the head sees them and scores in label units.
         chunk: heads in a stack at most; None: as the device's memory and caches suggest.
         progress: called after every epoch of a chunk, from the thread that trains it.
 
@@ -112,7 +113,7 @@ def fit(
     meter = _Meter(jobs, progress)
 
     def train(positions: list[int], problem: Problem) -> Result:
-        stack = Stack(problem, [jobs[k] for k in positions], dtype, initial)
+        stack = Stack(problem, [jobs[k] for k in positions], dtype, initial or {})
         if device.type == "cuda":
             return _train_on_gpu(stack, meter)
         return _train(stack, meter)

@@ -1,8 +1,8 @@
 """How one head is trained: a recipe, and a job that applies it to a fold with a seed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +88,66 @@ class Recipe:
             self.batches,
             self.dropout > 0,
         )
+
+
+class Settings(TypedDict, total=False):
+    """A recipe's settings by flat names, as commands and grid files give them.
+
+    The names are those of `Recipe` and `HeadSettings`; ``head`` is the architecture's ``kind``.
+    """
+
+    head: str
+    widths: Sequence[int]
+    activation: str
+    layer_norm: bool
+    output: str
+    pooling: str
+    inputs: str
+    loss: str
+    alpha: float
+    beta: float
+    normalize: str
+    optimiser: str
+    lr: float
+    momentum: float
+    weight_decay: float
+    dropout: float
+    batch_size: int
+    batches: str
+    epochs: int
+    patience: int
+
+
+def make_recipe(**settings: Unpack[Settings]) -> Recipe:
+    """Return the recipe of flat settings; what is not given has its default.
+
+    A ``linear`` head has no hidden layers and an ``audiobox`` head is the published one's shape
+    (no hidden layers, a score a window) unless ``widths`` or ``pooling`` say otherwise.
+
+    Raises:
+        ValueError: names the setting and its value.
+    """
+    given: dict[str, Any] = dict(settings)
+    head: dict[str, Any] = {"kind": given.pop("head", "mlp")}
+    if head["kind"] in ("linear", "audiobox"):
+        head["widths"] = ()
+    if head["kind"] == "audiobox":
+        head["pooling"] = "scores"
+    for name in (item.name for item in fields(HeadSettings) if item.name != "kind"):
+        if name in given:
+            head[name] = given.pop(name)
+    unknown = set(given) - {item.name for item in fields(Recipe)}
+    if unknown:
+        raise ValueError(f"there is no setting {sorted(unknown)[0]!r}")
+    return Recipe(head=HeadSettings(**head), **given)
+
+
+def flat_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's settings by flat names: the inverse of `make_recipe`, JSON types."""
+    head = {item.name: getattr(recipe.head, item.name) for item in fields(HeadSettings)}
+    head["head"], head["widths"] = head.pop("kind"), list(head["widths"])
+    names = (item.name for item in fields(Recipe) if item.name != "head")
+    return head | {name: getattr(recipe, name) for name in names}
 
 
 @dataclass(frozen=True)

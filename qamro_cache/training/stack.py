@@ -49,7 +49,7 @@ class Stack:
         problem: Problem,
         jobs: Sequence[Job],
         dtype: torch.dtype,
-        initial: Mapping[str, Tensor] | None = None,
+        initial: Mapping[int, Mapping[str, Tensor]],
     ) -> None:
         self.problem, self.jobs, self.dtype = problem, list(jobs), dtype
         self.device = problem.targets.device
@@ -66,8 +66,7 @@ class Stack:
         shape = problem.rows.values.shape[1:]
         seeds = [job.seed for job in jobs]
         self.params = init_params(self.settings, shape, seeds, device=self.device, dtype=dtype)
-        for name, value in (initial or {}).items():
-            self.params[name] = value.to(self.device, dtype).expand_as(self.params[name]).clone()
+        self._start_from(initial)
         kind = SGD if recipe.optimiser == "sgd" else AdamW
         self.optimiser = kind(self.params, self.heads)
         self.drops = recipe.dropout > 0
@@ -86,6 +85,19 @@ class Stack:
             heads, problem.num_clips, self.params, dtype, shape[-1] if self.moments else 0
         )
         self._regroup()
+
+    def _start_from(self, initial: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """Replace random parameters by those of a head that scores in label units."""
+        for h, job in enumerate(self.jobs):
+            start = dict(initial.get(job.target, {}))
+            if start:
+                # The stack's heads score in standardised labels.
+                mean, scale = self.heads["label_mean"][h], self.heads["label_scale"][h]
+                bias = start["output.bias"].to(self.device, self.dtype)
+                start["output.bias"] = (bias - mean) / scale
+                start["output.weight"] = start["output.weight"].to(self.device, self.dtype) / scale
+            for name, value in start.items():
+                self.params[name][h] = value.to(self.device, self.dtype)
 
     def _prepare_folds(self) -> None:
         """Standardise the rows by each fold's training clips, and cut out its stop set."""
@@ -282,7 +294,9 @@ class Stack:
         for fold, _, part in self.groups:
             if fold in self.stop_rows:
                 scores = self._score(self.params, part, self.stop_rows[fold])
-                pred[part, : scores.shape[1]] = scores
+                # Without the clip that padding windows belong to.
+                width = min(scores.shape[1], pred.shape[1])
+                pred[part, :width] = scores[:, :width]
         pred = pred * heads["label_scale"][:, None] + heads["label_mean"][:, None]
         loss, _ = self.loss.value_and_grad(pred, target, mask=mask, settings=self.loss_settings)
         seen = mask.to(torch.float64)
