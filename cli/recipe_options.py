@@ -28,7 +28,10 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     "batches": (click.Choice(["shared", "own"]), "Batch orders: one for all, or one a seed."),
     "head": (click.Choice(["mlp", "linear", "audiobox"]), "Architecture [mlp]."),
     "widths": (str, "Hidden layers, for example 256-64."),
-    "activation": (click.Choice(["none", "relu", "gelu", "tanh"]), "[none]"),
+    "activation": (
+        click.Choice(["none", "relu", "gelu", "tanh"]),
+        "none as the released heads [relu].",
+    ),
     "layer_norm": (bool, "[false]"),
     "output": (click.Choice(["linear", "bounded"]), "bounded stays within the scale [linear]."),
     "pooling": (

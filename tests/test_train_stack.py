@@ -159,7 +159,7 @@ def naive(features, labels, folds, job):
 
 
 VARIANTS = {
-    "linear stack": Recipe(batch_size=16),
+    "linear stack": Recipe(head=HeadSettings(widths=(9, 5), activation="none"), batch_size=16),
     "relu, bounded": Recipe(
         head=HeadSettings(widths=(9, 5), activation="relu", output="bounded"), batch_size=16
     ),

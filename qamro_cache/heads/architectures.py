@@ -33,7 +33,8 @@ class HeadSettings:
         kind: ``mlp``; ``linear`` (no hidden layer); ``audiobox`` (softmax weights over cached
             layers [L, D], L2 norm, then as ``mlp``).
         widths: hidden layers.
-        activation: after each hidden layer. ``none`` is what the released QAMRO heads have.
+        activation: after each hidden layer. The released QAMRO heads have ``none``, which makes
+            them one linear map without regularisation: it overfits small sets.
         layer_norm: before each activation.
         output: ``linear``, or ``bounded`` to the label range by a sigmoid.
         pooling: of a clip's windows: ``mean`` (weighted) or ``max`` of the features, ``attention``
@@ -44,7 +45,7 @@ class HeadSettings:
 
     kind: Literal["mlp", "linear", "audiobox"] = "mlp"
     widths: tuple[int, ...] = (256, 64)
-    activation: Literal["none", "relu", "gelu", "tanh"] = "none"
+    activation: Literal["none", "relu", "gelu", "tanh"] = "relu"
     layer_norm: bool = False
     output: Literal["linear", "bounded"] = "linear"
     pooling: Literal["mean", "max", "attention", "scores"] = "mean"

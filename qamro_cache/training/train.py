@@ -16,7 +16,7 @@ from qamro_cache.cache.reader import Cache
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.baselines import ridge, train_mean
 from qamro_cache.evaluation.score import json_text, score
-from qamro_cache.heads.architectures import HeadSettings, prepare_rows
+from qamro_cache.heads.architectures import HeadSettings, input_width, prepare_rows
 from qamro_cache.heads.file import AxisHead, Head, save_head
 from qamro_cache.heads.novelty import reference_clips
 from qamro_cache.heads.pooling import clip_of_window, mean_rows
@@ -113,6 +113,7 @@ def train(
     material = load_material(
         caches, axes=axis, labels=labels, feature=feature, text=text, text_feature=text_feature
     )
+    check_head(recipe.head, material)
     known = np.isfinite(material.labels.mean).any(1)
     cv = cv or default_cv(material)
     inner = wants_inner(cv, stop, material)
@@ -188,6 +189,15 @@ def checked_recipe(settings: Settings) -> Recipe:
         return make_recipe(**settings)
     except ValueError as error:
         raise QamroError(str(error)) from error
+
+
+def check_head(head: HeadSettings, material: Material) -> None:
+    """Refuse a head that does not take the feature."""
+    text = material.features.text
+    try:
+        input_width(head, material.features.windows.shape[1:], 0 if text is None else text.shape[1])
+    except ValueError as error:
+        raise QamroError(f"feature {material.feature!r}: {error}") from error
 
 
 def default_cv(material: Material) -> str:

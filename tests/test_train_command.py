@@ -1,0 +1,215 @@
+"""Training end to end, from a cache on disk to files that other commands read."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from scipy.stats import spearmanr
+from synthetic_cache import write_synthetic
+
+from qamro_cache.cache.reader import open_cache
+from qamro_cache.errors import QamroError
+from qamro_cache.heads.file import load_head
+from qamro_cache.heads.predict import predict
+from qamro_cache.training.folds import make_folds
+from qamro_cache.training.train import train
+
+QUICK = ["--epochs", "4", "--widths", "8", "--lr", "0.01", "--seeds", "2"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return write_synthetic(tmp_path_factory.mktemp("cache") / "emb.h5")
+
+
+def run(*arguments):
+    from qamro_cache_cli.train import main
+
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def clips():
+    n = 24
+    return pd.DataFrame(
+        {
+            "system": [f"s{k % 4}" for k in range(n)],
+            "group": [f"g{k // 4}" for k in range(n)],
+            "prompt": ["" for _ in range(n)],
+            "split": ["train"] * 16 + ["dev"] * 4 + ["test"] * 4,
+        }
+    )
+
+
+def test_folds_hold_out_whole_groups(clips):
+    known = np.ones(len(clips), bool)
+    known[5] = False
+    for cv, count in (("group", 6), ("system", 4), ("5", 5)):
+        for inner in (False, True):
+            folds, _ = make_folds(clips, cv, known, inner=inner)
+            assert folds.test.shape == (count, 24)
+            assert (folds.test.sum(0) == known).all(), "every rated clip is held out once"
+            assert not (folds.train | folds.stop)[:, ~known].any()
+            assert ((folds.train | folds.stop | folds.test).sum(0) == count * known).all()
+            assert folds.stop.any(1).all() == inner
+            if cv != "5":
+                for k in range(count):
+                    names = clips[cv].to_numpy()
+                    parts = [set(names[m[k]]) for m in (folds.train, folds.stop, folds.test)]
+                    assert not (parts[0] | parts[1]) & parts[2]
+                    assert not (inner and parts[0] & parts[1]), "the inner split cuts a group"
+
+
+def test_fixed_splits(clips):
+    known = np.ones(24, bool)
+    folds, line = make_folds(clips, "split", known, inner=True)
+    assert (folds.train.sum(), folds.stop.sum(), folds.test.sum()) == (16, 4, 4)
+    assert "100 % of the test clips have a system" in line
+    folds, _ = make_folds(clips, "split", known, inner=False)
+    assert (folds.train.sum(), folds.test.sum()) == (20, 4)
+    no_test = clips[clips["split"] != "test"].reset_index(drop=True)
+    folds, _ = make_folds(no_test, "split", known[:20], inner=True)
+    assert folds.test[0, 16:].all(), "dev is judged, so it may not stop the training"
+    assert not folds.stop[0, 16:].any()
+    assert folds.stop.any()
+
+
+@pytest.mark.parametrize("cv", ["prompt", "1", "99", "song", ""])
+def test_impossible_folds_are_one_line(clips, cv):
+    with pytest.raises(QamroError, match="--cv"):
+        make_folds(clips, cv, np.ones(24, bool), inner=False)
+
+
+def test_a_run_folder_holds_what_it_says(cache, tmp_path):
+    result = run("--cache", cache, "--out", tmp_path / "run", "--cv", "group", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "synthetic data" in result.stdout
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    assert list(table.columns) == [
+        "clip_id", "system", "group", "axis", "seed", "fold", "prediction", "target",
+    ]  # fmt: skip
+    # 39 usable clips, each held out once, by two seeds on two axes.
+    assert len(table) == 39 * 2 * 2
+    assert (table["fold"] == table["group"]).all()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    for axis, one in metrics["axes"].items():
+        scored = one["models"]["qamro head"]
+        assert (scored["clips"], scored["systems"], scored["seeds"]) == (39, 5, 2)
+        rows = table[table["axis"] == axis]
+        srcc = [spearmanr(r["prediction"], r["target"])[0] for _, r in rows.groupby("seed")]
+        assert scored["metrics"]["clip_srcc"]["value"] == pytest.approx(np.mean(srcc))
+        means = rows.groupby(["seed", "system"])[["prediction", "target"]].mean()
+        error = ((means["prediction"] - means["target"]) ** 2).groupby("seed").mean().mean()
+        assert scored["metrics"]["system_mse"]["value"] == pytest.approx(error)
+        assert set(one["models"]) == {"qamro head", "ridge", "train mean"}
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["recipe"]["epochs"] == 4
+    assert config["recipe"]["widths"] == [8]
+    assert config["synthetic"] is True
+
+
+def test_the_saved_head_is_trained_on_everything(cache, tmp_path):
+    train(cache, tmp_path, cv="group", epochs=30, seeds=3, widths=(8,), lr=0.02, save_folds=True)
+    head = load_head(tmp_path / "head.safetensors")
+    assert [len(one.seeds) for one in head.axes] == [3, 3]
+    predicted = predict(tmp_path / "head.safetensors", cache=cache)
+    quality = predicted[(predicted["axis"] == "quality") & predicted["prediction"].notna()]
+    assert len(quality) == 39
+    assert spearmanr(quality["prediction"], quality["target"])[0] > 0.9
+    # The heads of a fold predict its held-out clips as predictions.csv has them.
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    of_fold = predict(tmp_path / "folds" / "2.safetensors", cache=cache)
+    name = load_head(tmp_path / "folds" / "2.safetensors").training["held_out"]
+    mine = table[(table["fold"] == name) & (table["axis"] == "match")]
+    mean = mine.groupby("clip_id")["prediction"].mean()
+    theirs = of_fold[of_fold["axis"] == "match"].set_index("clip_id")["prediction"]
+    np.testing.assert_allclose(theirs[mean.index], mean, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"head": "audiobox", "feature": "layers"},
+        {"inputs": "concat", "pooling": "scores"},
+        {"inputs": "products", "pooling": "max"},
+        {"head": "linear", "output": "bounded"},
+        {"pooling": "attention", "layer_norm": True, "dropout": 0.1, "optimiser": "adamw"},
+    ],
+)
+def test_every_head_goes_from_cache_to_prediction(cache, tmp_path, settings):
+    record = train(cache, tmp_path, cv="3", seeds=1, epochs=40, lr=0.01, **settings)
+    for axis in ("quality", "match"):
+        scored = record["axes"][axis]["models"]["qamro head"]
+        assert scored["metrics"]["clip_srcc"]["value"] > 0.3, (axis, settings)
+    predicted = predict(tmp_path / "head.safetensors", cache=cache)
+    assert predicted["prediction"].notna().sum() == 39 * 2
+
+
+def test_a_fixed_split_stops_on_training_clips_only(tmp_path):
+    """Permuting the dev labels changes no prediction and no stopping epoch."""
+    path = write_synthetic(tmp_path / "emb.h5", clips=60, split=True)
+    train(path, tmp_path / "a", seeds=2, epochs=10, patience=3, widths=(8,), lr=0.02)
+    cached = open_cache(path)
+    labels = cached.clips[["clip_id"]].assign(
+        quality=cached.labels.mean[:, 0], match=cached.labels.mean[:, 1]
+    )
+    dev = np.flatnonzero(cached.clips["split"] == "dev")
+    for axis in ("quality", "match"):
+        labels.loc[dev, axis] = labels.loc[dev[::-1], axis].to_numpy()
+    labels.to_csv(tmp_path / "permuted.csv", index=False)
+    plain = cached.clips[["clip_id"]].assign(
+        quality=cached.labels.mean[:, 0], match=cached.labels.mean[:, 1]
+    )
+    plain.to_csv(tmp_path / "plain.csv", index=False)
+    tables = []
+    for name in ("plain", "permuted"):
+        train(
+            path, tmp_path / name, labels=tmp_path / f"{name}.csv", seeds=2, epochs=10,
+            patience=3, widths=(8,), lr=0.02,
+        )  # fmt: skip
+        tables.append(pd.read_csv(tmp_path / name / "predictions.csv"))
+    assert (tables[0]["prediction"] == tables[1]["prediction"]).all()
+    assert (tables[0]["target"] != tables[1]["target"]).any()
+
+
+def test_mistakes_are_one_line(cache, tmp_path):
+    for arguments, words in (
+        (["--axis", "beauty"], "no axis 'beauty'; there are: quality, match"),
+        (["--feature", "nothing"], "there are: embedding, layers"),
+        (["--loss", "hubert"], "hubert"),
+        (["--head", "audiobox"], "layers"),
+        (["--cv", "prompts"], "--cv prompts"),
+        (["--lr", "1e30", "--cv", "3"], "diverged"),
+    ):
+        result = run("--cache", cache, "--out", tmp_path / "run", *QUICK, *arguments)
+        assert result.exit_code == 1, (arguments, result.output)
+        last = result.stderr.strip().splitlines()[-1]
+        assert last.startswith("error: "), last
+        assert words in last
+    assert run("--cache", tmp_path / "none.h5", "--out", tmp_path).exit_code == 1
+    assert run("--cache", cache).exit_code == 2
+
+
+@pytest.mark.slow
+def test_real_separation_ratings(shared_data, tmp_path):
+    """Leave one song out on real audio: at least what ridge on the same embeddings reaches."""
+    pytest.importorskip("distillmos")
+    from qamro_cache.datasets.registry import load_dataset
+    from qamro_cache.encoders.registry import load_encoder
+    from qamro_cache.extraction.extract import extract
+
+    dataset = load_dataset("cvssp-separation", shared_data / "cvssp-separation")
+    extract(dataset, tmp_path / "emb.h5", load_encoder("distillmos"))
+    record = train(tmp_path / "emb.h5", tmp_path / "run", axis=["quality"], cv="group", epochs=25)
+    models = record["axes"]["quality"]["models"]
+    srcc = models["qamro head"]["metrics"]["clip_srcc"]["value"]
+    assert models["qamro head"]["clips"] == 96
+    assert models["qamro head"]["systems"] == 24
+    assert srcc >= 0.885
+    assert srcc >= models["ridge"]["metrics"]["clip_srcc"]["value"] - 0.015
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    table = table[~table["system"].isin(["ref", "Quality", "Interferer"])]
+    alone = [spearmanr(t["prediction"], t["target"])[0] for _, t in table.groupby("seed")]
+    assert np.mean(alone) >= 0.66
