@@ -26,6 +26,8 @@ def value_and_grad(problem: RankingProblem) -> tuple[Tensor, Tensor]:
     # A masked sample is below all as the better half and above all as the worse half.
     better = s if mask is None else torch.where(mask, s, -torch.inf)
     worse = s if mask is None else torch.where(mask, s, torch.inf)
+    extra = (problem.beta - 1).to(s.dtype).expand(len(s), 1)
+    weight = (1 + (problem.beta - 1) * problem.quality()).to(s.dtype).expand(s.shape)
     # Sums of thousands of weights need double precision.
     wide = torch.float64 if n > 4096 else s.dtype
     slope, pairs = torch.zeros_like(s, dtype=wide), s.new_zeros(len(s), dtype=wide)
@@ -33,29 +35,35 @@ def value_and_grad(problem: RankingProblem) -> tuple[Tensor, Tensor]:
     block = _BLOCK.get(s.device.type, _BLOCK["cpu"])
     width = max(1, min(n, min(block, _EXACT) // max(n, 1)))
     rows = max(1, block // max(1, width * n))
+    # One buffer for all blocks: fresh memory would cost more than the comparison itself.
+    buffer = s.new_empty(min(rows, len(s)) * width * n)
     for i in range(0, n, width):
         here = slice(i, i + width)
         shared = _label_matrices(problem, here) if problem.shares_labels else None
+        if shared:
+            pairs += _count(shared[0], mask, here)
         for row in range(0, len(s), rows):
             part = slice(row, row + rows)
-            some = problem.rows(part)
-            valid, ordered, binned = shared or _label_matrices(some, here)
-            violated = s.new_empty(*better[part, here].shape, n)
+            labels = shared
+            if labels is None:
+                some = problem.rows(part)
+                labels = _label_matrices(some, here)
+                pairs[part] += _count(labels[0], some.mask, here)
+            _, ordered, binned = labels
+            i_better = better[part, here, None]
+            violated = buffer[: i_better.numel() * n].view(len(i_better), -1, n)
             # Compared straight into numbers: several times faster than by way of bool.
-            torch.gt(better[part, here, None], worse[part, None, :], out=violated)
-            extra = (some.beta - 1).to(s.dtype)
+            torch.gt(i_better, worse[part, None, :], out=violated)
             if binned is None:
-                weight = 1 + extra * some.quality()[:, here].to(s.dtype)
-                weight = weight.expand(len(violated), -1)
                 violated *= ordered
-                slope[part, here] += weight * violated.sum(-1)
-                slope[part] -= torch.bmm(weight.unsqueeze(1), violated).squeeze(1)
+                w = weight[part, here]
+                slope[part, here] += w * violated.sum(-1)
+                slope[part] -= torch.bmm(w.unsqueeze(1), violated).squeeze(1)
             else:
                 plain = violated * ordered
                 violated *= binned
-                slope[part, here] += plain.sum(-1) + extra * violated.sum(-1)
-                slope[part] -= plain.sum(-2) + extra * violated.sum(-2)
-            pairs[part] += _count(valid, some.mask, here)
+                slope[part, here] += plain.sum(-1) + extra[part] * violated.sum(-1)
+                slope[part] -= plain.sum(-2) + extra[part] * violated.sum(-2)
     return finish(scores, slope, pairs)
 
 
