@@ -38,7 +38,7 @@ def value_and_grad(problem: RankingProblem) -> tuple[Tensor, Tensor]:
         return finish(scores, scores, scores.new_zeros(heads))
     # A masked sample is the best of all, and of weight 0: it is charged nothing and is worse
     # than nobody.
-    y = problem.y.double() if mask is None else torch.where(mask, problem.y.double(), torch.inf)
+    y = problem.y if mask is None else torch.where(mask, problem.y, torch.inf)
     listed, place, pairs = _orders(scores, y.expand(heads, n))
     weight = (1 + (problem.beta - 1) * problem.quality()).expand(heads, n)
     if mask is not None:
@@ -48,22 +48,23 @@ def value_and_grad(problem: RankingProblem) -> tuple[Tensor, Tensor]:
         bins = _take(problem.bins.index(y).expand(heads, n), listed)
         slope[listed] = _across_bins(problem, bins.view(heads, n), listed).view(-1)
         # Better bins come first from here on, so that nobody is charged for another bin.
-        order = argsort(-bins.view(heads, n).double())
+        order = argsort(-bins.view(heads, n).float())
         listed, place = listed.index_select(0, order), place.index_select(0, order)
     charges = _dominance(place.view(heads, n), _take(weight, listed).view(heads, n))
-    slope.index_add_(0, listed, _take(charges, place))
+    slope += torch.empty_like(slope).scatter_(0, listed, _take(charges, place))
     return finish(scores, slope.view(heads, n), pairs)
 
 
 def argsort(x: Tensor) -> Tensor:
-    """Stable ascending order of each row of [R, N] doubles, as indices into the flat tensor."""
+    """Stable ascending order of each row of [R, N] floats, as indices into the flat tensor."""
     rows, n = x.shape
-    if x.is_cuda or n < _RADIX:
+    integer = {torch.float64: torch.int64, torch.float32: torch.int32}.get(x.dtype)
+    if x.is_cuda or n < _RADIX or integer is None:
         order = torch.sort(x, dim=-1, stable=True).indices
     else:
         # Integers of the same order, which torch sorts by radix. Adding 0 makes -0.0 into 0.0.
-        bits = (x + 0.0).view(torch.int64)
-        bits = bits ^ ((bits >> 63) & torch.iinfo(torch.int64).max)
+        bits = (x + 0.0).view(integer)
+        bits = bits ^ ((bits >> (torch.iinfo(integer).bits - 1)) & torch.iinfo(integer).max)
         order = torch.stack([torch.sort(row, stable=True).indices for row in bits])
     return (order + _row_starts(rows, n, x.device)).view(-1)
 
@@ -168,14 +169,14 @@ def _split(
     worse = worse.view(nodes, size)
     is_worse = worse.to(weight.dtype)
     weight = weight.view(nodes, size)
-    better_weight = weight - weight * is_worse
+    better_weight = torch.addcmul(weight, weight, is_worse, value=-1)
     so_far = torch.cumsum(better_weight.view(-1), 0).view(nodes, size)
     slope = torch.addcmul(slope.view(nodes, size), better_weight, worse_so_far.to(weight.dtype))
     slope.addcmul_(so_far[:, -1:] - so_far, is_worse, value=-1)
     # A stable partition: the worse go to half + worse_so_far - 1, the others to column -
     # worse_so_far.
     target = torch.sub(column, worse_so_far)
-    target.addcmul_(worse, 2 * worse_so_far + (half - 1 - column))
+    target.addcmul_(worse, torch.add(half - 1 - column, worse_so_far, alpha=2))
     index = (target + node.long() * size).view(-1)
     code, weight, slope = (
         torch.empty_like(x).scatter_(0, index, x)
