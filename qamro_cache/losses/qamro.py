@@ -7,6 +7,7 @@ For predictions p, labels y and labels n normalised to [0, 1]::
 docs/loss.md derives why this takes O(N log N) time and O(N) memory.
 """
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,10 @@ from qamro_cache.losses.problem import (
 
 Form = Callable[[RankingProblem], tuple[Tensor, Tensor]]
 METHODS = ("auto", "pairs", "sorted", "fused")
+
+# From how many samples a row `auto` sorts. CPU: measured, `python benchmarks/loss.py --crossover`.
+# CUDA: an estimate, not measured yet; the same command prints it there.
+SORTED_FROM = {"cpu": 1024, "cuda": 8192}
 
 
 def qamro_loss(
@@ -139,6 +144,8 @@ def choose_form(problem: RankingProblem, method: str) -> Form:
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}: use one of {', '.join(METHODS)}")
+    if method == "auto":
+        method = _fastest(problem)
     if method == "sorted":
         return sorted_form.value_and_grad
     if method == "fused":
@@ -146,6 +153,14 @@ def choose_form(problem: RankingProblem, method: str) -> Form:
 
         return fused.value_and_grad
     return pairs.value_and_grad
+
+
+def _fastest(problem: RankingProblem) -> str:
+    """The form for `auto`, from the size and the device alone: never from a value."""
+    n = problem.pred.shape[-1]
+    if problem.pred.is_cuda and importlib.util.find_spec("triton") is not None:
+        return "fused" if n <= SORTED_FROM["cuda"] or problem.stderr is not None else "sorted"
+    return "pairs" if n < SORTED_FROM["cpu"] or problem.stderr is not None else "sorted"
 
 
 class QAMROLoss(nn.Module):
