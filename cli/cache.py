@@ -1,4 +1,4 @@
-"""qamro-cache: look at cache files, verify and join them."""
+"""qamro-cache: look at cache files, verify, join, relabel and export them."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ _FILES = click.Path(dir_okay=False, path_type=Path)
 
 @click.group()
 def main() -> None:
-    """Look at cache files, verify and join them."""
+    """Look at cache files, verify, join, relabel and export them."""
 
 
 @main.command()
@@ -71,8 +71,24 @@ def info(files: tuple[Path, ...], as_json: bool) -> None:
 
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=_FILES)
+@click.option("--deep", is_flag=True, help="Also encode a random sample of clips again.")
+@click.option("--sample", default=16, show_default=True, help="Clips of each file for --deep.")
+@click.option("--seed", default=0, help="Of the random choice for --deep.")
+@click.option("--checkpoint", default="", help="The encoder's weights, for --deep.")
+@click.option("--tokenizer", default="", help="Folder of the text tower's tokenizer, for --deep.")
+@click.option("--device", default="cpu", show_default=True, help="Torch device, for --deep.")
+@click.option("--allow-pickle", is_flag=True, help="Load checkpoints that can run code.")
 @one_line_errors
-def verify(files: tuple[Path, ...]) -> None:
+def verify(
+    files: tuple[Path, ...],
+    deep: bool,
+    sample: int,
+    seed: int,
+    checkpoint: str,
+    tokenizer: str,
+    device: str,
+    allow_pickle: bool,
+) -> None:
     """Read files in full: checksums, shapes, offsets, identity, finite numbers."""
     notices_to_stderr()
     from qamro_cache.cache.verify import verify_cache
@@ -82,6 +98,27 @@ def verify(files: tuple[Path, ...]) -> None:
         click.echo(
             f"{printable(str(path))}: good: {found['clips']} clips ({found['failed']} failed), "
             f"{found['windows']} windows, {found['arrays']} arrays, {found['bytes']} bytes"
+        )
+        if not deep:
+            continue
+        from qamro_cache.cache.reader import open_cache
+        from qamro_cache.encoders.protocol import EncoderOptions
+        from qamro_cache.encoders.registry import load_encoder
+        from qamro_cache.extraction.deep import verify_deep
+
+        made_by = open_cache(path).identity
+        options = EncoderOptions(
+            checkpoint,
+            tokenizer,
+            made_by["precision"].partition("-")[0],
+            made_by["audio"]["rate_policy"],
+            allow_pickle,
+        )
+        encoder = load_encoder(made_by["name"], options, device)
+        again = verify_deep(path, encoder, device=device, sample=sample, seed=seed)
+        click.echo(
+            f"{printable(str(path))}: {again['clips']} clips encoded again: the same to "
+            f"{again['largest_difference']:.1e} of a feature's largest value"
         )
 
 
@@ -96,3 +133,31 @@ def merge(files: tuple[Path, ...], out: Path) -> None:
 
     count = merge_caches(files, out)
     click.echo(f"{printable(str(out))}: {count} clips of {len(files)} files")
+
+
+@main.command()
+@click.argument("file", type=_FILES)
+@click.option("--labels", required=True, type=_FILES, help="CSV: clip_id, [rater], axes ...")
+@click.option("--out", type=_FILES, help="Cache file to make; default: replace FILE.")
+@one_line_errors
+def relabel(file: Path, labels: Path, out: Path | None) -> None:
+    """Replace ratings, systems, groups and splits; no feature changes."""
+    notices_to_stderr()
+    from qamro_cache.cache.edit import relabel_cache
+
+    rated = relabel_cache(file, labels, out)
+    click.echo(f"{printable(str(out or file))}: {rated} clips have ratings")
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=_FILES)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--format", "form", type=click.Choice(["safetensors", "npy"]), default="safetensors")
+@one_line_errors
+def export(files: tuple[Path, ...], out: Path, form: str) -> None:
+    """Write arrays, tables and a manifest for other programs."""
+    notices_to_stderr()
+    from qamro_cache.cache.edit import export_cache
+
+    names = export_cache(list(files), out, form)
+    click.echo(f"{printable(str(out))}: {', '.join(names)}")

@@ -98,6 +98,11 @@ class Cache:
         )
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """The different prompts, in the order of ``read_text``."""
+        return unique_prompts([prompt for part in self._parts for prompt in part.prompts])
+
+    @property
     def num_windows(self) -> int:
         """Windows of all clips."""
         return sum(len(part.weights) for part in self._parts)

@@ -1,0 +1,140 @@
+"""Make something else of a cache: other labels, or files for other programs."""
+
+import json
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from qamro_cache.cache.merge import assemble, open_source
+from qamro_cache.cache.reader import open_cache
+from qamro_cache.errors import QamroError
+
+if TYPE_CHECKING:
+    from qamro_cache.cache.reader import Cache
+
+FORMATS = ("safetensors", "npy")
+
+
+def relabel_cache(path: Path, labels: Path, out: Path | None = None) -> int:
+    """Replace ratings, systems, groups and splits by those of a label file; features stay.
+
+    Args:
+        path: the cache.
+        labels: see ``qamro_cache.datasets.labels.relabel``.
+        out: cache file to make; None replaces ``path``, in one step.
+
+    Returns:
+        The number of clips that have a rating now.
+
+    Raises:
+        QamroError: the label file is not of that form, or the cache is damaged.
+    """
+    from qamro_cache.datasets.labels import relabel
+
+    source = open_source(path)
+    size = len(source.content.clips)
+    clips, new = relabel(labels, source.content.clips, source.content.labels)
+    order = np.stack([np.zeros(size, np.int64), np.arange(size)], axis=1)
+    assemble(out or path, source.header, [source], order, clips, new)
+    return int(np.isfinite(new.mean).any(axis=1).sum())
+
+
+def export_cache(paths: list[Path], folder: Path, form: str = "safetensors") -> list[str]:
+    """Write a cache as plain arrays and tables for other programs.
+
+    The new folder holds ``features.safetensors`` (or one ``.npy`` an array), ``clips.csv``,
+    ``labels.csv`` (one row a clip and axis), ``ratings.csv`` where single ratings are known, and
+    ``manifest.json`` with shapes, types and the identity.
+
+    Args:
+        paths: files of one cache.
+        folder: to make; it must not exist.
+        form: ``safetensors`` or ``npy``.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        QamroError: the folder exists, or the cache is damaged.
+    """
+    if form not in FORMATS:
+        raise QamroError(f"no form {form!r}; there are {' and '.join(FORMATS)}")
+    if folder.exists():
+        raise QamroError(f"{folder} exists; name a new folder")
+    cache = open_cache(paths)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        _write_arrays(cache, temporary, form)
+        _write_tables(cache, temporary)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _write_arrays(cache: "Cache", folder: Path, form: str) -> None:
+    from safetensors.numpy import save_file
+
+    arrays = {}
+    for name in cache.features:
+        windows, offsets, weights = cache.read(name)
+        arrays[f"features.{name}"] = windows.numpy()
+        arrays["windows.offsets"], arrays["windows.weight"] = offsets.numpy(), weights.numpy()
+    for name in cache.text_features:
+        embeddings, index = cache.read_text(name)
+        arrays[f"text_features.{name}"] = embeddings.numpy()
+        arrays["prompts.clip"] = index.numpy()
+    if form == "safetensors":
+        save_file(arrays, folder / "features.safetensors", {"identity": json.dumps(cache.identity)})
+    else:
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    manifest = {
+        "format": form,
+        "dataset": cache.dataset,
+        "synthetic": cache.synthetic,
+        "clips": len(cache.clips),
+        "arrays": {
+            name: {"shape": list(array.shape), "dtype": str(array.dtype)}
+            for name, array in arrays.items()
+        },
+        "prompts": list(cache.prompts),
+        "identity": cache.identity,
+        "identity_sha256": cache.identity_sha256,
+        "provenance": cache.provenance,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _write_tables(cache: "Cache", folder: Path) -> None:
+    cache.clips.to_csv(folder / "clips.csv", index=False, errors="surrogateescape")
+    labels, ids = cache.labels, cache.clips["clip_id"].to_numpy(object)
+    names = np.array([axis.name for axis in labels.axes], object)
+    pd.DataFrame(
+        {
+            "clip_id": np.repeat(ids, len(names)),
+            "axis": np.tile(names, len(ids)),
+            "low": np.tile([axis.low for axis in labels.axes], len(ids)),
+            "high": np.tile([axis.high for axis in labels.axes], len(ids)),
+            "mean": labels.mean.reshape(-1),
+            "count": labels.count.reshape(-1),
+            "stderr": labels.stderr.reshape(-1),
+        }
+    ).to_csv(folder / "labels.csv", index=False, errors="surrogateescape")
+    ratings = labels.ratings
+    if ratings is not None:
+        raters = np.array([*ratings.raters, ""], object)
+        pd.DataFrame(
+            {
+                "clip_id": ids[ratings.clip],
+                "axis": names[ratings.axis],
+                "rater": raters[ratings.rater],
+                "score": ratings.score,
+            }
+        ).to_csv(folder / "ratings.csv", index=False, errors="surrogateescape")

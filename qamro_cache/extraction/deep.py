@@ -1,0 +1,84 @@
+"""Encode some clips of a cache again, and see that the cache holds what comes out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qamro_cache.cache.merge import open_source
+from qamro_cache.cache.reader import refuse_mixture
+from qamro_cache.errors import QamroError
+from qamro_cache.extraction.pipeline import Pipeline
+from qamro_cache.extraction.source import SourceFolder
+from qamro_cache.extraction.stats import Stats
+from qamro_cache.extraction.units import ClipJob, Unit
+from qamro_cache.identity import identity_of
+
+if TYPE_CHECKING:
+    from qamro_cache.encoders.protocol import Encoder
+
+#: Largest difference that another device, batch or library version may make, relative to the
+#: feature's largest value: in float32, and where half precision comes in.
+TOLERANCE = 1e-4
+HALF_TOLERANCE = 1e-2
+
+
+def verify_deep(
+    path: Path, encoder: "Encoder", *, device: str = "cpu", sample: int = 16, seed: int = 0
+) -> dict[str, float]:
+    """Encode a random sample of a cache's clips again and compare.
+
+    Args:
+        path: the cache.
+        encoder: of the cache's identity.
+        device: of the encoder.
+        sample: clips to encode; all of them if there are fewer.
+        seed: of the choice.
+
+    Returns:
+        ``clips`` compared, ``largest_difference`` relative to the feature's largest value.
+
+    Raises:
+        QamroError: another identity; an audio file that is gone or has other bytes than the
+            cache was made of; windows or features that differ.
+    """
+    source = open_source(path)
+    clips, identity = source.content.clips, source.header.identity
+    refuse_mixture(
+        Path("the encoder"), identity_of(encoder.spec, identity["stored_dtype"]), path, identity
+    )
+    ok = np.flatnonzero((clips["status"] == "ok").to_numpy())
+    rows = np.sort(np.random.default_rng(seed).permutation(ok)[:sample])
+    if not len(rows):
+        return {"clips": 0, "largest_difference": 0.0}
+    chosen = clips.iloc[rows]
+    jobs = zip(chosen["clip_id"], chosen["path"], chosen["prompt"], strict=True)
+    unit = Unit(0, tuple(ClipJob(*job) for job in jobs))
+    check = SourceFolder(chosen["path"].tolist()).check
+    pipeline = Pipeline(encoder, device, 32, 2, identity["stored_dtype"], check)
+    (found,) = pipeline.run([unit], Stats())
+    exact = identity["precision"] == identity["stored_dtype"] == "float32"
+    allowed = TOLERANCE if exact else HALF_TOLERANCE
+    largest = 0.0
+    for place, row in enumerate(rows):
+        clip, again = clips.iloc[row], found.clips.iloc[place]
+        name = f"{path}: clip {clip['clip_id']!r}"
+        if again["status"] != "ok":
+            raise QamroError(f"{name} cannot be encoded again: {again['reason']}")
+        if again["audio_sha256"] != clip["audio_sha256"]:
+            raise QamroError(f"{name}: {clip['path']} is not the audio that the cache was made of")
+        old = slice(*source.content.offsets[row : row + 2])
+        new = slice(*found.offsets[place : place + 2])
+        if not np.array_equal(source.content.starts[old], found.starts[new]):
+            raise QamroError(f"{name} is cut into other windows now")
+        for feature, values in found.features.items():
+            stored = source.container.rows(f"features/{feature}", old.start, old.stop)
+            scale = max(float(np.abs(values[new]).max()), 1e-12)
+            difference = float(np.abs(stored.astype(float) - values[new]).max()) / scale
+            largest = max(largest, difference)
+            if not difference <= allowed:
+                raise QamroError(
+                    f"{name}: feature {feature} differs by {difference:.1e} of its largest value "
+                    f"(allowed {allowed:.0e}): the cache does not hold what this encoder makes"
+                )
+    return {"clips": len(rows), "largest_difference": largest}

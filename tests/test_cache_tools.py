@@ -1,0 +1,168 @@
+"""merge, verify, relabel and export, against the arrays they were given."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from click.testing import CliRunner, Result
+from extraction_support import digests, make_clips
+from fake_encoder import INFO, FakeEncoder
+from qamro_cache_cli.cache import main as cache_command
+from safetensors.numpy import load_file
+from test_cache_files import content, header
+
+from qamro_cache.cache.container import open_container
+from qamro_cache.cache.content import concatenate
+from qamro_cache.cache.edit import export_cache, relabel_cache
+from qamro_cache.cache.merge import merge_caches
+from qamro_cache.cache.reader import open_cache
+from qamro_cache.cache.verify import verify_cache
+from qamro_cache.cache.writer import write_cache
+from qamro_cache.encoders import registry
+from qamro_cache.errors import QamroError
+from qamro_cache.extraction.deep import verify_deep
+from qamro_cache.extraction.extract import extract
+
+
+def test_merge_is_concatenation(tmp_path: Path) -> None:
+    parts = [content(6, 0, "a"), content(4, 1, "b"), content(8, 2, "c")]
+    paths = [tmp_path / f"{index}.h5" for index in range(3)]
+    for path, part in zip(paths, parts, strict=True):
+        write_cache(path, part, replace(header(), provenance={}))
+    assert merge_caches(paths, tmp_path / "merged.h5") == 18
+    write_cache(tmp_path / "plain.h5", concatenate(parts), header())
+    assert digests(tmp_path / "merged.h5") == digests(tmp_path / "plain.h5")
+
+
+def test_merge_keeps_one_of_equal_clips_and_refuses_different_ones(tmp_path: Path) -> None:
+    plain = replace(header(), provenance={})
+    write_cache(tmp_path / "a.h5", content(), plain)
+    write_cache(tmp_path / "same.h5", content(), plain)
+    assert merge_caches([tmp_path / "a.h5", tmp_path / "same.h5"], tmp_path / "m.h5") == 6
+    assert digests(tmp_path / "m.h5") == digests(tmp_path / "a.h5")
+    good = content()
+    changes = {
+        "feature layers": {"features": {n: v + 1.0 for n, v in good.features.items()}},
+        "audio_sha256": {"clips": good.clips.assign(audio_sha256="f" * 64)},
+        "ratings": {"labels": replace(good.labels, mean=good.labels.mean + 1)},
+        "system": {"clips": good.clips.assign(system="other")},
+    }
+    for name, change in changes.items():
+        write_cache(tmp_path / "b.h5", replace(good, **change), plain)  # type: ignore[arg-type]
+        with pytest.raises(QamroError, match=f"with another .*{name}"):
+            merge_caches([tmp_path / "a.h5", tmp_path / "b.h5"], tmp_path / "m2.h5")
+    assert not (tmp_path / "m2.h5").exists()
+
+
+def test_merge_refuses_mixed_identities_and_axes(tmp_path: Path) -> None:
+    write_cache(tmp_path / "a.h5", content(prefix="a"), header())
+    write_cache(tmp_path / "b.h5", content(prefix="b"), header(version="2"))
+    with pytest.raises(QamroError, match="version: '1' here, '2' there"):
+        merge_caches([tmp_path / "a.h5", tmp_path / "b.h5"], tmp_path / "m.h5")
+    other = content(prefix="c")
+    labels = replace(other.labels, axes=other.labels.axes[::-1])
+    write_cache(tmp_path / "c.h5", replace(other, labels=labels), header())
+    with pytest.raises(QamroError, match="different axes"):
+        merge_caches([tmp_path / "a.h5", tmp_path / "c.h5"], tmp_path / "m.h5")
+
+
+def test_verify_finds_what_is_not_finite(tmp_path: Path) -> None:
+    good = content()
+    write_cache(tmp_path / "a.h5", good, header())
+    assert verify_cache(tmp_path / "a.h5")["windows"] == len(good.weights)
+    good.features["layers"][3, 1, 2] = np.nan
+    write_cache(tmp_path / "b.h5", good, header())
+    with pytest.raises(QamroError, match="/features/layers holds NaN"):
+        verify_cache(tmp_path / "b.h5")
+
+
+def test_relabel_touches_no_feature(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write_cache(path, content(), header())
+    before = digests(path)
+    rows = [f"clip-{i}/ü,{10 * i},T{i % 2}" for i in range(6)]
+    (tmp_path / "labels.csv").write_text("clip_id,loudness,system\n" + "\n".join(rows) + "\n")
+    assert relabel_cache(path, tmp_path / "labels.csv", tmp_path / "b.h5") == 6
+    assert digests(path) == before
+    assert relabel_cache(path, tmp_path / "labels.csv") == 6
+    after = digests(path)
+    assert after == digests(tmp_path / "b.h5")
+    assert {name for name in before if before[name] != after.get(name)} >= {"labels/mean"}
+    for name in before:
+        if not name.startswith("labels/"):
+            assert after[name] == before[name]
+    cache = open_cache(path)
+    assert [axis.name for axis in cache.labels.axes] == ["loudness"]
+    assert cache.labels.mean[:, 0].tolist() == [0, 10, 20, 30, 40, 50]
+    assert cache.clips["system"].tolist() == ["T0", "T1"] * 3
+
+
+@pytest.mark.parametrize("form", ["safetensors", "npy"])
+def test_export_is_what_read_gives(tmp_path: Path, form: str) -> None:
+    written = content()
+    write_cache(tmp_path / "a.h5", written, header())
+    names = export_cache([tmp_path / "a.h5"], tmp_path / "out", form)
+    assert {"clips.csv", "labels.csv", "ratings.csv", "manifest.json"} < set(names)
+    folder = tmp_path / "out"
+    if form == "safetensors":
+        arrays = load_file(folder / "features.safetensors")
+    else:
+        arrays = {path.stem: np.load(path) for path in folder.glob("*.npy")}
+    for name, values in written.features.items():
+        np.testing.assert_array_equal(arrays[f"features.{name}"], values)
+    np.testing.assert_array_equal(arrays["text_features.text"], written.text_features["text"])
+    np.testing.assert_array_equal(arrays["windows.offsets"], written.offsets)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["arrays"]) == set(arrays)
+    assert manifest["synthetic"] is True
+    clips = pd.read_csv(folder / "clips.csv", keep_default_na=False)
+    assert clips["clip_id"].tolist() == written.clips["clip_id"].tolist()
+    scores = pd.read_csv(folder / "labels.csv")
+    np.testing.assert_allclose(scores["mean"], written.labels.mean.reshape(-1))
+    with pytest.raises(QamroError, match="exists"):
+        export_cache([tmp_path / "a.h5"], folder)
+
+
+def cache(*arguments: object) -> Result:
+    return CliRunner().invoke(cache_command, [str(a) for a in arguments])
+
+
+def test_deep_verification_encodes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noises = make_clips(tmp_path / "sounds", 12)
+    out = tmp_path / "emb.h5"
+    extract(noises, out, FakeEncoder())
+    known = registry.list_encoders()
+    monkeypatch.setattr(registry, "list_encoders", lambda: [*known, INFO])
+    result = cache("verify", out, "--deep", "--sample", 100)
+    assert result.exit_code == 0, result.output
+    assert "12 clips encoded again" in result.stdout
+    # A cache that holds something else, with right checksums: only --deep can tell.
+    container = open_container(out)
+    assert container.load("features/layers").shape[0] > 12
+    old = open_cache(out)
+    features = {name: old.read(name).windows.numpy().copy() for name in old.features}
+    features["layers"][0, 0, 0] *= 1.01
+    wrong = tmp_path / "wrong.h5"
+    part = old._parts[0]
+    text = {"text": old.read_text().embeddings.numpy()}
+    write_cache(wrong, replace(part, features=features, text_features=text), header_of(old))
+    assert cache("verify", wrong).exit_code == 0
+    result = cache("verify", wrong, "--deep", "--sample", 100)
+    assert result.exit_code == 1
+    assert "feature layers differs by" in result.stderr
+    with pytest.raises(QamroError, match="version"):
+        verify_deep(out, FakeEncoder(replace(FakeEncoder().spec, version="9")))
+    audio, rate = soundfile.read(noises.clips["path"][4])
+    soundfile.write(noises.clips["path"][4], -audio, rate)
+    result = cache("verify", out, "--deep", "--sample", 100)
+    assert "is not the audio that the cache was made of" in result.stderr
+
+
+def header_of(cache: object) -> object:
+    from qamro_cache.cache.content import Header
+
+    return Header(cache.identity, cache.dataset, cache.synthetic, {})  # type: ignore[attr-defined]
