@@ -33,7 +33,7 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
         audio, and what each shares with the splits before it), ``systems`` (by name: clips and
         mean scores), ``axes`` (by name: scale, spread, ratings), ``prompts``, ``raters``,
         ``problems`` (a list of ``code`` and ``message``), and ``dataset``, ``clips``,
-        ``synthetic``, ``licence``, ``notes``.
+        ``synthetic``, ``licence``, ``source``, ``notes``.
     """
     clips = dataset.clips
     labelled = np.isfinite(dataset.labels.mean).any(axis=1)
@@ -58,6 +58,7 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
         "dataset": dataset.name,
         "synthetic": dataset.synthetic,
         "licence": dataset.licence,
+        "source": dataset.source,
         "clips": len(clips),
         "notes": list(dataset.notes),
         "splits": splits,

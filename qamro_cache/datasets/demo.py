@@ -69,6 +69,7 @@ def load_demo(folder: Path | None = None) -> Dataset:
         labels,
         synthetic=True,
         licence="MIT, made by this program",
+        source=str(folder),
         notes=("synthetic: sounds, degradations and raters are made by a program",),
     )
 

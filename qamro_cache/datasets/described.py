@@ -11,7 +11,7 @@ import pandas as pd
 
 from qamro_cache.datasets.assemble import concatenate_labels, group_rows
 from qamro_cache.datasets.description import Description, Prompts, Table
-from qamro_cache.datasets.records import CLIP_COLUMNS, Dataset, Labels, select_clips
+from qamro_cache.datasets.records import CLIP_COLUMNS, Dataset, Labels, select_clips, select_labels
 from qamro_cache.datasets.releases import (
     Rows,
     find_files,
@@ -82,6 +82,7 @@ def load_described(description: Description, data_dir: Path) -> Dataset:
         clips,
         labels,
         licence=description.licence,
+        source=description.source,
         notes=tuple(notes),
         system_scores=read_system_scores(description, data_dir),
         published=description.published,
@@ -242,12 +243,6 @@ def _replace_rows(labels: Labels, own: Labels, at: npt.NDArray[np.intp]) -> Labe
     kept = select_labels(labels, rest)
     joined = concatenate_labels([kept, own])
     return select_labels(joined, np.argsort(np.concatenate([rest, at])))
-
-
-def select_labels(labels: Labels, rows: npt.NDArray[np.intp]) -> Labels:
-    """Return the labels of ``rows``, in that order."""
-    empty = pd.DataFrame(index=range(len(labels.mean)))
-    return select_clips(Dataset("", empty, labels), rows).labels
 
 
 def _only_present(

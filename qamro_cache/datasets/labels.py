@@ -11,7 +11,7 @@ import pandas as pd
 
 from qamro_cache.datasets.assemble import ClipRows, group_rows, labels_of_rows
 from qamro_cache.datasets.manifest import guess_axis
-from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Labels, Ratings
+from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Labels, select_labels
 from qamro_cache.datasets.tables import Text, numbers, read_table, text
 from qamro_cache.errors import QamroError
 
@@ -106,7 +106,7 @@ def _labels(table: _Table, at: npt.NDArray[np.int64], axes: tuple[Axis, ...]) ->
         for name, score in zip(table.axes, table.scores, strict=True)
     )
     labels = labels_of_rows(table.grouped, made, table.scores, table.raters)
-    return take_labels(labels, at)
+    return select_labels(labels, at)
 
 
 def _place(table: _Table, clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -125,32 +125,6 @@ def _place(table: _Table, clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:
     if unused:
         logger.warning("%s: %d of its clips are not in the cache", path, unused)
     return at
-
-
-def take_labels(labels: Labels, rows: npt.NDArray[np.int64]) -> Labels:
-    """Return the labels of ``rows`` in that order; -1 makes a row without labels."""
-    have = rows >= 0
-
-    def pick(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        taken = np.full((len(rows), values.shape[1]), np.nan)
-        taken[have] = values[rows[have]]
-        return taken
-
-    count = np.zeros((len(rows), labels.count.shape[1]), np.int32)
-    count[have] = labels.count[rows[have]]
-    ratings = labels.ratings
-    if ratings is not None:
-        new_row = np.full(len(labels.mean), -1, np.int32)
-        new_row[rows[have]] = np.flatnonzero(have).astype(np.int32)
-        keep = new_row[ratings.clip] >= 0
-        ratings = Ratings(
-            new_row[ratings.clip[keep]],
-            ratings.axis[keep],
-            ratings.rater[keep],
-            ratings.score[keep],
-            ratings.raters,
-        )
-    return Labels(labels.axes, pick(labels.mean), count, pick(labels.stderr), ratings)
 
 
 def match_ids(have: Sequence[str], want: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -93,6 +93,7 @@ class Dataset:
         labels: of the same rows; no axes for a set without ratings.
         synthetic: made by a program, ratings included: every table says so.
         licence: under which the audio and ratings may be used; empty where not known.
+        source: where to get them; empty where not known.
         notes: facts a table must carry (for example what the split shares), a line each.
         system_scores: published system-level truth, a score an axis (NaN: not published); empty
             where the mean over a system's clips is the truth.
@@ -106,6 +107,7 @@ class Dataset:
     labels: Labels
     synthetic: bool = False
     licence: str = ""
+    source: str = ""
     notes: tuple[str, ...] = field(default_factory=tuple)
     system_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     published: Published = field(default_factory=Published)
@@ -140,20 +142,32 @@ def labels_from_ratings(axes: tuple[Axis, ...], num_clips: int, ratings: Ratings
 
 
 def select_labels(labels: Labels, rows: npt.NDArray[np.int64]) -> Labels:
-    """Keep the labels of ``rows``, in that order, single ratings included."""
+    """Keep the labels of ``rows``, in that order; -1 makes a row without labels.
+
+    Single ratings are kept; no row but -1 may be named twice.
+    """
+    have = rows >= 0
+
+    def pick(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        taken = np.full((len(rows), values.shape[1]), np.nan)
+        taken[have] = values[rows[have]]
+        return taken
+
+    count = np.zeros((len(rows), labels.count.shape[1]), np.int32)
+    count[have] = labels.count[rows[have]]
     ratings = labels.ratings
     if ratings is not None:
         new_row = np.full(len(labels.mean), -1, np.int32)
-        new_row[rows] = np.arange(len(rows), dtype=np.int32)
+        new_row[rows[have]] = np.flatnonzero(have).astype(np.int32)
         keep = new_row[ratings.clip] >= 0
-        ratings = replace(
-            ratings,
-            clip=new_row[ratings.clip[keep]],
-            axis=ratings.axis[keep],
-            rater=ratings.rater[keep],
-            score=ratings.score[keep],
+        ratings = Ratings(
+            new_row[ratings.clip[keep]],
+            ratings.axis[keep],
+            ratings.rater[keep],
+            ratings.score[keep],
+            ratings.raters,
         )
-    return Labels(labels.axes, labels.mean[rows], labels.count[rows], labels.stderr[rows], ratings)
+    return Labels(labels.axes, pick(labels.mean), count, pick(labels.stderr), ratings)
 
 
 def select_clips(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:

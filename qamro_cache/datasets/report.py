@@ -54,6 +54,7 @@ def report_tables(report: Mapping[str, Any]) -> list[Table]:
             [
                 *((problem["code"], problem["message"]) for problem in report["problems"]),
                 *(("note", note) for note in report["notes"]),
+                *((key, report[key]) for key in ("licence", "source") if report[key]),
             ],
             2,
         ),

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from qamro_cache.cache.reader import Cache, open_cache
-from qamro_cache.datasets.labels import load_labels, take_labels
-from qamro_cache.datasets.records import Axis, Labels
+from qamro_cache.datasets.labels import load_labels
+from qamro_cache.datasets.records import Axis, Labels, select_labels
 from qamro_cache.errors import QamroError
 from qamro_cache.training.fit import Features, Labelled
 
@@ -126,7 +126,7 @@ def load_material(
     return Material(
         clips=cache.clips.iloc[rows].reset_index(drop=True),
         features=chosen,
-        labels=take_labels(rated, rows.astype(np.int64)),
+        labels=select_labels(rated, rows.astype(np.int64)),
         feature=feature,
         text_feature=text_feature if text else "",
         encoder=str(cache.identity.get("name", "")),
