@@ -281,3 +281,11 @@ def test_a_masked_label_may_be_nan():
 def test_the_module_refuses_wrong_settings_when_it_is_made(settings):
     with pytest.raises(ValueError, match=next(iter(settings.values())).__str__()):
         QAMROLoss(**settings)
+
+
+@pytest.mark.parametrize("method", FORMS)
+def test_the_worked_example_of_the_documentation(method):
+    pred = torch.tensor([2.0, 1.5, 3.0, 2.5, 3.5], dtype=torch.float64)
+    value, grad = qamro_value_and_grad(pred, torch.tensor([1, 2, 2, 4, 5]), method=method)
+    assert value.item() == pytest.approx(7.95 / 9)
+    torch.testing.assert_close(-9 * grad, torch.tensor([-8, 2.5, -12.5, 11, 7]).double())
