@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import notices_to_stderr, one_line_errors, printable, show_table
+from .common import fail, notices_to_stderr, one_line_errors, printable, show_table
 
 if TYPE_CHECKING:
     from qamro_cache.datasets.records import Dataset
@@ -78,6 +78,7 @@ def _shard(
     show_default=True,
     help="as-is feeds samples of any rate unchanged, as some published code does.",
 )
+@click.option("--no-int16", is_flag=True, help="Leave out clap's truncation to 16 bits.")
 @click.option("--allow-pickle", is_flag=True, help="Load checkpoints that can run code.")
 @click.option(
     "--max-failures", default=0, show_default=True, help="Failed clips beyond which to exit with 3."
@@ -85,6 +86,7 @@ def _shard(
 @click.option("--retry-failed", is_flag=True, help="Try clips again that failed before.")
 @click.option("--dry-run", is_flag=True, help="Only check the set; no encoder, no output.")
 @click.option("--list-encoders", is_flag=True, help="Show the encoders and what they lack.")
+@click.option("--check", is_flag=True, help="Test --encoder here and say what it lacks.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @one_line_errors
 def main(
@@ -102,11 +104,13 @@ def main(
     dtype: str,
     precision: str,
     rate_policy: str,
+    no_int16: bool,
     allow_pickle: bool,
     max_failures: int,
     retry_failed: bool,
     dry_run: bool,
     list_encoders: bool,
+    check: bool,
     as_json: bool,
 ) -> None:
     """Encode every clip of a set once, into one cache file.
@@ -117,9 +121,16 @@ def main(
     notices_to_stderr()
     from qamro_cache.encoders.protocol import EncoderOptions
 
-    options = EncoderOptions(checkpoint, tokenizer, precision, rate_policy, allow_pickle)
+    options = EncoderOptions(
+        checkpoint, tokenizer, precision, rate_policy, allow_pickle, int16=not no_int16
+    )
     if list_encoders:
         _show_encoders(options, as_json)
+        return
+    if check:
+        if encoder is None:
+            raise click.UsageError("give --encoder NAME with --check (--list-encoders shows them)")
+        _check_encoder(encoder, options, device or _default_device(), as_json)
         return
     if (dataset is None) == (manifest is None):
         raise click.UsageError("give either --dataset NAME or --manifest FILE")
@@ -200,6 +211,24 @@ def _show_encoders(options: "EncoderOptions", as_json: bool) -> None:
         [(*row[:5], "; ".join(row[5]) or "nothing") for row in rows],
         left=6,
     )
+
+
+def _check_encoder(name: str, options: "EncoderOptions", device: str, as_json: bool) -> None:
+    """Show the doctor's findings as they come; exit code 1 if one is not as it must be."""
+    from dataclasses import asdict
+
+    from qamro_cache.encoders.doctor import check_encoder
+
+    found = []
+    for check in check_encoder(name, options, device):
+        found.append(check)
+        if not as_json:
+            mark = "ok  " if check.ok else "FAIL"
+            click.echo(printable(f"{mark} {check.name}: {check.detail}"))
+    if as_json:
+        click.echo(json.dumps([asdict(check) for check in found], indent=2))
+    if not all(check.ok for check in found):
+        fail(f"encoder {name} is not ready")
 
 
 def _show_checks(rated: "Dataset", as_json: bool) -> None:

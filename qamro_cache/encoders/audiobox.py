@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qamro_cache.encoders.precision import check_precision, computing_in
 from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
@@ -64,6 +64,10 @@ class AudioboxEncoder:
         """Return ``layers`` [B, 13, 768] float32."""
         with computing_in(self.spec.precision, self.device):
             return {"layers": self.network(windows, valid)}
+
+    def networks(self) -> list[nn.Module]:
+        """Return what is worth compiling."""
+        return [self.network]
 
     def encode_text(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
         """Return {}: there is no text tower."""

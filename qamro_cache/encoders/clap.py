@@ -105,6 +105,10 @@ class ClapEncoder:
         with torch.inference_mode():
             return {"embedding": F.normalize(embedding.float(), dim=-1), "pooled": pooled.float()}
 
+    def networks(self) -> list[nn.Module]:
+        """Return what is worth compiling."""
+        return [self.network.audio_branch]
+
     def encode_text(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
         """Return ``text`` [P, 512], in float32; {} when loaded without a tokenizer.
 

@@ -27,6 +27,7 @@ from qamro_cache.cache.content import (
     no_labels,
     unique_prompts,
 )
+from qamro_cache.encoders.runner import Runner
 from qamro_cache.errors import ClipError, QamroError
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import ClipJob, Unit
@@ -94,12 +95,15 @@ class Pipeline:
         check_source: Callable[[], None],
     ) -> None:
         self.encoder, self.device, self.batch_size = encoder, device, batch_size
+        self.runner = Runner(encoder, device)
         self.workers, self.stored_dtype = workers, stored_dtype
         self.check_source = check_source
         self._pinned = device.startswith("cuda")
 
     def run(self, units: Sequence[Unit], stats: Stats) -> Iterator[CacheContent]:
         """Yield the content of each unit, in order."""
+        # A clip is a window at least, which is enough to tell whether compiling pays.
+        self.runner = Runner(self.encoder, self.device, sum(len(unit.clips) for unit in units))
         stop = threading.Event()
         batches: queue.Queue[_Batch | _UnitEnd | BaseException | None] = queue.Queue(BATCHES)
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
@@ -239,7 +243,7 @@ class Pipeline:
         spec = self.encoder.spec
         dtype = getattr(torch, self.stored_dtype)
         with torch.inference_mode():
-            outputs = self.encoder.encode(
+            outputs = self.runner.encode(
                 batch.windows.to(self.device, non_blocking=True),
                 batch.valid.to(self.device, non_blocking=True),
             )

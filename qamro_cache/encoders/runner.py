@@ -1,0 +1,102 @@
+"""Run an encoder over batches: smaller ones when memory runs out, compiled where that pays."""
+
+import logging
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from qamro_cache.encoders.protocol import Encoder
+from qamro_cache.errors import QamroError
+
+#: Windows from which compiling pays on a GPU. It takes about 60 s there and saves about 0.26 ms a
+#: window (HTS-AT in half precision on an H100: 2,244 windows/s without, 5,317 with).
+COMPILE_FROM = 200_000
+
+logger = logging.getLogger("qamro_cache")
+
+
+class Runner:
+    """Encodes batches of any size; keeps what it learnt about memory.
+
+    Args:
+        encoder: in eval mode; its networks are compiled if it has ``networks()``, the modules
+            that do the work, and the work is large.
+        windows: about how many will come; 0 where not known.
+        device: of the encoder.
+    """
+
+    def __init__(self, encoder: Encoder, device: str | torch.device, windows: int = 0) -> None:
+        self.encoder, self.device = encoder, torch.device(device)
+        self.limit = 0  # most windows at once; 0 until memory has run out
+        self.batch = 0  # windows of a compiled batch
+        networks: Callable[[], list[nn.Module]] | None = getattr(encoder, "networks", None)
+        self.networks = networks() if networks else []
+        if self.device.type == "cuda" and windows >= COMPILE_FROM:
+            self.compile()
+
+    def compile(self) -> None:
+        """Compile the networks for batches of one size; the first batch then takes a minute.
+
+        PyTorch keeps the compiled code on the disk (TORCHINDUCTOR_CACHE_DIR), so that the next
+        run takes seconds.
+        """
+        for network in self.networks:
+            network.compile(dynamic=False)
+            self.batch = -1  # the first batch decides
+
+    def encode(self, windows: Tensor, valid: Tensor) -> Mapping[str, Tensor]:
+        """Encode [B, window], B > 0, as ``Encoder.encode`` does, in parts where B is too much.
+
+        Raises:
+            QamroError: not even one window fits into memory.
+        """
+        parts: list[Mapping[str, Tensor]] = []
+        start = 0
+        while start < len(windows):
+            part = slice(start, start + (self.limit or len(windows)))
+            try:
+                parts.append(self._encode(windows[part], valid[part]))
+                start = part.stop
+                continue
+            except torch.OutOfMemoryError:
+                pass  # what the attempt held is free only outside of this clause
+            self._halve(len(windows[part]))
+        if len(parts) == 1:
+            return parts[0]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _halve(self, size: int) -> None:
+        if size == 1:
+            raise QamroError(
+                f"one window of encoder {self.encoder.spec.name} does not fit into the memory of "
+                f"{self.device}; free some, or use --precision float16 or --device cpu"
+            )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.limit = size // 2
+        self.batch = min(self.batch, self.limit)
+        logger.warning("memory ran out; going on with batches of %d windows", self.limit)
+
+    def _encode(self, windows: Tensor, valid: Tensor) -> Mapping[str, Tensor]:
+        if not self.batch:
+            return self.encoder.encode(windows, valid)
+        if self.batch < 0:
+            self.batch = len(windows)
+        lacking = self.batch - len(windows)
+        if lacking < 0:
+            return self.encoder.encode(windows, valid)
+        # One compiled size serves all: the last, smaller batch is filled up with its first row.
+        rows = torch.arange(self.batch, device=windows.device) % len(windows)
+        try:
+            features = self.encoder.encode(windows[rows], valid[rows])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers fail in many ways
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            logger.warning("cannot be compiled here (%s); going on without", reason)
+            for network in self.networks:
+                network._compiled_call_impl = None
+            self.batch = 0
+            return self.encoder.encode(windows, valid)
+        return {name: value[: len(windows)] for name, value in features.items()}

@@ -1,0 +1,77 @@
+"""Every encoder works with the network cut off, at once, and reaches for no hub."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+UNSHARE = ["unshare", "--user", "--map-root-user", "--net"]
+
+
+def can_unshare() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*UNSHARE, "true"], capture_output=True).returncode == 0
+
+
+pytestmark = pytest.mark.skipif(not can_unshare(), reason="no network namespace can be made here")
+
+
+def run(code: str) -> float:
+    """Run code where there is no network; return the seconds it took."""
+    start = time.monotonic()
+    env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    done = subprocess.run(
+        [*UNSHARE, sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return time.monotonic() - start
+
+
+def test_there_is_no_network_in_there():
+    code = (
+        "import socket\n"
+        "try: socket.create_connection(('127.0.0.1', 80), 1)\n"
+        "except OSError as e: assert e.errno == 101, e\n"
+    )
+    run(code)
+
+
+def test_listing_and_missing_models_take_no_time():
+    seconds = run(
+        "import time\n"
+        "from qamro_cache.encoders.registry import list_encoders, load_encoder\n"
+        "from qamro_cache.errors import QamroError\n"
+        "list_encoders()\n"
+        "import huggingface_hub\n"
+        "start = time.monotonic()\n"
+        "for name in ('hf:someone/nothing', 'clap'):\n"
+        "    try: load_encoder(name)\n"
+        "    except QamroError as error: assert 'not ready' in str(error)\n"
+        "    else: raise AssertionError(name)\n"
+        "assert time.monotonic() - start < 3\n"
+    )
+    assert seconds < 120
+
+
+@pytest.mark.parametrize("name", ["mel", "distillmos"])
+def test_encoders_without_a_download(name):
+    if name == "distillmos":
+        pytest.importorskip("distillmos")
+    code = f"from qamro_cache.encoders.registry import load_encoder; load_encoder({name!r})"
+    run(code)
+
+
+@pytest.mark.slow
+def test_clap_and_audiobox(clap_reference, audiobox_reference):
+    run(
+        "from qamro_cache.encoders.registry import load_encoder\n"
+        "from qamro_cache.encoders.protocol import EncoderOptions as O\n"
+        f"clap = load_encoder('clap', O(checkpoint={str(clap_reference.checkpoint)!r}, "
+        f"tokenizer={str(clap_reference.tokenizer)!r}))\n"
+        "assert clap.encode_text(['one', 'two'])['text'].shape == (2, 512)\n"
+        f"load_encoder('audiobox', O(checkpoint={str(audiobox_reference.file)!r}))\n"
+    )
