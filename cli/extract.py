@@ -3,6 +3,8 @@
 import json
 import signal
 import sys
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -84,6 +86,9 @@ def _shard(
     "--max-failures", default=0, show_default=True, help="Failed clips beyond which to exit with 3."
 )
 @click.option("--retry-failed", is_flag=True, help="Try clips again that failed before.")
+@click.option("--ray", metavar="ADDRESS", help="Encode on a Ray cluster; local: on this machine.")
+@click.option("--num-workers", default=1, show_default=True, help="Encoders at once, with --ray.")
+@click.option("--gpus-per-worker", default=0.0, help="GPUs of each, or a part; 0: processors only.")
 @click.option("--dry-run", is_flag=True, help="Only check the set; no encoder, no output.")
 @click.option("--list-encoders", is_flag=True, help="Show the encoders and what they lack.")
 @click.option("--check", is_flag=True, help="Test --encoder here and say what it lacks.")
@@ -108,6 +113,9 @@ def main(
     allow_pickle: bool,
     max_failures: int,
     retry_failed: bool,
+    ray: str | None,
+    num_workers: int,
+    gpus_per_worker: float,
     dry_run: bool,
     list_encoders: bool,
     check: bool,
@@ -138,8 +146,13 @@ def main(
         encoder = "distillmos"
     if not dry_run and (out is None or encoder is None):
         raise click.UsageError("give --out FILE and --encoder NAME (--list-encoders shows them)")
-    if batch_size < 1 or workers < 0 or max_failures < 0:
-        raise click.UsageError("--batch-size starts at 1, --workers and --max-failures at 0")
+    if batch_size < 1 or workers < 0 or max_failures < 0 or num_workers < 1 or gpus_per_worker < 0:
+        raise click.UsageError(
+            "--batch-size and --num-workers start at 1, --workers, --gpus-per-worker and "
+            "--max-failures at 0"
+        )
+    if ray is None and (num_workers != 1 or gpus_per_worker):
+        raise click.UsageError("--num-workers and --gpus-per-worker need --ray ADDRESS")
     rated = _load(dataset, manifest, data_dir)
     if dry_run:
         _show_checks(rated, as_json)
@@ -148,22 +161,47 @@ def main(
     assert encoder is not None
     signal.signal(signal.SIGTERM, _stop)
     from qamro_cache.encoders.registry import load_encoder
-    from qamro_cache.extraction.extract import extract
+    from qamro_cache.extraction.extract import extract, run_extraction
 
-    device = device or _default_device()
     with _Bar() as bar:
-        summary = extract(
-            rated,
-            out,
-            load_encoder(encoder, options, device),
-            device=device,
-            batch_size=batch_size,
-            workers=workers,
-            dtype=dtype,
-            shard=shard,
-            retry_failed=retry_failed,
-            progress=bar.show,
-        )
+        if ray is None:
+            device = device or _default_device()
+            summary = extract(
+                rated,
+                out,
+                load_encoder(encoder, options, device),
+                device=device,
+                batch_size=batch_size,
+                workers=workers,
+                dtype=dtype,
+                shard=shard,
+                retry_failed=retry_failed,
+                progress=bar.show,
+            )
+        else:
+            from qamro_cache.extraction.ray_engine import RayEngine
+
+            engine = RayEngine(
+                partial(load_encoder, encoder, options),
+                address=ray,
+                num_workers=num_workers,
+                paths=rated.clips["path"].tolist(),
+                gpus_per_worker=gpus_per_worker,
+                batch_size=batch_size,
+                workers=workers,
+                dtype=dtype,
+            )
+            with closing(engine):
+                summary = run_extraction(
+                    rated,
+                    out,
+                    engine,
+                    dtype=dtype,
+                    shard=shard,
+                    retry_failed=retry_failed,
+                    progress=bar.show,
+                    provenance={"ray_workers": num_workers, "batch_size": batch_size},
+                )
     _show_summary(summary, rated.synthetic, as_json)
     if summary.failures > max_failures:
         click.echo(

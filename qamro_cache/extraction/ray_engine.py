@@ -1,0 +1,225 @@
+"""Many encoders at once on a Ray cluster, or on this machine: one actor an encoder.
+
+Work is handed out in chunks of units; results come back to this process, which alone writes. A
+worker that dies is replaced and its chunks are done again. What a clip is batched with is decided
+by its unit, so the cache has the content of a run in one process.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qamro_cache.cache.content import CacheContent
+from qamro_cache.errors import QamroError
+from qamro_cache.extraction.extract import available_processors
+from qamro_cache.extraction.stats import Stats
+from qamro_cache.extraction.units import Unit
+from qamro_cache.identity import EncoderSpec
+
+if TYPE_CHECKING:
+    from qamro_cache.encoders.protocol import Encoder
+
+logger = logging.getLogger("qamro_cache")
+
+#: Most units a chunk: enough to keep a GPU busy, little to do again.
+CHUNK = 8
+#: Chunks each worker has been given, so that it need not wait for this process.
+AHEAD = 2
+#: Times a chunk may take its worker down before the run stops.
+ATTEMPTS = 3
+
+
+class EncodingWorker:
+    """The actor: one encoder and its pipeline."""
+
+    def __init__(
+        self,
+        load: "Callable[[str], Encoder]",
+        device: str,
+        batch_size: int,
+        workers: int,
+        dtype: str,
+        paths: Sequence[str],
+    ) -> None:
+        from qamro_cache.extraction.pipeline import Pipeline
+        from qamro_cache.extraction.source import SourceFolder
+
+        self.problem = ""
+        try:
+            encoder = load(device)
+            check = SourceFolder(paths).check
+            self.pipeline = Pipeline(encoder, device, batch_size, workers, dtype, check)
+        except QamroError as error:
+            self.problem = str(error)
+
+    def spec(self) -> EncoderSpec | str:
+        """Return the encoder's description, or why there is none."""
+        return self.problem or self.pipeline.encoder.spec
+
+    def run(self, units: Sequence[Unit]) -> tuple[list[CacheContent], Stats] | str:
+        """Encode units; a mistake of the user's comes back as its message."""
+        if self.problem:
+            return self.problem
+        stats = Stats()
+        try:
+            return list(self.pipeline.run(units, stats)), stats
+        except QamroError as error:
+            return str(error)
+
+
+@dataclass
+class _Chunk:
+    units: list[Unit]
+    attempts: int = 0
+
+
+class RayEngine:
+    """Hands units to Ray actors.
+
+    Args:
+        load: makes the encoder on a device; must travel to other machines (a partial of
+            ``load_encoder``).
+        address: ``local`` for this machine, ``auto`` or a cluster's address.
+        num_workers: actors.
+        gpus_per_worker: GPUs, or a fraction of one, for each; 0: on the CPU.
+        batch_size: most windows a batch.
+        workers: decoding threads an actor; 0: the processors shared out.
+        dtype: stored type.
+        paths: of all clips, as the workers see them.
+
+    Raises:
+        QamroError: Ray is not installed, the cluster cannot be reached or is too small, or the
+            encoder cannot be loaded there.
+    """
+
+    def __init__(
+        self,
+        load: "Callable[[str], Encoder]",
+        *,
+        address: str,
+        num_workers: int,
+        paths: Sequence[str],
+        gpus_per_worker: float = 0.0,
+        batch_size: int = 32,
+        workers: int = 0,
+        dtype: str = "float32",
+    ) -> None:
+        try:
+            import ray as imported
+        except ImportError as error:
+            raise QamroError("Ray is not installed; run: pip install 'qamro-cache[ray]'") from error
+        ray: Any = imported
+        self._ray = ray
+        self._connect(address)
+        try:
+            found = ray.cluster_resources()
+            if found.get("GPU", 0) < num_workers * gpus_per_worker:
+                raise QamroError(
+                    f"{num_workers} workers with {gpus_per_worker:g} GPUs each do not fit: "
+                    f"the cluster has {found.get('GPU', 0):g}"
+                )
+            share = found.get("CPU", available_processors()) / num_workers
+            self.workers = workers or max(1, int(share))
+            self.num_workers = num_workers
+            device = "cuda" if gpus_per_worker else "cpu"
+            settings = (load, device, batch_size, self.workers, dtype, list(paths))
+            self._settings = ray.put(settings)
+            self._actor = ray.remote(_Remote).options(
+                num_cpus=min(self.workers, share), num_gpus=gpus_per_worker, max_restarts=0
+            )
+            self._idle = [self._start() for _ in range(num_workers)]
+            self._spec = self._first_spec()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """Of the encoder."""
+        return self._spec
+
+    def run(self, units: Sequence[Unit], stats: Stats) -> Iterator[CacheContent]:
+        """Yield the content of each unit, in the order in which they are finished."""
+        ray = self._ray
+        stats.encoders, stats.workers = self.num_workers, self.num_workers * self.workers
+        size = max(1, min(CHUNK, len(units) // (4 * self.num_workers)))
+        todo = deque(
+            _Chunk(list(units[index : index + size])) for index in range(0, len(units), size)
+        )
+        actors = list(self._idle)
+        running: dict[Any, tuple[Any, _Chunk]] = {}  # result -> worker, chunk
+        while todo or running:
+            for actor in actors:
+                while todo and sum(a is actor for a, _ in running.values()) < AHEAD:
+                    chunk = todo.popleft()
+                    running[actor.run.remote(chunk.units)] = (actor, chunk)
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            actor, chunk = running.pop(done)
+            try:
+                result = ray.get(done)
+            except ray.exceptions.RayError as error:
+                # Every chunk that this worker held fails in the same way; do them all again.
+                chunk.attempts += 1
+                if chunk.attempts >= ATTEMPTS:
+                    first = chunk.units[0].clips[0].clip_id
+                    raise QamroError(
+                        f"the worker died {ATTEMPTS} times on the {len(chunk.units) * 64} clips "
+                        f"from {first!r} on ({type(error).__name__}); look for too little memory "
+                        "or a file that crashes its decoder"
+                    ) from error
+                todo.appendleft(chunk)
+                if any(actor is known for known in actors):
+                    logger.warning(
+                        "a worker was lost (%s); another takes its place", type(error).__name__
+                    )
+                    actors = [known for known in actors if known is not actor]
+                    ray.kill(actor)
+                    actors.append(self._start())
+                continue
+            if isinstance(result, str):
+                raise QamroError(result)
+            contents, worked = result
+            stats.merge(worked)
+            yield from contents
+        self._idle = actors
+
+    def close(self) -> None:
+        """Leave the cluster; a local one ends."""
+        self._ray.shutdown()
+
+    def _connect(self, address: str) -> None:
+        try:
+            self._ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False if address == "local" else None,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise QamroError(
+                f"no Ray cluster at {address!r} ({str(error).splitlines()[0]})"
+            ) from error
+
+    def _start(self) -> Any:
+        return self._actor.remote(self._settings)
+
+    def _first_spec(self) -> EncoderSpec:
+        try:
+            found = self._ray.get(self._idle[0].spec.remote())
+        except self._ray.exceptions.RayError as error:
+            raise QamroError(
+                f"a Ray worker cannot start ({str(error).splitlines()[-1][:200]}); "
+                "is this program installed on the cluster's machines?"
+            ) from error
+        if isinstance(found, str):
+            raise QamroError(found)
+        return found  # type: ignore[no-any-return]
+
+
+class _Remote(EncodingWorker):
+    """Takes its settings as one object, which Ray sends to each machine once."""
+
+    def __init__(self, settings: tuple[Any, ...]) -> None:
+        super().__init__(*settings)
