@@ -1,7 +1,7 @@
 """From caches on disk to what `fit` takes: the clips that can be used, in memory."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def load_material(
     feature: str = "",
     text: bool = False,
     text_feature: str = "",
+    only: Collection[str] | None = None,
 ) -> Material:
     """Read a cache and leave out what cannot be trained on.
 
@@ -88,6 +89,7 @@ def load_material(
         feature: name; empty for the encoder's first.
         text: whether the prompts' embeddings are wanted.
         text_feature: name; empty for the encoder's first.
+        only: ids of the clips to use; None for all.
 
     Raises:
         QamroError: no such axis or feature, no clip with a label, a NaN among the features.
@@ -106,6 +108,8 @@ def load_material(
         text_feature = text_feature or next(iter(cache.text_features), "")
         prompts = cache.read_text(text_feature)
         usable &= prompts.index.numpy() >= 0
+    if only is not None:
+        usable &= cache.clips["clip_id"].isin(only).to_numpy(dtype=bool)
     if not usable.any():
         raise QamroError(f"{cache.paths[0]}: no clip has features and a label; use --labels FILE")
     if not usable.all():

@@ -74,7 +74,7 @@ def pair_coverage(
     train: npt.NDArray[np.bool_],
     epochs: int,
 ) -> float:
-    """Return the mean share of all comparable training pairs that meet in a batch of an epoch.
+    """Return the share of all comparable training pairs that meet in a pass over the clips.
 
     Args:
         schedule: of the head.
@@ -84,8 +84,7 @@ def pair_coverage(
         epochs: how many epochs to average over, from the first.
 
     Returns:
-        The share; a pair that meets twice in an epoch of several passes counts twice, so it may
-        exceed 1. NaN where no two training labels differ.
+        The mean over the passes of these epochs; NaN where no two training labels differ.
     """
     known = np.where(train, labels, np.nan)
     total = comparable_pairs(known)
@@ -96,4 +95,4 @@ def pair_coverage(
         for number in range(epochs)
         for clips, valid in schedule.epoch(number)
     )
-    return seen / total / epochs
+    return seen / total / epochs / schedule.passes

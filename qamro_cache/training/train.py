@@ -22,6 +22,7 @@ from qamro_cache.heads.novelty import reference_clips
 from qamro_cache.heads.pooling import clip_of_window, mean_rows
 from qamro_cache.training.adapt import adapt
 from qamro_cache.training.data import Material, load_material
+from qamro_cache.training.files import write_text
 from qamro_cache.training.fit import ProgressCallback, fit
 from qamro_cache.training.folds import all_clips, make_folds
 from qamro_cache.training.recipe import (
@@ -263,13 +264,6 @@ def pool_folds(
         held = pooled.setdefault((job.target, job.seed), blank)
         held[folds.test[job.fold]] = row[folds.test[job.fold]]
     return pooled
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under another name and rename it, so that it is whole or not there."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text + "\n")
-    temporary.replace(path)
 
 
 def clip_vectors(material: Material) -> npt.NDArray[np.float64]:

@@ -1,0 +1,347 @@
+"""Train every cell of a grid on the same folds at once, and compare them honestly."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from qamro_cache.cache.reader import Cache, open_cache
+from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.baselines import ridge, train_mean
+from qamro_cache.evaluation.score import json_text
+from qamro_cache.heads.architectures import Rows
+from qamro_cache.identity import canonical_json
+from qamro_cache.training.adapt import adapt
+from qamro_cache.training.data import Material, load_material
+from qamro_cache.training.done import keep, read_done
+from qamro_cache.training.files import write_text
+from qamro_cache.training.fit import Labelled, ProgressCallback, fit
+from qamro_cache.training.folds import make_folds
+from qamro_cache.training.grid import Cell, Grid, cells_of
+from qamro_cache.training.noise import subsampled_means
+from qamro_cache.training.problem import Problem, make_schedule
+from qamro_cache.training.recipe import Folds, Job, flat_settings
+from qamro_cache.training.schedule import pair_coverage
+from qamro_cache.training.tables import Outcome, write_tables
+from qamro_cache.training.train import check_head, clip_vectors, default_cv, wants_inner
+
+logger = logging.getLogger("qamro_cache")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The heads of one material: jobs, what each belongs to, and a key that names its result.
+
+    Attributes:
+        material: clips and features.
+        folds: shared by all jobs.
+        labelled: targets, a row for each that some job learns from.
+        jobs: the heads.
+        cells: position of each job's cell in the grid.
+        axes: each job's axis.
+        keys: sha256 of everything that decides a job's result.
+    """
+
+    material: Material
+    folds: Folds
+    labelled: Labelled
+    jobs: list[Job]
+    cells: list[int]
+    axes: list[int]
+    keys: list[str]
+
+
+def ablate(
+    caches: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    grid: Grid,
+    axis: Sequence[str] = (),
+    labels: Path | None = None,
+    seeds: int = 5,
+    cv: str = "",
+    stop: str = "",
+    resamples: int = 1000,
+    device: str = "",
+    progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Train all cells x seeds x folds x axes in stacks and write the tables that compare them.
+
+    Results are kept in ``out/done`` as each stack finishes; the same call goes on from there.
+
+    Args:
+        caches: cache files. Those of one identity are parts of one cache; those of different
+            ones are compared: each cell is trained on each, on the clips that all have.
+        out: folder for ``results.csv``, ``summary.csv``, ``best.json`` and ``config.json``.
+        grid: the cells.
+        axis: axes; empty for all.
+        labels: a label file in place of the caches' labels.
+        seeds: heads a cell, fold and axis.
+        cv: as in `train`.
+        stop: as in `train`.
+        resamples: bootstrap draws of the intervals.
+        device: torch device; empty: a GPU if there is one.
+        progress: see `fit`.
+
+    Returns:
+        What ``best.json`` holds.
+
+    Raises:
+        QamroError: a cache, label file or grid cannot be used.
+    """
+    if seeds < 1:
+        raise QamroError(f"seeds must be at least 1, got {seeds}")
+    out = Path(out)
+    (out / "done").mkdir(parents=True, exist_ok=True)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    cells = cells_of(grid)
+    by_encoder = _open(caches)
+    common = _common_clips(by_encoder)
+    outcomes: list[Outcome] = []
+    config: dict[str, Any] = {"seeds": seeds, "device": device, "materials": []}
+    for cache in by_encoder:
+        for names, members in _by_feature(cells).items():
+            text = names[1]
+            material = load_material(
+                cache, axes=axis, labels=labels, feature=names[0], text=text, only=common
+            )
+            chosen = [(place, cells[place]) for place in members]
+            plan, question = _plan(material, chosen, seeds, cv, stop)
+            _train_missing(plan, out / "done", device, progress)
+            several = len(by_encoder) > 1
+            outcomes += _outcomes(plan, out / "done", several, cells)
+            outcomes += _baselines(plan, several)
+            config["materials"].append(
+                {
+                    "dataset": material.dataset,
+                    "synthetic": material.synthetic,
+                    "encoder": material.encoder,
+                    "identity_sha256": material.identity_sha256,
+                    "feature": material.feature,
+                    "split": question,
+                    "heads": len(plan.jobs),
+                }
+            )
+    config["cells"] = [{**cell.names, "recipe": flat_settings(cell.recipe)} for cell in cells]
+    write_text(out / "config.json", json_text(config))
+    synthetic = any(item["synthetic"] for item in config["materials"])
+    return write_tables(out, outcomes, synthetic, resamples)
+
+
+def _open(caches: str | Path | Sequence[str | Path]) -> list[Cache]:
+    """Open the caches, those of one identity as one."""
+    paths = [caches] if isinstance(caches, str | Path) else list(caches)
+    groups: dict[str, list[str | Path]] = {}
+    for path in paths:
+        groups.setdefault(open_cache(path).identity_sha256, []).append(path)
+    return [open_cache(parts) for parts in groups.values()]
+
+
+def _common_clips(caches: Sequence[Cache]) -> frozenset[str] | None:
+    """Return the clips that every cache has features of; None for a single cache."""
+    if len(caches) == 1:
+        return None
+    sets = [set(c.clips["clip_id"][c.clips["status"] == "ok"]) for c in caches]
+    common = frozenset.intersection(*map(frozenset, sets))
+    if not common:
+        raise QamroError("the caches have no clip in common")
+    lost = max(len(one) for one in sets) - len(common)
+    if lost:
+        logger.warning("comparing on the %d clips that all caches have", len(common))
+    return common
+
+
+def _by_feature(cells: Sequence[Cell]) -> dict[tuple[str, bool], list[int]]:
+    """Group cells by what they read of a cache: the feature, and whether prompts."""
+    groups: dict[tuple[str, bool], list[int]] = {}
+    for place, cell in enumerate(cells):
+        key = (cell.feature, cell.recipe.head.inputs != "audio")
+        groups.setdefault(key, []).append(place)
+    return groups
+
+
+def _plan(
+    material: Material, cells: Sequence[tuple[int, Cell]], seeds: int, cv: str, stop: str
+) -> tuple[Plan, str]:
+    for _, cell in cells:
+        check_head(cell.recipe.head, material)
+    known = np.isfinite(material.labels.mean).any(1)
+    cv = cv or default_cv(material)
+    folds, question = make_folds(material.clips, cv, known, inner=wants_inner(cv, stop, material))
+    _, reasons = adapt(cells[0][1].recipe, {}, int(folds.train.sum(1).min()))
+    for reason in reasons:
+        logger.info(reason)
+    base = material.labelled()
+    # A row of targets for every axis, and one for every axis, number of raters and seed.
+    rows: dict[tuple[int, int, int], int] = {(a, 0, 0): a for a in range(len(material.axes))}
+    targets = list(base.targets.numpy())
+    jobs, places, axes = [], [], []
+    for place, cell in cells:
+        for a in range(len(material.axes)):
+            for seed in range(seeds):
+                key = (a, cell.raters, seed if cell.raters else 0)
+                if key not in rows:
+                    rows[key] = len(targets)
+                    targets.append(subsampled_means(material.labels, a, cell.raters, seed))
+                for fold in range(len(folds.train)):
+                    jobs.append(Job(cell.recipe, seed, fold, rows[key]))
+                    places.append(place)
+                    axes.append(a)
+    axis_of_row = [key[0] for key, _ in sorted(rows.items(), key=lambda item: item[1])]
+    labelled = Labelled(torch.from_numpy(np.stack(targets)), base.ranges[axis_of_row], base.systems)
+    return Plan(
+        material, folds, labelled, jobs, places, axes, _keys(material, folds, labelled, jobs)
+    ), question
+
+
+def _keys(material: Material, folds: Folds, labelled: Labelled, jobs: Sequence[Job]) -> list[str]:
+    """Name each job's result by all that decides it."""
+    data = hashlib.sha256()
+    for part in (
+        material.identity_sha256,
+        material.feature,
+        material.text_feature,
+        "\n".join(material.clips["clip_id"]),
+        "\n".join(material.clips["system"]),
+    ):
+        data.update(hashlib.sha256(part.encode()).digest())
+    for mask in (folds.train, folds.stop, folds.test):
+        data.update(np.packbits(mask).tobytes())
+    rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in labelled.targets]
+    ranges = labelled.ranges.tolist()
+    recipes = {id(job.recipe): flat_settings(job.recipe) for job in jobs}
+    keys = []
+    for job in jobs:
+        record = {
+            "data": data.hexdigest(),
+            "recipe": recipes[id(job.recipe)],
+            "seed": job.seed,
+            "fold": job.fold,
+            "target": rows[job.target],
+            "range": ranges[job.target],
+            "version": 1,
+        }
+        keys.append(hashlib.sha256(canonical_json(record).encode()).hexdigest())
+    return keys
+
+
+def _train_missing(
+    plan: Plan, folder: Path, device: str, progress: ProgressCallback | None
+) -> None:
+    """Train the jobs that have no result yet, and keep each stack's results when it is done."""
+    done = read_done(folder)
+    missing = [k for k, key in enumerate(plan.keys) if key not in done]
+    if not missing:
+        return
+    if len(missing) < len(plan.jobs):
+        logger.info(
+            "%d of %d heads are done already", len(plan.jobs) - len(missing), len(plan.jobs)
+        )
+    jobs = [plan.jobs[k] for k in missing]
+    try:
+        for where, result in fit(
+            plan.material.features,
+            plan.labelled,
+            plan.folds,
+            jobs,
+            device=device,
+            progress=progress,
+        ):
+            heads = [missing[k] for k in where]
+            test = plan.folds.test[[plan.jobs[k].fold for k in heads]]
+            keep(folder, [plan.keys[k] for k in heads], test, result)
+    except ValueError as error:
+        raise QamroError(str(error)) from error
+
+
+def _outcomes(plan: Plan, folder: Path, several: bool, cells: Sequence[Cell]) -> list[Outcome]:
+    """Pool the folds of each cell, axis and seed."""
+    done = read_done(folder)
+    groups: dict[tuple[int, int], dict[int, list[int]]] = {}
+    for k, job in enumerate(plan.jobs):
+        by_seed = groups.setdefault((plan.cells[k], plan.axes[k]), {})
+        by_seed.setdefault(job.seed, []).append(k)
+    coverage = _Coverage(plan)
+    test = plan.folds.test.any(0)
+    origin = {"encoder": plan.material.encoder} if several else {}
+    outcomes = []
+    for (cell, axis), by_seed in groups.items():
+        predictions = np.full((len(by_seed), len(test)), np.nan)
+        details: dict[str, list[float]] = {
+            name: [] for name in ("best_epoch", "diverged", "stability", "pair_coverage")
+        }
+        for row, heads in enumerate(by_seed.values()):
+            results = [done[plan.keys[k]] for k in heads]
+            for k, one in zip(heads, results, strict=True):
+                held = plan.folds.test[plan.jobs[k].fold]
+                predictions[row, held] = one["predictions"][held]
+            details["best_epoch"].append(float(np.median([r["best_epoch"] for r in results])))
+            details["diverged"].append(float(sum(bool(r["diverged"]) for r in results)))
+            details["stability"].append(float(np.mean([r["stability"] for r in results])))
+            details["pair_coverage"].append(coverage.of(heads))
+        outcomes.append(
+            Outcome(
+                {**origin, **cells[cell].names},
+                "head",
+                plan.material.axes[axis].name,
+                list(by_seed),
+                predictions,
+                np.where(test, plan.material.labels.mean[:, axis], np.nan),
+                plan.material.systems(),
+                {name: np.array(values) for name, values in details.items()},
+            )
+        )
+    return outcomes
+
+
+def _baselines(plan: Plan, several: bool) -> list[Outcome]:
+    """Predict the same held-out clips by ridge and by the training mean."""
+    material, folds = plan.material, plan.folds
+    learned, test = folds.train | folds.stop, folds.test.any(0)
+    vectors = clip_vectors(material)
+    origin = {"encoder": material.encoder} if several else {}
+    outcomes = []
+    for axis, info in enumerate(material.axes):
+        truth = material.labels.mean[:, axis]
+        for model, predictions in (
+            ("ridge", ridge(vectors, truth, learned, folds.test)),
+            ("train mean", train_mean(truth, learned, folds.test)),
+        ):
+            target = np.where(test, truth, np.nan)
+            outcomes.append(
+                Outcome(origin, model, info.name, [0], predictions[None], target,
+                        material.systems(), {})
+            )  # fmt: skip
+    return outcomes
+
+
+class _Coverage:
+    """Pair coverage of heads, computed once for all that see the same batches and labels."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.known: dict[tuple[object, ...], float] = {}
+
+    def of(self, heads: Sequence[int]) -> float:
+        """Return the mean over the folds of one cell, axis and seed."""
+        return float(np.mean([self._head(self.plan.jobs[k]) for k in heads]))
+
+    def _head(self, job: Job) -> float:
+        plan, recipe = self.plan, job.recipe
+        # Another seed's own batches differ only by chance: the first seed stands for all.
+        key = (recipe.batch_size, recipe.batches, job.fold, job.target)
+        if key not in self.known:
+            pools = Problem(
+                Rows(torch.empty(0)), None, plan.labelled.targets, plan.labelled.ranges,
+                plan.folds, plan.labelled.systems, 0,
+            )  # fmt: skip
+            schedule, (order,) = make_schedule(pools, [job])
+            labels = plan.labelled.targets[job.target].numpy()
+            train = plan.folds.train[job.fold]
+            self.known[key] = pair_coverage(schedule, order, labels, train, 1)
+        return self.known[key]

@@ -1,0 +1,34 @@
+"""Noisier training labels: the mean of a few of each clip's ratings, drawn without replacement."""
+
+import numpy as np
+import numpy.typing as npt
+
+from qamro_cache.datasets.records import Labels
+from qamro_cache.errors import QamroError
+
+
+def subsampled_means(labels: Labels, axis: int, raters: int, seed: int) -> npt.NDArray[np.float64]:
+    """Return each clip's mean of ``raters`` of its ratings [C], NaN without a rating.
+
+    A clip with fewer ratings keeps them all. A smaller number's ratings are among a larger one's
+    for the same seed, so that a study of the number is not blurred by the draw.
+
+    Raises:
+        QamroError: the single ratings are not known.
+    """
+    ratings = labels.ratings
+    if ratings is None:
+        raise QamroError("only mean scores are known, so no raters can be left out (raters=...)")
+    mine = np.flatnonzero(ratings.axis == axis)
+    random = np.random.default_rng([2, seed, axis])
+    # By clip, at random within a clip; then a rating's place within its clip is its turn.
+    order = mine[np.lexsort((random.random(len(mine)), ratings.clip[mine]))]
+    clip = ratings.clip[order]
+    starts = np.flatnonzero(np.r_[True, clip[1:] != clip[:-1]]) if len(clip) else np.empty(0, int)
+    turn = np.arange(len(clip)) - np.repeat(starts, np.diff(np.r_[starts, len(clip)]))
+    kept = order[turn < raters]
+    clips = len(labels.mean)
+    count = np.bincount(ratings.clip[kept], minlength=clips)
+    total = np.bincount(ratings.clip[kept], weights=ratings.score[kept], minlength=clips)
+    with np.errstate(invalid="ignore"):
+        return np.where(count > 0, total / count, np.nan)

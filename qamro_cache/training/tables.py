@@ -1,0 +1,153 @@
+"""The tables of a grid: a row a cell and seed, a row a cell, and which cell is really best."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qamro_cache.evaluation.bootstrap import bootstrap_intervals
+from qamro_cache.evaluation.score import json_text, score
+from qamro_cache.training.files import write_text
+
+Floats = npt.NDArray[np.float64]
+
+METRIC_NAMES = tuple(
+    f"{level}_{name}" for level in ("clip", "system") for name in ("mse", "lcc", "srcc", "ktau")
+)
+
+#: Systems from which the system level decides which cell is best.
+MIN_SYSTEMS = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One cell (or baseline) on one axis.
+
+    Attributes:
+        names: the cell's settings by name.
+        model: ``head``, ``ridge`` or ``train mean``.
+        axis: name.
+        seeds: K seeds.
+        predictions: [K, C] held-out predictions of all folds together.
+        target: [C] labels, NaN where no fold holds the clip out.
+        systems: [C] int64, -1 for none.
+        details: per seed columns [K]: ``best_epoch`` (median over the folds), ``diverged``
+            (heads), ``stability`` (mean SRCC of an epoch's stop-set predictions with the epoch's
+            before), and ``pair_coverage`` (share of comparable training pairs that meet in a
+            pass over the clips).
+    """
+
+    names: Mapping[str, Any]
+    model: str
+    axis: str
+    seeds: Sequence[int]
+    predictions: Floats
+    target: Floats
+    systems: npt.NDArray[np.int64]
+    details: Mapping[str, Floats]
+
+
+def write_tables(
+    out: Path, outcomes: Sequence[Outcome], synthetic: bool, resamples: int
+) -> dict[str, Any]:
+    """Write ``results.csv``, ``summary.csv`` and ``best.json``; return what the last one holds."""
+    results, summary = [], []
+    # The settings of all cells stand first, empty where a cell does not set one.
+    settings = dict.fromkeys(name for outcome in outcomes for name in outcome.names)
+    for outcome in outcomes:
+        head = {**settings, **outcome.names, "model": outcome.model, "axis": outcome.axis}
+        scored = score(outcome.predictions, outcome.target, outcome.systems, resamples=resamples)
+        counts = {name: scored[name] for name in ("clips", "systems")}
+        for row, seed in enumerate(outcome.seeds):
+            one = score(outcome.predictions[row : row + 1], outcome.target, outcome.systems,
+                        resamples=0)  # fmt: skip
+            figures = {name: _value(one, name) for name in METRIC_NAMES}
+            details = {name: values[row] for name, values in outcome.details.items()}
+            results.append({**head, "seed": seed, **figures, **counts, **details})
+        figures = {}
+        for name in METRIC_NAMES:
+            figures[name] = _value(scored, name)
+            for part in ("spread", "low", "high"):
+                figures[f"{name}_{part}"] = _value(scored, name, part)
+        details = {
+            name: float(values.sum() if name == "diverged" else values.mean())
+            for name, values in outcome.details.items()
+        }
+        seeds = len(outcome.seeds)
+        summary.append({**head, "seeds": seeds, **counts, **figures, **details})
+    for name, rows in (("results", results), ("summary", summary)):
+        table = pd.DataFrame(rows)
+        if synthetic:
+            table["synthetic"] = True
+        write_text(out / f"{name}.csv", table.to_csv(index=False).rstrip("\n"))
+    best = {
+        axis: _best([o for o in outcomes if o.axis == axis and o.model == "head"], resamples)
+        for axis in dict.fromkeys(outcome.axis for outcome in outcomes)
+    }
+    record = {"synthetic": synthetic, "axes": best}
+    write_text(out / "best.json", json_text(record))
+    return record
+
+
+def _value(scored: Mapping[str, Any], name: str, part: str = "value") -> float:
+    metric = scored["metrics"].get(name)
+    return float(metric[part]) if metric else float("nan")
+
+
+def _best(outcomes: Sequence[Outcome], resamples: int) -> dict[str, Any]:
+    """Find the cell of the highest SRCC, and those that a paired bootstrap cannot tell from it."""
+    usable = [o for o in outcomes if np.isfinite(o.predictions[:, np.isfinite(o.target)]).all()]
+    if not usable:
+        return {"cell": None, "reason": "every cell has heads that diverged"}
+    first = usable[0]
+    known = np.isfinite(first.target)
+    systems = len(np.unique(first.systems[known & (first.systems >= 0)]))
+    level = "system" if systems >= MIN_SYSTEMS else "clip"
+    metric = f"{level}_srcc"
+    values = [_value(score(o.predictions, o.target, o.systems, resamples=0), metric)
+              for o in usable]  # fmt: skip
+    if not np.isfinite(values).any():
+        return {"cell": None, "reason": f"{metric} is undefined"}
+    place = int(np.nanargmax(values))
+    winner = usable[place]
+    alike = []
+    for other, value in zip(usable, values, strict=True):
+        if other is winner:
+            continue
+        gap = _gap(winner, other, metric, resamples)
+        if gap is None or not gap[0] > 0:
+            alike.append({"cell": dict(other.names), metric: value, "gap_95": gap})
+    return {
+        "metric": metric,
+        "cell": dict(winner.names),
+        metric: values[place],
+        "systems": systems,
+        "clearly_best": not alike,
+        "not_told_apart": alike,
+        "note": "chosen on the clips it is reported on, so the figure flatters it",
+    }
+
+
+def _gap(
+    winner: Outcome, other: Outcome, metric: str, resamples: int
+) -> tuple[float, float] | None:
+    """Return the 95 % interval of the difference on the same resamples; None without draws."""
+    both = np.isfinite(winner.target) & np.isfinite(other.target)
+    if len(both) == 0 or resamples == 0:
+        return None
+    systems = winner.systems
+    if (systems >= 0).any():
+        both &= systems >= 0
+        cluster = np.unique(systems[both], return_inverse=True)[1]
+    else:
+        cluster = np.arange(int(both.sum()))
+    gaps = bootstrap_intervals(
+        winner.predictions[:, both], winner.target[both], cluster,
+        minus=other.predictions[:, both], resamples=resamples,
+    )  # fmt: skip
+    gap = gaps.get(metric)
+    return None if gap is None else (gap.low, gap.high)

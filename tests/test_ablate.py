@@ -1,0 +1,261 @@
+"""Grids: their cells, tables, comparison with single runs, and going on after a kill."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from scipy.stats import kendalltau, pearsonr, spearmanr
+from synthetic_cache import write_synthetic
+
+from qamro_cache.cache.reader import open_cache
+from qamro_cache.datasets.records import labels_from_means
+from qamro_cache.errors import QamroError
+from qamro_cache.training.ablate import ablate
+from qamro_cache.training.grid import Grid, cells_of, override, read_grid
+from qamro_cache.training.noise import subsampled_means
+from qamro_cache.training.schedule import Schedule, comparable_pairs, pair_coverage
+from qamro_cache.training.train import train
+
+QUICK = {"epochs": 3, "widths": (8,), "lr": 0.01}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return write_synthetic(tmp_path_factory.mktemp("cache") / "emb.h5")
+
+
+def run(*arguments):
+    from qamro_cache_cli.ablate import main
+
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_cells_and_their_tables(cache, tmp_path):
+    grid = Grid({"alpha": [0.1, 0.5], "beta": [3.0, 7.0]}, [{"loss": "huber"}], QUICK)
+    best = ablate(cache, tmp_path, grid=grid, seeds=2, cv="group", resamples=50)
+    results = pd.read_csv(tmp_path / "results.csv")
+    heads = results[results["model"] == "head"]
+    assert len(heads) == 5 * 2 * 2
+    assert list(heads.columns[:3]) == ["alpha", "beta", "loss"]
+    assert (heads["clips"] == 39).all()
+    assert (heads["best_epoch"] == 3).all()
+    assert (heads["pair_coverage"] == 1).all(), "whole folds are one batch"
+    # One cell by another way: the same recipe through train().
+    for alpha, beta in ((0.1, 7.0), (0.5, 3.0)):
+        train(cache, tmp_path / "one", cv="group", seeds=2, alpha=alpha, beta=beta, **QUICK)
+        table = pd.read_csv(tmp_path / "one" / "predictions.csv")
+        for (axis, seed), rows in table.groupby(["axis", "seed"]):
+            mine = heads[
+                (heads["alpha"] == alpha) & (heads["beta"] == beta)
+                & (heads["axis"] == axis) & (heads["seed"] == seed)
+            ].iloc[0]  # fmt: skip
+            p, y = rows["prediction"], rows["target"]
+            systems = rows.groupby("system")[["prediction", "target"]].mean().to_numpy().T
+            for name, expected in (
+                ("clip_mse", ((p - y) ** 2).mean()),
+                ("clip_lcc", pearsonr(p, y)[0]),
+                ("clip_srcc", spearmanr(p, y)[0]),
+                ("clip_ktau", kendalltau(p, y)[0]),
+                ("system_srcc", spearmanr(*systems)[0]),
+            ):
+                assert mine[name] == pytest.approx(expected, abs=1e-4), name
+    summary = pd.read_csv(tmp_path / "summary.csv")
+    assert len(summary) == 2 * (5 + 2)
+    for _, row in summary[summary["model"] == "head"].iterrows():
+        cell = heads[heads["axis"] == row["axis"]]
+        for name in ("alpha", "beta", "loss"):
+            same = cell[name].isna() if pd.isna(row[name]) else cell[name] == row[name]
+            cell = cell[same]
+        assert row["clip_srcc"] == pytest.approx(cell["clip_srcc"].mean())
+        assert row["clip_srcc_spread"] == pytest.approx(cell["clip_srcc"].std(ddof=1))
+    chosen = best["axes"]["quality"]
+    top = summary[(summary["axis"] == "quality") & (summary["model"] == "head")]
+    assert chosen["clip_srcc"] == pytest.approx(top["clip_srcc"].max())
+    assert json.loads((tmp_path / "best.json").read_text())["synthetic"] is True
+
+
+def test_what_is_done_is_not_trained_again(cache, tmp_path, monkeypatch):
+    grid = Grid({"alpha": [0.1, 0.5]}, (), QUICK)
+    ablate(cache, tmp_path, grid=grid, seeds=1, cv="3", axis=["match"], resamples=0)
+    before = (tmp_path / "results.csv").read_bytes()
+    trained = []
+    from qamro_cache.training import ablate as module
+
+    real = module.fit
+
+    def counting(features, labels, folds, jobs, **options):
+        trained.append(len(jobs))
+        return real(features, labels, folds, jobs, **options)
+
+    monkeypatch.setattr(module, "fit", counting)
+    ablate(cache, tmp_path, grid=grid, seeds=1, cv="3", axis=["match"], resamples=0)
+    assert trained == []
+    assert (tmp_path / "results.csv").read_bytes() == before
+    # A cell and a seed more: only these. Other folds, labels or settings: all again.
+    more = Grid({"alpha": [0.1, 0.5, 0.9]}, (), QUICK)
+    ablate(cache, tmp_path, grid=more, seeds=2, cv="3", axis=["match"], resamples=0)
+    assert trained == [3 * (3 * 2 - 2)]
+    ablate(cache, tmp_path, grid=grid, seeds=1, cv="4", axis=["match"], resamples=0)
+    other = Grid({"alpha": [0.1, 0.5]}, (), {**QUICK, "epochs": 4})
+    ablate(cache, tmp_path, grid=other, seeds=1, cv="3", axis=["match"], resamples=0)
+    assert trained[1:] == [8, 6]
+    # A damaged file is trained again, the others are not.
+    kept = sorted((tmp_path / "done").glob("*.npz"))
+    kept[0].write_bytes(kept[0].read_bytes()[:200])
+    ablate(cache, tmp_path, grid=more, seeds=2, cv="3", axis=["match"], resamples=0)
+    ablate(cache, tmp_path, grid=grid, seeds=1, cv="4", axis=["match"], resamples=0)
+    ablate(cache, tmp_path, grid=other, seeds=1, cv="3", axis=["match"], resamples=0)
+    assert 0 < sum(trained[3:]) <= 18
+
+
+def test_a_killed_grid_goes_on(cache, tmp_path):
+    """SIGKILL while stacks finish, then the same command: the same table as undisturbed."""
+    arguments = [
+        "--cache", str(cache), "--alpha", "0.1,0.2,0.3", "--batch-size", "5,6,7,8,9,10",
+        "--batches", "shared", "--epochs", "6", "--widths", "8", "--lr", "0.01", "--seeds", "2",
+        "--cv", "3", "--resamples", "0",
+    ]  # fmt: skip
+    code = "from qamro_cache_cli.ablate import main; main()"
+    command = [sys.executable, "-c", code, *arguments, "--out", str(tmp_path / "killed")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    done = tmp_path / "killed" / "done"
+    deadline = time.monotonic() + 120
+    while not (done.is_dir() and list(done.glob("*.npz"))):
+        assert time.monotonic() < deadline and process.poll() is None  # noqa: PT018
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path.name: path.stat().st_mtime_ns for path in done.glob("*.npz")}
+    assert not (tmp_path / "killed" / "results.csv").exists(), "it was over before the kill"
+    assert run(*arguments, "--out", tmp_path / "killed").exit_code == 0
+    for name, when in kept.items():
+        assert (done / name).stat().st_mtime_ns == when
+    assert run(*arguments, "--out", tmp_path / "whole").exit_code == 0
+    tables = [pd.read_csv(tmp_path / name / "results.csv") for name in ("killed", "whole")]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_caches_of_two_encoders_are_compared_on_the_same_clips(cache, tmp_path):
+    other = write_synthetic(tmp_path / "other.h5", clips=35, name="other")
+    grid = Grid({}, (), QUICK)
+    ablate([cache, other], tmp_path / "out", grid=grid, seeds=1, cv="group", resamples=0)
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert set(table["encoder"]) == {"fake", "other"}
+    assert (table["clips"] == 34).all()
+
+
+def test_diverged_cells_are_marked(cache, tmp_path):
+    grid = Grid({"lr": [0.01, 1e30]}, (), {"epochs": 3, "widths": (8,)})
+    best = ablate(cache, tmp_path, grid=grid, seeds=1, cv="3", resamples=20)
+    table = pd.read_csv(tmp_path / "summary.csv")
+    table = table[table["model"] == "head"].set_index("lr")
+    assert (table.loc[1e30, "diverged"] == 3).all()
+    assert (table.loc[0.01, "diverged"] == 0).all()
+    assert table.loc[1e30, "clip_srcc"].isna().all()
+    assert best["axes"]["quality"]["cell"] == {"lr": 0.01}
+
+
+def test_fewer_raters(cache, tmp_path):
+    labels = open_cache(cache).labels
+    for axis in (0, 1):
+        one, three, five = (subsampled_means(labels, axis, n, seed=7) for n in (1, 3, 5))
+        np.testing.assert_allclose(five, labels.mean[:, axis])
+        ratings = labels.ratings
+        for clip in range(5):
+            mine = ratings.score[(ratings.clip == clip) & (ratings.axis == axis)]
+            assert one[clip] in mine
+            sums = [np.mean(c) for c in itertools.combinations(mine, 3) if one[clip] in c]
+            assert np.isclose(sums, three[clip]).any(), "one's rating is among three's"
+        assert (one != subsampled_means(labels, axis, 1, seed=8)).any()
+    grid = Grid({"raters": [1, 0]}, (), QUICK)
+    ablate(cache, tmp_path, grid=grid, seeds=2, cv="3", resamples=0, axis=["quality"])
+    table = pd.read_csv(tmp_path / "results.csv")
+    assert set(table[table["model"] == "head"]["raters"]) == {0, 1}
+    # Both are judged by the labels of all raters.
+    assert len(table[table["model"] == "ridge"]) == 1
+
+
+def test_pair_coverage_against_a_loop():
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 4, 23).astype(float)
+    labels[2] = np.nan
+    train_mask = random.random(23) < 0.8
+    schedule = Schedule((np.arange(23),), (5,), 6, 23, 2)
+    pairs = {
+        (i, j)
+        for i, j in itertools.combinations(range(23), 2)
+        if train_mask[i] and train_mask[j] and labels[i] != labels[j]
+        and np.isfinite(labels[[i, j]]).all()
+    }  # fmt: skip
+    known = np.where(train_mask, labels, np.nan)
+    assert comparable_pairs(known) == len(pairs)
+    seen = 0
+    for epoch in range(3):
+        for clips, _ in schedule.epoch(epoch):
+            seen += sum((min(p), max(p)) in pairs for p in itertools.combinations(clips[0], 2))
+    coverage = pair_coverage(schedule, 0, labels, train_mask, 3)
+    assert coverage == pytest.approx(seen / len(pairs) / 3 / 2)
+    assert 0.1 < coverage < 0.4
+
+
+def test_batch_size_study_reports_stability(cache, tmp_path):
+    result = run(
+        "--cache", cache, "--out", tmp_path, "--grid", "batch_size", "--batch-size", "4,64",
+        "--epochs", 4, "--seeds", 1, "--axis", "quality", "--widths", "8", "--cv", "3",
+        "--resamples", 0,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(tmp_path / "summary.csv")
+    table = table[table["model"] == "head"].set_index("batch_size")
+    assert table.loc[64, "pair_coverage"] == 1
+    assert 0 < table.loc[4, "pair_coverage"] < 0.3
+    assert table["stability"].between(-1, 1).all()
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert {cell["recipe"]["batches"] for cell in config["cells"]} == {"own"}
+    assert "synthetic data" in result.stdout
+
+
+def test_shipped_grids_are_grids():
+    folder = Path(str(files("qamro_cache_data"))) / "grids"
+    sizes = {path.stem: len(cells_of(read_grid(path))) for path in folder.glob("*.toml")}
+    assert sizes == {
+        "alpha_beta": 13, "batch_size": 4, "encoders": 2, "losses": 12, "annotation_noise": 12,
+    }  # fmt: skip
+    assert "alpha_beta" in run("--list-grids").stdout
+
+
+def test_command_line_values_replace_those_of_a_grid():
+    grid = Grid({"alpha": [0.1, 0.2], "beta": [3.0, 5.0]}, (), {"lr": 0.1})
+    changed = override(grid, {"alpha": [0.7], "lr": [0.2, 0.3]})
+    assert dict(changed.values) == {"beta": [3.0, 5.0], "lr": [0.2, 0.3]}
+    assert {cell.recipe.alpha for cell in cells_of(changed)} == {0.7}
+
+
+def test_mistakes_are_one_line(cache, tmp_path):
+    (tmp_path / "bad.toml").write_text("[grid]\ngamma = [1]\n")
+    (tmp_path / "worse.toml").write_text("[grid\n")
+    for arguments, words in (
+        (["--grid", tmp_path / "bad.toml"], "gamma"),
+        (["--grid", tmp_path / "worse.toml"], "worse.toml"),
+        (["--grid", "nothing"], "no grid file nothing"),
+        (["--alpha", "0.1,-1"], "alpha"),
+        (["--alpha", "0.1,0.1"], "twice"),
+    ):
+        result = run("--cache", cache, "--out", tmp_path / "out", *arguments)
+        assert result.exit_code == 1, result.output
+        assert words in result.stderr.strip().splitlines()[-1]
+    assert run("--cache", cache, "--out", tmp_path / "out", "--alpha", "x").exit_code == 2
+    only_means = labels_from_means((), np.zeros((3, 0)))
+    with pytest.raises(QamroError, match="only mean scores"):
+        subsampled_means(only_means, 0, 1, 0)
