@@ -150,7 +150,7 @@ def _sweep(
             return torch.cat([code for code, _ in swept]), torch.cat([slope for _, slope in swept])
         levels -= 1
         code, weight, slope = _split(code, weight, slope, leaf << levels, _LEAF << levels)
-    return code, slope + _leaves(code.view(-1, leaf), weight.view(-1, leaf)).view(-1)
+    return code, slope + _leaves(code.view(-1, leaf), weight.view(-1, leaf)).reshape(-1)
 
 
 def _split(
@@ -187,18 +187,15 @@ def _split(
 
 def _leaves(code: Tensor, weight: Tensor) -> Tensor:
     """The slopes [M, leaf] from the pairs within each leaf, every pair compared."""
-    slope = torch.empty_like(weight)
-    leaf = code.shape[-1]
-    earlier = torch.ones(leaf, leaf, dtype=weight.dtype, device=code.device).tril_(-1)
-    step = max(1, (1 << 24 if code.is_cuda else 1 << 17) // (leaf * leaf))
-    for start in range(0, len(code), step):
-        part = slice(start, start + step)
-        charged = weight.new_empty(*code[part].shape, leaf)
-        torch.lt(code[part, :, None], code[part, None, :], out=charged)
-        charged *= earlier
-        w = weight[part]
-        slope[part] = w * charged.sum(-1) - torch.bmm(w.unsqueeze(1), charged).squeeze(1)
-    return slope
+    code, weight = code.t().contiguous(), weight.t().contiguous()
+    slope = torch.zeros_like(weight)
+    for gap in range(1, len(code)):
+        charged = torch.empty_like(weight[gap:])
+        torch.lt(code[gap:], code[:-gap], out=charged)  # a better place, later in the list
+        charged *= weight[gap:]
+        slope[gap:] += charged
+        slope[:-gap] -= charged
+    return slope.t()
 
 
 def _across_bins(problem: RankingProblem, bins: Tensor, listed: Tensor) -> Tensor:
