@@ -213,6 +213,25 @@ def test_a_prediction_that_is_not_a_number_is_not_hidden(method):
     assert qamro_loss(pred, target, mask=keep, method=method).isfinite().all()
 
 
+@pytest.mark.parametrize("method", FORMS)
+def test_any_leading_shape(method):
+    generator = torch.Generator().manual_seed(5)
+    pred = torch.randn(2, 3, 20, generator=generator)
+    target = torch.randint(4, 21, (3, 20), generator=generator) / 4
+    alpha, beta = torch.rand(2, 1, generator=generator), 5 * torch.rand(3, generator=generator)
+    mask = torch.rand(2, 3, 20, generator=generator) < 0.8
+    arguments = {"mask": mask, "alpha": alpha, "beta": beta}
+    value, grad = by_autograd(pred, target, **arguments, method=method)
+    assert value.shape == (2, 3)
+    for a in range(2):
+        for b in range(3):
+            expected = by_autograd(
+                pred[a, b], target[b], mask=mask[a, b], alpha=alpha[a, 0], beta=beta[b],
+                method="pairs",
+            )  # fmt: skip
+            torch.testing.assert_close((value[a, b], grad[a, b]), expected)
+
+
 def test_only_one_derivative():
     pred = torch.randn(5, requires_grad=True)
     (grad,) = torch.autograd.grad(qamro_loss(pred, torch.rand(5)), pred, create_graph=True)

@@ -120,8 +120,8 @@ def value_and_grad(problem: RankingProblem) -> tuple[Tensor, Tensor]:
         raise ValueError(f"method is 'fused': pred is on {pred.device}, it needs a CUDA device")
     heads, n = pred.shape
     tiles = triton.cdiv(n, _BLOCK)
-    values = torch.zeros(heads, tiles, dtype=torch.float64, device=pred.device)
-    counts = torch.zeros(heads, tiles, dtype=torch.int64, device=pred.device)
+    values = torch.empty(heads, tiles, dtype=torch.float64, device=pred.device)
+    counts = torch.empty(heads, tiles, dtype=torch.int64, device=pred.device)
     slopes = torch.empty(heads, n, dtype=problem.dtype, device=pred.device)
     if heads * n == 0:
         return values.sum(-1), slopes

@@ -7,6 +7,7 @@ For predictions p, labels y and labels n normalised to [0, 1]::
 docs/loss.md derives why this takes O(N log N) time and O(N) memory.
 """
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -158,9 +159,14 @@ def choose_form(problem: RankingProblem, method: str) -> Form:
 def _fastest(problem: RankingProblem) -> str:
     """The form for `auto`, from the size and the device alone: never from a value."""
     n = problem.pred.shape[-1]
-    if problem.pred.is_cuda and importlib.util.find_spec("triton") is not None:
+    if problem.pred.is_cuda and _has_triton():
         return "fused" if n <= SORTED_FROM["cuda"] or problem.stderr is not None else "sorted"
     return "pairs" if n < SORTED_FROM["cpu"] or problem.stderr is not None else "sorted"
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 class QAMROLoss(nn.Module):

@@ -237,14 +237,14 @@ class ComposedLoss:
             labels = torch.where(counted, labels, 0)
         spread = None if stderr is None else per_sample(stderr, pred, "stderr").to(pred.device)
         raw = Batch(rows, labels, counted, spread, "raw")
-        scale = per_row(settings.label_scale, pred, "label_scale").to(dtype)
-        mean = per_row(settings.label_mean, pred, "label_mean").to(dtype)
         value, grad = rows.new_zeros(rows.shape[0]), torch.zeros_like(rows)
         flat = _flat(settings, pred)
         for term in self.terms:
-            batch = raw if term.units == "raw" else _standardised(raw, mean, scale)
-            term_value, term_grad = TERMS[term.name].function(batch, flat)
+            batch, scale = raw, None
             if term.units == "standardised":
+                batch, scale = _standardised(raw, flat)
+            term_value, term_grad = TERMS[term.name].function(batch, flat)
+            if scale is not None:
                 term_grad = term_grad / scale
             value = value + term.coefficient * term_value.to(dtype)
             grad = grad + term.coefficient * term_grad.to(dtype)
@@ -290,14 +290,18 @@ def _flat(settings: LossSettings, pred: Tensor) -> LossSettings:
     )
 
 
-def _standardised(raw: Batch, mean: Tensor, scale: Tensor) -> Batch:
-    return Batch(
+def _standardised(raw: Batch, settings: LossSettings) -> tuple[Batch, Tensor]:
+    """The batch in standardised units, and the scale [1 | H, 1] that the units were divided by."""
+    mean = per_row(settings.label_mean, raw.pred, "label_mean").to(raw.pred.dtype)
+    scale = per_row(settings.label_scale, raw.pred, "label_scale").to(raw.pred.dtype)
+    batch = Batch(
         (raw.pred - mean) / scale,
         (raw.target - mean) / scale,
         raw.mask,
         None if raw.stderr is None else raw.stderr / scale,
         "standardised",
     )
+    return batch, scale
 
 
 def parse_loss(text: str) -> ComposedLoss:
