@@ -147,7 +147,7 @@ def test_deep_verification_encodes_again(tmp_path: Path, monkeypatch: pytest.Mon
     features = {name: old.read(name).windows.numpy().copy() for name in old.features}
     features["layers"][0, 0, 0] *= 1.01
     wrong = tmp_path / "wrong.h5"
-    part = old._parts[0]
+    part = old._parts[0].content()
     text = {"text": old.read_text().embeddings.numpy()}
     write_cache(wrong, replace(part, features=features, text_features=text), header_of(old))
     assert cache("verify", wrong).exit_code == 0

@@ -103,7 +103,7 @@ class Container:
     stamp: tuple[int, int, int, int]
 
     def load(self, name: str) -> Array:
-        """Return a small array, checksum verified."""
+        """Return an array, checksum verified; its size has been checked against the file's."""
         extent = self.extents[name]
         array = np.empty(extent.shape, extent.dtype)
         self.read_into(name, array)

@@ -122,27 +122,38 @@ def prompt_index(prompts: Sequence[str], of: Sequence[str]) -> npt.NDArray[np.in
 
 def check_content(content: CacheContent, header: Header) -> None:
     """Raise a QamroError if the parts do not fit each other."""
-    clips, offsets = content.clips, content.offsets
+    clips = content.clips
     size, windows = len(clips), len(content.weights)
-    if offsets.shape != (size + 1,) or offsets[0] != 0 or offsets[-1] != windows:
-        raise QamroError(f"window offsets do not span {size} clips and {windows} windows")
-    counts = np.diff(offsets)
     ok = (clips["status"] == "ok").to_numpy()
-    if (counts < 0).any() or (counts[ok] == 0).any() or (counts[~ok] != 0).any():
-        raise QamroError("a clip without windows is called ok, or one with windows is not")
-    if content.starts.shape != (windows,) or (content.starts < 0).any():
-        raise QamroError("window starts do not fit the windows")
-    if not ((content.weights > 0) & (content.weights <= 1)).all():
-        raise QamroError("a window's weight is not in (0, 1]")
+    check_windows(ok, content.offsets, content.weights, content.starts)
     if not clips["clip_id"].is_unique or (clips["clip_id"] == "").any():
         raise QamroError("clip ids are not all different, or one is empty")
-    if set(content.prompts) != set(clips["prompt"]) - {""}:
+    if set(content.prompts) != set(clips["prompt"].unique()) - {""}:
         raise QamroError("the prompts are not those of the clips")
     if len(set(content.prompts)) != len(content.prompts):
         raise QamroError("a prompt is listed twice")
     _check_features("features", content.features, header, windows)
     _check_features("text_features", content.text_features, header, len(content.prompts))
     check_labels(content.labels, size)
+
+
+def check_windows(
+    ok: npt.NDArray[np.bool_],
+    offsets: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float32],
+    starts: npt.NDArray[np.int64],
+) -> None:
+    """Raise a QamroError unless the windows fit clips of which ``ok`` [C] are usable."""
+    size, windows = len(ok), len(weights)
+    if offsets.shape != (size + 1,) or offsets[0] != 0 or offsets[-1] != windows:
+        raise QamroError(f"window offsets do not span {size} clips and {windows} windows")
+    counts = np.diff(offsets)
+    if (counts < 0).any() or (counts[ok] == 0).any() or (counts[~ok] != 0).any():
+        raise QamroError("a clip without windows is called ok, or one with windows is not")
+    if starts.shape != (windows,) or (starts < 0).any():
+        raise QamroError("window starts do not fit the windows")
+    if not ((weights > 0) & (weights <= 1)).all():
+        raise QamroError("a window's weight is not in (0, 1]")
 
 
 def _check_features(which: str, features: Mapping[str, Array], header: Header, rows: int) -> None:

@@ -15,11 +15,10 @@ values is an int32 code beside ``NAME_names``.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.cache.container import Blocks, Container, parse_json, whole
@@ -28,19 +27,16 @@ from qamro_cache.cache.content import (
     Array,
     CacheContent,
     Header,
-    check_content,
-    check_feature_shapes,
-    clip_table,
     prompt_index,
 )
-from qamro_cache.datasets.records import Axis, Labels, Ratings
+from qamro_cache.datasets.records import Labels
 from qamro_cache.errors import QamroError
 from qamro_cache.identity import FORMAT_VERSION, canonical_json, identity_sha256
 
-_PLAIN = ("clip_id", "path", "audio_sha256")
-_CODED = ("status", "reason")
-_LABEL_COLUMNS = ("system", "group", "split")
-_RATINGS: dict[str, np.dtype[Any]] = {
+PLAIN = ("clip_id", "path", "audio_sha256")
+CODED = ("status", "reason")
+LABEL_COLUMNS = ("system", "group", "split")
+RATINGS: dict[str, np.dtype[Any]] = {
     "clip": np.dtype("<i4"),
     "axis": np.dtype("<i2"),
     "rater": np.dtype("<i4"),
@@ -91,9 +87,9 @@ def arrays_of(content: CacheContent) -> dict[str, Blocks]:
 def _small_arrays(content: CacheContent) -> dict[str, Array]:
     clips = content.clips
     arrays: dict[str, Array] = {}
-    for name in _PLAIN:
+    for name in PLAIN:
         arrays[f"clips/{name}"] = encode_text(clips[name])
-    for name in _CODED:
+    for name in CODED:
         arrays |= _encode_column(f"clips/{name}", clips[name])
     for name, dtype in NUMBER_COLUMNS.items():
         arrays[f"clips/{name}"] = clips[name].to_numpy(dtype)
@@ -108,7 +104,7 @@ def _small_arrays(content: CacheContent) -> dict[str, Array]:
 def label_arrays(clips: pd.DataFrame, labels: Labels) -> dict[str, Array]:
     """Return the arrays of the group ``labels``, which can be replaced on its own."""
     arrays: dict[str, Array] = {}
-    for name in _LABEL_COLUMNS:
+    for name in LABEL_COLUMNS:
         arrays |= _encode_column(f"labels/{name}", clips[name])
     arrays["labels/axes"] = encode_text([axis.name for axis in labels.axes])
     arrays["labels/low"] = np.array([axis.low for axis in labels.axes], np.float64)
@@ -117,111 +113,10 @@ def label_arrays(clips: pd.DataFrame, labels: Labels) -> dict[str, Array]:
     arrays["labels/count"] = labels.count.astype(np.int32)
     arrays["labels/stderr"] = labels.stderr.astype(np.float64)
     if labels.ratings is not None:
-        for name, dtype in _RATINGS.items():
+        for name, dtype in RATINGS.items():
             arrays[f"labels/ratings/{name}"] = getattr(labels.ratings, name).astype(dtype)
         arrays["labels/ratings/raters"] = encode_text(labels.ratings.raters)
     return arrays
-
-
-def content_of(container: Container) -> CacheContent:
-    """Read and check everything but the features, whose arrays stay empty dictionaries.
-
-    Raises:
-        QamroError: a part is missing, damaged, or does not fit the others.
-    """
-    path = container.path
-    try:
-        return _content_of(container)
-    except QamroError as error:
-        message = str(error)
-        raise QamroError(message if str(path) in message else f"{path}: {message}") from error
-    except KeyError as error:
-        raise QamroError(f"{path} has no /{error.args[0]}; it is not a whole cache") from error
-    except (ValueError, TypeError, OverflowError, IndexError) as error:
-        raise QamroError(f"{path} is damaged ({error})") from error
-
-
-def _content_of(container: Container) -> CacheContent:
-    header = header_of(container)
-    small = {
-        name: container.load(name)
-        for name in container.extents
-        if not name.startswith(("features/", "text_features/"))
-    }
-    size = len(_array(small, "clips/clip_id", "S", 1))
-    prompts = decode_text(_array(small, "prompts/text", "S", 1))
-    clip_prompts = _array(small, "prompts/clip", "i", 1, (size,))
-    if ((clip_prompts < -1) | (clip_prompts >= len(prompts))).any():
-        raise QamroError("a clip names a prompt that is not there")
-    columns: dict[str, Any] = {
-        name: decode_text(_array(small, f"clips/{name}", "S", 1, (size,))) for name in _PLAIN
-    }
-    for name in _CODED:
-        columns[name] = _decode_column(small, f"clips/{name}", size)
-    for name in _LABEL_COLUMNS:
-        columns[name] = _decode_column(small, f"labels/{name}", size)
-    for name, dtype in NUMBER_COLUMNS.items():
-        columns[name] = _array(small, f"clips/{name}", dtype.kind, 1, (size,))
-    columns["prompt"] = np.array([*prompts, ""], object)[clip_prompts]
-    content = CacheContent(
-        clip_table(pd.DataFrame(columns)),
-        _labels_of(small, size),
-        _array(small, "windows/offsets", "i", 1, (size + 1,)),
-        _array(small, "windows/weight", "f", 1),
-        _array(small, "windows/start", "i", 1),
-        {},
-        tuple(prompts),
-    )
-    rows = {"features": len(content.weights), "text_features": len(prompts)}
-    for which, count in rows.items():
-        shapes = {
-            name.removeprefix(f"{which}/"): (extent.dtype, extent.shape)
-            for name, extent in container.extents.items()
-            if name.startswith(f"{which}/")
-        }
-        check_feature_shapes(which, shapes, header, count)
-    bare = Header({**header.identity, "features": {}, "text_features": {}})
-    check_content(content, bare)
-    expected = set(_small_arrays(content))
-    if expected != set(small):
-        odd = sorted(expected ^ set(small))[0]
-        raise QamroError(f"/{odd} is missing or does not belong there")
-    return content
-
-
-def _labels_of(small: Mapping[str, Array], size: int) -> Labels:
-    names = decode_text(_array(small, "labels/axes", "S", 1))
-    shape = (size, len(names))
-    low = _array(small, "labels/low", "f", 1, (len(names),))
-    high = _array(small, "labels/high", "f", 1, (len(names),))
-    ratings = None
-    if "labels/ratings/clip" in small:
-        parts = {
-            name: _array(small, f"labels/ratings/{name}", dtype.kind, 1)
-            for name, dtype in _RATINGS.items()
-        }
-        raters = decode_text(_array(small, "labels/ratings/raters", "S", 1))
-        ratings = Ratings(**parts, raters=tuple(raters))
-    return Labels(
-        tuple(Axis(name, float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)),
-        _array(small, "labels/mean", "f", 2, shape),
-        _array(small, "labels/count", "i", 2, shape),
-        _array(small, "labels/stderr", "f", 2, shape),
-        ratings,
-    )
-
-
-def _array(
-    small: Mapping[str, Array],
-    name: str,
-    kind: str,
-    ndim: int,
-    shape: tuple[int, ...] | None = None,
-) -> Array:
-    array = small[name]
-    if array.dtype.kind != kind or array.ndim != ndim or shape not in (None, array.shape):
-        raise QamroError(f"/{name} is {array.dtype} {array.shape}, which does not fit the rest")
-    return array
 
 
 def encode_text(values: Sequence[str] | pd.Series) -> Array:
@@ -242,11 +137,3 @@ def _encode_column(name: str, values: pd.Series) -> dict[str, Array]:
     place = {value: index for index, value in enumerate(names)}
     codes = np.array([place[value] for value in values.tolist()], np.int32)
     return {name: codes, f"{name}_names": encode_text(names)}
-
-
-def _decode_column(small: Mapping[str, Array], name: str, size: int) -> npt.NDArray[np.object_]:
-    codes = _array(small, name, "i", 1, (size,))
-    names = decode_text(_array(small, f"{name}_names", "S", 1))
-    if size and (codes.min() < 0 or codes.max() >= len(names)):
-        raise QamroError(f"/{name} names a value that is not there")
-    return np.array(names, object)[codes]

@@ -26,8 +26,9 @@ from qamro_cache.cache.content import (
     pick_text,
     unique_prompts,
 )
-from qamro_cache.cache.layout import arrays_of, attributes_of, content_of, header_of
+from qamro_cache.cache.layout import arrays_of, attributes_of
 from qamro_cache.cache.reader import refuse_mixture
+from qamro_cache.cache.tables import Tables
 from qamro_cache.cache.writer import check_file
 from qamro_cache.datasets.records import Labels, select_labels
 from qamro_cache.errors import QamroError
@@ -53,7 +54,8 @@ class Source:
 def open_source(path: Path) -> Source:
     """Open a file for merging."""
     container = open_container(path)
-    return Source(container, header_of(container), content_of(container))
+    tables = Tables(container)
+    return Source(container, tables.header, tables.content())
 
 
 def assemble(

@@ -1,6 +1,7 @@
 """Read a cache: one file or several of one identity, in one sequential pass."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from qamro_cache.cache.container import Container, nbytes_of, open_container
 from qamro_cache.cache.content import concatenate_labels, unique_prompts
-from qamro_cache.cache.layout import content_of, header_of
+from qamro_cache.cache.tables import Tables
 from qamro_cache.datasets.records import Labels
 from qamro_cache.errors import QamroError
 from qamro_cache.identity import identity_differences, identity_sha256
@@ -68,8 +69,8 @@ class Cache:
 
     def __init__(self, containers: Sequence[Container]) -> None:
         self._containers = list(containers)
-        parts = [content_of(container) for container in containers]
-        headers = [header_of(container) for container in containers]
+        parts = [Tables(container) for container in containers]
+        headers = [part.header for part in parts]
         self.paths = tuple(container.path for container in containers)
         for path, header in zip(self.paths[1:], headers[1:], strict=True):
             refuse_mixture(self.paths[0], headers[0].identity, path, header.identity)
@@ -81,21 +82,36 @@ class Cache:
         self.provenance: dict[str, Any] = dict(first.provenance)
         self.features = _shapes(first.identity["features"])
         self.text_features = _shapes(first.identity["text_features"])
-        self.clips = pd.concat([part.clips for part in parts], ignore_index=True)
-        if not self.clips["clip_id"].is_unique:
-            twice = self.clips["clip_id"][self.clips["clip_id"].duplicated()].iloc[0]
-            raise QamroError(
-                f"clip {twice!r} is in more than one of the files; join them with "
-                "qamro-cache merge, which keeps one where both are the same"
-            )
-        self.labels: Labels = concatenate_labels([part.labels for part in parts])
         self._parts = parts
+        if len(parts) > 1:
+            self._refuse_doubles()
 
     def __repr__(self) -> str:
         return (
             f"Cache({', '.join(str(path) for path in self.paths)}: {len(self.clips)} clips, "
             f"encoder {self.identity.get('name')}, features {self.features})"
         )
+
+    @cached_property
+    def clips(self) -> pd.DataFrame:
+        """One row a clip, in the order of the files."""
+        if len(self._parts) == 1:
+            return self._parts[0].clips
+        return pd.concat([part.clips for part in self._parts], ignore_index=True)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """Ratings of the rows of ``clips``."""
+        return concatenate_labels([part.labels for part in self._parts])
+
+    def _refuse_doubles(self) -> None:
+        ids = self.clips["clip_id"]
+        if not ids.is_unique:
+            raise QamroError(
+                f"clip {ids[ids.duplicated()].iloc[0]!r} is in more than one of the files; join "
+                "them with qamro-cache merge, which keeps one where both are the same"
+            )
+        concatenate_labels([part.labels for part in self._parts])
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -134,6 +150,11 @@ class Cache:
         import torch
 
         values = self._read("text_features", name or next(iter(self.text_features), ""))
+        if len(self._parts) == 1:
+            return TextFeatures(
+                torch.from_numpy(values).to(device),
+                torch.from_numpy(self._parts[0].prompt_index).to(device),
+            )
         everything = [prompt for part in self._parts for prompt in part.prompts]
         prompts = unique_prompts(everything)
         # A prompt that several files have is kept once, from the first of them.

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from qamro_cache.cache.container import open_container, write_container
 from qamro_cache.cache.content import CacheContent, Header, check_content
-from qamro_cache.cache.layout import arrays_of, attributes_of, content_of
+from qamro_cache.cache.layout import arrays_of, attributes_of
+from qamro_cache.cache.tables import Tables
 
 
 def write_cache(path: Path, content: CacheContent, header: Header) -> None:
@@ -26,6 +27,6 @@ def write_cache(path: Path, content: CacheContent, header: Header) -> None:
 def check_file(path: Path) -> None:
     """Read a file back in full: structure, checksums, and the fit of its parts."""
     container = open_container(path)
-    content_of(container)
+    Tables(container).content()
     for name in container.extents:
         container.check(name)
