@@ -75,8 +75,10 @@ def test_it_extracts(package, tmp_path):
         "from qamro_cache.datasets.manifest import load_manifest\n"
         "from qamro_cache.extraction.extract import extract\n"
         "from qamro_cache.cache.reader import open_cache\n"
+        "from qamro_cache.encoders.registry import load_encoder\n"
         f"folder = Path({str(tmp_path)!r})\n"
-        "extract(load_manifest(folder / 'clips.csv', folder), folder / 'emb.h5', 'loudness')\n"
+        "clips = load_manifest(folder / 'clips.csv')\n"
+        "extract(clips, folder / 'emb.h5', load_encoder('loudness'))\n"
         "print(float(open_cache(folder / 'emb.h5').read('levels').windows.mean()))\n",
     )
     assert float(out.splitlines()[-1]) == pytest.approx(-20, abs=0.01)
