@@ -41,17 +41,22 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, windows: Tensor) -> Tensor:
         """Waveforms [B, samples] -> [B, frames, 512]."""
-        x = windows[:, None, None]  # [B, 1, 1, samples]
+        x = windows[:, None]
         for layer, (_, stride) in zip(self.conv_layers, CONVOLUTIONS, strict=True):
-            weight = layer.get_submodule("0").weight[:, :, None]  # type: ignore[index]
-            x = F.conv2d(
-                x, weight.contiguous(memory_format=torch.channels_last), stride=(1, stride)
-            )
+            x = convolve(x, layer.get_parameter("0.weight"), stride)
             if hasattr(layer, "2"):
                 x = normalise_channels(x, layer.get_submodule("2"))
-                x = x.contiguous(memory_format=torch.channels_last)
             x = F.gelu(x)
-        return x.squeeze(2).transpose(1, 2)
+        return x.transpose(1, 2)
+
+
+def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Convolve [B, C, T] in the form that the device is fastest at."""
+    if not x.is_cuda:
+        return F.conv1d(x, weight, stride=stride)
+    weight = weight[:, :, None].contiguous(memory_format=torch.channels_last)
+    x = x[:, :, None].contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, weight, stride=(1, stride)).squeeze(2)
 
 
 def normalise_channels(x: Tensor, norm: nn.Module) -> Tensor:
