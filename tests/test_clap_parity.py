@@ -171,6 +171,27 @@ def test_half_precision(clap_reference, ours, files, theirs, precision, limit):
         assert relative_error(got[name], theirs[name]) < limit, name
 
 
+def test_the_tiny_network_too(clap_reference, theirs):
+    """HTSAT-tiny, which the general checkpoints of LAION have, against their module."""
+    from clap_reference import stir
+    from laion_clap.clap_module.htsat import create_htsat_model
+    from laion_clap.clap_module.model import CLAPAudioCfp
+
+    config = clap_reference.module.model_cfg["audio_cfg"] | {"model_name": "tiny"}
+    torch.manual_seed(0)
+    network = create_htsat_model(CLAPAudioCfp(**config)).eval()
+    stir(network)
+    tiny = htsat.Htsat(htsat.SIZES[0]).eval()
+    state = network.state_dict()
+    tiny.load_state_dict({name: state[name] for name in tiny.state_dict()})
+    tiny.fold()
+    windows = theirs["waveform"][:3]
+    with torch.inference_mode():
+        expected = network({"waveform": windows}, device="cpu")["embedding"]
+        assert expected.shape == (3, 768)
+        assert relative_error(tiny(windows), expected) < FLOAT32
+
+
 def test_text_embeddings_equal_theirs(clap_reference, ours):
     long = "very " * 100 + "long"
     with torch.inference_mode():

@@ -107,9 +107,9 @@ def test_loading_prints_nothing(capfd):
 def test_real_ratings_are_predicted_across_songs(ours, shared_data: Path):
     """Leave-one-song-out ridge on the frozen embedding of real clips with real ratings."""
     import pandas as pd
-    import soundfile
-    import soxr
     from scipy.stats import spearmanr
+
+    from qamro_cache.audio.decode import ClipDecoder
 
     root = shared_data / "cvssp-separation"
     ratings = pd.read_csv(root / "data" / "ratings.csv")
@@ -119,10 +119,9 @@ def test_real_ratings_are_predicted_across_songs(ours, shared_data: Path):
     mean = ratings.groupby("file").rating.mean()
     rows = []
     for file in mean.index:
-        samples, rate = soundfile.read(file, dtype="float32")
-        samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
-        window = torch.from_numpy(np.pad(samples, (0, WINDOW - len(samples))))[None]
-        rows.append(ours.encode(window, torch.tensor([len(samples)]))["embedding"][0])
+        (window,) = ClipDecoder(file, ours.spec.audio).windows()
+        samples, valid = torch.from_numpy(window.samples)[None], torch.tensor([window.valid])
+        rows.append(ours.encode(samples, valid)["embedding"][0])
     x, y = torch.stack(rows).double().numpy(), mean.to_numpy()
     song = np.array([file.parent.name for file in mean.index])
     out = np.zeros(len(y))

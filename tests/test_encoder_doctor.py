@@ -78,3 +78,17 @@ def test_every_registered_encoder_answers_the_doctor():
             assert "\n" not in check.detail
             if not check.ok or info.name != "mel":
                 break
+
+
+def test_the_command_shows_findings_and_its_exit_code_tells():
+    from click.testing import CliRunner
+
+    from cli.extract import main
+
+    done = CliRunner().invoke(main, ["--check", "--encoder", "mel", "--json"])
+    assert done.exit_code == 0
+    assert '"name": "repeatable"' in done.stdout
+    done = CliRunner().invoke(main, ["--check", "--encoder", "clap"])
+    assert done.exit_code == 1
+    assert done.stdout.startswith("FAIL missing: no checkpoint is named; give --checkpoint FILE")
+    assert CliRunner().invoke(main, ["--check"]).exit_code == 2

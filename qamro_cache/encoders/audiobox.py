@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from qamro_cache.encoders.precision import check_precision, computing_in
 from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
-from qamro_cache.encoders.support import file_sha256, refuse_options
+from qamro_cache.encoders.support import file_sha256, missing_packages, refuse_options
 from qamro_cache.encoders.wavlm import LAYERS, WIDTH, WavLM
 from qamro_cache.encoders.weights import load_strictly, read_checkpoint, state_dict_of
 from qamro_cache.errors import QamroError
@@ -189,11 +189,12 @@ def _read_folder(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]
 def missing(argument: str, options: EncoderOptions) -> list[str]:
     """Say what Audiobox-Aesthetics still needs on this machine, a line each."""
     where = f"checkpoint.pt, or a folder with {' and '.join(FILES)}, from {SOURCE}"
+    lines = missing_packages(["torchaudio"], "audiobox")  # its resampler
     if not options.checkpoint:
-        return [f"no checkpoint is named; give --checkpoint: {where}"]
-    if not Path(options.checkpoint).exists():
-        return [f"checkpoint {options.checkpoint} is not there; get {where}"]
-    return []
+        lines.append(f"no checkpoint is named; give --checkpoint: {where}")
+    elif not Path(options.checkpoint).exists():
+        lines.append(f"checkpoint {options.checkpoint} is not there; get {where}")
+    return lines
 
 
 def load(argument: str, options: EncoderOptions, device: str) -> Encoder:
