@@ -213,3 +213,35 @@ def test_real_separation_ratings(shared_data, tmp_path):
     table = table[~table["system"].isin(["ref", "Quality", "Interferer"])]
     alone = [spearmanr(t["prediction"], t["target"])[0] for _, t in table.groupby("seed")]
     assert np.mean(alone) >= 0.66
+
+
+def test_published_heads_are_the_start(cache, tmp_path, monkeypatch):
+    """At a learning rate of 0 an audiobox head scores as the published one does."""
+    import torch
+
+    from qamro_cache.encoders import audiobox
+    from qamro_cache.heads.architectures import HeadSettings, forward, init_params
+
+    settings = HeadSettings("audiobox", (6,), "gelu", layer_norm=True, pooling="scores")
+    heads, expected = {}, {}
+    data = open_cache(cache)
+    windows, offsets, weights = data.read("layers")
+    ok = np.flatnonzero(data.clips["status"] == "ok")
+    keep = torch.cat([torch.zeros(1, dtype=torch.int64), offsets.diff()[ok].cumsum(0)])
+    for seed, (axis, mean, std) in enumerate((("quality", 50.0, 20.0), ("match", 3.0, 0.5))):
+        params = init_params(settings, (3, 6), [seed])
+        params["layers"] += torch.tensor([[1.0, -1.0, 0.3]])
+        tensors = {name: value[0] for name, value in params.items()}
+        heads[axis] = audiobox.PublishedHead(tensors, (6,), True, mean, std)
+        expected[axis] = forward(settings, params, windows, keep, weights)[0] * std + mean
+    monkeypatch.setattr(audiobox, "published_head", lambda checkpoint: heads)
+    train(
+        cache, tmp_path, feature="layers", head="audiobox", init=tmp_path / "weights.pt",
+        cv="3", seeds=1, epochs=1, lr=0.0,
+    )  # fmt: skip
+    table = pd.read_csv(tmp_path / "predictions.csv").set_index("clip_id")
+    for axis, scores in expected.items():
+        mine = table[table["axis"] == axis]["prediction"][data.clips["clip_id"][ok]]
+        np.testing.assert_allclose(mine, scores, rtol=1e-4)
+    with pytest.raises(QamroError, match="--head audiobox"):
+        train(cache, tmp_path, init=tmp_path / "weights.pt", cv="3")

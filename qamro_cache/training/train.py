@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -25,6 +25,7 @@ from qamro_cache.training.data import Material, load_material
 from qamro_cache.training.files import write_text
 from qamro_cache.training.fit import ProgressCallback, fit
 from qamro_cache.training.folds import all_clips, make_folds
+from qamro_cache.training.published import published_start
 from qamro_cache.training.recipe import (
     Bools,
     Folds,
@@ -114,6 +115,10 @@ def train(
     material = load_material(
         caches, axes=axis, labels=labels, feature=feature, text=text, text_feature=text_feature
     )
+    starts: dict[int, Mapping[str, torch.Tensor]] = {}
+    if init is not None:
+        head, starts = published_start(init, material.axes, recipe.head)
+        recipe = replace(recipe, head=head)
     check_head(recipe.head, material)
     known = np.isfinite(material.labels.mean).any(1)
     cv = cv or default_cv(material)
@@ -123,7 +128,6 @@ def train(
     for reason in reasons:
         logger.info(reason)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    starts = _published(init, material, recipe.head) if init else {}
     jobs = [
         Job(recipe, seed, fold, target)
         for target in range(len(material.axes))
@@ -319,8 +323,7 @@ def _refit_recipe(
     pool = folds.train.any(0) if recipe.batches == "shared" else folds.train[0]
     wanted = float(np.median(fitted.best_epoch[mine])) * steps(int(pool.sum()))
     epochs = max(1, round(wanted / steps(int(known.sum()))))
-    changed = flat_settings(recipe) | {"epochs": epochs}
-    return make_recipe(**changed)
+    return replace(recipe, epochs=epochs)
 
 
 def _head(
@@ -402,10 +405,3 @@ def _predictions(
             )
         )
     return pd.concat(tables, ignore_index=True)
-
-
-def _published(
-    checkpoint: Path, material: Material, head: HeadSettings
-) -> dict[int, Mapping[str, torch.Tensor]]:
-    """Read the published Audiobox heads' tensors: target -> parameters."""
-    raise QamroError("--init is not available yet")
