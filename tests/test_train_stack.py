@@ -333,3 +333,32 @@ def test_refused_settings():
         Folds(mask, mask, ~mask)
     with pytest.raises(ValueError, match="no training clip"):
         Folds(~mask, ~mask, mask)
+
+
+@pytest.mark.parametrize("pooling", ["attention", "scores", "mean"])
+def test_shapes_of_a_captured_epoch_change_nothing(pooling):
+    """What a CUDA graph needs, on the CPU: padded windows, and one path for every step."""
+    from qamro_cache.training.stack import Stack
+
+    features, labels = make_data(windows=True)
+    recipe = Recipe(head=HeadSettings(widths=(6,), pooling=pooling), batch_size=16, epochs=3)
+    jobs = [Job(recipe, seed, fold) for fold in (0, 2) for seed in (0, 1)]
+    rows = prepare_rows(
+        recipe.head, features.windows.double(), features.offsets, features.weights.double()
+    )
+    offsets = None if rows.windows is None else features.offsets
+    problem = Problem(rows, offsets, labels.targets, labels.ranges, make_folds(), labels.systems, 0)
+    plain, fixed = (Stack(problem, jobs, F64, {}) for _ in range(2))
+    with torch.no_grad():
+        for epoch in range(3):
+            steps = plain.batches(epoch)
+            plain.train_epoch(steps, [None] * len(steps))
+            caps = [fixed.row_cap(step.clips.shape[1]) for step in steps]
+            assert pooling == "mean" or all(
+                cap > int(features.offsets.diff()[step.clips[0]].sum())
+                for cap, step in zip(caps, steps, strict=True)
+            )
+            fixed.train_epoch([step._replace(everybody=False) for step in steps], caps)
+    for name, p in plain.params.items():
+        assert torch.allclose(p, fixed.params[name], rtol=0, atol=1e-11)
+    assert plain.nobody_starves()

@@ -21,7 +21,7 @@ ProgressCallback = Callable[[int, int, int], None]
 
 #: On a CPU a chunk's weights, momenta and activations should stay in the cache between two
 #: steps; measured with benchmarks/grid.py --chunks.
-CPU_CHUNK_BYTES = 12 << 20
+CPU_CHUNK_BYTES = 36 << 20
 #: On a GPU, the share of the free memory that the heads may take.
 GPU_SHARE = 0.7
 #: Steps between two looks at a GPU's finished heads, in epochs.

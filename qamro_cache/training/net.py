@@ -67,11 +67,16 @@ def is_layered(settings: HeadSettings) -> bool:
 
 
 class LayeredNet:
-    """Mlp and linear heads without layer norm, one row a clip."""
+    """Mlp and linear heads without layer norm, one row a clip.
+
+    Activations and their gradients live in buffers that the next step overwrites: fresh memory
+    for each would cost more page faults than arithmetic.
+    """
 
     def __init__(self, settings: HeadSettings) -> None:
         self.settings = settings
         self.names = [*map(str, range(len(settings.widths))), "output"]
+        self.buffers: dict[tuple[str, int], Tensor] = {}
 
     def forward(
         self,
@@ -82,23 +87,23 @@ class LayeredNet:
     ) -> Tensor:
         """Return scores [H, B], and keep what `backward` needs."""
         self.params, self.groups, self.bounds = params, groups, bounds
+        # What the next layer sees, and what the activation's derivative is computed from.
         self.inputs: list[Tensor] = []
-        self.linear: list[Tensor] = []
+        self.kept: list[Tensor] = []
         self.factors: list[Tensor] = []
         for layer, name in enumerate(self.names):
             weight, bias = params[f"{name}.weight"], params[f"{name}.bias"].unsqueeze(1)
+            z = self._buffer("z", layer, weight, groups[0].rows.values.shape[0])
             if layer == 0:
-                rows = groups[0].rows.values.shape[0]
-                z = weight.new_empty(weight.shape[0], rows, weight.shape[2])
                 for (values, _), heads in groups:
                     shared = values.expand(heads.stop - heads.start, *values.shape)
                     torch.baddbmm(bias[heads], shared, weight[heads], out=z[heads])
             else:
-                z = torch.baddbmm(bias, self.inputs[-1], weight)
+                torch.baddbmm(bias, self.inputs[-1], weight, out=z)
             if name == "output":
                 break
-            self.linear.append(z)
-            hidden = activate(self.settings.activation, z)
+            hidden = _activate_(self.settings.activation, z)
+            self.kept.append(z)
             if dropout is not None:
                 self.factors.append(dropout(layer, hidden))
                 hidden = hidden * self.factors[-1]
@@ -126,22 +131,46 @@ class LayeredNet:
                 return
             hidden, weight = self.inputs[layer - 1], self.params[f"{name}.weight"]
             sink.add_product(f"{name}.weight", everyone, hidden.transpose(1, 2), dz)
-            dh = dz * weight.transpose(1, 2) if name == "output" else dz @ weight.transpose(1, 2)
+            before = self.params[f"{self.names[layer - 1]}.weight"]
+            dh = self._buffer("dh", layer - 1, before, hidden.shape[1])
+            product = torch.mul if name == "output" else torch.bmm
+            product(dz, weight.transpose(1, 2), out=dh)
             if self.factors:
-                dh = dh * self.factors[layer - 1]
-            dz = _activation_backward(self.settings.activation, dh, self.linear[layer - 1])
+                dh.mul_(self.factors[layer - 1])
+            dz = _activation_backward(self.settings.activation, dh, self.kept[layer - 1])
+
+    def _buffer(self, use: str, layer: int, weight: Tensor, rows: int) -> Tensor:
+        """Return room for a layer's [H, rows, width] values."""
+        shape = (weight.shape[0], rows, weight.shape[2])
+        buffer = self.buffers.get((use, layer))
+        if buffer is None or buffer.shape[0] < shape[0] or buffer.shape[1] < rows:
+            self.buffers[use, layer] = buffer = weight.new_empty(shape)
+        if buffer.shape == shape:
+            return buffer
+        return buffer.flatten()[: shape[0] * shape[1] * shape[2]].view(shape)
 
 
-def _activation_backward(name: str, grad: Tensor, z: Tensor) -> Tensor:
-    """Multiply by the activation's derivative at ``z``; that of relu is 0 at 0."""
+def _activate_(name: str, z: Tensor) -> Tensor:
+    """Apply an activation; in place where its derivative can be told from its result."""
     if name == "relu":
-        return torch.where(z > 0, grad, 0)
-    if name == "gelu":
-        result: Tensor = torch.ops.aten.gelu_backward(grad, z)
-        return result
+        return z.relu_()
     if name == "tanh":
-        return grad * (1 - torch.tanh(z).square())
-    return grad
+        return z.tanh_()
+    return activate(name, z)
+
+
+def _activation_backward(name: str, grad: Tensor, kept: Tensor) -> Tensor:
+    """Multiply by the derivative, from what `_activate_` left in ``kept``; relu'(0) is 0."""
+    operators = torch.ops.aten
+    if name == "relu":
+        result: Tensor = operators.threshold_backward.grad_input(grad, kept, 0, grad_input=grad)
+    elif name == "tanh":
+        result = operators.tanh_backward.grad_input(grad, kept, grad_input=grad)
+    elif name == "gelu":
+        result = operators.gelu_backward(grad, kept)
+    else:
+        result = grad
+    return result
 
 
 class AutogradNet:

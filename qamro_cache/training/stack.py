@@ -224,6 +224,16 @@ class Stack:
 
     def nobody_starves(self) -> bool:
         """Return whether every head has a valid sample in every step of every epoch."""
+        pools, first = self.schedule.pools, self.schedule.epoch(0)
+        narrowest = [
+            min(int(valid[order].sum()) for _, valid in first) for order in range(len(pools))
+        ]
+        # A step wider than all of a head's held-out clips cannot miss its others.
+        if all(
+            int((~mask[pools[order]]).sum()) < narrowest[order]
+            for (order, _), mask in self.usable.items()
+        ):
+            return True
         epochs = (self.schedule.epoch(number) for number in range(self.max_epochs))
         return all(self._everybody(*step) for steps in epochs for step in steps)
 
