@@ -102,18 +102,11 @@ def verify(
         if not deep:
             continue
         from qamro_cache.cache.reader import open_cache
-        from qamro_cache.encoders.protocol import EncoderOptions
-        from qamro_cache.encoders.registry import load_encoder
+        from qamro_cache.encoders.registry import load_encoder, options_of
         from qamro_cache.extraction.deep import verify_deep
 
         made_by = open_cache(path).identity
-        options = EncoderOptions(
-            checkpoint,
-            tokenizer,
-            made_by["precision"].partition("-")[0],
-            made_by["audio"]["rate_policy"],
-            allow_pickle,
-        )
+        options = options_of(made_by, checkpoint, tokenizer, allow_pickle)
         encoder = load_encoder(made_by["name"], options, device)
         again = verify_deep(path, encoder, device=device, sample=sample, seed=seed)
         click.echo(

@@ -180,13 +180,13 @@ def test_any_batch_and_order_gives_the_same(ours, got, windows):
     torch.testing.assert_close(backwards.flip(0), got[2:], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("precision", "limit"), [("float16", HALF), ("bfloat16", 10 * HALF)])
-def test_half_precision(audiobox_reference, windows, theirs, precision, limit):
-    options = EncoderOptions(checkpoint=str(audiobox_reference.file), precision=precision)
+@pytest.mark.slow
+def test_half_precision(audiobox_reference, windows, theirs):
+    options = EncoderOptions(checkpoint=str(audiobox_reference.file), precision="float16")
     half = load_encoder("audiobox", options)
     layers = half.encode(windows[0][:1], windows[1][:1])["layers"]
     assert layers.dtype == torch.float32
-    assert relative_error(layers, theirs["layers"]) < limit
+    assert relative_error(layers, theirs["layers"]) < HALF
 
 
 # Each step switched off must be seen.

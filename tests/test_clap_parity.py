@@ -159,6 +159,7 @@ def test_real_clips(clap_reference, ours, shared_data):
     assert relative_error(got["pooled"], taken.pooled[0]) < FLOAT32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "limit"), [("float16", HALF), ("bfloat16", 10 * HALF)])
 def test_half_precision(clap_reference, ours, files, theirs, precision, limit):
     options = EncoderOptions(

@@ -13,10 +13,11 @@ from clap_reference import write_vocabulary
 from qamro_cache.encoders.clap import load_network
 from qamro_cache.encoders.prompts import refuse_alike
 from qamro_cache.encoders.protocol import EncoderOptions
-from qamro_cache.encoders.registry import load_encoder
+from qamro_cache.encoders.registry import load_encoder, options_of
 from qamro_cache.encoders.roberta import load_tokenizer, tokenizer_sha256
 from qamro_cache.encoders.weights import read_checkpoint, state_dict_of
 from qamro_cache.errors import QamroError
+from qamro_cache.identity import identity_of
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +162,19 @@ def test_prompts_that_come_out_alike_are_refused():
 def test_prompts_that_differ_beyond_the_cut_are_let_through():
     tokens = torch.tensor([[0, 5, 6, 2], [0, 5, 6, 2]])
     refuse_alike(["a b c", "a b d"], tokens, torch.ones(2, 3), 1)
+
+
+def test_an_identity_is_made_again_by_its_options(clap_reference):
+    checkpoint = str(clap_reference.checkpoint)
+    options = EncoderOptions(
+        checkpoint=checkpoint, tokenizer="none", rate_policy="as-is", int16=False
+    )
+    identity = identity_of(load_encoder("clap", options).spec)
+    assert options_of(identity, checkpoint) == options
+    for name in ("mel", "clap"):
+        whole = EncoderOptions(
+            checkpoint=checkpoint if name == "clap" else "",
+            tokenizer=str(clap_reference.tokenizer) if name == "clap" else "",
+        )
+        identity = identity_of(load_encoder(name, whole).spec)
+        assert options_of(identity, whole.checkpoint, whole.tokenizer) == whole

@@ -6,7 +6,9 @@ point names an ``EncoderInfo``. docs/encoders.md shows a complete one.
 
 import importlib
 import logging
+from collections.abc import Mapping
 from importlib.metadata import entry_points
+from typing import Any
 
 from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
 from qamro_cache.errors import QamroError
@@ -82,3 +84,30 @@ def load_encoder(name: str, options: EncoderOptions | None = None, device: str =
     if missing:
         raise QamroError(f"encoder {name} is not ready: {'; '.join(missing)}")
     return info.load(argument, options, device)
+
+
+def options_of(
+    identity: Mapping[str, Any],
+    checkpoint: str = "",
+    tokenizer: str = "",
+    allow_pickle: bool = False,
+) -> EncoderOptions:
+    """Return the options under which the encoder of an identity makes its features again.
+
+    Args:
+        identity: of a cache or a head; its ``name`` is what to load.
+        checkpoint: where the weights are on this machine.
+        tokenizer: where the vocabulary is; left out where the identity has none.
+        allow_pickle: as in ``EncoderOptions``.
+    """
+    name, audio = str(identity["name"]), identity["audio"]
+    has_text_tower = name == "clap" or name.startswith("hf:")
+    return EncoderOptions(
+        checkpoint=checkpoint,
+        tokenizer="none" if has_text_tower and not identity["tokenizer_sha256"] else tokenizer,
+        precision=str(identity["precision"]),
+        rate_policy=str(audio["rate_policy"]),
+        allow_pickle=allow_pickle,
+        # Only clap truncates, so only there does False mean that it was told not to.
+        int16=bool(audio["int16"]) or name != "clap",
+    )

@@ -184,8 +184,7 @@ def _embed(
 ) -> "Cache":
     from qamro_cache.cache.reader import open_cache
     from qamro_cache.datasets.records import CLIP_COLUMNS, Dataset, labels_from_means
-    from qamro_cache.encoders.protocol import EncoderOptions
-    from qamro_cache.encoders.registry import load_encoder
+    from qamro_cache.encoders.registry import load_encoder, options_of
     from qamro_cache.extraction.extract import extract
 
     if head.text_feature:
@@ -205,12 +204,7 @@ def _embed(
     clips["path"] = [str(path.resolve()) for path in paths]
     labels = labels_from_means((), np.empty((len(paths), 0)))
     identity = head.identity
-    options = EncoderOptions(
-        checkpoint=checkpoint,
-        precision=str(identity["precision"]),
-        rate_policy=str(identity["audio"]["rate_policy"]),
-    )
-    encoder = load_encoder(str(identity["name"]), options, device)
+    encoder = load_encoder(str(identity["name"]), options_of(identity, checkpoint), device)
     dtype = str(identity["stored_dtype"])
     extract(
         Dataset("audio", clips, labels), out, encoder, device=device, dtype=dtype, progress=progress
