@@ -23,7 +23,14 @@ File = click.Path(path_type=Path)
     help="Compare axes of different names; rank and linear-fit figures only. May repeat.",
 )
 @click.option("--split", default="", help="Only the clips of this split.")
-@click.option("--resamples", default=1000, show_default=True, help="Bootstrap draws.")
+@click.option("--answer-list", type=File, help="The challenge's list, which answer.txt must match.")
+@click.option(
+    "--resamples",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Bootstrap draws.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 @one_line_errors
 def main(
@@ -33,6 +40,7 @@ def main(
     data_dir: Path | None,
     axis_map: tuple[str, ...],
     split: str,
+    answer_list: Path | None,
     resamples: int,
     as_json: bool,
 ) -> None:
@@ -50,9 +58,18 @@ def main(
     pairs = dict(pair.partition("=")[::2] for pair in axis_map)
     if not all(pairs.values()):
         raise click.UsageError("--axis-map takes PREDICTED=LABEL")
+    if len(pairs) < len(axis_map):
+        raise click.UsageError("--axis-map names a predicted axis twice; map it once a run")
     notices_to_stderr()
     truth = labels if labels is not None else load_dataset(dataset, data_dir)
-    result = evaluate(predictions, truth, axis_map=pairs, split=split, resamples=resamples)
+    result = evaluate(
+        predictions,
+        truth,
+        axis_map=pairs,
+        split=split,
+        answer_list=answer_list,
+        resamples=resamples,
+    )
     if as_json:
         from qamro_cache.evaluation.score import json_text
 
@@ -61,6 +78,18 @@ def main(
     for axis, scored in result["axes"].items():
         title = f"{axis} ({'synthetic, ' if result['synthetic'] else ''}{result['dataset']})"
         show_scores(title, {scored["predicted_axis"]: scored}, scored["ceiling"])
+        if scored["published_systems"]:
+            click.echo(
+                f"{axis}: the truth of {scored['published_systems']} systems is their published "
+                "score, not the mean over these clips",
+                err=True,
+            )
+        if scored["far"]:
+            click.echo(
+                f"{axis}: {scored['far']} of {scored['clips']} clips are far from the head's "
+                "training set; do not rely on their predictions",
+                err=True,
+            )
     for name, why in (("unpredicted", "have no prediction"), ("unlabelled", "have no label")):
         if result[name]:
             click.echo(f"{result[name]} clips {why} and are not counted", err=True)

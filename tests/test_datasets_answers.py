@@ -83,6 +83,16 @@ def test_nothing_is_written_when_something_is_wrong(
     assert not path.exists()
 
 
+@pytest.mark.parametrize("name", ["a,b", "a\nb", 'a"b', "", " a", "a\x1b[31m", "\udcff"])
+def test_an_id_that_could_not_be_read_back_is_not_written(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "answer.txt"
+    with pytest.raises(QamroError, match="cannot stand in an answer"):
+        write_answer(path, [IDS[0], name], predictions(1), 1)
+    with pytest.raises(QamroError, match="is asked for twice"):
+        write_answer(path, IDS, predictions(1), 1, [IDS[0], IDS[0]])
+    assert not path.exists()
+
+
 GOOD = [f"{IDS[0]},3.5,4.25", f"{IDS[1]},2.0,1.0"]
 
 

@@ -1,6 +1,7 @@
 """Labels from another file, and other panels of raters."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from qamro_cache.datasets.records import (
     Axis,
     Labels,
     Ratings,
+    concatenate_labels,
     labels_from_means,
     labels_from_ratings,
 )
@@ -177,3 +179,31 @@ def test_means_alone_cannot_be_resampled() -> None:
         resample_ratings(labels, 2)
     with pytest.raises(ValueError, match="num_raters must be at least 1, not 0"):
         resample_ratings(labels, 0)
+
+
+def test_joined_labels_keep_the_single_ratings_that_are_known() -> None:
+    axes = (Axis("quality", 1, 5),)
+    one = Ratings(
+        np.array([0, 0, 1], np.int32),
+        np.zeros(3, np.int16),
+        np.array([1, -1, 0], np.int32),
+        np.array([1.0, 2.0, 3.0]),
+        ("ann", "bob"),
+    )
+    other = replace(one, raters=("bob", "eve"))
+    parts = [
+        labels_from_ratings(axes, 2, one),
+        labels_from_means(axes, np.array([[4.5]])),
+        labels_from_ratings(axes, 2, other),
+    ]
+    joined = concatenate_labels(parts)
+    np.testing.assert_array_equal(joined.mean[:, 0], [1.5, 3, 4.5, 1.5, 3])
+    assert joined.ratings is not None
+    names = [*joined.ratings.raters, "?"]
+    who = [names[rater] for rater in joined.ratings.rater]
+    assert list(zip(joined.ratings.clip.tolist(), who, strict=True)) == [
+        *((0, "bob"), (0, "?"), (1, "ann")),
+        *((3, "eve"), (3, "?"), (4, "bob")),
+    ]
+    with pytest.raises(QamroError, match="different axes"):
+        concatenate_labels([parts[0], replace(parts[1], axes=(Axis("quality", 0, 5),))])

@@ -133,6 +133,8 @@ HEAD = "clip_id,path,quality\n"
         (HEAD + "a,a.wav,3\nb,b.wav,2\na,c.wav,1\n", 4, ["'a'", "row 2", "rater"]),
         (HEAD + "a,a.wav,3\n\nb,b.wav,good\n", 4, ["'good'", "'quality'", "remove"]),
         (HEAD + "a,a.wav,3\nb,b.wav,inf\n", 3, ["'inf'", "finite"]),
+        (HEAD + "a,a.wav,3\nb,b.wav,4_5\n", 3, ["'4_5'", "finite"]),
+        (HEAD + "a,a.wav,3\nb\0c,b.wav,4\n", 3, ["NUL", "UTF-8"]),
         (HEAD + 'a,a.wav,3\nb,"b.wav,3\n', 3, ["mend"]),
         (HEAD + "a,a.wav,3\nb,b.wav\n", 3, ["2 cells", "3 columns"]),
         (HEAD + "a,a.wav,3\nb,b, take 2.wav,3\n", 3, ["4 cells", "quotes"]),

@@ -304,6 +304,12 @@ def test_aes_natural_bad_json_is_one_line(tmp_path: Path) -> None:
     path.write_text(good[0] + "\n" + good[1][:-5])
     with pytest.raises(QamroError, match=r"AES_natural_music\.jsonl, row 2: not JSON"):
         load_dataset("aes-natural", tmp_path)
+    path.write_text(good[0].replace("8.0", "8" * 400, 1))
+    with pytest.raises(QamroError, match=r"row 1: 8+ in 'Production_Quality' is not a finite"):
+        load_dataset("aes-natural", tmp_path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(QamroError, match="row 1: not JSON"):
+        load_dataset("aes-natural", tmp_path)
     path.write_text(good[0].replace("8.0", '"eight"', 1))
     with pytest.raises(QamroError, match=r"row 1: 'eight' in 'Production_Quality' is not a finite"):
         load_dataset("aes-natural", tmp_path)

@@ -1,6 +1,7 @@
 """`evaluate` and `qamro-evaluate` against scipy on the same files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from qamro_cache_cli.evaluate import main
 
 from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.evaluate import evaluate, read_predictions
+from qamro_cache.evaluation.evaluate import evaluate, read_predictions, read_truth
 
 
 @pytest.fixture
@@ -91,9 +92,98 @@ def test_predictions_that_name_another_scale_get_no_bare_mse(files):
         assert ("clip_mse" in result["axes"]["quality"]["metrics"]) == bare
 
 
+def test_targets_tell_the_units_of_predictions_that_name_no_scale(files):
+    folder, truth = files
+    table = pd.read_csv(folder / "predictions.csv").merge(truth[["clip_id", "quality"]])
+    table = table.rename(columns={"quality": "target"})
+    # Another panel of the same scale, then two other scales.
+    for factor, shift, bare in ((0.9, 0.5, True), (25, -25, False), (0.2, 0, False)):
+        table.assign(target=table["target"] * factor + shift).to_csv(folder / "p.csv", index=False)
+        scored = evaluate(folder / "p.csv", folder / "labels.csv", resamples=0)["axes"]["quality"]
+        assert ("clip_mse" in scored["metrics"]) == bare
+
+
+def test_rows_without_a_number_are_counted_as_unpredicted(files, caplog):
+    folder, _ = files
+    table = pd.read_csv(folder / "predictions.csv")
+    table.loc[table["clip_id"].isin(["c03", "c04"]), "prediction"] = np.nan
+    table.assign(far=table["clip_id"] < "c10").to_csv(folder / "p.csv", index=False)
+    result = evaluate(folder / "p.csv", folder / "labels.csv", resamples=0)
+    assert result["unpredicted"] == 2
+    assert result["axes"]["quality"]["clips"] == 38
+    assert "4 rows have no prediction" in caplog.text
+
+
+def test_far_clips_are_counted_among_those_scored(files):
+    folder, _ = files
+    table = pd.read_csv(folder / "predictions.csv")
+    table = table[table["seed"] == 0].assign(far=table["clip_id"] < "c10")
+    table.to_csv(folder / "p.csv", index=False)
+    result = evaluate(folder / "p.csv", folder / "labels.csv", split="dev", resamples=0)
+    assert result["axes"]["quality"]["far"] == 5
+
+
+def test_published_scores_are_the_systems_truth_and_it_says_so(files):
+    folder, truth = files
+    published = {"S0": (1.0, np.nan), "S3": (5.0, np.nan)}
+    dataset = replace(read_truth(folder / "labels.csv"), system_scores=published)
+    result = evaluate(folder / "predictions.csv", dataset, resamples=0)["axes"]["quality"]
+    assert result["published_systems"] == 2
+    table = pd.read_csv(folder / "predictions.csv").merge(truth, on="clip_id")
+    errors = []
+    for _, seed in table.groupby("seed"):
+        means = seed.groupby("system")[["prediction", "quality"]].mean()
+        means.loc["S0", "quality"], means.loc["S3", "quality"] = 1, 5
+        errors.append(((means["prediction"] - means["quality"]) ** 2).mean())
+    assert result["metrics"]["system_mse"]["value"] == pytest.approx(np.mean(errors))
+
+
+def test_an_answer_is_checked_against_its_list(files):
+    folder, truth = files
+    labels = truth.rename(columns={"quality": "overall", "fit": "textual"})
+    labels.to_csv(folder / "labels.csv", index=False)
+    lines = [f"{name},3,4\n" for name in truth["clip_id"]]
+    (folder / "answer.txt").write_text("".join(lines))
+    (folder / "list.txt").write_text("".join(f"{name}.wav\n" for name in truth["clip_id"]))
+    call = ["--predictions", str(folder / "answer.txt"), "--labels", str(folder / "labels.csv")]
+    call += ["--answer-list", str(folder / "list.txt"), "--resamples", "0"]
+    assert CliRunner().invoke(main, call).exit_code == 0
+    (folder / "answer.txt").write_text("".join([lines[1], lines[0], *lines[2:]]))
+    failed = CliRunner().invoke(main, call)
+    assert failed.exit_code == 1
+    assert "row 1: 'c01' stands where the list has 'c00'" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["--axis-map", "quality=fit", "--axis-map", "quality=quality"],
+        ["--axis-map", "quality"],
+        ["--resamples", "-1"],
+    ],
+)
+def test_wrong_usage(files, extra):
+    folder, _ = files
+    call = ["--predictions", str(folder / "predictions.csv")]
+    failed = CliRunner().invoke(main, [*call, "--labels", str(folder / "labels.csv"), *extra])
+    assert failed.exit_code == 2
+
+
+def test_two_predicted_axes_for_one_of_the_labels_are_refused(files):
+    folder, _ = files
+    table = pd.read_csv(folder / "predictions.csv")
+    both = pd.concat([table, table.assign(axis="other")])
+    both.to_csv(folder / "p.csv", index=False)
+    pairs = {"quality": "fit", "other": "fit"}
+    with pytest.raises(QamroError, match="stands for two predicted ones"):
+        evaluate(folder / "p.csv", folder / "labels.csv", axis_map=pairs)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda t: t[:0], "row 2: there are no predictions"),
+        (lambda t: t.assign(prediction=np.nan), "no row has a prediction"),
         (lambda t: t.drop(columns="axis"), "row 1: there is no column 'axis'"),
         (lambda t: t.assign(axis="loudness"), r"its axes \(loudness\) are not those of the labels"),
         (lambda t: t.assign(clip_id="x" + t["clip_id"]), "none of its clips is in the labels"),

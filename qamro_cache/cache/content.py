@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.datasets.records import Labels, Ratings
+from qamro_cache.datasets.records import Labels, concatenate_labels
 from qamro_cache.errors import QamroError
 
 Array = npt.NDArray[Any]
@@ -242,39 +242,3 @@ def pick_text(prompts: Sequence[str], sources: Sequence[tuple[Sequence[str], Arr
         source, theirs_index = row[prompt]
         out[index] = sources[source][1][theirs_index]
     return out
-
-
-def concatenate_labels(parts: Sequence[Labels]) -> Labels:
-    """Labels of clips after one another; all must have the same axes."""
-    axes = parts[0].axes
-    if any(labels.axes != axes for labels in parts):
-        raise QamroError("the files have different axes; give them the same labels first")
-    rated = [labels.ratings for labels in parts]
-    ratings = None
-    if all(r is not None for r in rated) and rated:
-        known = [r for r in rated if r is not None]
-        raters = tuple(dict.fromkeys(name for r in known for name in r.raters))
-        place = {name: index for index, name in enumerate(raters)}
-        first = np.cumsum([0] + [len(labels.mean) for labels in parts])
-        ratings = Ratings(
-            np.concatenate([r.clip + start for r, start in zip(known, first, strict=False)]).astype(
-                np.int32
-            ),
-            np.concatenate([r.axis for r in known]),
-            np.concatenate([_renumber(r, place) for r in known]),
-            np.concatenate([r.score for r in known]),
-            raters,
-        )
-    return Labels(
-        axes,
-        np.concatenate([labels.mean for labels in parts]),
-        np.concatenate([labels.count for labels in parts]),
-        np.concatenate([labels.stderr for labels in parts]),
-        ratings,
-    )
-
-
-def _renumber(ratings: Ratings, place: Mapping[str, int]) -> npt.NDArray[np.int32]:
-    # The last entry stands for rater -1, who is not known.
-    table = np.array([*(place[name] for name in ratings.raters), -1], np.int32)
-    return table[ratings.rater]

@@ -22,7 +22,6 @@ from qamro_cache.cache.content import (
     CacheContent,
     Header,
     check_content,
-    concatenate_labels,
     pick_text,
     unique_prompts,
 )
@@ -30,7 +29,7 @@ from qamro_cache.cache.layout import arrays_of, attributes_of
 from qamro_cache.cache.reader import refuse_mixture
 from qamro_cache.cache.tables import Tables
 from qamro_cache.cache.writer import check_file
-from qamro_cache.datasets.records import Labels, select_labels
+from qamro_cache.datasets.records import Labels, concatenate_labels, select_labels
 from qamro_cache.errors import QamroError
 
 logger = logging.getLogger("qamro_cache")

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from qamro_cache.cache.container import Container, nbytes_of, open_container
-from qamro_cache.cache.content import concatenate_labels, unique_prompts
+from qamro_cache.cache.content import unique_prompts
 from qamro_cache.cache.tables import Tables
-from qamro_cache.datasets.records import Labels
+from qamro_cache.datasets.records import Labels, concatenate_labels
 from qamro_cache.errors import QamroError
 from qamro_cache.identity import identity_differences, identity_sha256
 

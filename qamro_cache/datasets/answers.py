@@ -6,6 +6,7 @@ own description is not at hand, so a file without that header is read as well. I
 ``.wav`` in both.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,8 @@ def write_answer(
 
     Raises:
         QamroError: a clip that is asked for has no prediction, an axis is missing, an id is there
-            twice or a prediction is not finite; nothing is written then.
+            twice or cannot stand in such a file, or a prediction is not finite; nothing is
+            written then.
     """
     if track not in TRACK_AXES:
         raise QamroError(f"no track {track}; use 1 or 2")
@@ -71,6 +73,7 @@ def write_answer(
     if len(row_of) < len(ids):
         again = next(name for row, name in enumerate(ids) if row_of[name] != row)
         raise QamroError(f"{path}: clip {again!r} has two predictions; keep one")
+    _check_writable(path, wanted)
     missing = [name for name in wanted if name not in row_of]
     if missing:
         raise QamroError(
@@ -146,6 +149,17 @@ def read_answer_list(path: Path) -> list[str]:
     if not ids:
         raise QamroError(f"{path}: lists no clips")
     return [id_stem(name) for name in ids]
+
+
+def _check_writable(path: Path, ids: Sequence[str]) -> None:
+    """See that ids can be read back: not empty, without commas and line ends, UTF-8, once each."""
+    for name in ids:
+        plain = name.isprintable() and not set(name) & {",", '"'} and name.strip() == name
+        if not (name and plain):
+            raise QamroError(f"{path}: the id {name!r} cannot stand in an answer; rename the clip")
+    if len(set(ids)) < len(ids):
+        again = Counter(ids).most_common(1)[0][0]
+        raise QamroError(f"{path}: clip {again!r} is asked for twice; list it once")
 
 
 def _check_finite(answer: Answer, path: Path, first_row: int = 1) -> None:

@@ -132,34 +132,3 @@ def rater_codes(raters: Text) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
     for new, (_, old) in enumerate(order):
         number[old] = new
     return number[code], tuple(name for name, _ in order)
-
-
-def concatenate_labels(parts: Sequence[Labels]) -> Labels:
-    """Join the labels of several sets of clips with the same axes, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    start = np.cumsum([0] + [len(part.mean) for part in parts])
-    names = tuple(sorted({n for p in parts if p.ratings is not None for n in p.ratings.raters}))
-    number = {name: index for index, name in enumerate(names)}
-    rated = [(part.ratings, start[i]) for i, part in enumerate(parts) if part.ratings is not None]
-    ratings = None
-    if rated:
-        ratings = Ratings(
-            np.concatenate([r.clip + begin for r, begin in rated]).astype(np.int32),
-            np.concatenate([r.axis for r, _ in rated]),
-            np.concatenate(
-                [
-                    np.array([number[n] for n in r.raters] + [-1], np.int32)[r.rater]
-                    for r, _ in rated
-                ]
-            ),
-            np.concatenate([r.score for r, _ in rated]),
-            names,
-        )
-    return Labels(
-        parts[0].axes,
-        np.concatenate([part.mean for part in parts]),
-        np.concatenate([part.count for part in parts]),
-        np.concatenate([part.stderr for part in parts]),
-        ratings,
-    )

@@ -9,9 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.datasets.assemble import concatenate_labels, group_rows
+from qamro_cache.datasets.assemble import group_rows
 from qamro_cache.datasets.description import Description, Prompts, Table
-from qamro_cache.datasets.records import CLIP_COLUMNS, Dataset, Labels, select_clips, select_labels
+from qamro_cache.datasets.records import (
+    CLIP_COLUMNS,
+    Dataset,
+    Labels,
+    concatenate_labels,
+    select_clips,
+    select_labels,
+)
 from qamro_cache.datasets.releases import (
     Rows,
     find_files,

@@ -44,6 +44,21 @@ def load_labels(path: Path, clip_ids: Sequence[str], axes: tuple[Axis, ...] = ()
     return _labels(table, _place(table, clip_ids), axes)
 
 
+def load_rated(path: Path) -> tuple[pd.DataFrame, Labels]:
+    """Read a label file by itself: its clips (``CLIP_COLUMNS``, in its order) and their labels.
+
+    Raises:
+        QamroError: as ``load_labels``, or a file without a clip.
+    """
+    table = _read(path)
+    if not table.axes:
+        raise QamroError(f"{path}, row 1: there is no axis; add a column of scores")
+    clips = table.grouped.clips
+    if clips.empty:
+        raise QamroError(f"{path}, row 2: there are no clips; add a row for each")
+    return clips, _labels(table, np.arange(len(clips)), ())
+
+
 def relabel(path: Path, clips: pd.DataFrame, labels: Labels) -> tuple[pd.DataFrame, Labels]:
     """Replace what a label file says about the clips of a cache; features stay as they are.
 

@@ -12,7 +12,8 @@ def resample_ratings(labels: Labels, num_raters: int, seed: int = 0) -> Labels:
 
     A rater is drawn with all that he said about the clip, on every axis, replicates included.
     Where raters are not known, a rating's place among those of its clip and axis stands for one.
-    Panels of different clips are independent.
+    Panels of different clips are independent. A clip of which only the mean is known gets no
+    label: its panel cannot be drawn.
 
     Args:
         labels: with single ratings.

@@ -1,11 +1,13 @@
 """Clips, axes, ratings: what a listening test is, whatever its files look like."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+
+from qamro_cache.errors import QamroError
 
 #: Columns of every clip table, all strings; an unknown value is the empty string.
 CLIP_COLUMNS = ("clip_id", "path", "system", "group", "prompt", "split")
@@ -168,6 +170,48 @@ def select_labels(labels: Labels, rows: npt.NDArray[np.int64]) -> Labels:
             ratings.raters,
         )
     return Labels(labels.axes, pick(labels.mean), count, pick(labels.stderr), ratings)
+
+
+def concatenate_labels(parts: Sequence[Labels]) -> Labels:
+    """Join the labels of several sets of clips, one after the other.
+
+    Single ratings are kept where a part has them; clips of a part without keep their means alone.
+
+    Raises:
+        QamroError: the parts have different axes.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if any(part.axes != parts[0].axes for part in parts):
+        raise QamroError("the files have different axes; give them the same labels first")
+    starts = np.cumsum([0] + [len(part.mean) for part in parts])
+    rated = [
+        (part.ratings, start)
+        for part, start in zip(parts, starts, strict=False)
+        if part.ratings is not None
+    ]
+    names = tuple(sorted({name for ratings, _ in rated for name in ratings.raters}))
+    number = {name: index for index, name in enumerate(names)}
+    # The last entry stands for rater -1, who is not known.
+    raters = [
+        np.array([*(number[n] for n in one.raters), -1], np.int32)[one.rater] for one, _ in rated
+    ]
+    ratings = None
+    if rated:
+        ratings = Ratings(
+            np.concatenate([one.clip + start for one, start in rated]).astype(np.int32),
+            np.concatenate([one.axis for one, _ in rated]),
+            np.concatenate(raters),
+            np.concatenate([one.score for one, _ in rated]),
+            names,
+        )
+    return Labels(
+        parts[0].axes,
+        np.concatenate([part.mean for part in parts]),
+        np.concatenate([part.count for part in parts]),
+        np.concatenate([part.stderr for part in parts]),
+        ratings,
+    )
 
 
 def select_clips(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:

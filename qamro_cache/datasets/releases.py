@@ -206,7 +206,7 @@ def _list_labels(
             raise QamroError(f"{rows.file}: there is no list {name!r}; mend the description")
         for row, values in enumerate(rows.lists[name]):
             for value in values if isinstance(values, list) else [values]:
-                if not isinstance(value, int | float) or not math.isfinite(value):
+                if not _is_finite(value):
                     raise QamroError(
                         f"{rows.file}, row {rows.numbers[row]}: {value!r} in {name!r} is not a "
                         "finite number; correct or remove it"
@@ -223,6 +223,13 @@ def _list_labels(
     return labels_from_ratings(description.axes, len(listed.clips), ratings)
 
 
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
 def _read_json_lines(
     file: Path,
 ) -> tuple[npt.NDArray[np.int64], dict[str, Text], dict[str, list[Any]]]:
@@ -237,7 +244,7 @@ def _read_json_lines(
                 record = json.loads(line.decode("utf-8-sig"))
             except UnicodeDecodeError:
                 raise QamroError(f"{file}, row {number}: is not UTF-8; save it as UTF-8") from None
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise QamroError(f"{file}, row {number}: not JSON ({error}); mend it") from None
             if not isinstance(record, dict) or (records and record.keys() != records[0].keys()):
                 raise QamroError(

@@ -78,6 +78,11 @@ def _check_form(path: Path, separator: str, columns: Sequence[str] | None) -> li
         start = file.read(4)
     if start.startswith(_WIDE_BOMS):
         raise QamroError(f"{path}, row 1: is UTF-16 or UTF-32; save the file as UTF-8")
+    # pandas would end a cell there without a word.
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if b"\0" in line:
+                raise QamroError(f"{path}, row {number}: holds a NUL; save the file as UTF-8 text")
     if start.startswith(codecs.BOM_UTF8):
         logger.info(
             "%s, row 1: starts with a byte-order mark, which is skipped; save as UTF-8 without BOM "
@@ -173,7 +178,8 @@ def numbers(frame: pd.DataFrame, column: str, path: Path) -> npt.NDArray[np.floa
     for index, cell in enumerate(values):
         try:
             number = float(cell) if cell.strip() else np.nan
-            bad = bool(cell.strip()) and not np.isfinite(number)
+            # Python reads 4_5 as 45.
+            bad = bool(cell.strip()) and ("_" in cell or not np.isfinite(number))
         except ValueError:
             bad = True
         if bad:

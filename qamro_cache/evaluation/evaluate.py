@@ -1,5 +1,6 @@
 """Score a file of predictions against labels, of the same listening test or of another."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qamro_cache.datasets.answers import TRACK_AXES, read_answer
-from qamro_cache.datasets.labels import load_labels, match_ids
-from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Dataset, select_clips
+from qamro_cache.datasets.answers import TRACK_AXES, read_answer, read_answer_list
+from qamro_cache.datasets.labels import load_rated, match_ids
+from qamro_cache.datasets.records import Axis, Dataset, select_clips
 from qamro_cache.datasets.tables import numbers, read_table, text
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.ceiling import split_half
 from qamro_cache.evaluation.score import score
+
+logger = logging.getLogger("qamro_cache")
 
 
 def evaluate(
@@ -22,6 +25,7 @@ def evaluate(
     *,
     axis_map: Mapping[str, str] | None = None,
     split: str = "",
+    answer_list: Path | None = None,
     resamples: int = 1000,
 ) -> dict[str, Any]:
     """Score predictions as the challenge does, with intervals and the raters' ceiling.
@@ -34,18 +38,24 @@ def evaluate(
         axis_map: predicted axis -> axis of the labels. Axes of the same name are compared when it
             is empty. A mapped axis is taken to be on another scale.
         split: score the clips of this split only; empty: all that were predicted.
+        answer_list: the challenge's list of clips, which an ``answer.txt`` must match: ids, order
+            and number.
         resamples: bootstrap draws of the intervals.
 
     Returns:
         ``axes``: for each axis of the labels what `score` returns, with ``predicted_axis``,
-        ``ceiling`` (clip and system level, or None without single ratings); ``synthetic``;
-        ``unpredicted`` and ``unlabelled``: clips that only one of the two has. JSON types.
+        ``ceiling`` (clip and system level, or None without single ratings), ``far`` (how many of
+        the clips scored are far from the head's training set, None where not known) and
+        ``published_systems`` (systems whose published score is the truth; the others' is the mean
+        over the clips scored); ``synthetic``; ``unpredicted`` and ``unlabelled``: clips that only
+        one of the two has (a row without a number is no prediction). JSON types.
 
     Raises:
         QamroError: the files do not fit each other.
     """
     truth = labels if isinstance(labels, Dataset) else read_truth(labels)
-    table = read_predictions(predictions)
+    table = read_predictions(predictions, answer_list)
+    pairs = _pairs(table, truth, axis_map or {}, predictions)
     clips = truth.clips
     rows = np.arange(len(clips))
     if split:
@@ -55,7 +65,13 @@ def evaluate(
                 f"no clip has the split {split!r}; there are: "
                 f"{', '.join(sorted(set(clips['split']) - {''})) or 'none'}"
             )
+    empty = int(table["prediction"].isna().sum())
+    table = table[table["prediction"].notna()]
+    if empty:
+        logger.warning("%s: %d rows have no prediction and are left out", predictions, empty)
     predicted = list(dict.fromkeys(table["clip_id"]))
+    if not predicted:
+        raise QamroError(f"{predictions}: no row has a prediction; see its column reason")
     at = match_ids(predicted, list(clips["clip_id"].iloc[rows]))
     position = {predicted[place]: row for row, place in enumerate(at) if place >= 0}
     if not position:
@@ -73,21 +89,24 @@ def evaluate(
         "unlabelled": len(predicted) - len(position),
         "axes": {},
     }
-    for theirs, ours in _pairs(table, truth, axis_map or {}, predictions).items():
-        part = table[table["axis"] == theirs]
+    for theirs, ours in pairs.items():
+        part = table[(table["axis"] == theirs) & table["clip_id"].isin(position.keys())]
         index = truth.labels.axis_index(ours)
         axis = truth.labels.axes[index]
+        target, published = truth.labels.mean[rows, index], _published(truth, systems, index)
         scored = score(
             _by_seed(part, position, len(rows)),
-            truth.labels.mean[rows, index],
+            target,
             system,
-            system_truth=_published(truth, systems, index),
-            same_scale=theirs == ours and _same_scale(part, axis),
+            system_truth=published,
+            same_scale=theirs == ours
+            and _same_scale(part, axis, target[part["clip_id"].map(position).to_numpy(np.int64)]),
             resamples=resamples,
         )
         scored["predicted_axis"] = theirs
         scored["scale"] = [axis.low, axis.high]
-        scored["far"] = int((part["far"].to_numpy(str) == "True").sum()) if "far" in part else None
+        scored["far"] = int((part["far"] == "True").sum()) if "far" in part else None
+        scored["published_systems"] = 0 if published is None else int(np.isfinite(published).sum())
         scored["ceiling"] = _ceilings(truth, rows, index, system)
         result["axes"][ours] = scored
     return result
@@ -100,26 +119,22 @@ def read_truth(path: Path) -> Dataset:
 
         cache = open_cache(path)
         return Dataset(cache.dataset, cache.clips, cache.labels, cache.synthetic)
-    frame = read_table(path)
-    if "clip_id" not in frame.columns:
-        names = ", ".join(map(str, frame.columns))
-        raise QamroError(f"{path}, row 1: there is no column 'clip_id' (columns: {names}); add it")
-    first = frame.drop_duplicates("clip_id")
-    clips = pd.DataFrame("", index=range(len(first)), columns=list(CLIP_COLUMNS))
-    for name in set(CLIP_COLUMNS) & set(frame.columns):
-        clips[name] = text(first, name)
-    return Dataset(path.stem, clips, load_labels(path, list(clips["clip_id"])))
+    return Dataset(path.stem, *load_rated(path))
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
+def read_predictions(path: Path, answer_list: Path | None = None) -> pd.DataFrame:
     """Read predictions as one row a clip, axis and seed: clip_id, axis, seed, prediction, ...
+
+    Args:
+        path: see `evaluate`.
+        answer_list: see `evaluate`.
 
     Raises:
         QamroError: a column is missing, a clip is twice in one axis and seed, or a prediction is
             no number.
     """
     if path.suffix == ".txt":
-        answer = read_answer(path)
+        answer = read_answer(path, None if answer_list is None else read_answer_list(answer_list))
         parts = [
             pd.DataFrame(
                 {"clip_id": answer.clip_ids, "axis": axis, "seed": "", "prediction": scores}
@@ -127,6 +142,8 @@ def read_predictions(path: Path) -> pd.DataFrame:
             for axis, scores in zip(TRACK_AXES[answer.track], answer.scores.T, strict=True)
         ]
         return pd.concat(parts, ignore_index=True)
+    if answer_list is not None:
+        raise QamroError(f"{path}: a list is for an answer.txt; leave it out for a predictions.csv")
     frame = read_table(path)
     for required in ("clip_id", "axis", "prediction"):
         if required not in frame.columns:
@@ -135,6 +152,8 @@ def read_predictions(path: Path) -> pd.DataFrame:
                 f"(columns: {', '.join(map(str, frame.columns))}); give a predictions.csv of "
                 "qamro-train or qamro-predict, or an answer.txt"
             )
+    if frame.empty:
+        raise QamroError(f"{path}, row 2: there are no predictions; predict some clips first")
     table = pd.DataFrame({name: text(frame, name) for name in frame.columns})
     table["prediction"] = numbers(frame, "prediction", path)
     if "seed" not in table:
@@ -157,6 +176,8 @@ def _pairs(
     predicted = list(dict.fromkeys(table["axis"]))
     there = [axis.name for axis in truth.labels.axes]
     pairs = dict(axis_map) or {name: name for name in predicted if name in there}
+    if len(set(pairs.values())) < len(pairs):
+        raise QamroError("an axis of the labels stands for two predicted ones; map them in turn")
     for theirs, ours in pairs.items():
         for name, names, where in ((theirs, predicted, path), (ours, there, "the labels")):
             if name not in names:
@@ -173,7 +194,6 @@ def _by_seed(
     part: pd.DataFrame, position: Mapping[str, int], num_clips: int
 ) -> np.ndarray[Any, Any]:
     """Predictions [seeds, clips], NaN where a clip has none."""
-    part = part[part["clip_id"].isin(position.keys())]
     seeds = {seed: row for row, seed in enumerate(dict.fromkeys(part["seed"]))}
     out = np.full((len(seeds), num_clips), np.nan)
     rows = part["seed"].map(seeds).to_numpy(np.int64)
@@ -181,9 +201,19 @@ def _by_seed(
     return out
 
 
-def _same_scale(part: pd.DataFrame, axis: Axis) -> bool:
-    """Whether predictions say that they are on the labels' scale; those that say nothing do."""
-    return "scale" not in part or set(part["scale"]) <= {"", f"{axis.low:g}..{axis.high:g}"}
+def _same_scale(part: pd.DataFrame, axis: Axis, labels: np.ndarray[Any, Any]) -> bool:
+    """Whether predictions are on the labels' scale; those that tell nothing are taken to be.
+
+    Those of qamro-predict name their scale. Those of qamro-train hold the labels that they were
+    held against; opinions of the same clips do not lie a quarter of the scale apart, units do.
+    """
+    if "scale" in part:
+        return set(part["scale"]) <= {"", f"{axis.low:g}..{axis.high:g}"}
+    if "target" not in part:
+        return True
+    apart = np.abs(pd.to_numeric(part["target"], errors="coerce").to_numpy() - labels)
+    known = apart[np.isfinite(apart)]
+    return len(known) == 0 or bool(np.median(known) <= (axis.high - axis.low) / 4)
 
 
 def _published(truth: Dataset, systems: list[str], index: int) -> np.ndarray[Any, Any] | None:

@@ -132,7 +132,8 @@ def write_predictions(table: pd.DataFrame, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(temporary, index=False)
+        # File names that are not UTF-8 keep their bytes.
+        table.to_csv(temporary, index=False, errors="surrogateescape")
         temporary.replace(path)
     finally:
         with suppress(OSError):
