@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import shutil
 
 import pytest
 import torch
@@ -14,7 +15,11 @@ from qamro_cache.encoders.clap import load_network
 from qamro_cache.encoders.prompts import refuse_alike
 from qamro_cache.encoders.protocol import EncoderOptions
 from qamro_cache.encoders.registry import load_encoder, options_of
-from qamro_cache.encoders.roberta import load_tokenizer, tokenizer_sha256
+from qamro_cache.encoders.roberta import (
+    find_tokenizer,
+    load_tokenizer,
+    tokenizer_sha256,
+)
 from qamro_cache.encoders.weights import read_checkpoint, state_dict_of
 from qamro_cache.errors import QamroError
 from qamro_cache.identity import identity_of
@@ -127,6 +132,18 @@ def test_without_a_vocabulary_nothing_is_silently_left_out(clap_reference, monke
     options = EncoderOptions(checkpoint=str(clap_reference.checkpoint))
     with pytest.raises(QamroError, match="the local hub cache has no roberta-base vocabulary"):
         load_encoder("clap", options)
+
+
+def test_the_vocabulary_is_found_in_the_local_hub_cache(clap_reference, monkeypatch, tmp_path):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert find_tokenizer("") is None
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--FacebookAI--roberta-base"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    shutil.copytree(clap_reference.tokenizer, repository / "snapshots" / revision)
+    assert find_tokenizer("") == repository / "snapshots" / revision
 
 
 def test_special_tokens_out_of_place_are_refused(tmp_path):
