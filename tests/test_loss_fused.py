@@ -35,6 +35,33 @@ def test_a_cpu_tensor_is_refused():
         qamro_loss(torch.zeros(3), torch.arange(3.0), method="fused")
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_kernel_compiles_for_a_gpu_without_atomics_or_fused_products(masked):
+    """For an H100, which need not be here."""
+    triton = pytest.importorskip("triton")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("the interpreter compiles nothing")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from qamro_cache.losses.fused import _BLOCK, LAUNCH, _kernel
+
+    constants = {"MASKED": masked, "RANGED": False, "BINNED": False, "NOISY": masked,
+                 "DTYPE": triton.language.float32, "BLOCK": _BLOCK}  # fmt: skip
+    doubles = ("alpha_of", "beta_of", "low_of", "high_of", "y", "values")
+    types = dict.fromkeys(_kernel.arg_names, "i32") | dict.fromkeys(doubles, "*fp64")
+    types |= dict.fromkeys(("pred", "table", "stderr", "slopes"), "*fp32")
+    types |= {"mask": "*u8", "counts": "*i64"} | dict.fromkeys(constants, "constexpr")
+    places = {(_kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(_kernel, types, constexprs=places)
+    code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=LAUNCH).asm["ptx"]
+    instructions = {word.partition(".")[0] for word in code.split()}
+    assert "mul" in instructions
+    assert not {"atom", "red"} & instructions
+    # Only the error function of the standard errors, a polynomial, is made of fused products.
+    assert ("fma" in instructions) == masked
+
+
 def stack(heads=64, size=256, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     target = torch.randint(4, 21, (size,), generator=generator).double() / 4
@@ -56,6 +83,16 @@ def test_every_form_on_the_gpu(method, size):
         method=method,
     )  # fmt: skip
     expected = qamro_value_and_grad(pred, target, alpha=alpha, beta=beta, mask=mask, method="pairs")
+    torch.testing.assert_close((value.cpu(), grad.cpu()), expected, rtol=1e-10, atol=1e-10)
+
+
+@gpu
+@cuda_only
+def test_ties_on_the_gpu_are_the_same_ties():
+    pred, target, mask, _, _ = stack(3, 300, torch.float64)
+    pred = (pred * 20).round() / 20  # many margins of 0.2 * (y_i - y_j) are met exactly
+    expected = qamro_value_and_grad(pred, target, mask=mask, method="pairs")
+    value, grad = qamro_value_and_grad(pred.cuda(), target.cuda(), mask=mask.cuda(), method="fused")
     torch.testing.assert_close((value.cpu(), grad.cpu()), expected, rtol=1e-10, atol=1e-10)
 
 

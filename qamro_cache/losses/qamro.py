@@ -141,7 +141,7 @@ def choose_form(problem: RankingProblem, method: str) -> Form:
     """The form that a method names.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: an unknown method, or one that needs a missing package.
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}: use one of {', '.join(METHODS)}")
@@ -150,7 +150,9 @@ def choose_form(problem: RankingProblem, method: str) -> Form:
     if method == "sorted":
         return sorted_form.value_and_grad
     if method == "fused":
-        from qamro_cache.losses import fused  # needs triton, which torch brings on Linux only
+        if not _has_triton():
+            raise ValueError("method is 'fused': it needs triton, which is not installed")
+        from qamro_cache.losses import fused  # torch brings triton on Linux only
 
         return fused.value_and_grad
     return pairs.value_and_grad
