@@ -40,19 +40,21 @@ def value_and_grad(problem: RankingProblem) -> tuple[Tensor, Tensor]:
     # than nobody.
     y = problem.y if mask is None else torch.where(mask, problem.y, torch.inf)
     listed, place, pairs = _orders(scores, y.expand(heads, n))
-    weight = (1 + (problem.beta - 1) * problem.quality()).expand(heads, n)
+    # Running sums cross rows: in units of a row's largest weight, no row's drown another's.
+    unit = problem.beta.clamp(min=1)
+    weight = ((1 + (problem.beta - 1) * problem.quality()) / unit).expand(heads, n)
     if mask is not None:
         weight = weight * mask
-    slope = torch.zeros_like(scores).view(-1)
+    across = torch.zeros_like(scores).view(-1)
     if problem.bins is not None:
         bins = _take(problem.bins.index(y).expand(heads, n), listed)
-        slope[listed] = _across_bins(problem, bins.view(heads, n), listed).view(-1)
+        across[listed] = _across_bins(problem, bins.view(heads, n), listed).view(-1)
         # Better bins come first from here on, so that nobody is charged for another bin.
         order = argsort(-bins.view(heads, n).float())
         listed, place = listed.index_select(0, order), place.index_select(0, order)
     charges = _dominance(place.view(heads, n), _take(weight, listed).view(heads, n))
-    slope += torch.empty_like(slope).scatter_(0, listed, _take(charges, place))
-    return finish(scores, slope.view(heads, n), pairs)
+    within = torch.empty_like(across).scatter_(0, listed, _take(charges, place))
+    return finish(scores, across.view(heads, n) + unit * within.view(heads, n), pairs)
 
 
 def argsort(x: Tensor) -> Tensor:
