@@ -259,6 +259,10 @@ GOOD = {"pred": torch.zeros(2, 3), "target": torch.tensor([1.0, 2.0, 3.0])}
         ({"target": torch.zeros(4)}, r"target has shape \(4,\).*\(2, 3\)"),
         ({"target": torch.tensor([1.0, torch.nan, 2.0])}, r"target\[1\] is nan"),
         ({"target": torch.tensor([1.0, torch.inf, 2.0])}, r"target\[1\] is inf"),
+        ({"target": torch.ones(2, 1)}, r"target has shape \(2, 1\).*\(2, 3\)"),
+        ({"target": torch.tensor(1.0)}, r"target has shape \(\)"),
+        ({"mask": torch.ones(2, 1)}, r"mask has shape \(2, 1\)"),
+        ({"stderr": torch.zeros(2, 1)}, r"stderr has shape \(2, 1\)"),
         ({"mask": torch.ones(2, 2)}, r"mask has shape \(2, 2\)"),
         ({"alpha": -0.1}, r"alpha is -0.1"),
         ({"alpha": torch.tensor([0.1, -0.5])}, r"alpha\[1\] is -0.5"),
@@ -268,6 +272,7 @@ GOOD = {"pred": torch.zeros(2, 3), "target": torch.tensor([1.0, 2.0, 3.0])}
         ({"beta": torch.tensor([torch.nan, 1])}, r"beta\[0\] is nan"),
         ({"normalize": "train"}, r"label_range is None.*'train'"),
         ({"normalize": "scale", "label_range": (5, 1)}, r"label_range is \(5, 1\)"),
+        ({"normalize": "scale", "label_range": (0, float("inf"))}, r"label_range is \(0, inf\)"),
         (
             {"normalize": "train", "label_range": (torch.ones(2), torch.tensor([2.0, 1.0]))},
             r"label_range.*\[1\] is 0",
@@ -278,6 +283,7 @@ GOOD = {"pred": torch.zeros(2, 3), "target": torch.tensor([1.0, 2.0, 3.0])}
         ({"weights": ((1, 2, 3), (1,))}, r"3 edges and 1 values"),
         ({"weights": ((1, 3, 2), (1, 2))}, r"\(1.0, 3.0, 2.0\).*increase"),
         ({"weights": ((1, 2, 3), (1, 1))}, r"\(1.0, 1.0\).*equal"),
+        ({"weights": ((1, 2, 3), (1, float("inf")))}, r"\(1.0, inf\).*finite"),
         ({"stderr": torch.tensor([0.0, -1.0, 0.0])}, r"stderr\[1\] is -1"),
         ({"stderr": torch.zeros(3), "method": "sorted"}, r"'sorted'.*stderr"),
     ],
@@ -294,6 +300,48 @@ def test_a_masked_label_may_be_nan():
         value, grad = qamro_value_and_grad(torch.zeros(3), target, mask=mask, method=method)
         assert value.item() == pytest.approx(1.4)
         assert grad.tolist() == [7, 0, -7]
+
+
+@pytest.mark.parametrize("method", WITH_STDERR)
+def test_masked_labels_and_standard_errors_may_be_nan(method):
+    target = torch.tensor([1.0, torch.nan, 2.0, 3.0])
+    mask = torch.tensor([True, False, True, False])
+    stderr = torch.tensor([0.5, 0.5, 0.5, torch.nan])
+    value, grad = qamro_value_and_grad(
+        torch.zeros(4), target, mask=mask, stderr=stderr, method=method
+    )
+    sure = torch.erf(torch.tensor(1.0)).item()  # z is 1 / sqrt(.5), and 2 Phi(z) - 1 is erf(1)
+    assert value.item() == pytest.approx(1.4 * sure)
+    assert grad.tolist() == pytest.approx([7 * sure, 0, -7 * sure, 0])
+
+
+@pytest.mark.parametrize("method", FORMS)
+def test_a_row_of_huge_weights_leaves_its_neighbours_alone(method):
+    generator = torch.Generator().manual_seed(6)
+    pred = torch.randn(3, SIZE, generator=generator, dtype=torch.float64)
+    target = torch.randint(4, 21, (SIZE,), generator=generator).double() / 4
+    beta = torch.tensor([1e20, 7.0, 0.5], dtype=torch.float64)
+    value, grad = qamro_value_and_grad(pred, target, beta=beta, method=method)
+    for row in (1, 2):
+        mine = torch.ones(SIZE, dtype=torch.bool)
+        expected = dense(pred[row], target, 0.2, beta[row], mine)
+        torch.testing.assert_close((value[row], grad[row]), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("method", FORMS)
+def test_a_label_range_of_one_value_in_a_tensor(method):
+    """The training labels of a fold may all be equal: n is then as far as the label is above."""
+    low = torch.tensor([2.0, 1.0])
+    high = torch.tensor([2.0, 5.0])
+    target = torch.tensor([1.0, 2.25, 3.0])
+    value, grad = qamro_value_and_grad(
+        torch.zeros(2, 3).double(), target, normalize="train", label_range=(low, high),
+        method=method,
+    )  # fmt: skip
+    weight = 1 + 6 * 0.25
+    expected = (weight * 0.2 * 1.25 + 7 * 0.2 * 2 + 7 * 0.2 * 0.75) / 3
+    assert value[0].item() == pytest.approx(expected)
+    assert (3 * grad[0]).tolist() == pytest.approx([weight + 7, 7 - weight, -14])
 
 
 @pytest.mark.parametrize("settings", [{"normalize": "train"}, {"alpha": -1}, {"method": "best"}])

@@ -4,6 +4,7 @@ The tables are those of the QAMRO authors' released code for the four Audiobox-A
 axes: a bin's value follows how often its labels occur.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,8 +40,10 @@ class Bins:
             )
         if not all(a < b for a, b in zip(self.edges, self.edges[1:], strict=False)):
             raise ValueError(f"weights has the edges {self.edges}: they must increase")
-        if not max(self.values) > min(self.values):
-            raise ValueError(f"weights has the values {self.values}: they must not all be equal")
+        if not 0 < max(self.values) - min(self.values) < math.inf:
+            raise ValueError(
+                f"weights has the values {self.values}: they must be finite and not all equal"
+            )
 
     def contain(self, y: Tensor) -> Tensor:
         """Which labels lie in a bin."""

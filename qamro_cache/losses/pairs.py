@@ -58,7 +58,9 @@ def value_and_grad(problem: RankingProblem) -> tuple[Tensor, Tensor]:
                 violated *= ordered
                 w = weight[part, here]
                 slope[part, here] += w * violated.sum(-1)
-                slope[part] -= torch.bmm(w.unsqueeze(1), violated).squeeze(1)
+                # No matrix product: under TF32 it would round the weights to ten bits.
+                violated *= w.unsqueeze(-1)
+                slope[part] -= violated.sum(-2)
             else:
                 plain = violated * ordered
                 violated *= binned
@@ -78,7 +80,8 @@ def _label_matrices(problem: RankingProblem, here: slice) -> tuple[Tensor, Tenso
     torch.gt(y[:, here, None], y[:, None, :], out=valid)
     ordered = valid
     if problem.stderr is not None:
-        ordered = valid * reliability(y, problem.stderr, here).to(dtype)
+        # Chosen, not multiplied: a masked label may be NaN.
+        ordered = torch.where(valid > 0, reliability(y, problem.stderr, here).to(dtype), 0)
     if problem.bins is None:
         return valid, ordered, None
     quality = problem.quality().to(dtype)
@@ -107,6 +110,6 @@ def reliability(y: Tensor, stderr: Tensor, here: slice) -> Tensor:
     y, variance = y.double(), stderr.double().square()
     difference = (y[:, here, None] - y[:, None, :]).abs()
     spread = (variance[:, here, None] + variance[:, None, :]).sqrt()
-    exact = spread == 0
+    exact = ~(spread > 0)  # a masked standard error may be NaN
     z = difference / torch.where(exact, 1, spread)
     return torch.where(exact, 1, torch.erf(z * 0.5**0.5))

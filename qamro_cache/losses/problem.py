@@ -138,12 +138,15 @@ def per_sample(value: Tensor, pred: Tensor, name: str) -> Tensor:
     if value.shape == pred.shape[-1:]:
         return value.unsqueeze(0)
     try:
-        return as_rows(value.expand(pred.shape))
+        # Leading dimensions broadcast; one value for all samples would be a mistake.
+        if value.shape[-1:] == pred.shape[-1:]:
+            return as_rows(value.expand(pred.shape))
     except RuntimeError:
-        raise ValueError(
-            f"{name} has shape {tuple(value.shape)}: expected {tuple(pred.shape)} like pred, "
-            f"or [{pred.shape[-1]}]"
-        ) from None
+        pass
+    raise ValueError(
+        f"{name} has shape {tuple(value.shape)}: expected {tuple(pred.shape)} like pred, "
+        f"or [{pred.shape[-1]}]"
+    )
 
 
 def prepare(
@@ -204,8 +207,9 @@ def _range(
             f"label_range is None: normalize={normalize!r} needs label_range=(low, high)"
         )
     low, high = label_range
-    if not isinstance(low, Tensor) and not isinstance(high, Tensor) and not high > low:
-        raise ValueError(f"label_range is {label_range}: high must be above low")
+    if not isinstance(low, Tensor) and not isinstance(high, Tensor):
+        if not 0 < high - low < math.inf:
+            raise ValueError(f"label_range is {label_range}: high must be above low, both finite")
     return per_row(low, pred, "label_range[0]"), per_row(high, pred, "label_range[1]")
 
 
@@ -250,7 +254,8 @@ def check_values(
     if label_range is not None:
         low, high = (torch.as_tensor(end) for end in label_range)
         span = high - low.to(high.device)
-        _refuse(span, ~(span > 0), "label_range: high - low", "high must be above low", None)
+        bad = ~((span > 0) & torch.isfinite(span))
+        _refuse(span, bad, "label_range: high - low", "high must be above low, both finite", None)
     if stderr is not None:
         bad = ~((stderr >= 0) & torch.isfinite(stderr))
         _refuse(stderr, bad, "stderr", "it must be >= 0", counted)
