@@ -71,6 +71,13 @@ def _setting_options(command: Any) -> Any:
 )
 @click.option("--resamples", default=1000, show_default=True, help="Bootstrap draws.")
 @click.option("--device", default="", help="Torch device [a GPU if there is one].")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "tf32"]),
+    default="float32",
+    show_default=True,
+    help="Of products on a GPU.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print best.json on stdout.")
 @_setting_options
 @one_line_errors
@@ -85,6 +92,7 @@ def main(
     stop: str | None,
     resamples: int,
     device: str,
+    precision: str,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -113,6 +121,7 @@ def main(
             stop=str(run.get("stop", "")) if stop is None else stop,
             resamples=resamples,
             device=device,
+            precision=precision,
             progress=progress,
         )
     if as_json:

@@ -40,6 +40,13 @@ File = click.Path(path_type=Path)
 @click.option("--save-folds", is_flag=True, help="Keep the heads of every fold too.")
 @click.option("--init", type=File, help="Published Audiobox checkpoint to start from.")
 @click.option("--device", default="", help="Torch device [a GPU if there is one].")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "tf32"]),
+    default="float32",
+    show_default=True,
+    help="Of products on a GPU.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json on stdout.")
 @recipe_options
 @one_line_errors

@@ -327,6 +327,9 @@ def test_refused_settings():
     ):
         with pytest.raises(ValueError, match=next(iter(change))):
             Recipe(**change)
+    features, labels = make_data()
+    with pytest.raises(ValueError, match="precision"):
+        collect(features, labels, make_folds(), [Job(Recipe())], precision="tf32")
     mask = np.ones((1, 4), bool)
     with pytest.raises(ValueError, match="two parts"):
         Folds(mask, mask, ~mask)

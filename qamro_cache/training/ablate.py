@@ -68,6 +68,7 @@ def ablate(
     stop: str = "",
     resamples: int = 1000,
     device: str = "",
+    precision: str = "float32",
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Train all cells x seeds x folds x axes in stacks and write the tables that compare them.
@@ -86,6 +87,7 @@ def ablate(
         stop: as in `train`.
         resamples: bootstrap draws of the intervals.
         device: torch device; empty: a GPU if there is one.
+        precision: see `fit`.
         progress: see `fit`.
 
     Returns:
@@ -103,7 +105,12 @@ def ablate(
     by_encoder = _open(caches)
     common = _common_clips(by_encoder)
     outcomes: list[Outcome] = []
-    config: dict[str, Any] = {"seeds": seeds, "device": device, "materials": []}
+    config: dict[str, Any] = {
+        "seeds": seeds,
+        "device": device,
+        "precision": precision,
+        "materials": [],
+    }
     for cache in by_encoder:
         for names, members in _by_feature(cells).items():
             text = names[1]
@@ -111,8 +118,8 @@ def ablate(
                 cache, axes=axis, labels=labels, feature=names[0], text=text, only=common
             )
             chosen = [(place, cells[place]) for place in members]
-            plan, question = _plan(material, chosen, seeds, cv, stop)
-            _train_missing(plan, out / "done", device, progress)
+            plan, question = _plan(material, chosen, seeds, cv, stop, precision)
+            _train_missing(plan, out / "done", device, precision, progress)
             several = len(by_encoder) > 1
             outcomes += _outcomes(plan, out / "done", several, cells)
             outcomes += _baselines(plan, several)
@@ -166,7 +173,12 @@ def _by_feature(cells: Sequence[Cell]) -> dict[tuple[str, bool], list[int]]:
 
 
 def _plan(
-    material: Material, cells: Sequence[tuple[int, Cell]], seeds: int, cv: str, stop: str
+    material: Material,
+    cells: Sequence[tuple[int, Cell]],
+    seeds: int,
+    cv: str,
+    stop: str,
+    precision: str,
 ) -> tuple[Plan, str]:
     for _, cell in cells:
         check_head(cell.recipe.head, material)
@@ -199,7 +211,9 @@ def _plan(
     ), question
 
 
-def _keys(material: Material, folds: Folds, labelled: Labelled, jobs: Sequence[Job]) -> list[str]:
+def _keys(
+    material: Material, folds: Folds, labelled: Labelled, jobs: Sequence[Job], precision: str
+) -> list[str]:
     """Name each job's result by all that decides it."""
     data = hashlib.sha256()
     for part in (
@@ -224,6 +238,7 @@ def _keys(material: Material, folds: Folds, labelled: Labelled, jobs: Sequence[J
             "fold": job.fold,
             "target": rows[job.target],
             "range": ranges[job.target],
+            "precision": precision,
             "version": 1,
         }
         keys.append(hashlib.sha256(canonical_json(record).encode()).hexdigest())
@@ -231,7 +246,7 @@ def _keys(material: Material, folds: Folds, labelled: Labelled, jobs: Sequence[J
 
 
 def _train_missing(
-    plan: Plan, folder: Path, device: str, progress: ProgressCallback | None
+    plan: Plan, folder: Path, device: str, precision: str, progress: ProgressCallback | None
 ) -> None:
     """Train the jobs that have no result yet, and keep each stack's results when it is done."""
     done = read_done(folder)
@@ -250,6 +265,7 @@ def _train_missing(
             plan.folds,
             jobs,
             device=device,
+            precision=precision,
             progress=progress,
         ):
             heads = [missing[k] for k in where]

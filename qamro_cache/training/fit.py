@@ -14,7 +14,7 @@ from qamro_cache.heads.architectures import HeadSettings, Rows, parameter_shapes
 from qamro_cache.training.problem import Problem
 from qamro_cache.training.recipe import Folds, Job, Recipe
 from qamro_cache.training.result import Result
-from qamro_cache.training.stack import Stack
+from qamro_cache.training.stack import EVAL_CLIPS, Stack
 
 #: (head-epochs done, of how many at most, heads that still run)
 ProgressCallback = Callable[[int, int, int], None]
@@ -67,6 +67,7 @@ def fit(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    precision: str = "float32",
     order_seed: int = 0,
     initial: Mapping[int, Mapping[str, Tensor]] | None = None,
     chunk: int | None = None,
@@ -84,6 +85,8 @@ def fit(
         jobs: the heads.
         device: where to train.
         dtype: of weights and activations.
+        precision: of a GPU's float32 products: ``float32``, or ``tf32``, which is faster and
+            rounds their operands to 10 bits.
         order_seed: of the batches.
         initial: target -> parameters of one head to start from in place of random ones, for
             rows as the head sees them and scores in label units.
@@ -91,9 +94,11 @@ def fit(
         progress: called after every epoch of a chunk, from the thread that trains it.
 
     Raises:
-        ValueError: a recipe that does not fit the features.
+        ValueError: a recipe that does not fit the features, or a precision without a GPU.
     """
     device = torch.device(device)
+    if precision not in ("float32", "tf32") or (precision == "tf32" and device.type != "cuda"):
+        raise ValueError(f"precision must be float32, or tf32 on a GPU, got {precision!r}")
     rows: dict[tuple[str, str, bool], Rows] = {}
     plan: list[tuple[list[int], Problem]] = []
     placed = [t.to(device) for t in (labels.targets.double(), labels.ranges.double())]
@@ -108,7 +113,7 @@ def fit(
             rows[key] = _rows(head, features, device)
         ragged = None if rows[key].windows is None else offsets
         problem = Problem(rows[key], ragged, placed[0], placed[1], folds, systems, order_seed)
-        size = chunk or chunk_size(recipe, rows[key].values, dtype, device)
+        size = chunk or chunk_size(recipe, rows[key].values, len(folds.train), dtype, device)
         plan += [(part, problem) for part in _evenly(positions, size)]
     meter = _Meter(jobs, progress)
 
@@ -119,17 +124,32 @@ def fit(
         return _train(stack, meter)
 
     if device.type == "cuda":
-        for positions, problem in plan:
-            yield positions, train(positions, problem)
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        try:
+            for positions, problem in plan:
+                yield positions, train(positions, problem)
+        finally:
+            torch.set_float32_matmul_precision(before)
         return
     yield from _in_threads(plan, train, meter)
 
 
-def chunk_size(recipe: Recipe, values: Tensor, dtype: torch.dtype, device: torch.device) -> int:
-    """Return how many heads of a recipe to train in one stack on a device."""
+def chunk_size(
+    recipe: Recipe, values: Tensor, folds: int, dtype: torch.dtype, device: torch.device
+) -> int:
+    """Return how many heads of a recipe to train in one stack on a device.
+
+    On a GPU as many as its free memory takes beside each fold's standardised ``values``; on a CPU
+    as many as its cache takes.
+    """
     per_head = bytes_per_head(recipe, tuple(values.shape[1:]), len(values), dtype)
     if device.type == "cuda":
+        # Scoring all clips at the end, and each head's labels and masks.
+        widest = max([*recipe.head.widths, values.shape[-1] if values.ndim > 2 else 1])
+        per_head += dtype.itemsize * (2 * min(EVAL_CLIPS, len(values)) * widest + 6 * len(values))
         free, _ = torch.cuda.mem_get_info(device)
+        free -= folds * values.numel() * dtype.itemsize
         return max(1, int(GPU_SHARE * free / per_head))
     return max(4, CPU_CHUNK_BYTES // per_head)
 

@@ -74,6 +74,7 @@ def train(
     save_folds: bool = False,
     init: Path | None = None,
     device: str = "",
+    precision: str = "float32",
     progress: ProgressCallback | None = None,
     **settings: Unpack[Settings],
 ) -> dict[str, Any]:
@@ -98,6 +99,7 @@ def train(
         save_folds: keep the heads of each fold too, as ``folds/*.safetensors``.
         init: checkpoint of the published Audiobox model to start an ``audiobox`` head from.
         device: torch device; empty: a GPU if there is one.
+        precision: see `fit`.
         progress: see `fit`.
         settings: of the recipe, see `make_recipe`.
 
@@ -134,7 +136,7 @@ def train(
         for seed in range(seeds)
         for fold in range(len(folds.train))
     ]
-    fitted = fit_all(material, folds, jobs, starts, device, progress)
+    fitted = fit_all(material, folds, jobs, starts, device, precision, progress)
     held_out = pool_folds(fitted.predictions, jobs, folds)
     metrics = _metrics(material, folds, fitted, jobs, held_out)
     everything = all_clips(known)
@@ -143,7 +145,7 @@ def train(
         for target in range(len(material.axes))
         for seed in range(seeds)
     ]
-    refit = fit_all(material, everything, final, starts, device, None)
+    refit = fit_all(material, everything, final, starts, device, precision, None)
     if refit.diverged.any():
         raise QamroError(
             f"{int(refit.diverged.sum())} of {len(final)} heads diverged on all clips; "
@@ -165,6 +167,7 @@ def train(
         "refit_epochs": {material.axes[job.target].name: job.recipe.epochs for job in final},
         "versions": {"qamro_cache": __version__, "torch": torch.__version__},
         "device": device,
+        "precision": precision,
     }
     record = {
         "dataset": material.dataset,
@@ -229,6 +232,7 @@ def fit_all(
     jobs: Sequence[Job],
     starts: Mapping[int, Mapping[str, torch.Tensor]],
     device: str,
+    precision: str,
     progress: ProgressCallback | None,
 ) -> Fitted:
     """Run `fit` to the end and put its chunks together."""
@@ -244,6 +248,7 @@ def fit_all(
             folds,
             jobs,
             device=device,
+            precision=precision,
             initial=starts,
             progress=progress,
         ):
