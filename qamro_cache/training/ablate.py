@@ -207,7 +207,13 @@ def _plan(
     axis_of_row = [key[0] for key, _ in sorted(rows.items(), key=lambda item: item[1])]
     labelled = Labelled(torch.from_numpy(np.stack(targets)), base.ranges[axis_of_row], base.systems)
     return Plan(
-        material, folds, labelled, jobs, places, axes, _keys(material, folds, labelled, jobs)
+        material,
+        folds,
+        labelled,
+        jobs,
+        places,
+        axes,
+        _keys(material, folds, labelled, jobs, precision),
     ), question
 
 
