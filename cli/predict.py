@@ -53,8 +53,10 @@ def main(
                 str(axis),
                 f"{known.sum()}",
                 f"{(~known).sum()}",
-                f"{part['prediction'].mean():.3f}",
-                f"{part['spread'].mean():.3f}",
+                *(
+                    f"{mean:.3f}" if mean == mean else "-"
+                    for mean in (part["prediction"].mean(), part["spread"].mean())
+                ),
                 f"{part['far'].sum()}",
                 str(part["scale"].iloc[0]),
             ]

@@ -130,6 +130,16 @@ HEAD = "name = 'x'\ntitle = 'x'\nlicence = 'x'\nsource = 'x'\naxes = []\n"
             "extract = [{source = '{a}', pattern = '(?P<'}]",
             "extract pattern",
         ),
+        (f"{HEAD}audio = []\n[[clips]]\npath = ['/etc/*']", "a path starts with /"),
+        *(
+            (HEAD.replace("axes = []", "audio = []") + "[[clips]]\npath = 'a'\n" + axes, words)
+            for axes, words in (
+                ("[[axes]]\nname = 'q'\nlow = 5\nhigh = 1", "low is not below high"),
+                ("[[axes]]\nname = 'q'\nlow = 1\nhigh = nan", "low is not below high"),
+                ("[[axes]]\nname = 'q'\nlow = 1\nhigh = 5\nstep = 0", "step is not above 0"),
+                ("[[axes]]\nname = 'q'\nlow = 1\nhigh = 5\n" * 2, "have one name"),
+            )
+        ),
         (f"{HEAD}audio = []", "no \\[\\[clips\\]\\] table"),
     ],
 )

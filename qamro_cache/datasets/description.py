@@ -1,8 +1,9 @@
 """What a declarative dataset description (``data/*.toml``) says; docs/datasets.md has the guide."""
 
+import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from string import Formatter
@@ -190,12 +191,23 @@ def parse_description(record: Mapping[str, Any]) -> Description:
             list(Formatter().parse(template))
         except ValueError as error:
             raise QamroError(f"template {template!r}: {error}; mend it") from None
+    _check_axes(made.axes, steps)
     known = {axis.name for axis in axes}
     for table in (*made.clips, *made.ratings):
         for name in (*table.scores, *table.counts, *table.deviations):
             if name not in known:
                 raise QamroError(f"scores for axis {name!r}, which is not among [[axes]]; add it")
     return made
+
+
+def _check_axes(axes: Sequence[Axis], steps: Mapping[str, float]) -> None:
+    for axis in axes:
+        if not -math.inf < axis.low < axis.high < math.inf:
+            raise QamroError(f"axis {axis.name!r}: low is not below high; mend its scale")
+        if not steps.get(axis.name, 1.0) > 0:
+            raise QamroError(f"axis {axis.name!r}: step is not above 0; mend or remove it")
+    if len({axis.name for axis in axes}) < len(axes):
+        raise QamroError("two [[axes]] have one name; remove one")
 
 
 def _table(kind: type[Record], entry: Mapping[str, Any], where: str) -> Record:
@@ -206,6 +218,9 @@ def _table(kind: type[Record], entry: Mapping[str, Any], where: str) -> Record:
         entry["extract"] = tuple(_extract(part, "extract") for part in entry["extract"])
     if "only" in entry:
         entry["only"] = _extract(entry["only"], "only")
+    paths = entry.get("path")
+    if isinstance(paths, list | tuple) and any(str(name).startswith("/") for name in paths):
+        raise QamroError(f"{where}: a path starts with /; write it as it lies below --data-dir")
     if entry.get("format", "csv") not in ("csv", "tsv", "psv", "jsonl"):
         raise QamroError(f"{where}: format {entry['format']!r}; use csv, tsv, psv or jsonl")
     return _record(kind, entry, where)
