@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--clips", type=int, default=40)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=0)
     parser.add_argument("--only", choices=["decode", "encode", "extract", "cache"])
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     options = parser.parse_args()

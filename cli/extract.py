@@ -57,7 +57,7 @@ def _shard(
     help="Only the I-th of N parts; then qamro-cache merge.",
 )
 @click.option("--device", default="", help="Torch device; default: a GPU if there is one.")
-@click.option("--batch-size", default=32, show_default=True, help="Most windows a batch.")
+@click.option("--batch-size", default=0, help="Most windows a batch [8; on a GPU 64].")
 @click.option("--workers", default=0, help="Decoding threads; default: one a processor.")
 @click.option(
     "--dtype",
@@ -146,9 +146,9 @@ def main(
         encoder = "distillmos"
     if not dry_run and (out is None or encoder is None):
         raise click.UsageError("give --out FILE and --encoder NAME (--list-encoders shows them)")
-    if batch_size < 1 or workers < 0 or max_failures < 0 or num_workers < 1 or gpus_per_worker < 0:
+    if min(batch_size, workers, max_failures, num_workers - 1, gpus_per_worker) < 0:
         raise click.UsageError(
-            "--batch-size and --num-workers start at 1, --workers, --gpus-per-worker and "
+            "--num-workers starts at 1, --batch-size, --workers, --gpus-per-worker and "
             "--max-failures at 0"
         )
     if ray is None and (num_workers != 1 or gpus_per_worker):
@@ -196,11 +196,12 @@ def main(
                     rated,
                     out,
                     engine,
+                    unit=engine.batch_size,
                     dtype=dtype,
                     shard=shard,
                     retry_failed=retry_failed,
                     progress=bar.show,
-                    provenance={"ray_workers": num_workers, "batch_size": batch_size},
+                    provenance={"ray_workers": num_workers, "batch_size": engine.batch_size},
                 )
     _show_summary(summary, rated.synthetic, as_json)
     if summary.failures > max_failures:

@@ -83,17 +83,16 @@ def run_child(
         log: file for the error message, if any.
     """
     from qamro_cache.errors import QamroError
-    from qamro_cache.extraction import extract, shards, units
+    from qamro_cache.extraction import extract, shards
 
     shards.SHARD_SECONDS = 0.02
-    units.plan_units.__defaults__ = (unit,)  # type: ignore[attr-defined]
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     if die_at:
         _die_at_call(die_at)
     try:
-        extract.extract(dataset, out, FakeEncoder(pause=pause), workers=2)
+        extract.extract(dataset, out, FakeEncoder(pause=pause), workers=2, batch_size=unit)
     except QamroError as error:
         if log is not None:
             log.write_text(str(error))

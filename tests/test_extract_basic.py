@@ -240,7 +240,7 @@ def test_features_that_are_not_finite_fail_their_clip_alone(
 
 def test_an_encoder_that_breaks_its_promise_is_an_error(noises: Dataset, tmp_path: Path) -> None:
     lying = FakeEncoder(replace(SPEC, features={"embedding": (9,), "layers": (3, 4)}))
-    with pytest.raises(QamroError, match=r"gave \(32, 8\) as feature embedding"):
+    with pytest.raises(QamroError, match=r"gave \(8, 8\) as feature embedding"):
         extract(noises, tmp_path / "emb.h5", lying)
     assert list(tmp_path.iterdir()) == []
 

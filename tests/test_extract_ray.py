@@ -51,7 +51,7 @@ def test_a_killed_worker_is_replaced_and_its_work_done_again(
     )
     assert engine.spec == FakeEncoder().spec
     try:
-        summary = run_extraction(noises, tmp_path / "emb.h5", engine, progress=kill_one)
+        summary = run_extraction(noises, tmp_path / "emb.h5", engine, unit=8, progress=kill_one)
     finally:
         engine.close()
     assert killed

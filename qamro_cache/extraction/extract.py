@@ -29,7 +29,7 @@ from qamro_cache.extraction.folder import WorkFolder
 from qamro_cache.extraction.shards import ShardWriter
 from qamro_cache.extraction.source import SourceFolder
 from qamro_cache.extraction.stats import Stats
-from qamro_cache.extraction.units import Unit, plan_units, shard_path, shard_rows
+from qamro_cache.extraction.units import Unit, default_batch, plan_units, shard_path, shard_rows
 from qamro_cache.identity import EncoderSpec, identity_of
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def extract(
     encoder: "Encoder",
     *,
     device: str = "cpu",
-    batch_size: int = 32,
+    batch_size: int = 0,
     workers: int = 0,
     dtype: str = "float32",
     shard: tuple[int, int] | None = None,
@@ -115,7 +115,8 @@ def extract(
         out: cache file to make; clips that are in it already, from the same audio, are kept.
         encoder: in eval mode on ``device``.
         device: torch device of the encoder.
-        batch_size: most windows a batch; a batch never crosses 64 clips of the set.
+        batch_size: most windows a batch, and clips a unit of work, which no batch crosses; 0: 8 on
+            the CPU, 64 on a GPU.
         workers: decoding threads; 0: one a processor.
         dtype: stored type, ``float32`` or ``float16``.
         shard: (i, n): only the i-th of n parts, into ``OUT-0000i-of-0000n.h5``.
@@ -132,8 +133,9 @@ def extract(
     """
     from qamro_cache.extraction.pipeline import Pipeline
 
-    if batch_size < 1 or workers < 0:
-        raise QamroError("the batch size starts at 1, the number of workers at 0 (automatic)")
+    if batch_size < 0 or workers < 0:
+        raise QamroError("batch size and number of workers start at 0 (automatic)")
+    batch_size = batch_size or default_batch(device)
     check = SourceFolder(dataset.clips["path"].tolist()).check
     threads = workers or available_processors()
     engine = Pipeline(encoder, device, batch_size, threads, dtype, check)
@@ -141,6 +143,7 @@ def extract(
         dataset,
         out,
         _Local(encoder.spec, engine),
+        unit=batch_size,
         dtype=dtype,
         shard=shard,
         retry_failed=retry_failed,
@@ -171,20 +174,21 @@ def run_extraction(
     out: str | Path,
     engine: Engine,
     *,
+    unit: int,
     dtype: str = "float32",
     shard: tuple[int, int] | None = None,
     retry_failed: bool = False,
     progress: Callable[[Stats], None] | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> Summary:
-    """Extract with any engine; see ``extract``."""
+    """Extract with any engine, in units of so many clips; see ``extract``."""
     if dtype not in STORED_DTYPES:
         raise QamroError(f"stored dtype {dtype!r} is unknown; use {' or '.join(STORED_DTYPES)}")
     out = Path(out)
     _check_clips(dataset)
     recorded = {**_provenance(), **(provenance or {})}
     if shard is not None:
-        first, last = shard_rows(len(dataset.clips), shard)
+        first, last = shard_rows(len(dataset.clips), shard, unit)
         dataset = select_clips(dataset, np.arange(first, last))
         out = shard_path(out, shard)
         recorded["shard"] = f"{shard[0]}/{shard[1]}"
@@ -193,7 +197,7 @@ def run_extraction(
     with WorkFolder(out) as folder:
         kept, done = _kept(dataset, out, header, folder, retry_failed)
         stats.clips_reused = len(done)
-        units = plan_units(dataset.clips, done)
+        units = plan_units(dataset.clips, done, unit)
         if units:
             with (
                 ShardWriter(folder, header, stats) as writer,

@@ -15,7 +15,7 @@ from qamro_cache.cache.content import CacheContent
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.extract import available_processors
 from qamro_cache.extraction.stats import Stats
-from qamro_cache.extraction.units import Unit
+from qamro_cache.extraction.units import Unit, default_batch
 from qamro_cache.identity import EncoderSpec
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class RayEngine:
         address: ``local`` for this machine, ``auto`` or a cluster's address.
         num_workers: actors.
         gpus_per_worker: GPUs, or a fraction of one, for each; 0: on the CPU.
-        batch_size: most windows a batch.
+        batch_size: most windows a batch; 0: by the device.
         workers: decoding threads an actor; 0: the processors shared out.
         dtype: stored type.
         paths: of all clips, as the workers see them.
@@ -102,7 +102,7 @@ class RayEngine:
         num_workers: int,
         paths: Sequence[str],
         gpus_per_worker: float = 0.0,
-        batch_size: int = 32,
+        batch_size: int = 0,
         workers: int = 0,
         dtype: str = "float32",
     ) -> None:
@@ -124,7 +124,8 @@ class RayEngine:
             self.workers = workers or max(1, int(share))
             self.num_workers = num_workers
             device = "cuda" if gpus_per_worker else "cpu"
-            settings = (load, device, batch_size, self.workers, dtype, list(paths))
+            self.batch_size = batch_size or default_batch(device)
+            settings = (load, device, self.batch_size, self.workers, dtype, list(paths))
             self._settings = ray.put(settings)
             self._actor = ray.remote(_Remote).options(
                 num_cpus=min(self.workers, share), num_gpus=gpus_per_worker, max_restarts=0
@@ -163,11 +164,11 @@ class RayEngine:
                 # Every chunk that this worker held fails in the same way; do them all again.
                 chunk.attempts += 1
                 if chunk.attempts >= ATTEMPTS:
-                    first = chunk.units[0].clips[0].clip_id
+                    clips = [clip.clip_id for unit in chunk.units for clip in unit.clips]
                     raise QamroError(
-                        f"the worker died {ATTEMPTS} times on the {len(chunk.units) * 64} clips "
-                        f"from {first!r} on ({type(error).__name__}); look for too little memory "
-                        "or a file that crashes its decoder"
+                        f"the worker died {ATTEMPTS} times on the {len(clips)} clips "
+                        f"from {clips[0]!r} on ({type(error).__name__}); look for too little "
+                        "memory or a file that crashes its decoder"
                     ) from error
                 todo.appendleft(chunk)
                 if any(actor is known for known in actors):

@@ -1,7 +1,8 @@
-"""Units of work: so many clips of the manifest, in its order.
+"""Units of work: as many clips of the manifest, in its order, as a batch has windows.
 
-Batches never cross a unit and a shard is a whole number of units, so what a clip is batched with
-does not depend on where an earlier run was stopped.
+A slow machine has small batches, so that little is lost when it is stopped. Batches never cross a
+unit and a shard is a whole number of units, so what a clip is batched with does not depend on
+where an earlier run was stopped.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,8 +13,8 @@ import pandas as pd
 
 from qamro_cache.errors import QamroError
 
-#: Clips a unit.
-UNIT = 64
+#: Windows a batch and clips a unit where none are named.
+CPU_BATCH, GPU_BATCH = 8, 64
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,12 @@ class Unit:
     clips: tuple[ClipJob, ...]
 
 
-def plan_units(clips: pd.DataFrame, done: Collection[str], size: int = UNIT) -> list[Unit]:
+def default_batch(device: str) -> int:
+    """Return the batch size for a device."""
+    return CPU_BATCH if device.startswith("cpu") else GPU_BATCH
+
+
+def plan_units(clips: pd.DataFrame, done: Collection[str], size: int) -> list[Unit]:
     """Cut a clip table into units and leave out the clips that are done."""
     units = []
     columns = (clips["clip_id"].tolist(), clips["path"].tolist(), clips["prompt"].tolist())
@@ -50,7 +56,7 @@ def plan_units(clips: pd.DataFrame, done: Collection[str], size: int = UNIT) -> 
     return units
 
 
-def shard_rows(num_clips: int, shard: tuple[int, int], size: int = UNIT) -> tuple[int, int]:
+def shard_rows(num_clips: int, shard: tuple[int, int], size: int) -> tuple[int, int]:
     """Return the first and last (exclusive) row of shard i of n: whole units, in order.
 
     Raises:
