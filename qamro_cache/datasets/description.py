@@ -164,11 +164,12 @@ def read_description(path: Path) -> Description:
 def parse_description(record: Mapping[str, Any]) -> Description:
     """Make a description of the tables and lists of its TOML text."""
     record = dict(record)
-    axes, steps = [], {}
+    axes: list[Axis] = []
+    steps: dict[str, float] = {}
     for entry in record.pop("axes", ()):
         entry = dict(entry)
         if "step" in entry:
-            steps[entry.get("name")] = float(entry.pop("step"))
+            steps[str(entry.get("name"))] = float(entry.pop("step"))
         axis = _record(Axis, entry, "axes")
         axes.append(Axis(axis.name, float(axis.low), float(axis.high)))
     for key, kind in (("clips", Table), ("ratings", Table), ("prompts", Prompts)):
