@@ -207,9 +207,9 @@ def _range(
             f"label_range is None: normalize={normalize!r} needs label_range=(low, high)"
         )
     low, high = label_range
-    if not isinstance(low, Tensor) and not isinstance(high, Tensor):
-        if not 0 < high - low < math.inf:
-            raise ValueError(f"label_range is {label_range}: high must be above low, both finite")
+    numbers = not isinstance(low, Tensor) and not isinstance(high, Tensor)
+    if numbers and not 0 < high - low < math.inf:
+        raise ValueError(f"label_range is {label_range}: high must be above low, both finite")
     return per_row(low, pred, "label_range[0]"), per_row(high, pred, "label_range[1]")
 
 
