@@ -1,0 +1,46 @@
+"""The README's examples run as they stand, in order, in one empty folder."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def examples() -> list[tuple[str, str]]:
+    text = (ROOT / "README.md").read_text()
+    return re.findall(r"<!-- tested -->\n```(\w+)\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_readmes_examples_run(tmp_path):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    found = examples()
+    assert [language for language, _ in found] == ["sh", "python"]
+    for language, code in found:
+        command = ["bash", "-euc", code] if language == "sh" else [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    made = {path.name for path in tmp_path.iterdir()}
+    assert {"demo.h5", "run", "grid", "scores.csv"} <= made
+    assert "synthetic" in done.stdout + (tmp_path / "run/metrics.json").read_text()
+
+
+def test_every_file_that_the_documents_name_is_there():
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name} names {target}"
+
+
+def test_the_map_names_every_file():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    files = [*(ROOT / "qamro_cache").rglob("*.py"), *(ROOT / "cli").glob("*.py")]
+    missing = [f.name for f in files if f.name != "__init__.py" and f"`{f.name}`" not in text]
+    assert not missing
