@@ -56,19 +56,21 @@ def resampled_metrics(
         ``clip_mse`` ... ``system_ktau``, each [K, R] float64. Clip-level tau is left out beyond
         1,000 clips, where it would take minutes.
     """
-    system_pred = system_means(pred, cluster, counts.shape[-1]).mean[:, None]
+    system_pred = system_means(pred, cluster, counts.shape[-1]).mean
     system_target, clips = system_means(target, cluster, counts.shape[-1])
     system_target = true_system_scores(system_target, system_truth)
-    pred = pred[:, None]
     results: dict[str, list[Tensor]] = {}
     for chunk in torch.split(counts, _CHUNK):
-        clip_weights = chunk[:, cluster]
-        system_weights = chunk * (clips > 0)
-        for name, metric in METRICS.items():
-            if name != "ktau" or len(target) <= _TAU_LIMIT:
-                results.setdefault(f"clip_{name}", []).append(metric(pred, target, clip_weights))
-            value = metric(system_pred, system_target, system_weights)
-            results.setdefault(f"system_{name}", []).append(value)
+        levels = {
+            "clip": (pred, target, chunk[:, cluster]),
+            "system": (system_pred, system_target, chunk * (clips > 0)),
+        }
+        for level, (of_seeds, truth, weights) in levels.items():
+            for name, metric in METRICS.items():
+                if name != "ktau" or len(truth) <= _TAU_LIMIT:
+                    # A seed at a time: its pair signs then serve all resamples in one product.
+                    figures = torch.stack([metric(one, truth, weights) for one in of_seeds])
+                    results.setdefault(f"{level}_{name}", []).append(figures)
     return {name: torch.cat(parts, -1) for name, parts in results.items()}
 
 
