@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
-from qamro_cache.evaluation.bootstrap import bootstrap_intervals
+from qamro_cache.evaluation.bootstrap import draw_clusters, interval
+from qamro_cache.evaluation.metrics import srcc, system_means
 from qamro_cache.evaluation.score import json_text, score
 from qamro_cache.training.files import write_text
 
@@ -145,9 +147,29 @@ def _gap(
         cluster = np.unique(systems[both], return_inverse=True)[1]
     else:
         cluster = np.arange(int(both.sum()))
-    gaps = bootstrap_intervals(
-        winner.predictions[:, both], winner.target[both], cluster,
-        minus=other.predictions[:, both], resamples=resamples,
-    )  # fmt: skip
-    gap = gaps.get(metric)
-    return None if gap is None else (gap.low, gap.high)
+    counts = torch.as_tensor(draw_clusters(int(cluster.max()) + 1, resamples))
+    differences = _srcc(winner, both, cluster, counts, metric) - _srcc(
+        other, both, cluster, counts, metric
+    )
+    found = interval(float("nan"), differences)
+    return found.low, found.high
+
+
+def _srcc(
+    outcome: Outcome,
+    known: npt.NDArray[np.bool_],
+    cluster: npt.NDArray[np.int64],
+    counts: torch.Tensor,
+    metric: str,
+) -> torch.Tensor:
+    """Return the SRCC of each resample [R], the mean over seeds; only this figure is compared."""
+    pred, target = torch.as_tensor(outcome.predictions[:, known]), outcome.target[known]
+    truth, place = torch.as_tensor(target), torch.as_tensor(cluster)
+    if metric == "system_srcc":
+        pred = system_means(pred, place, counts.shape[1]).mean
+        truth, clips = system_means(truth, place, counts.shape[1])
+        weights = counts * (clips > 0)
+    else:
+        weights = counts[:, place]
+    parts = [srcc(pred[:, None], truth, part) for part in weights.split(64)]
+    return torch.cat(parts, -1).mean(0)
