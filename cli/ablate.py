@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .common import notices_to_stderr, one_line_errors, printable, show_table
+from .common import notices_to_stderr, one_line_errors, printable, show_table, usable_device
 from .recipe_options import SETTINGS, parse_widths, training_bar
 
 File = click.Path(path_type=Path)
@@ -70,7 +70,9 @@ def _setting_options(command: Any) -> Any:
     help="Stop on a part of the training clips, or after --epochs [fixed; inner for a split].",
 )
 @click.option("--resamples", default=1000, show_default=True, help="Bootstrap draws.")
-@click.option("--device", default="", help="Torch device [a GPU if there is one].")
+@click.option(
+    "--device", callback=usable_device, default="", help="Torch device [a GPU if there is one]."
+)
 @click.option(
     "--precision",
     type=click.Choice(["float32", "tf32"]),
@@ -161,9 +163,11 @@ def _show(out: Path, best: dict[str, Any]) -> None:
             "clearly above all others"
             if record["clearly_best"]
             else f"but {len(record['not_told_apart'])} others cannot be told from it"
+            if record["not_told_apart"]
+            else "the only cell"
         )
         click.echo(
-            printable(f"{axis}: highest {record['metric']} with {cell or 'defaults'}, {verdict}")
+            printable(f"{axis}: highest {record['metric']} with {cell or 'this cell'}, {verdict}")
         )
 
 

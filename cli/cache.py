@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from .common import notices_to_stderr, one_line_errors, printable, show_table
+from .common import fail, notices_to_stderr, one_line_errors, printable, show_table, usable_device
 
 _FILES = click.Path(dir_okay=False, path_type=Path)
 
@@ -76,7 +76,13 @@ def info(files: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--seed", default=0, help="Of the random choice for --deep.")
 @click.option("--checkpoint", default="", help="The encoder's weights, for --deep.")
 @click.option("--tokenizer", default="", help="Folder of the text tower's tokenizer, for --deep.")
-@click.option("--device", default="cpu", show_default=True, help="Torch device, for --deep.")
+@click.option(
+    "--device",
+    callback=usable_device,
+    default="cpu",
+    show_default=True,
+    help="Torch device, for --deep.",
+)
 @click.option("--allow-pickle", is_flag=True, help="Load checkpoints that can run code.")
 @one_line_errors
 def verify(
@@ -94,6 +100,8 @@ def verify(
     from qamro_cache.cache.verify import verify_cache
 
     for path in files:
+        if not path.is_file():
+            fail(f"there is no cache {path}")
         found = verify_cache(path)
         click.echo(
             f"{printable(str(path))}: good: {found['clips']} clips ({found['failed']} failed), "

@@ -27,6 +27,19 @@ def one_line_errors(command: Command) -> Command:
     return wrapped  # type: ignore[return-value]
 
 
+def usable_device(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuse a torch device that is not there; torch is only asked about one that was named."""
+    if value not in ("", "cpu"):
+        import torch
+
+        try:
+            torch.empty(0, device=value)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).strip().split("\n")[0]
+            fail(f"--device {value} cannot be used here ({reason}); use cpu, cuda or cuda:N")
+    return value
+
+
 def fail(message: str) -> None:
     """Say what is wrong on stderr and leave with exit code 1."""
     click.echo(f"error: {message}", err=True)
@@ -96,7 +109,7 @@ def show_scores(
                     str(scored[count]),
                     _number(mse["value"]),
                     *(_number(metric["value"]) if metric else "" for metric in others),
-                    f"{_number(srcc['low'])} to {_number(srcc['high'])}",
+                    _span(srcc["low"], srcc["high"]),
                     _number(srcc["spread"]),
                 ]
             )
@@ -106,6 +119,13 @@ def show_scores(
     mse_name = "MSE (fit)" if fitted else "MSE"
     columns = ["", "level", "n", mse_name, "LCC", "SRCC", "KTAU", "SRCC, 95 %", "over seeds"]
     show_table(columns, rows, title=title, left=2)
+
+
+def _span(low: float | None, high: float | None) -> str:
+    """An interval; - where there is none."""
+    if low is None or low != low:
+        return "-"
+    return f"{_number(low)} to {_number(high)}"
 
 
 def _number(value: float | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import fail, notices_to_stderr, one_line_errors, printable, show_table
+from .common import fail, notices_to_stderr, one_line_errors, printable, show_table, usable_device
 
 if TYPE_CHECKING:
     from qamro_cache.datasets.records import Dataset
@@ -56,7 +56,12 @@ def _shard(
     callback=_shard,
     help="Only the I-th of N parts; then qamro-cache merge.",
 )
-@click.option("--device", default="", help="Torch device; default: a GPU if there is one.")
+@click.option(
+    "--device",
+    callback=usable_device,
+    default="",
+    help="Torch device; default: a GPU if there is one.",
+)
 @click.option("--batch-size", default=0, help="Most windows a batch [8; on a GPU 64].")
 @click.option("--workers", default=0, help="Decoding threads; default: one a processor.")
 @click.option(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .common import notices_to_stderr, one_line_errors, show_table
+from .common import fail, notices_to_stderr, one_line_errors, show_table, usable_device
 
 File = click.Path(path_type=Path)
 
@@ -14,7 +14,13 @@ File = click.Path(path_type=Path)
 @click.option("--cache", type=File, multiple=True, help="Embeddings of the clips; may repeat.")
 @click.option("--audio", type=File, help="A folder of audio (or one file), embedded on the fly.")
 @click.option("--checkpoint", default="", help="The encoder's weights, where --audio needs them.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "--device",
+    callback=usable_device,
+    default="cpu",
+    show_default=True,
+    help="cpu, cuda or cuda:N.",
+)
 @click.option("--out", type=File, required=True, help="predictions.csv to write.")
 @click.option("--answer", type=File, help="Also write the AudioMOS challenge's answer.txt.")
 @click.option("--answer-list", type=File, help="The challenge's list of clips, for --answer.")
@@ -62,6 +68,14 @@ def main(
             ]
         )
     synthetic = " (trained on synthetic data)" if loaded.training.get("synthetic") else ""
+    failed = table.drop_duplicates("clip_id")
+    failed = failed[failed["reason"] != ""]
+    for clip_id, reason in list(zip(failed["clip_id"], failed["reason"], strict=True))[:5]:
+        click.echo(f"no prediction for {printable(f'{clip_id}: {reason}')}", err=True)
+    if len(failed) > 5:
+        click.echo(f"and {len(failed) - 5} more; {out} has the reasons", err=True)
+    if len(failed) and len(failed) == table["clip_id"].nunique():
+        fail("no clip could be used")
     show_table(
         ["axis", "clips", "without", "mean", "seeds' spread", "far from training", "scale"],
         rows,

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .common import notices_to_stderr, one_line_errors, printable, show_scores
+from .common import notices_to_stderr, one_line_errors, printable, show_scores, usable_device
 from .recipe_options import given_settings, recipe_options, training_bar
 
 File = click.Path(path_type=Path)
@@ -39,7 +39,9 @@ File = click.Path(path_type=Path)
 )
 @click.option("--save-folds", is_flag=True, help="Keep the heads of every fold too.")
 @click.option("--init", type=File, help="Published Audiobox checkpoint to start from.")
-@click.option("--device", default="", help="Torch device [a GPU if there is one].")
+@click.option(
+    "--device", callback=usable_device, default="", help="Torch device [a GPU if there is one]."
+)
 @click.option(
     "--precision",
     type=click.Choice(["float32", "tf32"]),

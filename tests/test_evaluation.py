@@ -149,6 +149,12 @@ def test_without_systems_there_are_no_system_figures_and_clips_are_resampled():
     assert low < value < high
 
 
+def test_one_system_has_no_interval():
+    pred, target, system = simulated()
+    one = score(pred[None], target, np.zeros_like(system))
+    assert np.isnan(one["metrics"]["clip_srcc"]["low"])
+
+
 def test_clips_that_were_not_predicted_or_not_rated_are_not_counted():
     pred, target, system = simulated()
     pred[3], target[7] = np.nan, np.nan

@@ -16,7 +16,7 @@ from qamro_cache.errors import QamroError
 from qamro_cache.heads.architectures import HeadSettings, init_params
 from qamro_cache.heads.file import AxisHead, Head
 from qamro_cache.heads.novelty import reference_clips
-from qamro_cache.heads.predict import predict
+from qamro_cache.heads.predict import predict, write_predictions
 from qamro_cache.identity import AudioPolicy, EncoderSpec, identity_of
 
 SPEC = EncoderSpec(
@@ -193,6 +193,24 @@ def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path):
     np.testing.assert_array_equal(table["prediction"][:2], from_cache["prediction"])
     assert np.isnan(table["prediction"][2])
     assert table["reason"][2]
+
+
+def test_a_file_of_another_kind_is_not_overwritten(cache, tmp_path):
+    table = predict(make_head(), cache=cache)
+    write_predictions(table, tmp_path / "out.csv")
+    write_predictions(table, tmp_path / "out.csv")
+    precious = tmp_path / "ratings.csv"
+    precious.write_text("clip_id,path,quality\n")
+    with pytest.raises(QamroError, match="choose another name"):
+        write_predictions(table, precious)
+    assert precious.read_text() == "clip_id,path,quality\n"
+
+
+def test_predicting_the_training_set_warns(cache, caplog):
+    predict(make_head(training={"dataset": "another"}), cache=cache)
+    assert not caplog.records
+    predict(make_head(training={"dataset": cache.dataset}), cache=cache)
+    assert "no sign of how good" in caplog.text
 
 
 def test_a_folder_without_audio_says_so(tmp_path):

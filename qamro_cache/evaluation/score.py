@@ -61,13 +61,15 @@ def score(
     if resamples:
         inside = system >= 0 if len(systems) else np.ones(len(target), bool)
         cluster = np.searchsorted(systems, system) if len(systems) else np.arange(len(target))
-        intervals = bootstrap_intervals(
-            pred[:, inside],
-            target[inside],
-            cluster[inside],
-            system_truth=truth,
-            resamples=resamples,
-        )
+        # Drawing one system again and again says nothing about chance.
+        if len(np.unique(cluster[inside])) > 1:
+            intervals = bootstrap_intervals(
+                pred[:, inside],
+                target[inside],
+                cluster[inside],
+                system_truth=truth,
+                resamples=resamples,
+            )
     for name, of_seeds in values.items():
         interval = intervals.get(name)
         result["metrics"][name] = {

@@ -1,5 +1,6 @@
 """Scores for new clips from a head file, from a cache or straight from audio."""
 
+import logging
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from qamro_cache.identity import identity_differences
 
 if TYPE_CHECKING:
     from qamro_cache.cache.reader import Cache
+
+logger = logging.getLogger("qamro_cache")
 
 #: Windows scored at once: bounds the memory for hidden layers, whatever the cache's size.
 _WINDOWS = 8192
@@ -75,6 +78,12 @@ def predict(
 def predict_cache(head: Head, cache: "Cache", device: str = "cpu") -> pd.DataFrame:
     """Predict the clips of an open cache; see `predict`."""
     check_identity(head, cache.identity)
+    if cache.dataset and cache.dataset == head.training.get("dataset"):
+        logger.warning(
+            "the head was trained on %s: what it says about those clips is no sign of how good it "
+            "is; that is in the predictions.csv of its qamro-train run",
+            cache.dataset,
+        )
     offsets, weights, windows = _windows(head, cache, device)
     used = (offsets.diff() > 0).cpu()
     text, reasons = _prompts(head, cache, device)
@@ -128,7 +137,13 @@ def predict_cache(head: Head, cache: "Cache", device: str = "cpu") -> pd.DataFra
 
 
 def write_predictions(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of predictions as CSV, whole or not at all."""
+    """Write a table of predictions as CSV, whole or not at all; replace only an older one."""
+    if path.exists():
+        with path.open("rb") as file:
+            if not file.readline().startswith(b"clip_id,system,group,axis,"):
+                raise QamroError(
+                    f"{path} is there and no table of predictions; choose another name"
+                )
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

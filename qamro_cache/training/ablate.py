@@ -19,7 +19,7 @@ from qamro_cache.identity import canonical_json
 from qamro_cache.training.adapt import adapt
 from qamro_cache.training.data import Material, load_material
 from qamro_cache.training.done import keep, read_done
-from qamro_cache.training.files import write_text
+from qamro_cache.training.files import refuse_file, write_text
 from qamro_cache.training.fit import Labelled, ProgressCallback, fit
 from qamro_cache.training.folds import make_folds
 from qamro_cache.training.grid import Cell, Grid, cells_of
@@ -99,6 +99,7 @@ def ablate(
     if seeds < 1:
         raise QamroError(f"seeds must be at least 1, got {seeds}")
     out = Path(out)
+    refuse_file(out)
     (out / "done").mkdir(parents=True, exist_ok=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     cells = cells_of(grid)

@@ -128,7 +128,7 @@ def _best(outcomes: Sequence[Outcome], resamples: int) -> dict[str, Any]:
         "cell": dict(winner.names),
         metric: values[place],
         "systems": systems,
-        "clearly_best": not alike,
+        "clearly_best": len(usable) > 1 and not alike,
         "not_told_apart": alike,
         "note": "chosen on the clips it is reported on, so the figure flatters it",
     }

@@ -22,7 +22,7 @@ from qamro_cache.heads.novelty import reference_clips
 from qamro_cache.heads.pooling import clip_of_window, mean_rows
 from qamro_cache.training.adapt import adapt
 from qamro_cache.training.data import Material, load_material
-from qamro_cache.training.files import write_text
+from qamro_cache.training.files import refuse_file, write_text
 from qamro_cache.training.fit import ProgressCallback, fit
 from qamro_cache.training.folds import all_clips, make_folds
 from qamro_cache.training.published import published_start
@@ -112,6 +112,7 @@ def train(
     if seeds < 1:
         raise QamroError(f"seeds must be at least 1, got {seeds}")
     out = Path(out)
+    refuse_file(out)
     recipe = checked_recipe(settings)
     text = recipe.head.inputs != "audio"
     material = load_material(
@@ -214,7 +215,8 @@ def default_cv(material: Material) -> str:
     if "train" in split and len(split - {"", "train"}) > 0:
         return "split"
     groups = material.clips["group"]
-    choice = "group" if groups.nunique() > 1 and (groups != "").all() else "5"
+    most = min(5, int(np.isfinite(material.labels.mean).any(1).sum()))
+    choice = "group" if groups.nunique() > 1 and (groups != "").all() else str(most)
     logger.info("the clips have no train and dev split: estimating with --cv %s", choice)
     return choice
 
