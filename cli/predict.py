@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .common import fail, notices_to_stderr, one_line_errors, show_table, usable_device
+from .common import fail, notices_to_stderr, one_line_errors, printable, show_table, usable_device
 
 File = click.Path(path_type=Path)
 

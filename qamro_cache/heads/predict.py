@@ -141,9 +141,7 @@ def write_predictions(table: pd.DataFrame, path: Path) -> None:
     if path.exists():
         with path.open("rb") as file:
             if not file.readline().startswith(b"clip_id,system,group,axis,"):
-                raise QamroError(
-                    f"{path} is there and no table of predictions; choose another name"
-                )
+                raise QamroError(f"{path} is no table of predictions; choose another name")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
