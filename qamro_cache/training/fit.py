@@ -20,7 +20,7 @@ from qamro_cache.training.stack import EVAL_CLIPS, Stack
 ProgressCallback = Callable[[int, int, int], None]
 
 #: On a CPU a chunk's weights, momenta and activations should stay in the cache between two
-#: steps; measured with benchmarks/grid.py --chunks.
+#: steps; from a short profile; `benchmarks/grid.py --chunks` measures it.
 CPU_CHUNK_BYTES = 36 << 20
 #: On a GPU, the share of the free memory that the heads may take.
 GPU_SHARE = 0.7
