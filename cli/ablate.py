@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from .common import notices_to_stderr, one_line_errors, printable, show_table, usable_device
+from qamro_cache.errors import QamroError
+
+from .common import (
+    notices_to_stderr,
+    one_line_errors,
+    printable,
+    show_table,
+    usable_device,
+    version_option,
+)
 from .recipe_options import SETTINGS, parse_widths, training_bar
 
 File = click.Path(path_type=Path)
@@ -82,6 +91,7 @@ def _setting_options(command: Any) -> Any:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print best.json on stdout.")
 @_setting_options
+@version_option
 @one_line_errors
 def main(
     caches: tuple[Path, ...],
@@ -187,8 +197,13 @@ def _grid_folder() -> Path:
 def _grid_file(name: str) -> Path:
     """Return a file that exists, or the shipped grid of that name."""
     path = Path(name)
-    shipped = _grid_folder() / f"{name}.toml"
-    return shipped if not path.exists() and shipped.exists() else path
+    shipped = {grid.stem: grid for grid in sorted(_grid_folder().glob("*.toml"))}
+    if not path.exists() and name not in shipped:
+        raise QamroError(
+            f"--grid {name}: there is no such file, and no grid of that name; "
+            f"there are: {', '.join(shipped)}"
+        )
+    return path if path.exists() else shipped[name]
 
 
 def _list_grids(context: click.Context) -> None:

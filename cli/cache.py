@@ -2,15 +2,25 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .common import fail, notices_to_stderr, one_line_errors, printable, show_table, usable_device
+from .common import (
+    fail,
+    notices_to_stderr,
+    one_line_errors,
+    printable,
+    show_fields,
+    usable_device,
+    version_option,
+)
 
 _FILES = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group()
+@version_option
 def main() -> None:
     """Look at cache files, verify, join, relabel and export them."""
 
@@ -58,15 +68,55 @@ def info(files: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(record, indent=2))
         return
-    plain = {
-        key: json.dumps(value) if isinstance(value, dict | list) else str(value)
-        for key, value in record.items()
-        if key not in ("identity", "provenance")
+    _show_info(record)
+
+
+def _show_info(record: dict[str, Any]) -> None:
+    """Print what ``info --json`` holds for a person to read."""
+    synthetic = " (synthetic: clips or ratings were made by a program)"
+    status = [f"{count} {code}" for code, count in record["status"].items()]
+    axes = [
+        f"{name} {axis['low']:g} to {axis['high']:g} ({axis['rated_clips']} clips rated)"
+        for name, axis in record["axes"].items()
+    ]
+    features = {
+        which: ", ".join(
+            f"{name} {' x '.join(map(str, shape))}" for name, shape in record[which].items()
+        )
+        for which in ("features", "text_features")
     }
-    plain |= {f"identity.{key}": json.dumps(value) for key, value in cache.identity.items()}
-    plain |= {f"provenance.{key}": json.dumps(value) for key, value in cache.provenance.items()}
-    kind = "synthetic: clips or ratings were made by a program" if cache.synthetic else ""
-    show_table(("", ""), plain.items(), title=kind, left=2)
+    show_fields(
+        [
+            ("files", " ".join(record["files"])),
+            ("size", f"{record['bytes']:,} bytes"),
+            ("dataset", record["dataset"] + (synthetic if record["synthetic"] else "")),
+            ("clips", f"{record['clips']} ({', '.join(status)}), {record['hours']:.2f} hours"),
+            ("windows", str(record["windows"])),
+            ("systems", str(record["systems"])),
+            ("splits", _words(record["splits"])),
+            ("features", features["features"]),
+            ("text features", features["text_features"] or "none"),
+            ("axes", "; ".join(axes) or "none"),
+            ("single ratings", str(record["ratings"])),
+        ]
+    )
+    click.echo("identity (what a head's clips must share)")
+    show_fields(
+        [("sha256", record["identity_sha256"])]
+        + [(key, _words(value)) for key, value in record["identity"].items()],
+        indent=2,
+    )
+    click.echo("provenance (recorded, never compared)")
+    show_fields([(key, _words(value)) for key, value in record["provenance"].items()], indent=2)
+
+
+def _words(value: Any) -> str:
+    """Return a JSON value in words: ``{"a": [2, 3]}`` is ``a 2 x 3``; - for nothing."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key or '(none)'} {_words(item)}" for key, item in value.items()) or "-"
+    if isinstance(value, list):
+        return " x ".join(map(str, value)) or "-"
+    return str(value) or "-"
 
 
 @main.command()

@@ -12,6 +12,10 @@ from qamro_cache.errors import QamroError
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+#: ``--version`` of every command.
+version_option = click.version_option(package_name="qamro-cache", message="%(prog)s %(version)s")
+
+
 def one_line_errors(command: Command) -> Command:
     """Turn the user's mistakes into one line on stderr and exit code 1; never a traceback."""
 
@@ -74,6 +78,26 @@ def show_table(
     if not console.is_terminal:
         console = Console(stderr=err, highlight=False, width=160)
     console.print(table)
+
+
+def show_fields(fields: Iterable[tuple[str, str]], *, indent: int = 0) -> None:
+    """Print labels with their values beside them, within 80 columns where words are that short."""
+    import textwrap
+
+    fields = list(fields)
+    margin = indent + max((len(label) for label, _ in fields), default=0) + 2
+    for label, value in fields:
+        label, value = printable(label), printable(value)
+        # What does not fit beside its label (a hash, a long path) stands below it, in one piece.
+        beside = max(map(len, value.split()), default=0) <= 80 - margin
+        place = margin if beside else indent + 4
+        lines = textwrap.wrap(
+            value, 80 - place, break_long_words=False, break_on_hyphens=False
+        ) or ["-"]
+        head = " " * indent + label
+        click.echo(f"{head:{margin}}{lines.pop(0)}" if beside else head)
+        for line in lines:
+            click.echo(" " * place + line)
 
 
 def notices_to_stderr() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .common import notices_to_stderr, one_line_errors, show_scores
+from .common import notices_to_stderr, one_line_errors, show_scores, version_option
 
 File = click.Path(path_type=Path)
 
@@ -32,6 +32,7 @@ File = click.Path(path_type=Path)
     help="Bootstrap draws.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@version_option
 @one_line_errors
 def main(
     predictions: Path,

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import fail, notices_to_stderr, one_line_errors, printable, show_table, usable_device
+from .common import (
+    fail,
+    notices_to_stderr,
+    one_line_errors,
+    printable,
+    show_fields,
+    show_table,
+    usable_device,
+    version_option,
+)
 
 if TYPE_CHECKING:
     from qamro_cache.datasets.records import Dataset
@@ -98,6 +107,7 @@ def _shard(
 @click.option("--list-encoders", is_flag=True, help="Show the encoders and what they lack.")
 @click.option("--check", is_flag=True, help="Test --encoder here and say what it lacks.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@version_option
 @one_line_errors
 def main(
     dataset: str | None,
@@ -250,11 +260,10 @@ def _show_encoders(options: "EncoderOptions", as_json: bool) -> None:
         names = ("name", "summary", "features", "source", "licence", "missing")
         click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2))
         return
-    show_table(
-        ("encoder", "what", "features", "source", "licence", "missing"),
-        [(*row[:5], "; ".join(row[5]) or "nothing") for row in rows],
-        left=6,
-    )
+    for name, summary, dims, source, licence, missing in rows:
+        click.echo(printable(name))
+        fields = {"what": summary, "features": dims, "source": source, "licence": licence}
+        show_fields([*fields.items(), ("missing", "; ".join(missing) or "nothing")], indent=2)
 
 
 def _check_encoder(name: str, options: "EncoderOptions", device: str, as_json: bool) -> None:

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import click
 
-from .common import fail, notices_to_stderr, one_line_errors, printable, show_table, usable_device
+from .common import (
+    fail,
+    notices_to_stderr,
+    one_line_errors,
+    printable,
+    show_table,
+    usable_device,
+    version_option,
+)
 
 File = click.Path(path_type=Path)
 
@@ -24,6 +32,7 @@ File = click.Path(path_type=Path)
 @click.option("--out", type=File, required=True, help="predictions.csv to write.")
 @click.option("--answer", type=File, help="Also write the AudioMOS challenge's answer.txt.")
 @click.option("--answer-list", type=File, help="The challenge's list of clips, for --answer.")
+@version_option
 @one_line_errors
 def main(
     head: Path,

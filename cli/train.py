@@ -5,7 +5,14 @@ from typing import Any
 
 import click
 
-from .common import notices_to_stderr, one_line_errors, printable, show_scores, usable_device
+from .common import (
+    notices_to_stderr,
+    one_line_errors,
+    printable,
+    show_scores,
+    usable_device,
+    version_option,
+)
 from .recipe_options import given_settings, recipe_options, training_bar
 
 File = click.Path(path_type=Path)
@@ -51,6 +58,7 @@ File = click.Path(path_type=Path)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json on stdout.")
 @recipe_options
+@version_option
 @one_line_errors
 def main(caches: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Train heads on cached embeddings with the QAMRO recipe.

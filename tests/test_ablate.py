@@ -248,7 +248,7 @@ def test_mistakes_are_one_line(cache, tmp_path):
     for arguments, words in (
         (["--grid", tmp_path / "bad.toml"], "gamma"),
         (["--grid", tmp_path / "worse.toml"], "worse.toml"),
-        (["--grid", "nothing"], "no grid file nothing"),
+        (["--grid", "nothing"], "there are: alpha_beta, annotation_noise, batch_size"),
         (["--alpha", "0.1,-1"], "alpha"),
         (["--alpha", "0.1,0.1"], "twice"),
     ):

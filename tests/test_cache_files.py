@@ -209,6 +209,35 @@ def test_a_truncated_file_is_noticed(tmp_path: Path) -> None:
             open_cache(path).read("layers")
 
 
+def test_a_file_that_is_no_cache_is_named_in_our_words(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write_cache(path, content(), header())
+    whole = path.read_bytes()
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.zeros(3)
+    with h5py.File(tmp_path / "new.h5", "w") as file:
+        file.attrs["format"], file.attrs["format_version"] = np.bytes_("qamro-cache"), 7
+        file["quite/different"] = [1.0]
+    for name, begin, words in (
+        ("text.h5", b"clip_id,path\n", r"is no cache \(not an HDF5 file\); name a file"),
+        ("short.h5", b"\x89H", "the head of the file is damaged; extract it again"),
+        ("empty.h5", b"", "the file is empty; extract it again"),
+        ("cut.h5", whole[:-9], f"cut short, {len(whole) - 9} of its {len(whole)} bytes are there"),
+        ("head.h5", whole[:8] + bytes(40) + whole[48:], "head of the file is damaged; extract"),
+        ("other.h5", None, "is an HDF5 file, but no cache of this program; name a file"),
+        ("new.h5", None, r"newer version .*format 7, this one reads 1\); update qamro-cache"),
+    ):
+        if begin is not None:
+            (tmp_path / name).write_bytes(begin)
+        with pytest.raises(QamroError, match=words) as caught:
+            open_cache(tmp_path / name)
+        message = str(caught.value)
+        assert message.startswith(str(tmp_path / name))
+        assert "h5py" not in message
+        assert "synchronously" not in message
+        assert "\n" not in message
+
+
 def test_a_file_replaced_after_opening_is_an_error_not_a_mixture(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     write_cache(path, content(seed=0), header())

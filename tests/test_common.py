@@ -1,13 +1,19 @@
 """What the commands share."""
 
+from importlib.metadata import version
+
 import pytest
 from click.testing import CliRunner
 from qamro_cache_cli.ablate import main as ablate
 from qamro_cache_cli.cache import main as cache
-from qamro_cache_cli.common import printable
+from qamro_cache_cli.common import printable, show_fields
+from qamro_cache_cli.evaluate import main as evaluate
 from qamro_cache_cli.extract import main as extract
 from qamro_cache_cli.predict import main as predict
 from qamro_cache_cli.train import main as train
+from synthetic_cache import write_synthetic
+
+from qamro_cache.cache.reader import open_cache
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
@@ -41,6 +47,36 @@ def test_verifying_a_file_that_is_not_there_is_one_line(tmp_path):
     failed = CliRunner().invoke(cache, ["verify", str(tmp_path / "none.h5")])
     assert failed.exit_code == 1
     assert failed.stderr == f"error: there is no cache {tmp_path / 'none.h5'}\n"
+
+
+@pytest.mark.parametrize("command", [extract, train, ablate, evaluate, predict, cache])
+def test_every_command_says_its_version(command):
+    said = CliRunner().invoke(command, ["--version"])
+    assert said.exit_code == 0, said.output
+    assert said.stdout.split()[-1] == version("qamro-cache")
+
+
+def test_what_a_cache_holds_and_the_encoders_fit_eighty_columns(tmp_path):
+    path = write_synthetic(tmp_path / "emb.h5", split=True)
+    said = CliRunner().invoke(cache, ["info", str(path)])
+    assert said.exit_code == 0, said.output
+    found = open_cache(path)
+    for words in ("40 (39 ok, 1 unreadable)", "train 30, dev 10", "layers 3 x 6", "synthetic",
+                  "quality 0 to 100 (40 clips rated)", found.identity_sha256):  # fmt: skip
+        assert words in " ".join(said.stdout.split()), said.stdout
+    encoders = CliRunner().invoke(extract, ["--list-encoders"])
+    for name in ("mel", "clap", "https://huggingface.co/lukewys/laion_clap"):
+        assert name in encoders.stdout.split(), "a name or an address is cut"
+    for text in (said.stdout.replace(str(path), "emb.h5"), encoders.stdout):
+        assert text[0] not in " \n"
+        assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_word_too_long_for_its_place_stays_in_one_piece(capsys):
+    show_fields([("hash", "f" * 75 + " x"), ("name", "words " * 20), ("none", "")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["hash", "    " + "f" * 75 + " x", "name  " + "words " * 11 + "words"]
+    assert lines[-1] == "none  -"
 
 
 def test_terminal_escapes_are_shown_not_obeyed():

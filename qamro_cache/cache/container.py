@@ -23,7 +23,7 @@ import numpy.typing as npt
 import xxhash
 
 from qamro_cache.errors import QamroError
-from qamro_cache.identity import canonical_json
+from qamro_cache.identity import FORMAT_VERSION, canonical_json
 
 Array = npt.NDArray[Any]
 
@@ -35,6 +35,8 @@ MAX_ATTRIBUTE = 16 << 20
 #: Most objects accepted in one group.
 MAX_MEMBERS = 4096
 CHECKSUMS = "checksums"
+#: The first bytes of every HDF5 file without a user block, as a cache is.
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class Extent:
 def bytes_of(array: Array) -> memoryview:
     """Return the bytes of a contiguous array, without a copy."""
     return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+
+
+def damaged(path: Path, what: str) -> QamroError:
+    """Return the error of a file that is not as it was written."""
+    return QamroError(f"{path}: {what}; extract it again or take a copy")
 
 
 def nbytes_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
@@ -128,7 +135,7 @@ class Container:
                     block = view[done : done + BLOCK]
                     count = os.preadv(handle, [block], extent.start + done)
                     if count == 0:
-                        raise QamroError(f"{self.path}: {name} ends early; the file is damaged")
+                        raise damaged(self.path, f"{name} ends early; the file is damaged")
                     digest.update(block[:count])
                     done += count
                     yield done
@@ -147,7 +154,7 @@ class Container:
             for start in range(0, extent.nbytes, size):
                 block = pread(handle, min(size, extent.nbytes - start), extent.start + start)
                 if block.size == 0:
-                    raise QamroError(f"{self.path}: {name} ends early; the file is damaged")
+                    raise damaged(self.path, f"{name} ends early; the file is damaged")
                 digest.update(bytes_of(block))
                 yield block
         if extent.nbytes:
@@ -166,10 +173,7 @@ class Container:
 
     def _compare(self, name: str, found: str) -> None:
         if found != self.extents[name].xxh3:
-            raise QamroError(
-                f"{self.path}: the checksum of {name} is wrong: the file is damaged; "
-                "extract it again or take a copy"
-            )
+            raise damaged(self.path, f"the checksum of {name} is wrong: the file is damaged")
 
     @contextmanager
     def _open(self) -> Iterator[int]:
@@ -343,14 +347,12 @@ def open_container(path: Path) -> Container:
         FileNotFoundError: there is no such file.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise QamroError(f"{path} is not a regular file")
+        raise QamroError(f"{path} is not a regular file; name a file that qamro-extract wrote")
     try:
         # Published files never change, so no lock is needed; locks fail on some network folders.
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
-        raise QamroError(
-            f"{path} is not a cache file, or it is damaged ({_first(error)})"
-        ) from error
+        raise _not_opened(path, error) from error
     with file:
         try:
             info = os.fstat(file.id.get_vfd_handle())
@@ -360,9 +362,27 @@ def open_container(path: Path) -> Container:
             raise
         # h5py raises many types on a damaged directory.
         except Exception as error:
-            raise QamroError(f"{path} is damaged ({_first(error)})") from error
+            raise damaged(path, "its list of arrays is damaged") from error
     container = Container(path, attributes, extents, _stamp(info))
     return _with_checksums(container)
+
+
+def _not_opened(path: Path, error: OSError) -> QamroError:
+    """Say in our own words why HDF5 does not open a file."""
+    if error.errno is not None:
+        return QamroError(f"{path} cannot be opened: {os.strerror(error.errno)}")
+    with path.open("rb") as file:
+        begin = file.read(len(SIGNATURE))
+    if not begin:
+        return damaged(path, "the file is empty")
+    if not SIGNATURE.startswith(begin):
+        return QamroError(
+            f"{path} is no cache (not an HDF5 file); name a file that qamro-extract wrote"
+        )
+    cut = re.search(r"\beof = (\d+).*stored_eof = (\d+)", str(error))
+    if cut:
+        return damaged(path, f"the file is cut short, {cut[1]} of its {cut[2]} bytes are there")
+    return damaged(path, "the head of the file is damaged")
 
 
 def _first(error: Exception) -> str:
@@ -387,7 +407,17 @@ def _read_attributes(path: Path, file: h5py.File) -> dict[str, Any]:
         else:
             raise QamroError(f"{path}: attribute {name!r} has a type no cache has")
     if attributes.pop("format", None) != MAGIC:
-        raise QamroError(f"{path} is an HDF5 file, but not a cache of this program")
+        raise QamroError(
+            f"{path} is an HDF5 file, but no cache of this program; "
+            "name a file that qamro-extract wrote"
+        )
+    version = attributes.get("format_version")
+    # Whatever else is new in it would be called damage further on.
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise QamroError(
+            f"{path} was made by a newer version of this program (cache format {version}, this "
+            f"one reads {FORMAT_VERSION}); update qamro-cache or extract it again"
+        )
     return attributes
 
 
@@ -424,7 +454,7 @@ def _extent(path: Path, name: str, dataset: Any, size: int) -> Extent:
     nbytes = nbytes_of(dtype, shape)
     start = dataset.get_offset()
     if nbytes and (start is None or start + nbytes > size):
-        raise QamroError(f"{path}: /{name} reaches beyond the end of the file; it is cut short")
+        raise damaged(path, f"/{name} reaches beyond the end of the file; it is cut short")
     return Extent(np.dtype(dtype.str), shape, (start or 0) if nbytes else 0, "")
 
 
@@ -433,18 +463,18 @@ def _with_checksums(container: Container) -> Container:
     path, extents = container.path, dict(container.extents)
     listed = extents.pop(CHECKSUMS, None)
     if listed is None or listed.dtype.kind != "S" or listed.shape != ():
-        raise QamroError(f"{path} has no list of checksums; it is not a whole cache")
+        raise damaged(path, "there is no list of checksums; it is not a whole cache")
     with container._open() as handle:
         text = pread(handle, listed.nbytes, listed.start).tobytes()
     *lines, last = text.splitlines(keepends=True) or [b""]
     if last.split() != [xxhash.xxh3_128_hexdigest(b"".join(lines)).encode(), CHECKSUMS.encode()]:
-        raise QamroError(f"{path}: its list of checksums is damaged")
+        raise damaged(path, "its list of checksums is damaged")
     sums: dict[str, str] = {}
     for line in lines:
         digest, _, name = line.decode("utf-8").rstrip("\n").partition("  ")
         sums[name] = digest
     if sums.pop("attributes", None) != _attributes_xxh3(container.attributes):
-        raise QamroError(f"{path}: its description (identity, provenance) is damaged")
+        raise damaged(path, "its description (identity, provenance) is damaged")
     if sums.keys() != extents.keys():
         odd = sorted(sums.keys() ^ extents.keys())[0]
         raise QamroError(f"{path}: /{odd} is listed and not there, or there and not listed")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qamro_cache.cache.container import Blocks, Container, parse_json, whole
+from qamro_cache.cache.container import Blocks, Container, damaged, parse_json, whole
 from qamro_cache.cache.content import (
     NUMBER_COLUMNS,
     Array,
@@ -62,14 +62,12 @@ def header_of(container: Container) -> Header:
     path, found = container.path, container.attributes
     version = found.get("format_version")
     if version != FORMAT_VERSION:
-        raise QamroError(
-            f"{path} has format {version!r}; this program reads format {FORMAT_VERSION}"
-        )
+        raise damaged(path, f"cache format {version!r}, this program reads {FORMAT_VERSION}")
     identity = parse_json(path, "identity", found.get("identity"))
     provenance = parse_json(path, "provenance", found.get("provenance"))
     header = Header(identity, found.get("dataset"), found.get("synthetic"), provenance)  # type: ignore[arg-type]
     if attributes_of(header) != found:
-        raise QamroError(f"{path}: its description contradicts itself; the file is damaged")
+        raise damaged(path, "its description contradicts itself")
     return header
 
 

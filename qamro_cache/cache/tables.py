@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.cache.container import Container
+from qamro_cache.cache.container import Container, damaged
 from qamro_cache.cache.content import (
     NUMBER_COLUMNS,
     Array,
@@ -163,7 +163,7 @@ def _one_line(path: Path) -> Iterator[None]:
         message = str(error)
         raise QamroError(message if str(path) in message else f"{path}: {message}") from error
     except (KeyError, ValueError, TypeError, OverflowError, IndexError) as error:
-        raise QamroError(f"{path} is damaged ({str(error).splitlines()[0]})") from error
+        raise damaged(path, f"the file is damaged ({str(error).splitlines()[0]})") from error
 
 
 def _check_codes(small: Mapping[str, Array], name: str, size: int) -> None:

@@ -10,6 +10,9 @@ from qamro_cache.training.recipe import Bools, Folds
 #: Part of the training groups that the inner split keeps for stopping.
 STOP_SHARE = 0.15
 
+#: What ``--cv`` takes.
+CHOICES = "system, group, prompt, split or a number of folds"
+
 _SPLITS = {
     "train": "train",
     "dev": "dev",
@@ -45,20 +48,19 @@ def make_folds(clips: pd.DataFrame, cv: str, labelled: Bools, *, inner: bool) ->
         if len(held) < 2:
             raise QamroError(
                 f"--cv {cv} needs at least two values in the clips' {cv!r} column, which has "
-                f"{len(held)}; use another --cv, for example --cv 5"
+                f"{len(held)}; use another --cv: {CHOICES}"
             )
         if (labelled & ~usable).any():
             raise QamroError(
                 f"--cv {cv}: {int((labelled & ~usable).sum())} rated clips have no {cv}; "
-                "use another --cv, for example --cv 5"
+                f"use another --cv: {CHOICES}"
             )
         part = np.searchsorted(held, names)
         line = f"leave one {cv} out, {len(held)} folds; {_overlap(clips, cv)}"
     else:
         if not cv.isdecimal() or not 2 <= int(cv) <= int(labelled.sum()):
             raise QamroError(
-                f"--cv {cv}: use system, group, prompt, or a number of folds from 2 to the "
-                f"{int(labelled.sum())} rated clips"
+                f"--cv {cv}: use {CHOICES} (2 to the {int(labelled.sum())} rated clips)"
             )
         usable = labelled
         order = np.random.default_rng(0).permutation(len(clips))
@@ -87,7 +89,7 @@ def _by_split(clips: pd.DataFrame, labelled: Bools, *, inner: bool) -> tuple[Fol
     if not train.any() or not (dev.any() or test.any()):
         raise QamroError(
             f"the clips' splits are {', '.join(known) or 'not given'}, and a fixed split takes "
-            "train and dev or test; use --cv, for example --cv group"
+            "train and dev or test; use --cv with system, group, prompt or a number of folds"
         )
     held = "test" if test.any() else "dev"
     judged, stop = (test, dev) if test.any() else (dev, np.zeros_like(dev))
