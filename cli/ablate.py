@@ -40,6 +40,11 @@ def _setting_options(command: Any) -> Any:
     own: dict[str, tuple[Any, str]] = {
         "feature": (str, "Of the cache [its first]."),
         "raters": (int, "Ratings a clip behind the training labels, 0 for all [0]."),
+        "cv": (
+            str,
+            "How clips are held out: system, group, prompt, split or a number of folds "
+            "[the split column, else group, else 5].",
+        ),
     }
     for name, (kind, text) in reversed({**SETTINGS, **own}.items()):
         flag = f"--{name.replace('_', '-')}"
@@ -68,12 +73,6 @@ def _setting_options(command: Any) -> Any:
 @click.option("--labels", type=File, help="Ratings to use instead of the cache's.")
 @click.option("--seeds", type=int, default=None, help="Heads a cell and fold [5].")
 @click.option(
-    "--cv",
-    default=None,
-    metavar="system|group|prompt|split|K",
-    help="How clips are held out [the split column, else group, else 5].",
-)
-@click.option(
     "--stop",
     type=click.Choice(["inner", "fixed"]),
     help="Stop on a part of the training clips, or after --epochs [fixed; inner for a split].",
@@ -100,7 +99,6 @@ def main(
     axis: tuple[str, ...],
     labels: Path | None,
     seeds: int | None,
-    cv: str | None,
     stop: str | None,
     resamples: int,
     device: str,
@@ -129,7 +127,7 @@ def main(
             axis=axis or tuple(run.get("axis", ())),
             labels=labels,
             seeds=int(run.get("seeds", 5)) if seeds is None else seeds,
-            cv=str(run.get("cv", "")) if cv is None else cv,
+            cv=str(run.get("cv", "")),
             stop=str(run.get("stop", "")) if stop is None else stop,
             resamples=resamples,
             device=device,
@@ -145,7 +143,9 @@ def main(
 def _show(out: Path, best: dict[str, Any]) -> None:
     import pandas as pd
 
-    summary = pd.read_csv(out / "summary.csv", keep_default_na=False)
+    from qamro_cache.training.tables import question
+
+    summary = pd.read_csv(out / "summary.csv", keep_default_na=False, dtype={"cv": str})
     fixed = list(summary.columns[: summary.columns.get_loc("seeds")])
     columns = [
         "clip_mse",
@@ -155,7 +155,11 @@ def _show(out: Path, best: dict[str, Any]) -> None:
         "system_srcc",
         "diverged",
     ]
-    for axis, part in summary.groupby("axis", sort=False):
+    asked = [
+        question(axis, cv)
+        for axis, cv in zip(summary["axis"], summary.get("cv", [None] * len(summary)), strict=True)
+    ]
+    for axis, part in summary.groupby(asked, sort=False):
         rows = [
             [str(row[name]) for name in fixed if name != "axis"]
             + [_number(row.get(name, "")) for name in columns]

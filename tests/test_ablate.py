@@ -84,6 +84,31 @@ def test_cells_and_their_tables(cache, tmp_path):
     assert json.loads((tmp_path / "best.json").read_text())["synthetic"] is True
 
 
+def test_ways_to_hold_clips_out_are_a_dimension(cache, tmp_path):
+    one = {"alpha": [0.1, 0.5]}
+    grid = Grid({**one, "cv": ["group", "3"]}, (), QUICK)
+    best = ablate(cache, tmp_path / "both", grid=grid, seeds=2, axis=["quality"], resamples=50)
+    table = pd.read_csv(tmp_path / "both" / "summary.csv", dtype={"cv": str})
+    assert table.groupby("cv").size().to_dict() == {"group": 4, "3": 4}, "and two baselines each"
+    for cv in ("group", "3"):
+        alone = ablate(
+            cache, tmp_path / cv, grid=Grid(one, (), QUICK), cv=cv, seeds=2, axis=["quality"],
+            resamples=50,
+        )  # fmt: skip
+        single = pd.read_csv(tmp_path / cv / "summary.csv")
+        pd.testing.assert_frame_equal(
+            table[table["cv"] == cv].drop(columns="cv").reset_index(drop=True), single, atol=1e-6
+        )
+        mine, theirs = best["axes"][f"quality, cv {cv}"], alone["axes"]["quality"]
+        assert mine["cell"] == {**theirs["cell"], "cv": cv}
+    result = run("--cache", cache, "--out", tmp_path / "both", "--cv", "group,3", "--alpha",
+                 "0.1,0.5", "--seeds", 2, "--axis", "quality", "--epochs", 3, "--widths", "8",
+                 "--lr", 0.01)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "quality, cv group: highest" in result.stdout
+    assert "quality, cv 3: highest" in result.stdout
+
+
 def test_what_is_done_is_not_trained_again(cache, tmp_path, monkeypatch):
     grid = Grid({"alpha": [0.1, 0.5]}, (), QUICK)
     ablate(cache, tmp_path, grid=grid, seeds=1, cv="3", axis=["match"], resamples=0)
@@ -251,6 +276,7 @@ def test_mistakes_are_one_line(cache, tmp_path):
         (["--grid", "nothing"], "there are: alpha_beta, annotation_noise, batch_size"),
         (["--alpha", "0.1,-1"], "alpha"),
         (["--alpha", "0.1,0.1"], "twice"),
+        (["--cv", "group,song"], "song"),
     ):
         result = run("--cache", cache, "--out", tmp_path / "out", *arguments)
         assert result.exit_code == 1, result.output

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def ablate(
         axis: axes; empty for all.
         labels: a label file in place of the caches' labels.
         seeds: heads a cell, fold and axis.
-        cv: as in `train`.
+        cv: as in `train`, for cells that don't name their own.
         stop: as in `train`.
         resamples: bootstrap draws of the intervals.
         device: torch device; empty: a GPU if there is one.
@@ -105,6 +105,7 @@ def ablate(
     cells = cells_of(grid)
     by_encoder = _open(caches)
     common = _common_clips(by_encoder)
+    cv_varies = any("cv" in cell.names for cell in cells)
     outcomes: list[Outcome] = []
     config: dict[str, Any] = {
         "seeds": seeds,
@@ -113,17 +114,18 @@ def ablate(
         "materials": [],
     }
     for cache in by_encoder:
-        for names, members in _by_feature(cells).items():
-            text = names[1]
+        for (feature, text, own_cv), members in _by_material(cells).items():
             material = load_material(
-                cache, axes=axis, labels=labels, feature=names[0], text=text, only=common
+                cache, axes=axis, labels=labels, feature=feature, text=text, only=common
             )
             chosen = [(place, cells[place]) for place in members]
-            plan, question = _plan(material, chosen, seeds, cv, stop, precision)
+            held_out = own_cv or cv or default_cv(material)
+            plan, question = _plan(material, chosen, seeds, held_out, stop, precision)
             _train_missing(plan, out / "done", device, precision, progress)
-            several = len(by_encoder) > 1
-            outcomes += _outcomes(plan, out / "done", several, cells)
-            outcomes += _baselines(plan, several)
+            origin = {"encoder": material.encoder} if len(by_encoder) > 1 else {}
+            origin |= {"cv": held_out} if cv_varies else {}
+            outcomes += _outcomes(plan, out / "done", origin, cells)
+            outcomes += _baselines(plan, origin)
             config["materials"].append(
                 {
                     "dataset": material.dataset,
@@ -164,11 +166,11 @@ def _common_clips(caches: Sequence[Cache]) -> frozenset[str] | None:
     return common
 
 
-def _by_feature(cells: Sequence[Cell]) -> dict[tuple[str, bool], list[int]]:
-    """Group cells by what they read of a cache: the feature, and whether prompts."""
-    groups: dict[tuple[str, bool], list[int]] = {}
+def _by_material(cells: Sequence[Cell]) -> dict[tuple[str, bool, str], list[int]]:
+    """Group cells by what they read of a cache (the feature, whether prompts), and by folds."""
+    groups: dict[tuple[str, bool, str], list[int]] = {}
     for place, cell in enumerate(cells):
-        key = (cell.feature, cell.recipe.head.inputs != "audio")
+        key = (cell.feature, cell.recipe.head.inputs != "audio", cell.cv)
         groups.setdefault(key, []).append(place)
     return groups
 
@@ -184,7 +186,6 @@ def _plan(
     for _, cell in cells:
         check_head(cell.recipe.head, material)
     known = np.isfinite(material.labels.mean).any(1)
-    cv = cv or default_cv(material)
     folds, question = make_folds(material.clips, cv, known, inner=wants_inner(cv, stop, material))
     _, reasons = adapt(cells[0][1].recipe, {}, int(folds.train.sum(1).min()))
     for reason in reasons:
@@ -282,7 +283,9 @@ def _train_missing(
         raise QamroError(str(error)) from error
 
 
-def _outcomes(plan: Plan, folder: Path, several: bool, cells: Sequence[Cell]) -> list[Outcome]:
+def _outcomes(
+    plan: Plan, folder: Path, origin: Mapping[str, str], cells: Sequence[Cell]
+) -> list[Outcome]:
     """Pool the folds of each cell, axis and seed."""
     done = read_done(folder)
     groups: dict[tuple[int, int], dict[int, list[int]]] = {}
@@ -291,7 +294,6 @@ def _outcomes(plan: Plan, folder: Path, several: bool, cells: Sequence[Cell]) ->
         by_seed.setdefault(job.seed, []).append(k)
     coverage = _Coverage(plan)
     test = plan.folds.test.any(0)
-    origin = {"encoder": plan.material.encoder} if several else {}
     outcomes = []
     for (cell, axis), by_seed in groups.items():
         predictions = np.full((len(by_seed), len(test)), np.nan)
@@ -322,12 +324,11 @@ def _outcomes(plan: Plan, folder: Path, several: bool, cells: Sequence[Cell]) ->
     return outcomes
 
 
-def _baselines(plan: Plan, several: bool) -> list[Outcome]:
+def _baselines(plan: Plan, origin: Mapping[str, str]) -> list[Outcome]:
     """Predict the same held-out clips by ridge and by the training mean."""
     material, folds = plan.material, plan.folds
     learned, test = folds.train | folds.stop, folds.test.any(0)
     vectors = clip_vectors(material)
-    origin = {"encoder": material.encoder} if several else {}
     outcomes = []
     for axis, info in enumerate(material.axes):
         truth = material.labels.mean[:, axis]
@@ -337,7 +338,7 @@ def _baselines(plan: Plan, several: bool) -> list[Outcome]:
         ):
             target = np.where(test, truth, np.nan)
             outcomes.append(
-                Outcome(origin, model, info.name, [0], predictions[None], target,
+                Outcome(dict(origin), model, info.name, [0], predictions[None], target,
                         material.systems(), {})
             )  # fmt: skip
     return outcomes

@@ -10,9 +10,9 @@ from typing import Any
 from qamro_cache.errors import QamroError
 from qamro_cache.training.recipe import Recipe, Settings, make_recipe
 
-#: What a cell may name beside a recipe's settings: the feature of the cache, and how many ratings
-#: of each clip the training labels are averaged from (0: all).
-OWN_NAMES = ("feature", "raters")
+#: What a cell may name beside a recipe's settings: the feature of the cache, how many ratings of
+#: each clip the training labels are averaged from (0: all), and how clips are held out.
+OWN_NAMES = ("feature", "raters", "cv")
 
 _RUN_NAMES = ("seeds", "cv", "stop", "axis")
 
@@ -43,12 +43,14 @@ class Cell:
         recipe: how its heads are trained.
         feature: of the cache; empty for its first.
         raters: ratings a clip behind the training labels; 0 for all.
+        cv: as in `train`; empty for the run's.
     """
 
     names: Mapping[str, Any]
     recipe: Recipe
     feature: str = ""
     raters: int = 0
+    cv: str = ""
 
 
 def read_grid(path: Path) -> Grid:
@@ -105,9 +107,9 @@ def cells_of(grid: Grid) -> list[Cell]:
         for combination in product(*grid.values.values())
     ]
     made = [_cell(shared, cell) for cell in [*cells, *map(dict, grid.cells)]]
-    seen: list[tuple[Recipe, str, int]] = []
+    seen: list[tuple[Recipe, str, int, str]] = []
     for cell in made:
-        what = (cell.recipe, cell.feature, cell.raters)
+        what = (cell.recipe, cell.feature, cell.raters, cell.cv)
         if what in seen:
             raise QamroError(f"the grid has a cell twice: {label(cell.names)}")
         seen.append(what)
@@ -122,6 +124,7 @@ def label(names: Mapping[str, Any]) -> str:
 def _cell(shared: Mapping[str, Any], own: Mapping[str, Any]) -> Cell:
     everything = {**shared, **own}
     feature, raters = everything.pop("feature", ""), everything.pop("raters", 0)
+    cv = str(everything.pop("cv", ""))
     for name, value in everything.items():
         if name not in Settings.__annotations__:
             raise QamroError(f"the grid sets {name!r}, which is no setting")
@@ -134,7 +137,7 @@ def _cell(shared: Mapping[str, Any], own: Mapping[str, Any]) -> Cell:
     if not isinstance(raters, int) or raters < 0:
         raise QamroError(f"raters must be a number of ratings, 0 for all, got {raters!r}")
     names = {name: _shown(value) for name, value in own.items()}
-    return Cell(names, recipe, str(feature), raters)
+    return Cell(names, recipe, str(feature), raters, cv)
 
 
 def _shown(value: Any) -> Any:

@@ -86,13 +86,20 @@ def write_tables(
         if synthetic:
             table["synthetic"] = True
         write_text(out / f"{name}.csv", table.to_csv(index=False).rstrip("\n"))
-    best = {
-        axis: _best([o for o in outcomes if o.axis == axis and o.model == "head"], resamples)
-        for axis in dict.fromkeys(outcome.axis for outcome in outcomes)
-    }
+    # Cells that hold out other clips answer another question: no best one among them.
+    asked: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.model == "head":
+            asked.setdefault(question(outcome.axis, outcome.names.get("cv")), []).append(outcome)
+    best = {name: _best(cells, resamples) for name, cells in asked.items()}
     record = {"synthetic": synthetic, "axes": best}
     write_text(out / "best.json", json_text(record))
     return record
+
+
+def question(axis: str, cv: str | None) -> str:
+    """Return what a best cell is named by: the axis, and how clips are held out if that varies."""
+    return axis if cv is None else f"{axis}, cv {cv}"
 
 
 def _value(scored: Mapping[str, Any], name: str, part: str = "value") -> float:
