@@ -15,7 +15,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -70,13 +70,46 @@ def decoding(paths: list[str], policy: AudioPolicy) -> dict[str, float]:
     threads = available_processors()
 
     def together() -> None:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(pool.map(decode, paths))
 
+    # torchaudio's resampler would use every processor for a single decoding thread.
+    torch.set_num_threads(1)
     one = len(paths) / best(lambda: [decode(path) for path in paths])
     many = len(paths) / best(together)
+    torch.set_num_threads(threads)
     return {
         "threads": threads,
+        "one_thread_clips_per_second": one,
+        "all_threads_clips_per_second": many,
+        "speedup": many / one,
+    }
+
+
+class NoEncoder:
+    """Takes no time, so that a whole extraction shows what comes before and after an encoder."""
+
+    def __init__(self, policy: AudioPolicy) -> None:
+        self.spec = EncoderSpec("none", "1", policy, {"first": (1,)})
+
+    def encode(self, windows: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return each window's first sample [B, 1]."""
+        return {"first": windows[:, :1]}
+
+    def encode_text(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return nothing."""
+        return {}
+
+
+def without_encoder(dataset: Dataset, folder: Path, policy: AudioPolicy) -> dict[str, float]:
+    """Extract with an encoder that takes no time: one decoding thread, then one a processor."""
+    runs = iter(range(100))
+
+    def run(workers: int) -> None:
+        extract(dataset, folder / f"none{next(runs)}.h5", NoEncoder(policy), workers=workers)
+
+    one, many = (len(dataset.clips) / best(partial(run, n)) for n in (1, available_processors()))
+    return {
         "one_thread_clips_per_second": one,
         "all_threads_clips_per_second": many,
         "speedup": many / one,
@@ -181,8 +214,9 @@ def main() -> None:
     results: dict[str, Any] = {
         "command": "python benchmarks/extract.py " + " ".join(sys.argv[1:]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu",
-        "processors": available_processors(),
+        "device": torch.cuda.get_device_name()
+        if options.device.startswith("cuda")
+        else f"CPU, {available_processors()} cores, {platform.machine()}",
         "platform": platform.platform(),
         "clip": f"{SECONDS} s noise at {RATE} Hz, WAV and FLAC",
     }
@@ -199,6 +233,9 @@ def main() -> None:
             results["encoder"] = options.encoder
         if "decode" in wanted:
             results["decode"] = decoding(paths, encoder.spec.audio)
+            results["extract_without_encoder"] = without_encoder(
+                dataset, folder, encoder.spec.audio
+            )
         if "encode" in wanted:
             results["encode"] = encoding(encoder, options.device)
         if "extract" in wanted:

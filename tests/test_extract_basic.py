@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from extraction_support import digests, make_clips
 from fake_encoder import SPEC, WINDOW, FakeEncoder
 
 from qamro_cache.audio.decode import ClipDecoder
+from qamro_cache.audio.windows import Window
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.records import Dataset, select_clips
 from qamro_cache.errors import QamroError
@@ -236,6 +238,32 @@ def test_features_that_are_not_finite_fail_their_clip_alone(
     assert summary.failed == {"failed": 50}
     cache = open_cache(tmp_path / "emb.h5")
     assert "NaN or infinite values in layers" in cache.clips["reason"][0]
+
+
+def test_a_decoder_keeps_to_one_core_and_the_encoder_keeps_all(
+    noises: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[int]] = {"decode": set(), "encode": set()}
+
+    class Watching(FakeEncoder):
+        def encode(self, windows: torch.Tensor, valid: torch.Tensor) -> Mapping[str, torch.Tensor]:
+            seen["encode"].add(torch.get_num_threads())
+            return super().encode(windows, valid)
+
+    def decoding(self: ClipDecoder) -> Iterator[Window]:
+        seen["decode"].add(torch.get_num_threads())
+        return windows(self)
+
+    windows = ClipDecoder.windows
+    monkeypatch.setattr(ClipDecoder, "windows", decoding)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        extract(noises, tmp_path / "emb.h5", Watching(), workers=2)
+        assert seen == {"decode": {1}, "encode": {3}}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_encoder_that_breaks_its_promise_is_an_error(noises: Dataset, tmp_path: Path) -> None:

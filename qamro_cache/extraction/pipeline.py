@@ -102,11 +102,17 @@ class Pipeline:
 
     def run(self, units: Sequence[Unit], stats: Stats) -> Iterator[CacheContent]:
         """Yield the content of each unit, in order."""
+        import torch
+
         # A clip is a window at least, which is enough to tell whether compiling pays.
         self.runner = Runner(self.encoder, self.device, sum(len(unit.clips) for unit in units))
         stop = threading.Event()
         batches: queue.Queue[_Batch | _UnitEnd | BaseException | None] = queue.Queue(BATCHES)
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        # A worker's resampling stays on its own core; the encoder keeps the threads it has.
+        threads = torch.get_num_threads()
+        pool = ThreadPoolExecutor(
+            self.workers, "decode", initializer=torch.set_num_threads, initargs=(1,)
+        )
         batcher = threading.Thread(
             target=self._batch, args=(units, pool, batches, stop, stats), daemon=True
         )
@@ -117,6 +123,7 @@ class Pipeline:
             stop.set()
             batcher.join()
             pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(threads)
 
     # ------------------------------------------------------------------ decoding threads
 
