@@ -35,8 +35,8 @@ def test_a_cpu_tensor_is_refused():
         qamro_loss(torch.zeros(3), torch.arange(3.0), method="fused")
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_kernel_compiles_for_a_gpu_without_atomics_or_fused_products(masked):
+@pytest.mark.parametrize(("masked", "noisy"), [(False, False), (True, False), (True, True)])
+def test_the_kernel_compiles_for_a_gpu_without_atomics_or_fused_products(masked, noisy):
     """For an H100, which need not be here."""
     triton = pytest.importorskip("triton")
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -44,22 +44,26 @@ def test_the_kernel_compiles_for_a_gpu_without_atomics_or_fused_products(masked)
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from qamro_cache.losses.fused import _BLOCK, LAUNCH, _kernel
+    from qamro_cache.losses.fused import LAUNCH, MOST_ROWS, SAMPLES_PER_WARP, UNROLL, _kernel
 
-    constants = {"MASKED": masked, "RANGED": False, "BINNED": False, "NOISY": masked,
-                 "DTYPE": triton.language.float32, "BLOCK": _BLOCK}  # fmt: skip
-    doubles = ("alpha_of", "beta_of", "low_of", "high_of", "y", "values")
+    constants = {"MASKED": masked, "RANGED": False, "BINNED": False, "NOISY": noisy,
+                 "DTYPE": triton.language.float32, "ROWS": MOST_ROWS, "ALONE": True,
+                 "UNROLL": UNROLL}  # fmt: skip
+    doubles = ("alpha_of", "beta_of", "low_of", "high_of", "values")
+    singles = ("pred", "y", "table", "stderr", "slopes", "scores", "qualities", "labels")
     types = dict.fromkeys(_kernel.arg_names, "i32") | dict.fromkeys(doubles, "*fp64")
-    types |= dict.fromkeys(("pred", "table", "stderr", "slopes"), "*fp32")
+    types |= dict.fromkeys(singles, "*fp32")
     types |= {"mask": "*u8", "counts": "*i64"} | dict.fromkeys(constants, "constexpr")
     places = {(_kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = ASTSource(_kernel, types, constexprs=places)
-    code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=LAUNCH).asm["ptx"]
-    instructions = {word.partition(".")[0] for word in code.split()}
-    assert "mul" in instructions
-    assert not {"atom", "red"} & instructions
-    # Only the error function of the standard errors, a polynomial, is made of fused products.
-    assert ("fma" in instructions) == masked
+    options = {**LAUNCH, "num_warps": MOST_ROWS // SAMPLES_PER_WARP}
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    code = made.asm["ptx"]
+    assert not {"atom", "red"} & {word.partition(".")[0] for word in code.split()}
+    # A score is a product and a difference, each rounded: no fused product of doubles but those
+    # of divisions and of the standard errors.
+    assert "mul.rn.f64" in code
+    assert ("fma.rn.f64" in code) == noisy
 
 
 def stack(heads=64, size=256, dtype=torch.float32):
