@@ -276,11 +276,11 @@ def _check_encoder(name: str, options: "EncoderOptions", device: str, as_json: b
     for check in check_encoder(name, options, device):
         found.append(check)
         if not as_json:
-            mark = "ok  " if check.ok else "FAIL"
+            mark = {True: "ok  ", False: "FAIL", None: "    "}[check.ok]
             click.echo(printable(f"{mark} {check.name}: {check.detail}"))
     if as_json:
         click.echo(json.dumps([asdict(check) for check in found], indent=2))
-    if not all(check.ok for check in found):
+    if any(check.ok is False for check in found):
         fail(f"encoder {name} is not ready")
 
 

@@ -67,11 +67,17 @@ def test_encoders_without_a_download(name):
 
 @pytest.mark.slow
 def test_clap_and_audiobox(clap_reference, audiobox_reference):
+    """The first held against laion_clap too, whose import alone reaches for a hub."""
     run(
         "from qamro_cache.encoders.registry import load_encoder\n"
         "from qamro_cache.encoders.protocol import EncoderOptions as O\n"
-        f"clap = load_encoder('clap', O(checkpoint={str(clap_reference.checkpoint)!r}, "
-        f"tokenizer={str(clap_reference.tokenizer)!r}))\n"
+        "from qamro_cache.encoders import upstream\n"
+        "upstream.SOUNDS = upstream.SOUNDS[:2]\n"
+        f"options = O(checkpoint={str(clap_reference.checkpoint)!r}, "
+        f"tokenizer={str(clap_reference.tokenizer)!r})\n"
+        "clap = load_encoder('clap', options)\n"
         "assert clap.encode_text(['one', 'two'])['text'].shape == (2, 512)\n"
+        "agrees, line = upstream.compare(clap, options, 'cpu')\n"
+        "assert agrees and 'laion-clap 1.1.7' in line, line\n"
         f"load_encoder('audiobox', O(checkpoint={str(audiobox_reference.file)!r}))\n"
     )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qamro_cache.encoders.protocol import Encoder, EncoderOptions
 from qamro_cache.encoders.registry import find_encoder
+from qamro_cache.encoders.upstream import compare
 from qamro_cache.errors import QamroError
 
 #: Largest difference between two batches that rounding explains, as a share of the feature's size.
@@ -23,12 +24,12 @@ class Check:
 
     Attributes:
         name: what was looked at, for example ``weights``.
-        ok: whether it is as it must be.
+        ok: whether it is as it must be; None: that could not be found out here.
         detail: one line: what was found, or what is missing and how to get it.
     """
 
     name: str
-    ok: bool
+    ok: bool | None
     detail: str
 
 
@@ -66,6 +67,8 @@ def check_encoder(
             yield from check(encoder, device)
         except (QamroError, RuntimeError) as error:
             yield Check(check.__name__.lstrip("_"), False, str(error).splitlines()[0])
+    if (compared := compare(encoder, options, device)) is not None:
+        yield Check("upstream", *compared)
 
 
 def signal(encoder: Encoder, device: str) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,289 @@
+"""Our features against the authors' own packages, on fixed sounds and the user's own weights.
+
+Our networks are written anew, so nothing here needs those packages; where they are installed,
+they are the judge. They run on the CPU in float32, through their own interface.
+"""
+
+import io
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qamro_cache.audio.decode import ClipDecoder
+from qamro_cache.audio.windows import Samples
+from qamro_cache.encoders.protocol import Encoder, EncoderOptions
+from qamro_cache.encoders.weights import read_checkpoint, state_dict_of
+
+#: Largest error, as a share of the median distance between two sounds.
+LIMITS = {"float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 1e-1}
+#: Largest difference of a sample that enters the network: a third of a 16-bit step.
+SAME_SAMPLE = 1e-5
+#: Length in windows and rate of each sound; 0: the encoder's own rate.
+SOUNDS = ((1.0, 0), (0.31, 44_100), (0.62, 16_000))
+PROMPTS = ("a slow piano piece", "Loud and fast drums, 180 bpm!", "a")
+
+Features = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The package of an encoder's authors.
+
+    Attributes:
+        module: as imported.
+        package: as installed.
+        features: (files of a window each, encoder, options) -> what their interface makes of
+            them: ``waveform`` [C, window], which enters their network, and features by our names.
+    """
+
+    module: str
+    package: str
+    features: Callable[[Sequence[Path], Encoder, EncoderOptions], Features]
+
+
+def compare(
+    encoder: Encoder, options: EncoderOptions, device: str
+) -> tuple[bool | None, str] | None:
+    """Hold an encoder against its authors' package.
+
+    Returns:
+        Whether they agree (None: not compared) and a line that says so; None for an encoder
+        that has no such package.
+    """
+    upstream = UPSTREAMS.get(encoder.spec.name)
+    if upstream is None:
+        return None
+    if find_spec(upstream.module) is None:
+        how = "run: pip install 'qamro-cache[upstream]'"
+        return None, f"not compared: {upstream.package} is not installed; {how}"
+    name = f"{upstream.package} {version(upstream.package)}"
+    if options.rate_policy != "resample" or not options.int16:
+        return None, f"not compared: {name} has no --rate-policy as-is and no --no-int16"
+    with tempfile.TemporaryDirectory(prefix="qamro-check-") as folder:
+        files = write_sounds(Path(folder), encoder)
+        try:
+            with quiet(), torch.inference_mode():
+                theirs = upstream.features(files, encoder, options)
+        except Exception as error:  # a package of others, among whatever versions it meets
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            return None, f"not compared: {name} does not run here ({reason})"
+        agrees, line = judge(ours(files, encoder, device), theirs, LIMITS[encoder.spec.precision])
+    return agrees, f"{'agrees' if agrees else 'DISAGREES'} with {name}: {line}"
+
+
+def judge(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], limit: float
+) -> tuple[bool, str]:
+    """Return whether features agree, and their errors in words.
+
+    Args:
+        ours: features [C, ...] by name, and ``waveform`` [C, window].
+        theirs: likewise.
+        limit: largest error, as a share of the median distance between two rows.
+    """
+    samples = float((ours["waveform"] - theirs["waveform"]).abs().max())
+    errors = {
+        name: relative_error(ours[name], rows) for name, rows in theirs.items() if name in ours
+    }
+    del errors["waveform"]
+    shown = ", ".join(f"{name} {error:.0e}" for name, error in errors.items())
+    return samples <= SAME_SAMPLE and max(errors.values()) <= limit, (
+        f"error {shown} of the distance between two sounds (limit {limit:.0e}), of the network's "
+        f"input {samples:.0e} (limit {SAME_SAMPLE:.0e})"
+    )
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    """Return the largest error of a row, as a share of the median distance between two rows.
+
+    Args:
+        ours: [C, D], or [C, layers, D], of which every layer is measured by itself.
+        theirs: the same shape.
+    """
+    worst = 0.0
+    layers = (x.double().reshape(len(x), -1, x.shape[-1]).unbind(1) for x in (ours, theirs))
+    for a, b in zip(*layers, strict=True):
+        error = (a - b).norm(dim=1).max() / torch.pdist(b).median()
+        worst = max(worst, float(error.nan_to_num(torch.inf)))
+    return worst
+
+
+def write_sounds(folder: Path, encoder: Encoder) -> list[Path]:
+    """Write a WAV file a sound: a tone, noise, a rising tone; at several rates.
+
+    All hold some noise: bands of nothing but rounding errors weigh much in a compressed spectrum.
+    """
+    import soundfile
+
+    policy = encoder.spec.audio
+    draw = np.random.default_rng(0)
+    files = []
+    for index, (share, rate) in enumerate(SOUNDS):
+        rate = rate or policy.sample_rate
+        time = np.arange(int(share * policy.window * rate / policy.sample_rate)) / rate
+        noise = draw.standard_normal(len(time))
+        sounds = (
+            0.5 * np.sin(2 * np.pi * 440 * time),
+            0.2 * noise,
+            0.5 * np.sin(2 * np.pi * (200 + 300 * time) * time),
+        )
+        files.append(folder / f"{index}.wav")
+        sound = (sounds[index] + 0.01 * noise).astype(np.float32)
+        soundfile.write(files[-1], sound, rate, subtype="FLOAT")
+    return files
+
+
+def ours(files: Sequence[Path], encoder: Encoder, device: str) -> Features:
+    """Return our features of the files, each a window, and what enters our network."""
+    windows = [
+        window for file in files for window in ClipDecoder(file, encoder.spec.audio).windows()
+    ]
+    waveform = torch.from_numpy(np.stack([window.samples for window in windows]))
+    valid = torch.tensor([window.valid for window in windows])
+    features = dict(encoder.encode(*(x.to(device) for x in (waveform, valid))))
+    if encoder.spec.text_features:
+        features |= encoder.encode_text(PROMPTS)
+    return {name: rows.cpu() for name, rows in features.items()} | {"waveform": waveform}
+
+
+def read(file: Path) -> tuple[Samples, int]:
+    """Return a file's samples [N] and rate."""
+    import soundfile
+
+    samples, rate = soundfile.read(file, dtype="float32")
+    return samples, rate
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what a package prints and warns of to ourselves."""
+    nowhere = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")
+        yield
+
+
+# ------------------------------------------------------------------------------- laion_clap
+
+
+def laion_clap(files: Sequence[Path], encoder: Encoder, options: EncoderOptions) -> Features:
+    """``embedding``, ``pooled`` and, with a tokenizer, ``text`` by ``laion_clap.CLAP_Module``."""
+    module = clap_module(encoder, options)
+    taken: Features = {}
+
+    def take(branch: Any, inputs: Any, out: Any) -> None:
+        taken["waveform"], taken["pooled"] = inputs[0]["waveform"], out["embedding"]
+
+    module.model.audio_branch.register_forward_hook(take)
+    embedding = module.get_audio_embedding_from_filelist([str(file) for file in files])
+    taken["embedding"] = torch.from_numpy(embedding)
+    if encoder.spec.text_features:
+        taken["text"] = torch.from_numpy(module.get_text_embedding(list(PROMPTS)))
+    return taken
+
+
+def clap_module(encoder: Encoder, options: EncoderOptions) -> Any:
+    """Build ``CLAP_Module`` without a hub, and load the checkpoint without running code in it.
+
+    Its import fetches three tokenizers, of which we want one, and its constructor roberta-base,
+    whose weights are in the checkpoint.
+    """
+    import transformers
+
+    from qamro_cache.encoders.roberta import roberta_base
+
+    tokenizer = getattr(encoder, "tokenizer", None)
+    instead = {
+        "BertTokenizer": mock.MagicMock(),
+        "BartTokenizer": mock.MagicMock(),  # may be another name of RobertaTokenizer
+        "RobertaTokenizer": lambda *_, **__: tokenizer,
+        "RobertaModel": lambda *_, **__: roberta_base(),
+    }
+    with ExitStack() as patches:
+        for name, make in instead.items():
+            kind = getattr(transformers, name)
+            patches.enter_context(mock.patch.object(kind, "from_pretrained", make))
+        from laion_clap import CLAP_Module
+
+        module = CLAP_Module(amodel=encoder.spec.options["architecture"], device="cpu")
+    path = Path(options.checkpoint)
+    state = state_dict_of(read_checkpoint(path, options.allow_pickle), path)
+    # Of older versions of transformers; laion_clap's own loading takes it away likewise.
+    state.pop("text_branch.embeddings.position_ids", None)
+    module.model.load_state_dict(state)
+    return module
+
+
+# --------------------------------------------------------------------- audiobox-aesthetics
+
+
+def audiobox_aesthetics(
+    files: Sequence[Path], encoder: Encoder, options: EncoderOptions
+) -> Features:
+    """``layers`` inside ``AesPredictor.forward``: their masked means over time."""
+    from audiobox_aesthetics.infer import AesMultiOutput, AesPredictor
+
+    path = Path(options.checkpoint)
+    published = AesMultiOutput.from_pretrained
+
+    def from_folder(name: str) -> Any:
+        return published(path)
+
+    with mock.patch.object(AesMultiOutput, "from_pretrained", from_folder):
+        predictor = AesPredictor(checkpoint_pth=None if path.is_dir() else str(path))
+    predictor.device = torch.device("cpu")
+    predictor.model.to("cpu")
+    network = predictor.model.wavlm_model
+    extract, taken = network.extract_features, Features()
+
+    def take(source: Tensor, padding_mask: Tensor, **more: Any) -> Any:
+        (x, layers), padding = extract(source=source, padding_mask=padding_mask, **more)
+        inside = (~padding).float().T[..., None]  # [T, B, 1]
+        means = [(layer * inside).sum(0) / inside.sum(0) for layer, _ in layers]
+        taken["waveform"], taken["layers"] = source, torch.stack(means, 1)
+        return (x, layers), padding
+
+    network.extract_features = take
+    # Their reading of files ended with torchaudio 2.9; samples they take still.
+    sounds = [read(file) for file in files]
+    predictor.forward(
+        [{"path": torch.from_numpy(samples)[None], "sample_rate": rate} for samples, rate in sounds]
+    )
+    return taken
+
+
+# ------------------------------------------------------------------------------- distillmos
+
+
+def distillmos(files: Sequence[Path], encoder: Encoder, options: EncoderOptions) -> Features:
+    """``mos`` by the package's own model, fed as its command feeds it."""
+    import distillmos as package
+    import torchaudio
+
+    model = package.ConvTransformerSQAModel().eval()
+    rate = encoder.spec.audio.sample_rate
+    waves = []
+    for file in files:
+        samples, own = read(file)
+        waves.append(torchaudio.transforms.Resample(own, rate)(torch.from_numpy(samples)[None]))
+    padded = [F.pad(wave, (0, encoder.spec.audio.window - wave.shape[1])) for wave in waves]
+    return {"waveform": torch.cat(padded), "mos": torch.cat([model(wave) for wave in waves])}
+
+
+UPSTREAMS = {
+    "clap": Upstream("laion_clap", "laion-clap", laion_clap),
+    "audiobox": Upstream("audiobox_aesthetics", "audiobox-aesthetics", audiobox_aesthetics),
+    "distillmos": Upstream("distillmos", "distillmos", distillmos),
+}
