@@ -13,12 +13,9 @@ from .common import (
     one_line_errors,
     printable,
     show_table,
-    usable_device,
     version_option,
 )
-from .recipe_options import SETTINGS, parse_widths, training_bar
-
-File = click.Path(path_type=Path)
+from .recipe_options import SETTINGS, File, parse_widths, run_options, training_bar
 
 
 def _values(kind: Any, name: str) -> Callable[..., list[Any] | None]:
@@ -69,26 +66,18 @@ def _setting_options(command: Any) -> Any:
 @click.option("--list-grids", is_flag=True, is_eager=True, help="Show the grids that come along.",
               callback=lambda ctx, _, value: _list_grids(ctx) if value else None,
               expose_value=False)  # fmt: skip
-@click.option("--axis", multiple=True, help="Axis to train for; may repeat [all].")
-@click.option("--labels", type=File, help="Ratings to use instead of the cache's.")
-@click.option("--seeds", type=int, default=None, help="Heads a cell and fold [5].")
 @click.option(
-    "--stop",
-    type=click.Choice(["inner", "fixed"]),
-    help="Stop on a part of the training clips, or after --epochs [fixed; inner for a split].",
-)
-@click.option("--resamples", default=1000, show_default=True, help="Bootstrap draws.")
-@click.option(
-    "--device", callback=usable_device, default="", help="Torch device [a GPU if there is one]."
+    "--seeds", type=click.IntRange(min=1), default=None, help="Heads a cell and fold [5]."
 )
 @click.option(
-    "--precision",
-    type=click.Choice(["float32", "tf32"]),
-    default="float32",
+    "--resamples",
+    default=1000,
+    type=click.IntRange(min=0),
     show_default=True,
-    help="Of products on a GPU.",
+    help="Bootstrap draws.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print best.json on stdout.")
+@run_options
 @_setting_options
 @version_option
 @one_line_errors
@@ -112,22 +101,28 @@ def main(
     given here replace those of --grid. Stopped at any moment, the same command goes on.
     """
     notices_to_stderr()
-    from qamro_cache.evaluation.score import json_text
-    from qamro_cache.training.ablate import ablate
+    from qamro_cache.training.early import check_ablate
     from qamro_cache.training.grid import Grid, override, read_grid
 
     grid = read_grid(_grid_file(grid_name)) if grid_name else Grid()
     grid = override(grid, {name: value for name, value in values.items() if value is not None})
     run = grid.run
+    asked: dict[str, Any] = {
+        "grid": grid,
+        "axis": axis or tuple(run.get("axis", ())),
+        "labels": labels,
+        "seeds": int(run.get("seeds", 5)) if seeds is None else seeds,
+        "cv": str(run.get("cv", "")),
+    }
+    opened = check_ablate(caches, out, **asked)
+    from qamro_cache.evaluation.score import json_text
+    from qamro_cache.training.ablate import ablate
+
     with training_bar() as progress:
         best = ablate(
-            caches,
+            opened,
             out,
-            grid=grid,
-            axis=axis or tuple(run.get("axis", ())),
-            labels=labels,
-            seeds=int(run.get("seeds", 5)) if seeds is None else seeds,
-            cv=str(run.get("cv", "")),
+            **asked,
             stop=str(run.get("stop", "")) if stop is None else stop,
             resamples=resamples,
             device=device,

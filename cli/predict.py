@@ -49,16 +49,21 @@ def main(
     Clips come from a cache (--cache), or from a folder of audio (--audio), which is embedded with
     the encoder that the head was trained on.
     """
-    from qamro_cache.heads.file import load_head
-    from qamro_cache.heads.predict import predict, write_predictions
+    from qamro_cache.cache.reader import open_cache
 
     if bool(cache) == (audio is not None):
         raise click.UsageError("name either --cache or --audio")
     notices_to_stderr()
+    for path in (head, *([audio] if audio else [])):
+        if not path.exists():
+            fail(printable(f"{path}: no such file"))
+    opened = open_cache(list(cache)) if cache else None
+    # Loads torch, which takes seconds: a wrong name has been refused by now.
+    from qamro_cache.heads.file import load_head
+    from qamro_cache.heads.predict import predict, write_predictions
+
     loaded = load_head(head)
-    table = predict(
-        loaded, cache=list(cache) or None, audio=audio, checkpoint=checkpoint, device=device
-    )
+    table = predict(loaded, cache=opened, audio=audio, checkpoint=checkpoint, device=device)
     write_predictions(table, out)
     rows = []
     for axis, part in table.groupby("axis", sort=False):

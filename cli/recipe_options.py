@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from .common import usable_device
+
+File = click.Path(path_type=Path)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 #: Name -> (type of one value, help). Defaults are the library's, which may adapt to the data.
@@ -43,6 +47,36 @@ SETTINGS: dict[str, tuple[Any, str]] = {
         "What the head sees of the prompt [audio].",
     ),
 }
+
+
+def run_options(command: Command) -> Command:
+    """Add what a run of training takes beside its recipe."""
+    options = (
+        click.option("--axis", multiple=True, help="Axis to train for; may repeat [all]."),
+        click.option("--labels", type=File, help="Ratings to use instead of the cache's."),
+        click.option(
+            "--stop",
+            type=click.Choice(["inner", "fixed"]),
+            help="Stop on a part of the training clips, or after --epochs "
+            "[fixed; inner for a split].",
+        ),
+        click.option(
+            "--device",
+            callback=usable_device,
+            default="",
+            help="Torch device [a GPU if there is one].",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["float32", "tf32"]),
+            default="float32",
+            show_default=True,
+            help="Of products on a GPU.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def recipe_options(command: Command) -> Command:

@@ -52,7 +52,10 @@ def test_cells_and_their_tables(cache, tmp_path):
     assert (heads["pair_coverage"] == 1).all(), "whole folds are one batch"
     # One cell by another way: the same recipe through train().
     for alpha, beta in ((0.1, 7.0), (0.5, 3.0)):
-        train(cache, tmp_path / "one", cv="group", seeds=2, alpha=alpha, beta=beta, **QUICK)
+        train(
+            cache, tmp_path / "one", cv="group", seeds=2, alpha=alpha, beta=beta, overwrite=True,
+            **QUICK,
+        )  # fmt: skip
         table = pd.read_csv(tmp_path / "one" / "predictions.csv")
         for (axis, seed), rows in table.groupby(["axis", "seed"]):
             mine = heads[

@@ -1,5 +1,8 @@
 """What the commands share."""
 
+import json
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -78,6 +81,60 @@ def test_a_word_too_long_for_its_place_stays_in_one_piece(capsys):
     assert lines[:3] == ["hash", "    " + "f" * 75, "    x"]
     assert lines[3] == "name  " + "words " * 11 + "words"
     assert lines[-1] == "none  -"
+
+
+SCRIPT = """
+import json, sys
+from importlib import import_module
+from click.testing import CliRunner
+for command, arguments, code, words in json.load(sys.stdin):
+    main = import_module(f"qamro_cache_cli.{command}").main
+    refused = CliRunner().invoke(main, arguments)
+    assert refused.exit_code == code, (command, arguments, refused.output, refused.exception)
+    assert words in " ".join(refused.stderr.splitlines()[-1].split()), refused.stderr
+    assert "torch" not in sys.modules, (command, arguments)
+"""
+
+
+def test_mistakes_are_refused_before_torch_is_loaded(tmp_path):
+    """Importing it takes seconds, and a wrong word needs none of it."""
+    path = str(write_synthetic(tmp_path / "emb.h5"))
+    (tmp_path / "text.h5").write_text("clip_id,path")
+    (tmp_path / "bad.toml").write_text("[grid]\ngamma = [1]\n")
+    (tmp_path / "p.csv").write_text("clip_id,axis,prediction\nclip000,quality,1\n")
+    common = ["--out", str(tmp_path / "run"), "--cache"]
+    cases: list[tuple[str, list[str], int, str]] = []
+    for command in ("train", "ablate"):
+        cases += [
+            (command, [*common, str(tmp_path / "none.h5")], 1, "there is no cache"),
+            (command, [*common, str(tmp_path / "text.h5")], 1, "not an HDF5 file"),
+            (command, [*common, path, "--axis", "beauty"], 1, "there are: quality, match"),
+            (command, [*common, path, "--cv", "song"], 1, "prompt, split or a number of folds"),
+            (command, [*common, path, "--feature", "wave"], 1, "there are: embedding, layers"),
+            (command, [*common, path, "--labels", "none.csv"], 1, "no label file none.csv"),
+            (command, [*common, path, "--alpha", "-1"], 1, "alpha must not be negative"),
+            (command, [*common, path, "--widths", "0"], 1, "widths must be positive"),
+            (command, [*common, path, "--seeds", "0"], 2, "--seeds"),
+        ]
+    grid = [*common, path, "--grid"]
+    labels = ["--predictions", str(tmp_path / "p.csv"), "--labels"]
+    head = ["--out", str(tmp_path / "o.csv"), "--head"]
+    cases += [
+        ("ablate", [*grid, "alphabeta"], 1, "there are: alpha_beta, annotation_noise"),
+        ("ablate", [*grid, str(tmp_path / "bad.toml")], 1, "gamma"),
+        ("extract", ["--dataset", "nope", "--encoder", "mel", *common[:2]], 1, "no dataset 'nope'"),
+        ("extract", ["--manifest", "none.csv", "--encoder", "mel", *common[:2]], 1, "none.csv"),
+        ("evaluate", [*labels, str(tmp_path / "none.h5")], 1, "there is no cache"),
+        ("evaluate", [*labels, path, "--axis-map", "quality=beauty"], 1, "no axis 'beauty'"),
+        ("predict", [*head, "none.safetensors", "--cache", path], 1, "none.safetensors: no such"),
+        ("predict", [*head, path, "--cache", str(tmp_path / "none.h5")], 1, "there is no cache"),
+        ("cache", ["info", str(tmp_path / "text.h5")], 1, "not an HDF5 file"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], input=json.dumps(cases), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_terminal_escapes_are_shown_not_obeyed():

@@ -200,10 +200,12 @@ def test_a_file_of_another_kind_is_not_overwritten(cache, tmp_path):
     write_predictions(table, tmp_path / "out.csv")
     write_predictions(table, tmp_path / "out.csv")
     precious = tmp_path / "ratings.csv"
-    precious.write_text("clip_id,path,quality\n")
-    with pytest.raises(QamroError, match="choose another name"):
-        write_predictions(table, precious)
-    assert precious.read_text() == "clip_id,path,quality\n"
+    of_train = "clip_id,system,group,axis,seed,fold,prediction,target\n"
+    for columns in ("clip_id,path,quality\n", of_train):
+        precious.write_text(columns)
+        with pytest.raises(QamroError, match="choose another name"):
+            write_predictions(table, precious)
+        assert precious.read_text() == columns
 
 
 def test_predicting_the_training_set_warns(cache, caplog):

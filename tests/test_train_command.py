@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from qamro_cache_cli.ablate import main as ablate
 from scipy.stats import spearmanr
 from synthetic_cache import write_synthetic
 
@@ -191,6 +192,37 @@ def test_mistakes_are_one_line(cache, tmp_path):
         assert words in last
     assert run("--cache", tmp_path / "none.h5", "--out", tmp_path).exit_code == 1
     assert run("--cache", cache).exit_code == 2
+
+
+def test_another_run_in_the_folder_is_kept(cache, tmp_path):
+    out = tmp_path / "run"
+    other = write_synthetic(tmp_path / "other.h5", seed=1)
+    options = ["--out", out, "--cv", "3", *QUICK, "--epochs", "1", "--axis", "match"]
+    arguments = ["--cache", cache, *options]
+    assert run(*arguments, "--save-folds").exit_code == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert len(before) == 4 + 3
+    assert run(*arguments, "--save-folds").exit_code == 0, "the same command is harmless"
+    for changed, name in (
+        ([*arguments, "--alpha", "0.5"], "alpha"),
+        ([*arguments, "--seeds", "1"], "seeds"),
+        (["--cache", other, *options], "cache"),
+    ):
+        refused = run(*changed, "--save-folds")
+        assert refused.exit_code == 1, refused.output
+        last = refused.stderr.splitlines()[-1]
+        assert last.startswith(f"error: {out} holds a run with another {name}"), last
+        assert "--overwrite" in last
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "predictions.csv").write_text("mine")
+    foreign = run("--cache", cache, "--out", tmp_path / "mine", "--cv", "3", *QUICK)
+    assert "holds predictions.csv of something else" in foreign.stderr
+    grid = CliRunner().invoke(ablate, ["--cache", str(cache), "--out", str(out)])
+    assert (grid.exit_code, "holds a run of qamro-train" in grid.stderr) == (1, True)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert run(*arguments, "--alpha", "0.5", "--overwrite").exit_code == 0
+    assert json.loads((out / "config.json").read_text())["recipe"]["alpha"] == 0.5
+    assert not list((out / "folds").iterdir()), "heads of the replaced run are left"
 
 
 @pytest.mark.slow

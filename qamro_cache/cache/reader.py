@@ -1,9 +1,10 @@
 """Read a cache: one file or several of one identity, in one sequential pass."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -123,6 +124,35 @@ class Cache:
         """Windows of all clips."""
         return sum(len(part.weights) for part in self._parts)
 
+    @property
+    def content_sha256(self) -> str:
+        """Hex digest of the checksums of everything in the files: other content, another one."""
+        sums = [
+            f"{extent.xxh3} {name}"
+            for container in self._containers
+            for name, extent in sorted(container.extents.items())
+        ]
+        return hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
+    def feature_name(
+        self,
+        name: str,
+        which: Literal["features", "text_features"] = "features",
+    ) -> str:
+        """Return ``name``, or that of the encoder's first feature for an empty one.
+
+        Raises:
+            QamroError: there is no such feature.
+        """
+        known = self.features if which == "features" else self.text_features
+        name = name or next(iter(known), "")
+        if name not in known:
+            raise QamroError(
+                f"{self.paths[0]} has no {which.replace('_', ' ')[:-1]} {name!r}; "
+                f"there are: {', '.join(known) or 'none'}"
+            )
+        return name
+
     def read(self, name: str = "", device: str = "cpu") -> WindowFeatures:
         """Read one feature of every window into one tensor, checksum verified.
 
@@ -135,7 +165,7 @@ class Cache:
         """
         import torch
 
-        windows = self._read("features", name or next(iter(self.features), ""))
+        windows = self._read("features", self.feature_name(name))
         counts = np.concatenate([np.diff(part.offsets) for part in self._parts])
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         weights = np.concatenate([part.weights for part in self._parts])
@@ -149,7 +179,7 @@ class Cache:
         """Read one feature of every prompt; arguments and errors as ``read``."""
         import torch
 
-        values = self._read("text_features", name or next(iter(self.text_features), ""))
+        values = self._read("text_features", self.feature_name(name, "text_features"))
         if len(self._parts) == 1:
             return TextFeatures(
                 torch.from_numpy(values).to(device),
@@ -169,12 +199,6 @@ class Cache:
         )
 
     def _read(self, which: str, name: str) -> Any:
-        known = self.features if which == "features" else self.text_features
-        if name not in known:
-            raise QamroError(
-                f"{self.paths[0]} has no {which.replace('_', ' ')[:-1]} {name!r}; "
-                f"there are: {', '.join(known) or 'none'}"
-            )
         extents = [container.extents[f"{which}/{name}"] for container in self._containers]
         rows = [extent.shape[0] for extent in extents]
         dtype, shape = extents[0].dtype, (sum(rows), *extents[0].shape[1:])

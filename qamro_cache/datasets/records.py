@@ -143,6 +143,39 @@ def labels_from_ratings(axes: tuple[Axis, ...], num_clips: int, ratings: Ratings
     )
 
 
+def select_axes(labels: Labels, names: Sequence[str]) -> Labels:
+    """Keep the axes of these names; all for none.
+
+    Raises:
+        QamroError: there is no such axis, or none at all.
+    """
+    if not labels.axes:
+        raise QamroError("the cache has no labels; use --labels FILE")
+    try:
+        columns = [labels.axis_index(name) for name in names] or list(range(len(labels.axes)))
+    except KeyError as error:
+        raise QamroError(str(error.args[0])) from error
+    ratings = labels.ratings
+    if ratings is not None and columns != list(range(len(labels.axes))):
+        place = np.full(len(labels.axes), -1, np.int16)
+        place[columns] = np.arange(len(columns))
+        keep = place[ratings.axis] >= 0
+        ratings = Ratings(
+            ratings.clip[keep],
+            place[ratings.axis[keep]],
+            ratings.rater[keep],
+            ratings.score[keep],
+            ratings.raters,
+        )
+    return Labels(
+        tuple(labels.axes[column] for column in columns),
+        labels.mean[:, columns],
+        labels.count[:, columns],
+        labels.stderr[:, columns],
+        ratings,
+    )
+
+
 def select_labels(labels: Labels, rows: npt.NDArray[np.int64]) -> Labels:
     """Keep the labels of ``rows``, in that order; -1 makes a row without labels.
 

@@ -13,8 +13,6 @@ from qamro_cache.datasets.labels import load_rated, match_ids
 from qamro_cache.datasets.records import Axis, Dataset, select_clips
 from qamro_cache.datasets.tables import numbers, read_table, text
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.ceiling import split_half
-from qamro_cache.evaluation.score import score
 
 logger = logging.getLogger("qamro_cache")
 
@@ -79,6 +77,9 @@ def evaluate(
             f"{predictions}: none of its clips is in the labels: it has {predicted[0]!r}, they "
             f"have {clips['clip_id'].iloc[rows[0]]!r}; are these the labels of the same clips?"
         )
+    # Loads torch, which takes seconds: what is wrong with the files has been said by now.
+    from qamro_cache.evaluation.score import score
+
     systems = sorted(set(clips["system"]) - {""})
     number = {name: index for index, name in enumerate(systems)}
     system = np.array([number.get(name, -1) for name in clips["system"].iloc[rows]], np.int64)
@@ -227,6 +228,8 @@ def _ceilings(
     truth: Dataset, rows: np.ndarray[Any, Any], index: int, system: np.ndarray[Any, Any]
 ) -> dict[str, float] | None:
     """SRCC that a perfect predictor of these raters' opinion would reach."""
+    from qamro_cache.evaluation.ceiling import split_half
+
     labels = select_clips(truth, rows).labels
     clip = split_half(labels, index)
     if clip is None:

@@ -140,8 +140,11 @@ def write_predictions(table: pd.DataFrame, path: Path) -> None:
     """Write a table of predictions as CSV, whole or not at all; replace only an older one."""
     if path.exists():
         with path.open("rb") as file:
-            if not file.readline().startswith(b"clip_id,system,group,axis,"):
-                raise QamroError(f"{path} is no table of predictions; choose another name")
+            # That of qamro-train, out of fold, has other columns and is not replaced either.
+            if file.readline().rstrip() != ",".join(table.columns).encode():
+                raise QamroError(
+                    f"{path} is no table of qamro-predict, and is kept; choose another name"
+                )
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qamro_cache.cache.reader import Cache, open_cache
+from qamro_cache.cache.reader import Cache
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.baselines import ridge, train_mean
 from qamro_cache.evaluation.score import json_text
@@ -19,16 +19,17 @@ from qamro_cache.identity import canonical_json
 from qamro_cache.training.adapt import adapt
 from qamro_cache.training.data import Material, load_material
 from qamro_cache.training.done import keep, read_done
-from qamro_cache.training.files import refuse_file, write_text
+from qamro_cache.training.early import check_ablate
+from qamro_cache.training.files import write_text
 from qamro_cache.training.fit import Labelled, ProgressCallback, fit
-from qamro_cache.training.folds import make_folds
+from qamro_cache.training.folds import default_cv, make_folds, wants_inner
 from qamro_cache.training.grid import Cell, Grid, cells_of
 from qamro_cache.training.noise import subsampled_means
 from qamro_cache.training.problem import Problem, make_schedule
-from qamro_cache.training.recipe import Folds, Job, flat_settings
+from qamro_cache.training.recipe import Bools, Folds, Job, flat_settings
 from qamro_cache.training.schedule import pair_coverage
 from qamro_cache.training.tables import Outcome, write_tables
-from qamro_cache.training.train import check_head, clip_vectors, default_cv, wants_inner
+from qamro_cache.training.train import check_head, clip_vectors
 
 logger = logging.getLogger("qamro_cache")
 
@@ -57,7 +58,7 @@ class Plan:
 
 
 def ablate(
-    caches: str | Path | Sequence[str | Path],
+    caches: str | Path | Sequence[str | Path] | Sequence[Cache],
     out: str | Path,
     *,
     grid: Grid,
@@ -77,7 +78,8 @@ def ablate(
 
     Args:
         caches: cache files. Those of one identity are parts of one cache; those of different
-            ones are compared: each cell is trained on each, on the clips that all have.
+            ones are compared: each cell is trained on each, on the clips that all have. Or
+            open caches of different identities.
         out: folder for ``results.csv``, ``summary.csv``, ``best.json`` and ``config.json``.
         grid: the cells.
         axis: axes; empty for all.
@@ -96,14 +98,11 @@ def ablate(
     Raises:
         QamroError: a cache, label file or grid cannot be used.
     """
-    if seeds < 1:
-        raise QamroError(f"seeds must be at least 1, got {seeds}")
     out = Path(out)
-    refuse_file(out)
+    by_encoder = check_ablate(caches, out, grid=grid, axis=axis, labels=labels, seeds=seeds, cv=cv)
     (out / "done").mkdir(parents=True, exist_ok=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     cells = cells_of(grid)
-    by_encoder = _open(caches)
     common = _common_clips(by_encoder)
     cv_varies = any("cv" in cell.names for cell in cells)
     outcomes: list[Outcome] = []
@@ -119,7 +118,7 @@ def ablate(
                 cache, axes=axis, labels=labels, feature=feature, text=text, only=common
             )
             chosen = [(place, cells[place]) for place in members]
-            held_out = own_cv or cv or default_cv(material)
+            held_out = own_cv or cv or default_cv(material.clips, _known(material))
             plan, question = _plan(material, chosen, seeds, held_out, stop, precision)
             _train_missing(plan, out / "done", device, precision, progress)
             origin = {"encoder": material.encoder} if len(by_encoder) > 1 else {}
@@ -143,13 +142,9 @@ def ablate(
     return write_tables(out, outcomes, synthetic, resamples)
 
 
-def _open(caches: str | Path | Sequence[str | Path]) -> list[Cache]:
-    """Open the caches, those of one identity as one."""
-    paths = [caches] if isinstance(caches, str | Path) else list(caches)
-    groups: dict[str, list[str | Path]] = {}
-    for path in paths:
-        groups.setdefault(open_cache(path).identity_sha256, []).append(path)
-    return [open_cache(parts) for parts in groups.values()]
+def _known(material: Material) -> Bools:
+    known: Bools = np.isfinite(material.labels.mean).any(1)
+    return known
 
 
 def _common_clips(caches: Sequence[Cache]) -> frozenset[str] | None:
@@ -185,8 +180,8 @@ def _plan(
 ) -> tuple[Plan, str]:
     for _, cell in cells:
         check_head(cell.recipe.head, material)
-    known = np.isfinite(material.labels.mean).any(1)
-    folds, question = make_folds(material.clips, cv, known, inner=wants_inner(cv, stop, material))
+    known = _known(material)
+    folds, question = make_folds(material.clips, cv, known, inner=wants_inner(cv, stop))
     _, reasons = adapt(cells[0][1].recipe, {}, int(folds.train.sum(1).min()))
     for reason in reasons:
         logger.info(reason)

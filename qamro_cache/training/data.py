@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qamro_cache.cache.reader import Cache, open_cache
 from qamro_cache.datasets.labels import load_labels
-from qamro_cache.datasets.records import Axis, Labels, select_labels
+from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
 from qamro_cache.errors import QamroError
 from qamro_cache.training.fit import Features, Labelled
 
@@ -98,14 +98,14 @@ def load_material(
     rated = cache.labels
     if labels is not None:
         rated = load_labels(labels, list(cache.clips["clip_id"]), rated.axes)
-    rated = _choose_axes(rated, axes)
-    feature = feature or next(iter(cache.features))
+    rated = select_axes(rated, axes)
+    feature = cache.feature_name(feature)
     windows, offsets, weights = cache.read(feature)
     known = np.isfinite(rated.mean).any(1)
     has_windows = offsets.diff().numpy() > 0
     usable = has_windows & known
     if text:
-        text_feature = text_feature or next(iter(cache.text_features), "")
+        text_feature = cache.feature_name(text_feature, "text_features")
         prompts = cache.read_text(text_feature)
         usable &= prompts.index.numpy() >= 0
     if only is not None:
@@ -138,34 +138,6 @@ def load_material(
         identity_sha256=cache.identity_sha256,
         dataset=cache.dataset,
         synthetic=cache.synthetic,
-    )
-
-
-def _choose_axes(labels: Labels, names: Sequence[str]) -> Labels:
-    if not labels.axes:
-        raise QamroError("the cache has no labels; use --labels FILE")
-    try:
-        columns = [labels.axis_index(name) for name in names] or list(range(len(labels.axes)))
-    except KeyError as error:
-        raise QamroError(str(error.args[0])) from error
-    ratings = labels.ratings
-    if ratings is not None and columns != list(range(len(labels.axes))):
-        place = np.full(len(labels.axes), -1, np.int16)
-        place[columns] = np.arange(len(columns))
-        keep = place[ratings.axis] >= 0
-        ratings = type(ratings)(
-            ratings.clip[keep],
-            place[ratings.axis[keep]],
-            ratings.rater[keep],
-            ratings.score[keep],
-            ratings.raters,
-        )
-    return Labels(
-        tuple(labels.axes[column] for column in columns),
-        labels.mean[:, columns],
-        labels.count[:, columns],
-        labels.stderr[:, columns],
-        ratings,
     )
 
 

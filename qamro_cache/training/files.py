@@ -1,8 +1,14 @@
 """Small files, whole or not there."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from qamro_cache.errors import QamroError
+
+#: What qamro-train writes into its folder.
+RUN_FILES = ("config.json", "metrics.json", "predictions.csv", "head.safetensors")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -10,6 +16,29 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def refuse_other_run(out: Path, asked: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds anything but the run of the same arguments and cache.
+
+    Args:
+        out: folder.
+        asked: what a run depends on; ``config.json`` holds the earlier run's as ``asked``.
+    """
+    there = [name for name in RUN_FILES if (out / name).exists()]
+    if not there:
+        return
+    try:
+        earlier = json.loads((out / "config.json").read_text(encoding="utf-8"))["asked"]
+    except (OSError, ValueError, KeyError, TypeError):
+        earlier = None
+    if earlier == asked:
+        return
+    what = f"{there[0]} of something else"
+    if isinstance(earlier, dict):
+        changed = [n for n in {**earlier, **asked} if earlier.get(n) != asked.get(n)]
+        what = f"a run with another {', '.join(changed)}"
+    raise QamroError(f"{out} holds {what}; name another folder, or replace it with --overwrite")
 
 
 def refuse_file(out: Path) -> None:

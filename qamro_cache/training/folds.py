@@ -1,11 +1,15 @@
 """Who trains on what: a fixed split, or cross-validation over systems, groups, prompts or clips."""
 
+import logging
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.errors import QamroError
 from qamro_cache.training.recipe import Bools, Folds
+
+logger = logging.getLogger("qamro_cache")
 
 #: Part of the training groups that the inner split keeps for stopping.
 STOP_SHARE = 0.15
@@ -22,6 +26,25 @@ _SPLITS = {
     "test": "test",
     "eval": "test",
 }
+
+
+def default_cv(clips: pd.DataFrame, labelled: Bools) -> str:
+    """Choose how to hold clips out where nobody said (arguments as in `make_folds`)."""
+    split = set(clips["split"].str.lower())
+    if "train" in split and len(split - {"", "train"}) > 0:
+        return "split"
+    groups = clips["group"]
+    most = min(5, int(labelled.sum()))
+    choice = "group" if groups.nunique() > 1 and (groups != "").all() else str(most)
+    logger.info("the clips have no train and dev split: estimating with --cv %s", choice)
+    return choice
+
+
+def wants_inner(cv: str, stop: str) -> bool:
+    """Whether heads stop on clips kept from training (``cv`` and ``stop`` as in `train`)."""
+    if stop not in ("", "inner", "fixed"):
+        raise QamroError(f"stop must be inner or fixed, got {stop!r}")
+    return stop == "inner" or (not stop and cv == "split")
 
 
 def make_folds(clips: pd.DataFrame, cv: str, labelled: Bools, *, inner: bool) -> tuple[Folds, str]:

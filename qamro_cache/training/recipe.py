@@ -7,8 +7,8 @@ from typing import Any, Literal, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from qamro_cache.heads.architectures import HeadSettings
-from qamro_cache.losses.registry import parse_loss
+from qamro_cache.errors import QamroError
+from qamro_cache.heads.settings import HeadSettings
 
 Bools = npt.NDArray[np.bool_]
 
@@ -56,7 +56,6 @@ class Recipe:
     patience: int = 20
 
     def __post_init__(self) -> None:
-        parse_loss(self.loss)
         for name, allowed in (
             ("normalize", ("train", "batch", "scale")),
             ("optimiser", ("sgd", "adamw")),
@@ -75,6 +74,11 @@ class Recipe:
         for name in ("batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.loss != DEFAULT_LOSS:
+            # Loads torch, which takes seconds: what else is wrong has been said by now.
+            from qamro_cache.losses.registry import parse_loss
+
+            parse_loss(self.loss)
 
     @property
     def bucket(self) -> tuple[object, ...]:
@@ -140,6 +144,14 @@ def make_recipe(**settings: Unpack[Settings]) -> Recipe:
     if unknown:
         raise ValueError(f"there is no setting {sorted(unknown)[0]!r}")
     return Recipe(head=HeadSettings(**head), **given)
+
+
+def checked_recipe(settings: Settings) -> Recipe:
+    """Make a recipe, a user's mistake being one line."""
+    try:
+        return make_recipe(**settings)
+    except ValueError as error:
+        raise QamroError(str(error)) from error
 
 
 def flat_settings(recipe: Recipe) -> dict[str, Any]:

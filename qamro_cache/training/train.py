@@ -22,9 +22,10 @@ from qamro_cache.heads.novelty import reference_clips
 from qamro_cache.heads.pooling import clip_of_window, mean_rows
 from qamro_cache.training.adapt import adapt
 from qamro_cache.training.data import Material, load_material
-from qamro_cache.training.files import refuse_file, write_text
+from qamro_cache.training.early import check_train
+from qamro_cache.training.files import write_text
 from qamro_cache.training.fit import ProgressCallback, fit
-from qamro_cache.training.folds import all_clips, make_folds
+from qamro_cache.training.folds import all_clips, default_cv, make_folds, wants_inner
 from qamro_cache.training.published import published_start
 from qamro_cache.training.recipe import (
     Bools,
@@ -32,8 +33,8 @@ from qamro_cache.training.recipe import (
     Job,
     Recipe,
     Settings,
+    checked_recipe,
     flat_settings,
-    make_recipe,
 )
 from qamro_cache.training.result import Result
 from qamro_cache.training.schedule import passes_per_epoch
@@ -75,6 +76,7 @@ def train(
     init: Path | None = None,
     device: str = "",
     precision: str = "float32",
+    overwrite: bool = False,
     progress: ProgressCallback | None = None,
     **settings: Unpack[Settings],
 ) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def train(
     Args:
         caches: cache file or files, or an open cache.
         out: folder for ``config.json``, ``metrics.json``, ``predictions.csv`` and
-            ``head.safetensors``; files of an earlier run are replaced.
+            ``head.safetensors``. A run of the same cache and arguments is replaced.
         axis: axes to train for, each with heads of its own; empty for all.
         labels: a label file in place of the cache's labels.
         feature: of the cache; empty for the encoder's first.
@@ -100,6 +102,7 @@ def train(
         init: checkpoint of the published Audiobox model to start an ``audiobox`` head from.
         device: torch device; empty: a GPU if there is one.
         precision: see `fit`.
+        overwrite: replace the folder's run, whatever it was made from.
         progress: see `fit`.
         settings: of the recipe, see `make_recipe`.
 
@@ -107,16 +110,30 @@ def train(
         What ``metrics.json`` holds.
 
     Raises:
-        QamroError: the cache, the labels or the settings cannot be used.
+        QamroError: the cache, the labels or the settings cannot be used, or ``out`` holds a
+            run of other settings.
     """
-    if seeds < 1:
-        raise QamroError(f"seeds must be at least 1, got {seeds}")
     out = Path(out)
-    refuse_file(out)
+    cache, asked = check_train(
+        caches,
+        out,
+        axis=axis,
+        labels=labels,
+        feature=feature,
+        text_feature=text_feature,
+        seeds=seeds,
+        cv=cv,
+        stop=stop,
+        save_folds=save_folds,
+        init=init,
+        precision=precision,
+        overwrite=overwrite,
+        settings=settings,
+    )
     recipe = checked_recipe(settings)
     text = recipe.head.inputs != "audio"
     material = load_material(
-        caches, axes=axis, labels=labels, feature=feature, text=text, text_feature=text_feature
+        cache, axes=axis, labels=labels, feature=feature, text=text, text_feature=text_feature
     )
     starts: dict[int, Mapping[str, torch.Tensor]] = {}
     if init is not None:
@@ -124,8 +141,8 @@ def train(
         recipe = replace(recipe, head=head)
     check_head(recipe.head, material)
     known = np.isfinite(material.labels.mean).any(1)
-    cv = cv or default_cv(material)
-    inner = wants_inner(cv, stop, material)
+    cv = cv or default_cv(material.clips, known)
+    inner = wants_inner(cv, stop)
     folds, question = make_folds(material.clips, cv, known, inner=inner)
     recipe, reasons = adapt(recipe, settings, int(folds.train.sum(1).min()))
     for reason in reasons:
@@ -169,6 +186,7 @@ def train(
         "versions": {"qamro_cache": __version__, "torch": torch.__version__},
         "device": device,
         "precision": precision,
+        "asked": asked,
     }
     record = {
         "dataset": material.dataset,
@@ -183,6 +201,8 @@ def train(
     write_text(out / "metrics.json", json_text(record))
     _predictions(material, folds, jobs, fitted).to_csv(out / "predictions.csv", index=False)
     save_head(out / "head.safetensors", _head(material, recipe, final, refit, config))
+    for stale in (out / "folds").glob("*.safetensors"):
+        stale.unlink()
     if save_folds:
         (out / "folds").mkdir(exist_ok=True)
         for fold, name in enumerate(folds.names):
@@ -192,14 +212,6 @@ def train(
     return record
 
 
-def checked_recipe(settings: Settings) -> Recipe:
-    """Make a recipe, a user's mistake being one line."""
-    try:
-        return make_recipe(**settings)
-    except ValueError as error:
-        raise QamroError(str(error)) from error
-
-
 def check_head(head: HeadSettings, material: Material) -> None:
     """Refuse a head that does not take the feature."""
     text = material.features.text
@@ -207,25 +219,6 @@ def check_head(head: HeadSettings, material: Material) -> None:
         input_width(head, material.features.windows.shape[1:], 0 if text is None else text.shape[1])
     except ValueError as error:
         raise QamroError(f"feature {material.feature!r}: {error}") from error
-
-
-def default_cv(material: Material) -> str:
-    """Choose how to hold clips out where nobody said."""
-    split = set(material.clips["split"].str.lower())
-    if "train" in split and len(split - {"", "train"}) > 0:
-        return "split"
-    groups = material.clips["group"]
-    most = min(5, int(np.isfinite(material.labels.mean).any(1).sum()))
-    choice = "group" if groups.nunique() > 1 and (groups != "").all() else str(most)
-    logger.info("the clips have no train and dev split: estimating with --cv %s", choice)
-    return choice
-
-
-def wants_inner(cv: str, stop: str, material: Material) -> bool:
-    """Whether heads stop on clips kept from training (``stop`` as in `train`)."""
-    if stop not in ("", "inner", "fixed"):
-        raise QamroError(f"stop must be inner or fixed, got {stop!r}")
-    return stop == "inner" or (not stop and cv == "split")
 
 
 def fit_all(
