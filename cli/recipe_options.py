@@ -68,7 +68,7 @@ def run_options(command: Command) -> Command:
         ),
         click.option(
             "--precision",
-            type=click.Choice(["float32", "tf32"]),
+            type=click.Choice(["float32", "tf32", "bf16"]),
             default="float32",
             show_default=True,
             help="Of products on a GPU.",

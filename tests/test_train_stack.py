@@ -328,8 +328,12 @@ def test_refused_settings():
         with pytest.raises(ValueError, match=next(iter(change))):
             Recipe(**change)
     features, labels = make_data()
-    with pytest.raises(ValueError, match="precision"):
-        collect(features, labels, make_folds(), [Job(Recipe())], precision="tf32")
+    for precision in ("tf32", "bf16", "float16"):
+        with pytest.raises(ValueError, match=f"precision must be .*'{precision}' on cpu"):
+            collect(
+                features, labels, make_folds(), [Job(Recipe())],
+                precision=precision, dtype=torch.float32,
+            )  # fmt: skip
     mask = np.ones((1, 4), bool)
     with pytest.raises(ValueError, match="two parts"):
         Folds(mask, mask, ~mask)

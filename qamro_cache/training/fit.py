@@ -1,5 +1,6 @@
 """Train any list of heads in memory: into buckets of one shape, into chunks, each a stack."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -85,8 +86,9 @@ def fit(
         jobs: the heads.
         device: where to train.
         dtype: of weights and activations.
-        precision: of a GPU's float32 products: ``float32``, or ``tf32``, which is faster and
-            rounds their operands to 10 bits.
+        precision: of a GPU's float32 products: ``float32``; ``tf32``, which is faster and rounds
+            their operands to 10 bits; or ``bf16``, to 7 bits, which also stores activations so.
+            Weights, the optimiser's state and sums stay float32.
         order_seed: of the batches.
         initial: target -> parameters of one head to start from in place of random ones, for
             rows as the head sees them and scores in label units.
@@ -97,8 +99,12 @@ def fit(
         ValueError: a recipe that does not fit the features, or a precision without a GPU.
     """
     device = torch.device(device)
-    if precision not in ("float32", "tf32") or (precision == "tf32" and device.type != "cuda"):
-        raise ValueError(f"precision must be float32, or tf32 on a GPU, got {precision!r}")
+    lower = precision in ("tf32", "bf16") and dtype == torch.float32 and _runs_kernels(device)
+    if precision != "float32" and not lower:
+        raise ValueError(
+            "precision must be float32, or tf32 or bf16 for float32 heads on a GPU, "
+            f"got {precision!r} on {device.type}"
+        )
     rows: dict[tuple[str, str, bool], Rows] = {}
     plan: list[tuple[list[int], Problem]] = []
     placed = [t.to(device) for t in (labels.targets.double(), labels.ranges.double())]
@@ -118,14 +124,14 @@ def fit(
     meter = _Meter(jobs, progress)
 
     def train(positions: list[int], problem: Problem) -> Result:
-        stack = Stack(problem, [jobs[k] for k in positions], dtype, initial or {})
+        stack = Stack(problem, [jobs[k] for k in positions], dtype, initial or {}, precision)
         if device.type == "cuda":
             return _train_on_gpu(stack, meter)
         return _train(stack, meter)
 
     if device.type == "cuda":
         before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
         try:
             for positions, problem in plan:
                 yield positions, train(positions, problem)
@@ -164,6 +170,11 @@ def bytes_per_head(recipe: Recipe, row: tuple[int, ...], rows: int, dtype: torch
         units += 3 * row[-1]
     batch = min(recipe.batch_size, rows)
     return dtype.itemsize * (copies * weights + 4 * batch * units + 8 * batch)
+
+
+def _runs_kernels(device: torch.device) -> bool:
+    """Whether Triton kernels can run: on a GPU, or by Triton's interpreter, slowly, in tests."""
+    return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _rows(head: HeadSettings, features: Features, device: torch.device) -> Rows:

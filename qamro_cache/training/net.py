@@ -6,6 +6,7 @@ it hands the optimiser the factors of each weight's gradient instead of the grad
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
@@ -77,6 +78,8 @@ class LayeredNet:
         self.settings = settings
         self.names = [*map(str, range(len(settings.widths))), "output"]
         self.buffers: dict[tuple[str, int], Tensor] = {}
+        #: Activations are stored as this; None: as the weights are.
+        self.stored: torch.dtype | None = None
 
     def forward(
         self,
@@ -108,18 +111,11 @@ class LayeredNet:
                 self.factors.append(dropout(layer, hidden))
                 hidden = hidden * self.factors[-1]
             self.inputs.append(hidden)
-        scores = z.squeeze(-1)
-        if self.settings.output == "bounded":
-            self.sigmoid = torch.sigmoid(scores)
-            scores = bounds[:, :1] + (bounds[:, 1:] - bounds[:, :1]) * self.sigmoid
-        return scores
+        return self._output(z.squeeze(-1))
 
     def backward(self, grad: Tensor, sink: Sink) -> None:
         """Send the gradient of every parameter to ``sink``, from that of the scores [H, B]."""
-        if self.settings.output == "bounded":
-            span = self.bounds[:, 1:] - self.bounds[:, :1]
-            grad = grad * span * self.sigmoid * (1 - self.sigmoid)
-        dz = grad.unsqueeze(-1)
+        dz = self._output_backward(grad).unsqueeze(-1)
         everyone = slice(0, dz.shape[0])
         for layer in range(len(self.names) - 1, -1, -1):
             name = self.names[layer]
@@ -139,12 +135,29 @@ class LayeredNet:
                 dh.mul_(self.factors[layer - 1])
             dz = _activation_backward(self.settings.activation, dh, self.kept[layer - 1])
 
+    def score(self, params: Mapping[str, Tensor], rows: Rows, bounds: Tensor) -> Tensor:
+        """Return the scores [H, R] of rows that all heads share; keeps nothing."""
+        return score_rows(self.settings, params, rows, bounds=bounds)
+
+    def _output(self, scores: Tensor) -> Tensor:
+        if self.settings.output == "bounded":
+            self.sigmoid = torch.sigmoid(scores)
+            low, high = self.bounds[:, :1], self.bounds[:, 1:]
+            scores = low + (high - low) * self.sigmoid
+        return scores
+
+    def _output_backward(self, grad: Tensor) -> Tensor:
+        if self.settings.output == "bounded":
+            span = self.bounds[:, 1:] - self.bounds[:, :1]
+            grad = grad * span * self.sigmoid * (1 - self.sigmoid)
+        return grad
+
     def _buffer(self, use: str, layer: int, weight: Tensor, rows: int) -> Tensor:
         """Return room for a layer's [H, rows, width] values."""
         shape = (weight.shape[0], rows, weight.shape[2])
         buffer = self.buffers.get((use, layer))
         if buffer is None or buffer.shape[0] < shape[0] or buffer.shape[1] < rows:
-            self.buffers[use, layer] = buffer = weight.new_empty(shape)
+            self.buffers[use, layer] = buffer = weight.new_empty(shape, dtype=self.stored)
         if buffer.shape == shape:
             return buffer
         return buffer.flatten()[: shape[0] * shape[1] * shape[2]].view(shape)
@@ -174,10 +187,10 @@ def _activation_backward(name: str, grad: Tensor, kept: Tensor) -> Tensor:
 
 
 class AutogradNet:
-    """Any head, by autograd."""
+    """Any head, by autograd; ``half`` computes its products in bfloat16."""
 
-    def __init__(self, settings: HeadSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: HeadSettings, half: bool = False) -> None:
+        self.settings, self.half = settings, half
 
     def forward(
         self,
@@ -188,7 +201,7 @@ class AutogradNet:
     ) -> Tensor:
         """Return scores [H, B], and keep what `backward` needs."""
         self.leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-        with torch.enable_grad():
+        with torch.enable_grad(), self._precision():
             parts = []
             for rows, heads in groups:
                 drop = None
@@ -199,7 +212,19 @@ class AutogradNet:
                     score_rows(self.settings, part, rows, bounds=bounds[heads], dropout=drop)
                 )
             self.scores = torch.cat(parts)
+            self.scores = self.scores.to(bounds.dtype)
         return self.scores.detach()
+
+    def score(self, params: Mapping[str, Tensor], rows: Rows, bounds: Tensor) -> Tensor:
+        """Return the scores [H, R] of rows that all heads share; keeps nothing."""
+        with self._precision():
+            return score_rows(self.settings, params, rows, bounds=bounds).to(bounds.dtype)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if not self.half:
+            return nullcontext()
+        # Without its cache: a cast that is kept would outlive the weights in a captured graph.
+        return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
 
     def backward(self, grad: Tensor, sink: Sink) -> None:
         """Send the gradient of every parameter to ``sink``, from that of the scores [H, B]."""

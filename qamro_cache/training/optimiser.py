@@ -67,12 +67,17 @@ class SGD:
 class AdamW:
     """Decoupled weight decay, betas .9 and .999, eps 1e-8, as torch.optim.AdamW."""
 
+    #: Whether gradients are kept until `step`.
+    keeps_gradients = True
+
     def __init__(self, params: Mapping[str, Tensor], settings: Mapping[str, Tensor]) -> None:
         self.params = params
         self.state = {f"first.{name}": torch.zeros_like(p) for name, p in params.items()}
         self.state |= {f"second.{name}": torch.zeros_like(p) for name, p in params.items()}
         self.state["steps"] = torch.zeros_like(settings["lr"])
-        self.grads = {name: torch.zeros_like(p) for name, p in params.items()}
+        self.grads = {
+            name: torch.zeros_like(p) for name, p in params.items() if self.keeps_gradients
+        }
         self.use(settings)
 
     def use(self, settings: Mapping[str, Tensor]) -> None:
@@ -94,14 +99,19 @@ class AdamW:
         """Set the parameter's gradient."""
         self.grads[name].copy_(grad)
 
-    def step(self) -> None:
-        """Move the parameters."""
+    def advance(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Count the step; return its shrinkage of the weights and scales of both moments [H]."""
         steps = self.state["steps"].add_(self.active)
         lr = self.settings["lr"] * self.active
         shrink = 1 - lr * self.settings["weight_decay"]
         counted = steps.clamp_min(1).double()
         first_scale = (lr / (1 - BETA1**counted)).to(lr.dtype)
         second_scale = (1 / (1 - BETA2**counted).sqrt()).to(lr.dtype)
+        return shrink, first_scale, second_scale
+
+    def step(self) -> None:
+        """Move the parameters."""
+        shrink, first_scale, second_scale = self.advance()
         for name, p in self.params.items():
             grad, active = self.grads[name], _like(self.active, p)
             first = self.state[f"first.{name}"].lerp_(grad, (1 - BETA1) * active)

@@ -13,7 +13,7 @@ from qamro_cache.losses.registry import LossSettings, parse_loss
 from qamro_cache.training.net import AutogradNet, Dropout, Group, LayeredNet, is_layered
 from qamro_cache.training.optimiser import SGD, AdamW
 from qamro_cache.training.problem import Problem, indices, make_schedule
-from qamro_cache.training.recipe import Bools, Job
+from qamro_cache.training.recipe import Bools, Job, Recipe
 from qamro_cache.training.result import Result, empty_result
 from qamro_cache.training.schedule import Indices
 
@@ -50,15 +50,14 @@ class Stack:
         jobs: Sequence[Job],
         dtype: torch.dtype,
         initial: Mapping[int, Mapping[str, Tensor]],
+        precision: str = "float32",
     ) -> None:
         self.problem, self.jobs, self.dtype = problem, list(jobs), dtype
         self.device = problem.targets.device
         recipe = jobs[0].recipe
         self.settings, self.normalize = recipe.head, recipe.normalize
         self.loss = parse_loss(recipe.loss)
-        self.net = (
-            LayeredNet(self.settings) if is_layered(self.settings) else AutogradNet(self.settings)
-        )
+        self.net, optimiser = _make_net(recipe, precision)
         self.schedule, orders = make_schedule(problem, jobs)
         self.keys = [(job.fold, order) for job, order in zip(jobs, orders, strict=True)]
         self._prepare_folds()
@@ -67,8 +66,7 @@ class Stack:
         seeds = [job.seed for job in jobs]
         self.params = init_params(self.settings, shape, seeds, device=self.device, dtype=dtype)
         self._start_from(initial)
-        kind = SGD if recipe.optimiser == "sgd" else AdamW
-        self.optimiser = kind(self.params, self.heads)
+        self.optimiser = optimiser(self.params, self.heads)
         self.drops = recipe.dropout > 0
         self.steps = torch.zeros((), dtype=torch.int64, device=self.device)
         self.epoch = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -341,7 +339,7 @@ class Stack:
     def _score(self, params: Mapping[str, Tensor], part: slice, rows: Rows) -> Tensor:
         chosen = {name: p[part] for name, p in params.items()}
         bounds = self.heads["bounds"][part]
-        return score_rows(self.settings, chosen, rows, bounds=bounds)
+        return self.net.score(chosen, rows, bounds)
 
     def retire(self) -> int:
         """Take the finished heads out of the stack; return how many still run.
@@ -410,6 +408,23 @@ class Stack:
         return self.results._replace(
             epochs=self.epochs.cpu(), history=self.history[: int(self.epoch)].cpu()
         )
+
+
+def _make_net(
+    recipe: Recipe, precision: str
+) -> tuple[LayeredNet | AutogradNet, type[SGD] | type[AdamW]]:
+    """Return what computes a bucket's heads, and the optimiser that goes with it."""
+    sgd, head = recipe.optimiser == "sgd", recipe.head
+    if precision != "float32":
+        from qamro_cache.training import kernel_net  # needs Triton
+
+        if kernel_net.covers(head, dropout=recipe.dropout > 0):
+            kind = kernel_net.KernelSGD if sgd else kernel_net.KernelAdamW
+            return kernel_net.KernelNet(head, precision), kind
+        if precision == "bf16":
+            return AutogradNet(head, half=True), SGD if sgd else AdamW
+    net = LayeredNet(head) if is_layered(head) else AutogradNet(head)
+    return net, SGD if sgd else AdamW
 
 
 def _runs(keys: Sequence[tuple[int, int]]) -> list[tuple[int, int, slice]]:

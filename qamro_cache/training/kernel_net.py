@@ -1,0 +1,153 @@
+"""Stacked heads and their optimiser on the kernels of a GPU, in TF32 or bfloat16.
+
+The same as `LayeredNet` with `SGD` or `AdamW`, but a layer's gradient never exists: the kernel that
+computes it takes the step. In float32 the vendor's products stay: on plain multiply-adds a step is
+limited by arithmetic, where Triton's products can hardly win (a judgement, not a measurement).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from qamro_cache.heads.architectures import HeadSettings, Rows
+from qamro_cache.training import kernels
+from qamro_cache.training.net import Dropout, Group, LayeredNet, is_layered
+from qamro_cache.training.optimiser import SGD, AdamW
+
+#: What rows and activations are stored as, by the products' precision.
+STORED = {"tf32": torch.float32, "bf16": torch.bfloat16}
+
+
+class KernelSGD(SGD):
+    """SGD by the kernels; a head's rates are (momentum, weight decay, lr, unused)."""
+
+    def use(self, settings: Mapping[str, Tensor]) -> None:
+        """Take lr, momentum and weight_decay [H] of the heads."""
+        columns = [settings[name] for name in ("momentum", "weight_decay", "lr")]
+        self.moving = torch.stack([*columns, torch.zeros_like(columns[0])], 1)
+        self.resting = torch.zeros_like(self.moving)
+        self.resting[:, 0] = 1
+
+    def begin(self, active: Tensor | None) -> None:
+        """Start a step; ``active`` [H] says which heads take it, None all."""
+        rates = self.moving
+        if active is not None:
+            rates = torch.where(active.unsqueeze(1), rates, self.resting)
+        self.rates = rates
+
+    def layer(self, name: str) -> kernels.Layer:
+        """Return a layer's parameters with their state."""
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        velocity = self.state[f"velocity.{weight}"], self.state[f"velocity.{bias}"]
+        return kernels.Layer(self.params[weight], self.params[bias], velocity)
+
+    def step(self) -> None:
+        """Nothing is left to do."""
+
+
+class KernelAdamW(AdamW):
+    """AdamW by the kernels; a head's rates are (active, shrinkage, scales of both moments)."""
+
+    keeps_gradients = False
+
+    def begin(self, active: Tensor | None) -> None:
+        """Start a step; ``active`` [H] says which heads take it, None all."""
+        super().begin(active)
+        self.rates = torch.stack([self.active, *self.advance()], 1)
+
+    def layer(self, name: str) -> kernels.Layer:
+        """Return a layer's parameters with their state."""
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        first = self.state[f"first.{weight}"], self.state[f"first.{bias}"]
+        second = self.state[f"second.{weight}"], self.state[f"second.{bias}"]
+        return kernels.Layer(self.params[weight], self.params[bias], first, second)
+
+    def step(self) -> None:
+        """Nothing is left to do."""
+
+
+def covers(settings: HeadSettings, dropout: bool) -> bool:
+    """Whether the kernels can train these heads."""
+    return (
+        is_layered(settings)
+        and bool(settings.widths)
+        and settings.activation in kernels.ACTIVATIONS
+        and not dropout
+    )
+
+
+class KernelNet(LayeredNet):
+    """Mlp heads with hidden layers, without layer norm and dropout, one row a clip."""
+
+    def __init__(self, settings: HeadSettings, precision: str) -> None:
+        super().__init__(settings)
+        self.stored = STORED[precision]
+        self.places: dict[tuple[tuple[int, int], ...], Tensor] = {}
+
+    def forward(
+        self,
+        params: Mapping[str, Tensor],
+        groups: Sequence[Group],
+        bounds: Tensor,
+        dropout: Dropout | None,
+    ) -> Tensor:
+        """Return scores [H, B], and keep what `backward` needs."""
+        self.params, self.bounds = params, bounds
+        values = [group.rows.values for group in groups]
+        # The groups' rows side by side, and each head's group.
+        x = torch.stack(values) if len(values) > 1 else values[0].unsqueeze(0)
+        self.group: Tensor | None = self._group(groups, x.device)
+        self.inputs = [x.to(self.stored)]
+        for layer, name in enumerate(self.names[:-1]):
+            weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
+            z = self._buffer("z", layer, weight, x.shape[1])
+            group = self.group if layer == 0 else None
+            kernels.forward(self.inputs[-1], group, weight, bias, z, self.settings.activation)
+            self.inputs.append(z)
+        return self._output(self._score(params, self.inputs[-1]))
+
+    def backward(self, grad: Tensor, sink: KernelSGD | KernelAdamW) -> None:  # type: ignore[override]
+        """Take the optimiser's step, from the gradient of the scores [H, B]."""
+        grad = self._output_backward(grad).contiguous()
+        activation = self.settings.activation
+        before = [self.params[f"{name}.weight"] for name in self.names[:-1]]
+        rows = grad.shape[1]
+        dz = self._buffer("dh", len(before) - 1, before[-1], rows)
+        top = sink.layer("output")
+        kernels.score_update(self.inputs[-1], grad, dz, top, sink.rates, activation)
+        for layer in range(len(before) - 1, -1, -1):
+            x, this = self.inputs[layer], dz
+            if layer > 0:
+                # From the weights as they were: before their own step.
+                dz = self._buffer("dh", layer - 1, before[layer - 1], rows)
+                kernels.backward(this, before[layer], x, dz, activation)
+            group = self.group if layer == 0 else None
+            kernels.update(x, group, this, sink.layer(self.names[layer]), sink.rates)
+
+    def score(self, params: Mapping[str, Tensor], rows: Rows, bounds: Tensor) -> Tensor:
+        """Return the scores [H, R] of rows that all heads share; keeps nothing."""
+        x = rows.values.to(self.stored).unsqueeze(0)
+        heads = bounds.shape[0]
+        group: Tensor | None = torch.zeros(heads, dtype=torch.int64, device=x.device)
+        for name in self.names[:-1]:
+            weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
+            z = x.new_empty(heads, x.shape[1], weight.shape[2])
+            kernels.forward(x, group, weight, bias, z, self.settings.activation)
+            x, group = z, None
+        self.bounds = bounds
+        return self._output(self._score(params, x))
+
+    def _score(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        scores = torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
+        kernels.score(x, params["output.weight"], params["output.bias"], scores)
+        return scores
+
+    def _group(self, groups: Sequence[Group], device: torch.device) -> Tensor:
+        """Return each head's group [H]; made once, since a graph cannot capture its making."""
+        key = tuple((group.heads.start, group.heads.stop) for group in groups)
+        if key not in self.places:
+            sizes = torch.tensor([stop - start for start, stop in key])
+            place = torch.arange(len(key)).repeat_interleave(sizes)
+            self.places = {key: place.to(device)}
+        return self.places[key]

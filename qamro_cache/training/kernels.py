@@ -1,0 +1,318 @@
+"""Triton kernels of a training step on a GPU: products with everything else in their epilogue.
+
+A step of stacked heads is limited by memory, so a number that is in a register is used there:
+bias and activation in the forward product, the activation's derivative in the backward one, and
+the optimiser's step in the gradient's. No gradient of a weight is ever written, and each weight
+and its momentum are read and written once a step. Sums have a fixed order and nothing is added
+atomically, so that two runs agree to the last bit, and a head does not depend on its neighbours.
+
+Rows are [groups, B, K], shared by heads with the same ``group`` [H]; None: a head has its own. The
+type of the rows is what products are computed in: bfloat16, or float32 as TF32. Weights and the
+optimiser's state are float32, sums too. Static shapes and no look at a value on the host, so a
+CUDA graph can capture all of it; block sizes follow from the shapes (no search).
+"""
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from qamro_cache.training.optimiser import BETA1, BETA2, EPS
+
+#: Activations whose derivative follows from their result.
+ACTIVATIONS = ("none", "relu", "tanh")
+
+
+class Layer(NamedTuple):
+    """A layer's parameters [H, K, N] and [H, N], and the optimiser's state of both.
+
+    ``first`` is the velocity or the first moment; ``second`` is given to AdamW.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    first: tuple[Tensor, Tensor]
+    second: tuple[Tensor, Tensor] | None = None
+
+
+@triton.jit
+def _derivative(grad, kept, ACTIVATION: tl.constexpr):
+    """Multiply by the activation's derivative, from the activation's result."""
+    if ACTIVATION == "relu":
+        grad = tl.where(kept > 0, grad, 0.0)
+    elif ACTIVATION == "tanh":
+        grad = grad * (1 - kept * kept)
+    return grad
+
+
+@triton.jit
+def _step(p, first, second, grad, rates, ADAM: tl.constexpr, B1, B2, EPS_):
+    """One step of SGD or AdamW; ``rates`` are the head's four numbers, see `FusedSGD`."""
+    r0, r1 = tl.load(rates), tl.load(rates + 1)
+    r2, r3 = tl.load(rates + 2), tl.load(rates + 3)
+    if ADAM:
+        first += (1 - B1) * r0 * (grad - first)
+        second += (1 - B2) * r0 * (grad * grad - second)
+        p = p * r1 - first * r2 / (tl.sqrt(second) * r3 + EPS_)
+    else:
+        first = r0 * first + grad + r1 * p
+        p -= r2 * first
+    return p, first, second
+
+
+@triton.jit
+def _load_state(p, first, second, at, inside, ADAM: tl.constexpr):
+    """Parameter and state; read once, so they need not stay in the L2 cache."""
+    value = tl.load(p + at, mask=inside, other=0.0, eviction_policy="evict_first")
+    one = tl.load(first + at, mask=inside, other=0.0, eviction_policy="evict_first")
+    two = one
+    if ADAM:
+        two = tl.load(second + at, mask=inside, other=0.0, eviction_policy="evict_first")
+    return value, one, two
+
+
+@triton.jit
+def _store_state(p, first, second, at, inside, value, one, two, ADAM: tl.constexpr):
+    tl.store(p + at, value, mask=inside)
+    tl.store(first + at, one, mask=inside)
+    if ADAM:
+        tl.store(second + at, two, mask=inside)
+
+
+@triton.jit
+def _product(
+    x, group, weight, bias, kept, out, rows, inner, width, w_inner, w_outer,
+    SHARED: tl.constexpr, BACKWARD: tl.constexpr, ACTIVATION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Write activation(x @ weight + bias), or going back (x @ weight) * derivative(kept)."""
+    down = tl.cdiv(rows, BM)
+    tiles = down * tl.cdiv(width, BN)
+    head = (tl.program_id(0) // tiles).to(tl.int64)
+    tile = tl.program_id(0) % tiles
+    # Tiles that read the same weights run side by side.
+    m = tile % down * BM + tl.arange(0, BM)[:, None]
+    n = tile // down * BN + tl.arange(0, BN)[None, :]
+    place = head
+    if SHARED:
+        place = tl.load(group + head)
+    x += place * rows * inner
+    weight += head * inner * width
+    total = tl.zeros((BM, BN), tl.float32)
+    for start in range(0, inner, BK):
+        k = start + tl.arange(0, BK)
+        a = tl.load(x + m * inner + k[None, :], mask=(m < rows) & (k[None, :] < inner), other=0.0)
+        b = tl.load(
+            weight + k[:, None] * w_inner + n * w_outer,
+            mask=(k[:, None] < inner) & (n < width),
+            other=0.0,
+        )
+        total = tl.dot(a, b.to(a.dtype), total, input_precision="tf32")
+    kept += head * rows * width
+    out += head * rows * width
+    at = m * width + n
+    inside = (m < rows) & (n < width)
+    if BACKWARD:
+        y = tl.load(kept + at, mask=inside, other=0.0).to(tl.float32)
+        total = _derivative(total, y, ACTIVATION)
+    else:
+        total += tl.load(bias + head * width + n, mask=n < width, other=0.0)
+        if ACTIVATION == "relu":
+            total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        elif ACTIVATION == "tanh":
+            total = 2 * tl.sigmoid(2 * total) - 1
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _update(
+    x, group, dz, weight, bias, first_w, first_b, second_w, second_b, rates, rows, inner, width,
+    SHARED: tl.constexpr, ADAM: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
+    EPS_: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Step with the gradients x^T @ dz and sum(dz), which never leave the registers."""
+    down = tl.cdiv(inner, BM)
+    tiles = down * tl.cdiv(width, BN)
+    head = (tl.program_id(0) // tiles).to(tl.int64)
+    tile = tl.program_id(0) % tiles
+    m = tile % down * BM + tl.arange(0, BM)
+    n = tile // down * BN + tl.arange(0, BN)[None, :]
+    place = head
+    if SHARED:
+        place = tl.load(group + head)
+    x += place * rows * inner
+    dz += head * rows * width
+    rates += head * 4
+    weight += head * inner * width
+    first_w += head * inner * width
+    second_w += head * inner * width
+    at = m[:, None] * width + n
+    inside = (m[:, None] < inner) & (n < width)
+    # On its way while the product is computed.
+    p, one, two = _load_state(weight, first_w, second_w, at, inside, ADAM)
+    grad = tl.zeros((BM, BN), tl.float32)
+    for start in range(0, rows, BK):
+        k = start + tl.arange(0, BK)[:, None]
+        a = tl.load(x + k * inner + m[None, :], mask=(k < rows) & (m[None, :] < inner), other=0.0)
+        b = tl.load(dz + k * width + n, mask=(k < rows) & (n < width), other=0.0)
+        grad = tl.dot(tl.trans(a), b, grad, input_precision="tf32")
+    p, one, two = _step(p, one, two, grad, rates, ADAM, B1, B2, EPS_)
+    _store_state(weight, first_w, second_w, at, inside, p, one, two, ADAM)
+    if tile % down == 0:
+        total = tl.zeros((1, BN), tl.float32)
+        for start in range(0, rows, BK):
+            k = start + tl.arange(0, BK)[:, None]
+            c = tl.load(dz + k * width + n, mask=(k < rows) & (n < width), other=0.0)
+            total += tl.sum(c.to(tl.float32), axis=0)[None, :]
+        here = head * width + n
+        q, one_b, two_b = _load_state(bias, first_b, second_b, here, n < width, ADAM)
+        q, one_b, two_b = _step(q, one_b, two_b, total, rates, ADAM, B1, B2, EPS_)
+        _store_state(bias, first_b, second_b, here, n < width, q, one_b, two_b, ADAM)
+
+
+@triton.jit
+def _score(x, weight, bias, out, rows, inner, BM: tl.constexpr, BN: tl.constexpr):
+    """The output layer, one number a row: a sum, not a product of matrices."""
+    down = tl.cdiv(rows, BM)
+    head = (tl.program_id(0) // down).to(tl.int64)
+    m = tl.program_id(0) % down * BM + tl.arange(0, BM)
+    total = tl.zeros((BM,), tl.float32)
+    for start in range(0, inner, BN):
+        n = start + tl.arange(0, BN)
+        y = tl.load(
+            x + head * rows * inner + m[:, None] * inner + n[None, :],
+            mask=(m[:, None] < rows) & (n[None, :] < inner),
+            other=0.0,
+        )
+        w = tl.load(weight + head * inner + n, mask=n < inner, other=0.0)
+        total += tl.sum(y.to(tl.float32) * w[None, :], axis=1)
+    tl.store(out + head * rows + m, total + tl.load(bias + head), mask=m < rows)
+
+
+@triton.jit
+def _score_update(
+    x, grad, dz, weight, bias, first_w, first_b, second_w, second_b, rates, rows, inner,
+    ADAM: tl.constexpr, ACTIVATION: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
+    EPS_: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """The output layer's step, and the gradient of what came into the activation before it."""
+    across = tl.cdiv(inner, BN)
+    head = (tl.program_id(0) // across).to(tl.int64)
+    tile = tl.program_id(0) % across
+    n = tile * BN + tl.arange(0, BN)
+    rates += head * 4
+    w, one, two = _load_state(weight, first_w, second_w, head * inner + n, n < inner, ADAM)
+    slope = tl.zeros((BN,), tl.float32)
+    total = tl.zeros((BM,), tl.float32)
+    for start in range(0, rows, BM):
+        m = start + tl.arange(0, BM)
+        at = head * rows * inner + m[:, None] * inner + n[None, :]
+        inside = (m[:, None] < rows) & (n[None, :] < inner)
+        y = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        g = tl.load(grad + head * rows + m, mask=m < rows, other=0.0)
+        slope += tl.sum(y * g[:, None], axis=0)
+        total += g
+        back = _derivative(g[:, None] * w[None, :], y, ACTIVATION)
+        tl.store(dz + at, back.to(dz.dtype.element_ty), mask=inside)
+    w, one, two = _step(w, one, two, slope, rates, ADAM, B1, B2, EPS_)
+    _store_state(weight, first_w, second_w, head * inner + n, n < inner, w, one, two, ADAM)
+    if tile == 0:
+        p, one_b, two_b = _load_state(bias, first_b, second_b, head, True, ADAM)
+        p, one_b, two_b = _step(p, one_b, two_b, tl.sum(total), rates, ADAM, B1, B2, EPS_)
+        _store_state(bias, first_b, second_b, head, True, p, one_b, two_b, ADAM)
+
+
+def forward(
+    x: Tensor, group: Tensor | None, weight: Tensor, bias: Tensor, out: Tensor, activation: str
+) -> None:
+    """Write activation(x @ weight + bias) to ``out`` [H, B, N]."""
+    _launch_product(x, group, weight, bias, out, out, activation, backward=False)
+
+
+def backward(dz: Tensor, weight: Tensor, kept: Tensor, out: Tensor, activation: str) -> None:
+    """Write (dz @ weight^T) * activation' to ``out`` [H, B, K], from the result ``kept``."""
+    _launch_product(dz, None, weight, weight, kept, out, activation, backward=True)
+
+
+def _launch_product(x, group, weight, bias, kept, out, activation, *, backward) -> None:
+    heads, rows, width = out.shape
+    inner = x.shape[2]
+    bm, bn, bk = _block(rows, 128), _block(width, 128), _block(inner, _depth(x))
+    w_inner, w_outer = (1, inner) if backward else (width, 1)
+    grid = (heads * triton.cdiv(rows, bm) * triton.cdiv(width, bn),)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        _product[grid](
+            x, x if group is None else group, weight, bias, kept, out,
+            rows, inner, width, w_inner, w_outer,
+            SHARED=group is not None, BACKWARD=backward, ACTIVATION=activation,
+            BM=bm, BN=bn, BK=bk, **_warps(bm * bn),
+        )  # fmt: skip
+
+
+def update(x: Tensor, group: Tensor | None, dz: Tensor, layer: Layer, rates: Tensor) -> None:
+    """Take a step with the gradients of a layer: x^T @ dz [H, K, N] and dz's sum over rows."""
+    heads, rows, width = dz.shape
+    inner = x.shape[2]
+    bm, bn, bk = _block(inner, 64), _block(width, 64), _block(rows, _depth(x))
+    grid = (heads * triton.cdiv(inner, bm) * triton.cdiv(width, bn),)
+    with torch.cuda.device_of(x):
+        _update[grid](
+            x, x if group is None else group, dz, *_pointers(layer), rates, rows, inner, width,
+            SHARED=group is not None, **_constants(layer), BM=bm, BN=bn, BK=bk,
+            **_warps(bm * bn),
+        )  # fmt: skip
+
+
+def score(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+    """Write the output layer's scores to ``out`` [H, B]; weight [H, K, 1], bias [H, 1]."""
+    heads, rows, inner = x.shape
+    bm, bn = _block(rows, 64), _block(inner, 64)
+    with torch.cuda.device_of(x):
+        _score[(heads * triton.cdiv(rows, bm),)](x, weight, bias, out, rows, inner, BM=bm, BN=bn)
+
+
+def score_update(
+    x: Tensor, grad: Tensor, dz: Tensor, layer: Layer, rates: Tensor, activation: str
+) -> None:
+    """Take a step of the output layer, and write the gradient before ``activation`` to ``dz``.
+
+    Args:
+        x: [H, B, K], what the layer saw: the activation's result.
+        grad: [H, B] of the scores.
+        dz: [H, B, K], written.
+        layer: the output layer.
+        rates: [H, 4].
+        activation: that gave ``x``.
+    """
+    heads, rows, inner = x.shape
+    bm, bn = _block(rows, 64), _block(inner, 64)
+    with torch.cuda.device_of(x):
+        _score_update[(heads * triton.cdiv(inner, bn),)](
+            x, grad, dz, *_pointers(layer), rates, rows, inner,
+            ACTIVATION=activation, **_constants(layer), BM=bm, BN=bn,
+        )  # fmt: skip
+
+
+def _pointers(layer: Layer) -> tuple[Tensor, ...]:
+    return (layer.weight, layer.bias, *layer.first, *(layer.second or layer.first))
+
+
+def _constants(layer: Layer) -> dict[str, object]:
+    return {"ADAM": layer.second is not None, "B1": BETA1, "B2": BETA2, "EPS_": EPS}
+
+
+def _block(size: int, most: int) -> int:
+    """Return the block of a dimension: no larger than it need be, at least what a dot takes."""
+    return int(max(16, min(most, triton.next_power_of_2(size))))
+
+
+def _depth(x: Tensor) -> int:
+    """Return how much of the summed dimension a block takes: 128 bytes of a row."""
+    return 128 // x.element_size()
+
+
+def _warps(tile: int) -> dict[str, int]:
+    return {"num_warps": 8 if tile > 64 * 128 else 4}
