@@ -14,6 +14,7 @@ from .common import (
     show_fields,
     usable_device,
     version_option,
+    weights_options,
 )
 
 _FILES = click.Path(dir_okay=False, path_type=Path)
@@ -124,8 +125,7 @@ def _words(value: Any) -> str:
 @click.option("--deep", is_flag=True, help="Also encode a random sample of clips again.")
 @click.option("--sample", default=16, show_default=True, help="Clips of each file for --deep.")
 @click.option("--seed", default=0, help="Of the random choice for --deep.")
-@click.option("--checkpoint", default="", help="The encoder's weights, for --deep.")
-@click.option("--tokenizer", default="", help="Folder of the text tower's tokenizer, for --deep.")
+@weights_options
 @click.option(
     "--device",
     callback=usable_device,
@@ -133,7 +133,6 @@ def _words(value: Any) -> str:
     show_default=True,
     help="Torch device, for --deep.",
 )
-@click.option("--allow-pickle", is_flag=True, help="Load checkpoints that can run code.")
 @one_line_errors
 def verify(
     files: tuple[Path, ...],

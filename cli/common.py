@@ -44,6 +44,17 @@ def usable_device(context: click.Context, parameter: click.Parameter, value: str
     return value
 
 
+def weights_options(command: Command) -> Command:
+    """Add the options that say where an encoder's weights and vocabulary are on this machine."""
+    for option in (
+        click.option("--allow-pickle", is_flag=True, help="Load checkpoints that can run code."),
+        click.option("--tokenizer", default="", help="Folder of the text tower's tokenizer."),
+        click.option("--checkpoint", default="", help="The encoder's weights, a file or a folder."),
+    ):
+        command = option(command)
+    return command
+
+
 def fail(message: str) -> None:
     """Say what is wrong on stderr and leave with exit code 1."""
     click.echo(f"error: {message}", err=True)

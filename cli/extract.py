@@ -20,6 +20,7 @@ from .common import (
     show_table,
     usable_device,
     version_option,
+    weights_options,
 )
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ def _shard(
     help="Folder of the set's release, or that a manifest's paths start from.",
 )
 @click.option("--encoder", metavar="NAME", help="See --list-encoders; demo uses distillmos.")
-@click.option("--checkpoint", default="", help="The encoder's weights, a file or a folder.")
-@click.option("--tokenizer", default="", help="Folder of the text tower's tokenizer.")
+@weights_options
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Cache file to make.")
 @click.option(
     "--shard",
@@ -95,7 +95,6 @@ def _shard(
     help="as-is feeds samples of any rate unchanged, as some published code does.",
 )
 @click.option("--no-int16", is_flag=True, help="Leave out clap's truncation to 16 bits.")
-@click.option("--allow-pickle", is_flag=True, help="Load checkpoints that can run code.")
 @click.option(
     "--max-failures", default=0, show_default=True, help="Failed clips beyond which to exit with 3."
 )

@@ -1,6 +1,7 @@
 """``qamro-predict``: scores for new clips from a head file."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,7 +13,11 @@ from .common import (
     show_table,
     usable_device,
     version_option,
+    weights_options,
 )
+
+if TYPE_CHECKING:
+    from qamro_cache.datasets.records import Dataset
 
 File = click.Path(path_type=Path)
 
@@ -21,7 +26,8 @@ File = click.Path(path_type=Path)
 @click.option("--head", type=File, required=True, help="head.safetensors of a qamro-train run.")
 @click.option("--cache", type=File, multiple=True, help="Embeddings of the clips; may repeat.")
 @click.option("--audio", type=File, help="A folder of audio (or one file), embedded on the fly.")
-@click.option("--checkpoint", default="", help="The encoder's weights, where --audio needs them.")
+@click.option("--manifest", type=File, help="The same for clips with prompts: a CSV, see README.")
+@weights_options
 @click.option(
     "--device",
     callback=usable_device,
@@ -38,7 +44,10 @@ def main(
     head: Path,
     cache: tuple[Path, ...],
     audio: Path | None,
+    manifest: Path | None,
     checkpoint: str,
+    tokenizer: str,
+    allow_pickle: bool,
     device: str,
     out: Path,
     answer: Path | None,
@@ -46,24 +55,37 @@ def main(
 ) -> None:
     """Predict mean opinion scores with a trained head.
 
-    Clips come from a cache (--cache), or from a folder of audio (--audio), which is embedded with
-    the encoder that the head was trained on.
+    Clips come from a cache (--cache), or from a folder of audio (--audio) or a manifest
+    (--manifest), which are embedded with the encoder that the head was trained on.
     """
     from qamro_cache.cache.reader import open_cache
 
-    if bool(cache) == (audio is not None):
-        raise click.UsageError("name either --cache or --audio")
+    if sum(bool(given) for given in (cache, audio, manifest)) != 1:
+        raise click.UsageError("name one of --cache, --audio and --manifest")
     notices_to_stderr()
     for path in (head, *([audio] if audio else [])):
         if not path.exists():
             fail(printable(f"{path}: no such file"))
     opened = open_cache(list(cache)) if cache else None
+    clips: Path | Dataset | None = audio
+    if manifest is not None:
+        from qamro_cache.datasets.manifest import load_manifest
+
+        clips = load_manifest(manifest)
     # Loads torch, which takes seconds: a wrong name has been refused by now.
     from qamro_cache.heads.file import load_head
     from qamro_cache.heads.predict import predict, write_predictions
 
     loaded = load_head(head)
-    table = predict(loaded, cache=opened, audio=audio, checkpoint=checkpoint, device=device)
+    table = predict(
+        loaded,
+        cache=opened,
+        audio=clips,
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        allow_pickle=allow_pickle,
+        device=device,
+    )
     write_predictions(table, out)
     rows = []
     for axis, part in table.groupby("axis", sort=False):

@@ -169,7 +169,9 @@ def test_half_precision(clap_reference, ours, files, theirs, precision, limit):
     got = half.encode(theirs["waveform"][:2], torch.full((2,), 480_000))
     for name in ("embedding", "pooled"):
         assert got[name].dtype == torch.float32
-        assert relative_error(got[name], theirs[name]) < limit, name
+        error = relative_error(got[name], theirs[name])
+        print(f"{precision}: {name} {error:.1e}")
+        assert error < limit, name
 
 
 def test_the_tiny_network_too(clap_reference, theirs):

@@ -1,6 +1,7 @@
 """``hf:`` against the transformers model itself, on tiny random models of each family."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,59 @@ def test_clap_audio_and_text(folders):
         load_encoder(f"hf:{folders['clap']}", EncoderOptions(tokenizer="none")).spec.text_features
         == {}
     )
+
+
+def test_a_head_on_audio_and_prompts_predicts_from_files(folders, tmp_path):
+    """Model and vocabulary in two folders, as for clap: every option must reach the encoder."""
+    import shutil
+
+    import pandas as pd
+    import soundfile
+    from click.testing import CliRunner
+    from test_predict import SETTINGS, make_head
+
+    from cli.extract import main as extract_command
+    from cli.predict import main as predict_command
+    from qamro_cache.cache.reader import open_cache
+    from qamro_cache.heads.file import save_head
+    from qamro_cache.heads.novelty import reference_clips
+
+    model, vocabulary = tmp_path / "model", tmp_path / "vocabulary"
+    shutil.copytree(folders["clap"], model)
+    vocabulary.mkdir()
+    for file in [*model.glob("tokenizer*"), *model.glob("vocab*"), *model.glob("merges*")]:
+        file.rename(vocabulary / file.name)
+    shutil.copy(model / "config.json", vocabulary)
+    for index in range(2):
+        soundfile.write(tmp_path / f"{index}.wav", sound(index, 48_000), 48_000)
+    manifest = tmp_path / "clips.csv"
+    manifest.write_text("clip_id,path,prompt\na,0.wav,slow piano\nb,1.wav,fast drums\n")
+    weights = ["--checkpoint", str(model), "--tokenizer", str(vocabulary)]
+
+    def run(command, *arguments):
+        done = CliRunner().invoke(command, [str(a) for a in arguments])
+        return done.exit_code, done.output
+
+    out = tmp_path / "emb.h5"
+    extract = ["--manifest", manifest, "--encoder", "hf:tiny/clap", *weights, "--out", out]
+    assert run(extract_command, *extract)[0] == 0
+    head = make_head(replace(SETTINGS, inputs="concat"), 48, text_feature="text")
+    rows = torch.randn(9, 24, generator=torch.Generator().manual_seed(0))
+    head = replace(head, identity=open_cache(out).identity, reference=reference_clips(rows))
+    save_head(tmp_path / "head.safetensors", head)
+    predict = ["--head", tmp_path / "head.safetensors", "--out", tmp_path / "scores.csv"]
+    assert run(predict_command, *predict, "--manifest", manifest, *weights)[0] == 0
+    scores = pd.read_csv(tmp_path / "scores.csv")["prediction"]
+    assert run(predict_command, *predict, "--cache", out)[0] == 0
+    np.testing.assert_array_equal(scores, pd.read_csv(tmp_path / "scores.csv")["prediction"])
+    assert scores.notna().all()
+    code, said = run(predict_command, *predict, "--audio", tmp_path / "0.wav", *weights)
+    assert code == 1
+    assert "give --manifest clips.csv" in said
+    assert run(predict_command, *predict, "--manifest", manifest, "--cache", out)[0] == 2
+    code, said = run(predict_command, *predict, "--manifest", manifest, *weights[:2])
+    assert code == 1
+    assert "error: " in said
 
 
 def test_padding_rule_weights_and_configuration_are_in_the_identity(folders):

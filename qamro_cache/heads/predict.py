@@ -22,6 +22,8 @@ from qamro_cache.identity import identity_differences
 
 if TYPE_CHECKING:
     from qamro_cache.cache.reader import Cache
+    from qamro_cache.datasets.records import Dataset
+    from qamro_cache.encoders.protocol import Encoder
 
 logger = logging.getLogger("qamro_cache")
 
@@ -36,8 +38,10 @@ def predict(
     head: Path | Head,
     *,
     cache: "Path | Sequence[Path] | Cache | None" = None,
-    audio: Path | None = None,
+    audio: "Path | Dataset | None" = None,
     checkpoint: str = "",
+    tokenizer: str = "",
+    allow_pickle: bool = False,
     device: str = "cpu",
     progress: Callable[..., None] | None = None,
 ) -> pd.DataFrame:
@@ -46,8 +50,11 @@ def predict(
     Args:
         head: a head file of qamro-train, or one already loaded.
         cache: embeddings made by the encoder that the head was trained on, or
-        audio: a folder (searched below) or file; embedded with that encoder into a temporary cache.
+        audio: a folder (searched below), a file, or clips with their prompts; embedded with that
+            encoder into a temporary cache.
         checkpoint: the encoder's weights for ``audio``, where it needs a file.
+        tokenizer: its vocabulary, likewise.
+        allow_pickle: as in ``EncoderOptions``.
         device: for the encoder and the head.
         progress: passed to `extract`.
 
@@ -66,8 +73,13 @@ def predict(
     if (cache is None) == (audio is None):
         raise QamroError("name either a cache or a folder of audio")
     if audio is not None:
+        from qamro_cache.encoders.registry import load_encoder, options_of
+
+        clips = _clips_of(head, audio) if isinstance(audio, Path) else audio
+        options = options_of(head.identity, checkpoint, tokenizer, allow_pickle)
+        encoder = load_encoder(str(head.identity["name"]), options, device)
         with tempfile.TemporaryDirectory(prefix="qamro-predict-") as folder:
-            made = _embed(head, audio, Path(folder) / "emb.h5", checkpoint, device, progress)
+            made = _embed(head, clips, Path(folder) / "emb.h5", encoder, device, progress)
             return predict_cache(head, made, device)
     from qamro_cache.cache.reader import Cache, open_cache
 
@@ -191,23 +203,13 @@ def check_identity(head: Head, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _embed(
-    head: Head,
-    audio: Path,
-    out: Path,
-    checkpoint: str,
-    device: str,
-    progress: Callable[..., None] | None,
-) -> "Cache":
-    from qamro_cache.cache.reader import open_cache
+def _clips_of(head: Head, audio: Path) -> "Dataset":
     from qamro_cache.datasets.records import CLIP_COLUMNS, Dataset, labels_from_means
-    from qamro_cache.encoders.registry import load_encoder, options_of
-    from qamro_cache.extraction.extract import extract
 
     if head.text_feature:
         raise QamroError(
             "this head takes the prompt too, which a folder of audio does not have; "
-            "run qamro-extract with a manifest and predict from the cache"
+            "give --manifest clips.csv with the columns clip_id, path and prompt"
         )
     if not audio.exists():
         raise QamroError(f"{audio}: no such file or folder")
@@ -219,13 +221,22 @@ def _embed(
     clips = pd.DataFrame("", index=range(len(paths)), columns=list(CLIP_COLUMNS))
     clips["clip_id"] = [path.relative_to(folder).as_posix() for path in paths]
     clips["path"] = [str(path.resolve()) for path in paths]
-    labels = labels_from_means((), np.empty((len(paths), 0)))
-    identity = head.identity
-    encoder = load_encoder(str(identity["name"]), options_of(identity, checkpoint), device)
-    dtype = str(identity["stored_dtype"])
-    extract(
-        Dataset("audio", clips, labels), out, encoder, device=device, dtype=dtype, progress=progress
-    )
+    return Dataset("audio", clips, labels_from_means((), np.empty((len(paths), 0))))
+
+
+def _embed(
+    head: Head,
+    clips: "Dataset",
+    out: Path,
+    encoder: "Encoder",
+    device: str,
+    progress: Callable[..., None] | None,
+) -> "Cache":
+    from qamro_cache.cache.reader import open_cache
+    from qamro_cache.extraction.extract import extract
+
+    dtype = str(head.identity["stored_dtype"])
+    extract(clips, out, encoder, device=device, dtype=dtype, progress=progress)
     return open_cache(out)
 
 
