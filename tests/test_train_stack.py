@@ -65,9 +65,15 @@ def collect(features, labels, folds, jobs, **options):
 def varied_jobs(base, count=8):
     """Unequal hyperparameters, folds, targets, seeds, patience and lengths in one stack."""
     jobs = []
+    terms = parse_loss(base.loss).terms
     for k in range(count):
+        weighed = (
+            dataclasses.replace(term, coefficient=term.coefficient * [1, 0.5, 2][(k + place) % 3])
+            for place, term in enumerate(terms)
+        )
         recipe = dataclasses.replace(
             base,
+            loss="+".join(map(str, weighed)),
             alpha=[0.1, 0.2, 0.5][k % 3],
             beta=[3.0, 7.0][k % 2],
             lr=[3e-3, 1e-2, 3e-2, 1e-4][k % 4],
@@ -77,6 +83,7 @@ def varied_jobs(base, count=8):
             patience=[2, 50, 3][k % 3],
         )
         jobs.append(Job(recipe, seed=k % 5, fold=k % GROUPS, target=k % 2))
+    assert len({job.recipe.bucket for job in jobs}) == 1, "one stack"
     return jobs
 
 

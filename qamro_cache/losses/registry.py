@@ -195,6 +195,11 @@ class ComposedLoss:
         return "+".join(map(str, self.terms))
 
     @property
+    def structure(self) -> tuple[tuple[str, str], ...]:
+        """Names and units of the terms: what losses must share to differ in coefficients only."""
+        return tuple((term.name, term.units) for term in self.terms)
+
+    @property
     def has_ranking(self) -> bool:
         """Whether a term compares samples, so that a batch of one teaches it nothing."""
         return any(TERMS[term.name].kind == "ranking" for term in self.terms)
@@ -207,6 +212,7 @@ class ComposedLoss:
         mask: Tensor | None = None,
         stderr: Tensor | None = None,
         settings: LossSettings | None = None,
+        coefficients: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The loss of each head and its gradient with respect to `pred`, without autograd.
 
@@ -219,6 +225,7 @@ class ComposedLoss:
             mask: [N] or [H, N], true for the samples a head counts; the rest may be NaN.
             stderr: [N] or [H, N] standard errors of the labels in raw units, for ``qamro``.
             settings: the terms' settings; the defaults are the paper's.
+            coefficients: [H, terms] in place of the terms' own.
 
         Returns:
             The loss [H], a mean over the head's own samples or pairs (0 where it has none), and
@@ -239,15 +246,18 @@ class ComposedLoss:
         raw = Batch(rows, labels, counted, spread, "raw")
         value, grad = rows.new_zeros(rows.shape[0]), torch.zeros_like(rows)
         flat = _flat(settings, pred)
-        for term in self.terms:
+        for place, term in enumerate(self.terms):
             batch, scale = raw, None
             if term.units == "standardised":
                 batch, scale = _standardised(raw, flat)
             term_value, term_grad = TERMS[term.name].function(batch, flat)
             if scale is not None:
                 term_grad = term_grad / scale
-            value = value + term.coefficient * term_value.to(dtype)
-            grad = grad + term.coefficient * term_grad.to(dtype)
+            factor = term.coefficient if coefficients is None else coefficients[:, place]
+            value = value + factor * term_value.to(dtype)
+            if isinstance(factor, Tensor):
+                factor = factor.unsqueeze(-1)
+            grad = grad + factor * term_grad.to(dtype)
         return value.reshape(pred.shape[:-1]), grad.reshape(pred.shape)
 
     def __call__(

@@ -83,9 +83,11 @@ class Recipe:
     @property
     def bucket(self) -> tuple[object, ...]:
         """What heads must share to be trained in one stack."""
+        from qamro_cache.losses.registry import parse_loss
+
         return (
             self.head,
-            self.loss,
+            parse_loss(self.loss).structure,
             self.normalize,
             self.optimiser,
             self.batch_size,

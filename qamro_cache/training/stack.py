@@ -143,12 +143,15 @@ class Stack:
         scale = problem.ranges[row]
         if self.normalize == "scale":
             low, high = scale[:, 0], scale[:, 1]
+        losses = [parse_loss(job.recipe.loss) for job in jobs]
+        coefficients = torch.tensor([[t.coefficient for t in loss.terms] for loss in losses])
         numbers = {
             name: torch.tensor([getattr(job.recipe, name) for job in jobs], dtype=torch.float64)
             for name in ("alpha", "beta", "lr", "momentum", "weight_decay", "dropout")
         }
         self.heads = {name: value.to(device, self.dtype) for name, value in numbers.items()}
         self.heads |= {
+            "coefficients": coefficients.to(device, self.dtype),
             "epochs": torch.tensor([job.recipe.epochs for job in jobs], device=device),
             "patience": torch.tensor([job.recipe.patience for job in jobs], device=device),
             "seed": torch.tensor([job.seed for job in jobs], device=device),
@@ -264,6 +267,7 @@ class Stack:
             target,
             mask=mask,
             settings=self.loss_settings,
+            coefficients=heads["coefficients"],
         )
         heads["finite"].logical_and_(value.isfinite())
         grad = grad * scale
@@ -306,7 +310,13 @@ class Stack:
                 width = min(scores.shape[1], pred.shape[1])
                 pred[part, :width] = scores[:, :width]
         pred = pred * heads["label_scale"][:, None] + heads["label_mean"][:, None]
-        loss, _ = self.loss.value_and_grad(pred, target, mask=mask, settings=self.loss_settings)
+        loss, _ = self.loss.value_and_grad(
+            pred,
+            target,
+            mask=mask,
+            settings=self.loss_settings,
+            coefficients=heads["coefficients"],
+        )
         seen = mask.to(torch.float64)
         by_system = metrics.system_means(pred, system, self.num_systems, seen)
         truth = metrics.system_means(target, system, self.num_systems, seen)
