@@ -277,4 +277,4 @@ def test_published_heads_are_the_start(cache, tmp_path, monkeypatch):
         mine = table[table["axis"] == axis]["prediction"][data.clips["clip_id"][ok]]
         np.testing.assert_allclose(mine, scores, rtol=1e-4)
     with pytest.raises(QamroError, match="--head audiobox"):
-        train(cache, tmp_path, init=tmp_path / "weights.pt", cv="3")
+        train(cache, tmp_path / "other", init=tmp_path / "weights.pt", cv="3")
