@@ -11,6 +11,8 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from clap_reference import sound, write_vocabulary  # noqa: E402
+from test_encoder_offline import can_unshare  # noqa: E402
+from test_encoder_offline import run as without_network  # noqa: E402
 
 from qamro_cache.encoders.protocol import EncoderOptions  # noqa: E402
 from qamro_cache.encoders.registry import load_encoder  # noqa: E402
@@ -288,30 +290,98 @@ def test_missing_tensors_and_unknown_kinds_are_refused(folders, tmp_path):
         load_encoder(f"hf:{fused}")
 
 
-CODE = """
-from transformers import HubertConfig, HubertModel
+# A model that brings its own code, laid out as MERT's repository is: two files, one importing the
+# other, weights as pytorch_model.bin, audio at 24 kHz.
+CONFIGURATION = """
+from transformers import HubertConfig
 class OwnConfig(HubertConfig):
-    model_type = "own_hubert"
+    model_type = "own_model"
+"""
+MODELING = """
+from transformers import HubertModel
+from .configuration_own import OwnConfig
 class OwnModel(HubertModel):
     config_class = OwnConfig
+    def __init__(self, config):
+        super().__init__(config)
+        print("own code runs")
 """
 
 
-def test_a_models_own_code_runs_only_when_allowed(folders, tmp_path, monkeypatch):
+@pytest.fixture
+def own(folders, tmp_path) -> Path:
     import shutil
+
+    from safetensors.torch import load_file
 
     own = tmp_path / "own"
     shutil.copytree(folders["hubert"], own)
-    (own / "modeling_own.py").write_text(CODE)
+    torch.save(load_file(own / "model.safetensors"), own / "pytorch_model.bin")
+    (own / "model.safetensors").unlink()
+    (own / "configuration_own.py").write_text(CONFIGURATION)
+    (own / "modeling_own.py").write_text(MODELING)
     config = json.loads((own / "config.json").read_text())
     config |= {
-        "model_type": "own_hubert",
-        "auto_map": {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"},
+        "model_type": "own_model",
+        "auto_map": {
+            "AutoConfig": "configuration_own.OwnConfig",
+            "AutoModel": "modeling_own.OwnModel",
+        },
     }
     (own / "config.json").write_text(json.dumps(config))
-    with pytest.raises(QamroError, match="--allow-pickle"):
+    settings = json.loads((own / "preprocessor_config.json").read_text())
+    settings["sampling_rate"] = 24_000
+    (own / "preprocessor_config.json").write_text(json.dumps(settings))
+    return own
+
+
+def test_a_models_own_code_runs_only_when_allowed(folders, own, tmp_path, monkeypatch, capsys):
+    with pytest.raises(QamroError, match=r"brings code of its own.*--allow-pickle"):
         load_encoder(f"hf:{own}")
+    assert "own code runs" not in capsys.readouterr().out
     dynamic = pytest.importorskip("transformers.dynamic_module_utils")
     monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     encoder = load_encoder(f"hf:{own}", EncoderOptions(allow_pickle=True))
-    assert encoder.spec.options["model"] == "own_hubert"
+    assert "own code runs" in capsys.readouterr().out
+    assert encoder.spec.options["model"] == "own_model"
+    assert (encoder.spec.audio.sample_rate, encoder.spec.audio.window) == (24_000, 240_000)
+    windows, valid = windows_for(encoder, (10.0, 3.3))
+    got = encoder.encode(windows, valid)["layers"]
+    model = transformers.HubertModel.from_pretrained(folders["hubert"]).eval()
+    inputs = transformers.Wav2Vec2FeatureExtractor(sampling_rate=24_000, do_normalize=True)(
+        windows[0].numpy(), sampling_rate=24_000, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        states = model(inputs["input_values"], output_hidden_states=True).hidden_states
+    expected = torch.stack([state[0].mean(0) for state in states])
+    torch.testing.assert_close(got[0], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(not can_unshare(), reason="no network namespace can be made here")
+def test_a_folder_is_extracted_without_a_network_at_once(folders, own, tmp_path):
+    """Nor with HF_HUB_OFFLINE left unset; all other tests have it set (conftest.py)."""
+    import soundfile
+
+    soundfile.write(tmp_path / "a.wav", sound(0, 48_000), 48_000)
+    (tmp_path / "clips.csv").write_text("clip_id,path,prompt\na,a.wav,slow piano\n")
+    code = f"""
+import os, time
+os.environ["HF_HOME"] = {str(tmp_path / "hub")!r}
+import transformers
+from click.testing import CliRunner
+from qamro_cache_cli.extract import main
+def extract(folder, *more):
+    start = time.monotonic()
+    out = {str(tmp_path)!r} + f"/{{time.monotonic_ns()}}.h5"
+    command = ["--manifest", {str(tmp_path / "clips.csv")!r}, "--encoder", "hf:" + folder]
+    done = CliRunner().invoke(main, [*command, "--out", out, *more])
+    return done.exit_code, done.output, time.monotonic() - start
+for folder in {[str(folders[name]) for name in ("hubert", "clap")]!r}:
+    code, said, seconds = extract(folder)
+    assert code == 0 and seconds < 20, (said, seconds)
+code, said, seconds = extract({str(own)!r})
+assert code == 1 and "--allow-pickle" in said and seconds < 20, (said, seconds)
+code, said, seconds = extract({str(own)!r}, "--allow-pickle")
+assert code == 0 and seconds < 20, (said, seconds)
+"""
+    without_network(code)
