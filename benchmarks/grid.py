@@ -3,15 +3,22 @@
     python benchmarks/grid.py                       # 60 heads; about three minutes on two cores
     python benchmarks/grid.py --heads 1,12,60,1000  # several sizes; the usual loop is sampled
     python benchmarks/grid.py --chunks 4,8,16,32    # heads a stack, to choose CPU_CHUNK_BYTES
+    python benchmarks/grid.py                       # on a GPU: 12 and 1,000 heads, every precision
+    python benchmarks/grid.py --heads 3720 --leave-out 31  # on a GPU: leave one system out
 
 Data are synthetic: 2,048 training clips x 512, 256 dev clips, batch 256, MLP 256-64-1, 100 epochs.
 `usual` is a PyTorch module trained alone with a DataLoader and a vectorised loss, its dev metrics
 by scipy after each epoch; `vmap` is torch.func.vmap over stacked modules. Both are timed on fewer
 heads or epochs where they would take minutes, and scaled; the JSON says so (`measured_share`).
+On a GPU every row is run once before it is timed, for the kernels' compilation, and then
+--repeats times; `seconds` is the median of a whole run, from embeddings to predictions, and
+`seconds_epochs` the epochs alone, at the rate between a run's first and last look at its heads:
+without the set-up, the capture of the graph and the copy of the results.
 """
 
 import argparse
 import datetime
+import itertools
 import json
 import platform
 import resource
@@ -25,50 +32,90 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 
+from qamro_cache.extraction.extract import available_processors
 from qamro_cache.training.fit import Features, Labelled, fit
 from qamro_cache.training.recipe import Folds, Job, Recipe
 
 CLIPS, DEV, WIDTH, BATCH = 2048, 256, 512, 256
+#: Clips of MusicEval, which has 31 systems.
+MUSIC_EVAL = 2748
 ALPHAS, BETAS = (0.1, 0.2, 0.5), (3.0, 5.0, 7.0, 10.0)
 # Products of a head's step: forward and both gradients, but no gradient of the input.
 FLOP = 2 * BATCH * (2 * WIDTH * 256 + 3 * 256 * 64 + 3 * 64)
 WEIGHTS = WIDTH * 256 + 256 + 256 * 64 + 64 + 64 + 1
+Data = tuple[Features, Labelled, Folds]
 
 
-def make_data() -> tuple[Features, Labelled, Folds]:
-    """Synthetic embeddings and labels in steps of 0.2, as five raters give them."""
+def step_bytes(activation: int) -> int:
+    """Memory that a head's step must move, with activations of so many bytes a number.
+
+    Weights and velocities are read and written once, weights read once more going forward and
+    those of layer 1 going back; each activation and its gradient is written once, read by the next
+    layer, by the derivative and by the weights' gradient.
+    """
+    return 4 * (5 * WEIGHTS + 256 * 64) + activation * BATCH * 6 * (256 + 64)
+
+
+def make_data(leave_out: int = 0) -> Data:
+    """Synthetic embeddings and labels in steps of 0.2, as five raters give them.
+
+    With ``leave_out`` systems, each is a fold's held-out one, and nothing stops early.
+    """
     g = torch.Generator().manual_seed(0)
-    total = CLIPS + DEV
+    total = MUSIC_EVAL if leave_out else CLIPS + DEV
     x = torch.randn(total, WIDTH, generator=g)
     y = 3 + 0.5 * (x[:, :4].sum(1) / 2 + 0.5 * torch.randn(total, generator=g))
     y = ((y * 5).round() / 5).clamp(1, 5).double()
-    labels = Labelled(y[None], torch.tensor([[1.0, 5.0]]), torch.arange(total) % 31)
+    systems = torch.arange(total) % (leave_out or 31)
+    labels = Labelled(y[None], torch.tensor([[1.0, 5.0]]), systems)
+    features = Features(x, torch.arange(total + 1), torch.ones(total))
+    if leave_out:
+        held = systems.numpy() == np.arange(leave_out)[:, None]
+        return features, labels, Folds(~held, np.zeros_like(held), held)
     dev = np.arange(total) >= CLIPS
     folds = Folds(~dev[None], dev[None], np.zeros((1, total), bool))
-    return Features(x, torch.arange(total + 1), torch.ones(total)), labels, folds
+    return features, labels, folds
 
 
-def make_jobs(heads: int, epochs: int) -> list[Job]:
-    """The paper's 12 cells, as many seeds as fill ``heads``; nobody stops early."""
+def make_jobs(heads: int, epochs: int, folds: int) -> list[Job]:
+    """The paper's 12 cells in every fold, as many seeds as fill ``heads``; nobody stops early."""
     cells = [
         Recipe(alpha=a, beta=b, epochs=epochs, patience=epochs, batch_size=BATCH, lr=5e-4)
         for a in ALPHAS
         for b in BETAS
     ]
-    return [Job(cells[k % 12], seed=k // 12) for k in range(heads)]
+    return [Job(cells[k % 12], k // 12 // folds, k // 12 % folds) for k in range(heads)]
 
 
 def stacked(
-    data: tuple[Features, Labelled, Folds], heads: int, epochs: int, device: str, chunk: int | None
-) -> float:
-    """Seconds for all heads, dev metrics, early stopping and predictions included."""
+    data: Data, heads: int, epochs: int, device: str, chunk: int | None, precision: str
+) -> tuple[float, float]:
+    """Seconds for all heads, dev metrics, early stopping and predictions included; and the epochs.
+
+    The second is NaN where there was no look at the heads in between (see `GPU_LOOK`).
+    """
+    looks: list[tuple[float, int]] = []
+
+    def look(done: int, total: int, running: int) -> None:
+        if running:
+            looks.append((time.perf_counter(), done))
+
+    jobs = make_jobs(heads, epochs, len(data[2].train))
     start = time.perf_counter()
-    for _, result in fit(*data, make_jobs(heads, epochs), device=device, chunk=chunk):
+    parts = 0
+    for _, result in fit(
+        *data, jobs, device=device, chunk=chunk, precision=precision, progress=look
+    ):
         assert not result.diverged.any()
-    return time.perf_counter() - start
+        parts += 1
+    seconds = time.perf_counter() - start
+    if len(looks) < 2 or parts > 1:
+        return seconds, float("nan")
+    (t0, d0), (t1, d1) = looks[0], looks[-1]
+    return seconds, (t1 - t0) / (d1 - d0) * heads * epochs
 
 
-def usual(data: tuple[Features, Labelled, Folds], epochs: int, device: str) -> float:
+def usual(data: Data, epochs: int, device: str) -> float:
     """Seconds for one head as it is usually written."""
     features, labels, _ = data
     y = labels.targets[0].float()
@@ -114,11 +161,13 @@ def pairs(pred: Tensor, y: Tensor, alpha: float, beta: float) -> Tensor:
     return (weight * hinge * valid).sum() / valid.sum().clamp(min=1)
 
 
-def vmapped(data: tuple[Features, Labelled, Folds], heads: int, epochs: int, device: str) -> float:
+def vmapped(data: Data, heads: int, epochs: int, device: str) -> float:
     """Seconds for ``heads`` heads by torch.func, without dev metrics (in its favour)."""
     from torch.func import functional_call, grad, stack_module_state, vmap
 
     features, labels, _ = data
+    if device == "cuda":
+        torch.cuda.synchronize()
     x_all, y_all = features.windows[:CLIPS].to(device), labels.targets[0, :CLIPS].float().to(device)
     start = time.perf_counter()
 
@@ -147,11 +196,13 @@ def vmapped(data: tuple[Features, Labelled, Folds], heads: int, epochs: int, dev
             for name, p in params.items():
                 velocity[name].mul_(0.9).add_(grads[name])
                 p.add_(velocity[name], alpha=-5e-4)
+    if device == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
 def ceilings(device: str) -> dict[str, float]:
-    """The machine's own limits: float32 products and copies."""
+    """The machine's own limits: products in each precision, and copies."""
 
     def best(run: Callable[[], object]) -> float:
         times = []
@@ -166,76 +217,107 @@ def ceilings(device: str) -> dict[str, float]:
     n = 8192 if device == "cuda" else 2048
     a = torch.randn(n, n, device=device)
     big = torch.empty(64 << 20, device=device)
-    return {
-        "gflop_s": 2 * n**3 / best(lambda: a @ a) / 1e9,
-        "gbyte_s": 2 * big.nbytes / best(lambda: big.clone()) / 1e9,
-    }
+    limits = {"gbyte_s": 2 * big.nbytes / best(lambda: big.clone()) / 1e9}
+    limits["gflop_s_float32"] = 2 * n**3 / best(lambda: a @ a) / 1e9
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
+        limits["gflop_s_tf32"] = 2 * n**3 / best(lambda: a @ a) / 1e9
+        torch.set_float32_matmul_precision("highest")
+        b = a.bfloat16()
+        limits["gflop_s_bf16"] = 2 * n**3 / best(lambda: b @ b) / 1e9
+    return limits
+
+
+def peak_mib(device: str) -> int:
+    """Most memory so far: of the GPU, or of this process."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def main() -> None:
     """Measure, print a table and write benchmarks/results/grid-<device>.json."""
+    gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--heads", default="60", help="sizes of the grid, joined by commas")
+    parser.add_argument("--heads", default="", help="sizes of the grid [12,1000 on a GPU; 60]")
+    parser.add_argument("--precision", default="", help="joined by commas [all on a GPU]")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--usual", type=int, default=5, help="single runs to time")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of a row, on a GPU")
     parser.add_argument("--chunks", default="", help="heads a stack, joined by commas")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--leave-out", type=int, default=0, help="folds that leave a system out")
+    parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
-    data, device = make_data(), args.device
+    data, device = make_data(args.leave_out), args.device
+    gpu = device == "cuda"
+    processor = f"CPU, {available_processors()} cores, {platform.machine()}"
     record: dict[str, object] = {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
+        "device": torch.cuda.get_device_name() if gpu else processor,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "data": f"synthetic, {CLIPS} x {WIDTH}, {DEV} dev clips, batch {BATCH}, MLP 256-64-1",
+        "data": f"synthetic, {len(data[2].train)} folds of {int(data[2].train[0].sum())} training "
+        f"clips x {WIDTH}, {DEV} dev clips unless held out, batch {BATCH}, MLP 256-64-1",
         "epochs": args.epochs,
         "ceilings": ceilings(device),
     }
-    sizes = [int(size) for size in args.heads.split(",")]
+    sizes = [int(size) for size in (args.heads or ("12,1000" if gpu else "60")).split(",")]
     chunks = [int(size) for size in args.chunks.split(",")] if args.chunks else [None]
-    stacked(data, 2, 2, device, None)  # warm up
-    usual(data, 1, device)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    names = (args.precision or ("float32,tf32,bf16" if gpu else "float32")).split(",")
+    before = peak_mib(device)
     rows = []
-    for heads in sizes:
-        for chunk in chunks:
-            seconds = stacked(data, heads, args.epochs, device, chunk)
-            steps = heads * args.epochs * CLIPS // BATCH
-            rows.append(
-                {
-                    "heads": heads, "chunk": chunk, "seconds": seconds,
-                    "heads_per_second": heads / seconds,
-                    "gflop_s": steps * FLOP / seconds / 1e9,
-                    # SGD reads and writes each weight and its velocity.
-                    "gbyte_s": steps * 4 * 4 * WEIGHTS / seconds / 1e9,
-                    "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                }
-            )  # fmt: skip
-            print("stacked", rows[-1], flush=True)
+    for heads, chunk, precision in itertools.product(sizes, chunks, names):
+        # A GPU's kernels are compiled and its libraries loaded in the first epochs.
+        stacked(data, heads if gpu else 2, 3 if gpu else 2, device, chunk, precision)
+        runs = [
+            stacked(data, heads, args.epochs, device, chunk, precision)
+            for _ in range(args.repeats if gpu else 1)
+        ]
+        seconds, training = (float(value) for value in np.median(runs, 0))
+        steps = heads * args.epochs * -(-int(data[2].train.any(0).sum()) // BATCH)
+        rows.append(
+            {
+                "heads": heads, "chunk": chunk, "precision": precision, "seconds": seconds,
+                "seconds_epochs": None if np.isnan(training) else training,
+                "runs": [run[0] for run in runs],
+                "heads_per_second": heads / seconds,
+                "gflop_s": steps * FLOP / seconds / 1e9,
+                "gbyte_s": steps * step_bytes(2 if precision == "bf16" else 4) / seconds / 1e9,
+                "peak_mib": peak_mib(device),
+            }
+        )  # fmt: skip
+        print("stacked", rows[-1], flush=True)
+    usual(data, 1, device)
     times = [usual(data, args.epochs, device) for _ in range(args.usual)]
     single = float(np.median(times))
-    few, some = (12, max(1, args.epochs // 20)) if device == "cpu" else (sizes[-1], args.epochs)
+    # As many heads as fit beside their pair matrices.
+    few, some = (min(sizes[-1], 1000), args.epochs) if gpu else (12, max(1, args.epochs // 20))
+    if gpu:
+        vmapped(data, few, 1, device)
     vmap_head = vmapped(data, few, some, device) / few * args.epochs / some
     for row in rows:
         row["usual_seconds"] = single * row["heads"]
         row["times_faster_than_usual"] = single * row["heads"] / row["seconds"]
         row["times_faster_than_vmap"] = vmap_head * row["heads"] / row["seconds"]
         print(
-            f"{row['heads']} heads (chunk {row['chunk']}): {row['seconds']:.1f} s, usual "
-            f"{row['usual_seconds']:.1f} s: {row['times_faster_than_usual']:.2f} times; vmap "
-            f"{row['times_faster_than_vmap']:.2f} times; {row['gflop_s']:.0f} GFLOP/s"
+            f"{row['heads']} heads, {row['precision']} (chunk {row['chunk']}): "
+            f"{row['seconds']:.2f} s, usual {row['usual_seconds']:.1f} s: "
+            f"{row['times_faster_than_usual']:.2f} times; vmap "
+            f"{row['times_faster_than_vmap']:.2f} times; {row['gflop_s']:.0f} GFLOP/s, "
+            f"{row['gbyte_s']:.0f} GB/s"
         )
     record |= {
         "stacked": rows,
         "usual": {"seconds_a_head": times, "measured_share": args.usual / max(sizes)},
         "vmap": {"seconds_a_head": vmap_head, "heads": few, "measured_share": some / args.epochs},
-        "mib_before": before // 1024,
+        "mib_before": before,
     }
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    out = args.out or folder / f"grid-{device}.json"
+    suffix = f"-leave-out-{args.leave_out}" if args.leave_out else ""
+    out = args.out or folder / f"grid-{device}{suffix}.json"
     out.write_text(json.dumps(record, indent=2) + "\n")
     print("written to", out)
 
