@@ -167,6 +167,22 @@ def test_output_layer_interpreted(shape, dtype, adam, activation):
     assert near(dz, expected, dtype)
 
 
+@interpreted
+@pytest.mark.parametrize("size", [(1,), (70, 31)])
+def test_passes_interpreted(size):
+    """The passes over memory that remain: keeping the best weights, and AdamW in float32."""
+    g = torch.Generator().manual_seed(0)
+    p, first, second, grad, best = (torch.rand(4, *size, generator=g) for _ in range(5))
+    better = torch.tensor([True, False, False, True])
+    expected = torch.where(better.reshape(-1, *[1] * len(size)), p, best)
+    kernels.keep(best, p, better)
+    assert torch.equal(best, expected)
+    rates = torch.rand(4, 4, generator=g)
+    expected = reference_step(True, p, first, second, grad.double(), rates)
+    kernels.adamw(p, first, second, grad, rates)
+    assert all(near(a, b) for a, b in zip((p, first, second), expected, strict=True))
+
+
 RECIPES = {
     "sgd": Recipe(head=HeadSettings(widths=(9, 5)), batch_size=3),
     "adamw, own": Recipe(
@@ -213,3 +229,121 @@ def test_bfloat16_interpreted():
     for a, b in zip(ours, theirs, strict=True):
         difference = (a["predictions"] - b["predictions"]).abs().max()
         assert 0 < difference < 3e-2 * labels.targets[0].std()
+
+
+BLOCKS = {"BM": 64, "BN": 64, "BK": 64}
+WIDE = {"BM": 128, "BN": 128, "BK": 64}
+STEP = {"B1": 0.9, "B2": 0.999, "EPS_": 1e-8}
+#: What a grid of MLP 256-64-1 on 512 inputs with batch 256 launches, and its warps.
+COMPILED = {
+    "forward": (
+        kernels._product, {"SHARED": True, "BACKWARD": False, "ACTIVATION": "relu", **WIDE}, 8
+    ),
+    "backward": (
+        kernels._product, {"SHARED": False, "BACKWARD": True, "ACTIVATION": "relu", **WIDE}, 8
+    ),
+    "sgd": (kernels._update, {"SHARED": True, "ADAM": False, **STEP, **BLOCKS}, 4),
+    "adamw": (kernels._update, {"SHARED": True, "ADAM": True, **STEP, **BLOCKS}, 4),
+    "output": (
+        kernels._score_update,
+        {"ADAM": True, "ACTIVATION": "relu", **STEP, "BM": 64, "BN": 64}, 4,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiles_for_a_gpu_without_spilling(name, tmp_path):
+    """For an H100, which need not be here, in bfloat16: on tensor cores, in registers alone."""
+    import re
+
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel, constants, warps = COMPILED[name]
+    names = kernel.arg_names
+    types = dict.fromkeys(names, "*fp32") | dict.fromkeys(("x", "dz", "kept", "out"), "*bf16")
+    types |= dict.fromkeys(("rows", "inner", "width", "w_inner", "w_outer"), "i32")
+    types |= {"group": "*i64"} | dict.fromkeys(constants, "constexpr")
+    places = {(names.index(key),): value for key, value in constants.items()}
+    # One of a weight's strides is 1 and given as such; the other numbers are multiples of 16.
+    if kernel is kernels._product:
+        one = "w_inner" if constants["BACKWARD"] else "w_outer"
+        places[names.index(one),] = 1
+        types[one] = "constexpr"
+    aligned = {(k,): [["tt.divisibility", 16]] for k in range(len(names)) if (k,) not in places}
+    source = ASTSource(kernel, {key: types[key] for key in names}, places, aligned)
+    options = {"num_warps": warps}
+    code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm
+    assert not re.search(r"\b(atom|red)\.", code["ptx"])
+    assert ("wgmma" in code["ptx"]) == (name != "output")
+    (tmp_path / "cubin").write_bytes(code["cubin"])
+    used = subprocess.run(
+        [triton.knobs.nvidia.cuobjdump.path, "-res-usage", tmp_path / "cubin"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "STACK:0 " in used.stdout + used.stderr
+
+
+gpu = pytest.mark.gpu
+cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+#: Largest difference from float32 after 20 epochs, in the labels' deviation.
+TOLERANCES = {"tf32": 2e-2, "bf16": 1e-1}
+
+
+def gpu_jobs(optimiser):
+    recipe = Recipe(
+        head=HeadSettings(widths=(100, 33)), batch_size=16, epochs=20, patience=20, lr=1e-3,
+        optimiser=optimiser,
+    )  # fmt: skip
+    return [Job(recipe, seed, fold) for fold in range(6) for seed in range(3)]
+
+
+@gpu
+@cuda_only
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_lower_precision_on_the_gpu(precision, optimiser):
+    features, labels = make_data()
+    jobs = gpu_jobs(optimiser)
+    options = {"dtype": F32, "device": "cuda", "chunk": len(jobs)}
+    ours = collect(features, labels, make_folds(), jobs, precision=precision, **options)
+    theirs = collect(features, labels, make_folds(), jobs, **options)
+    alone = collect(features, labels, make_folds(), jobs[4:5], precision=precision, **options)
+    assert torch.allclose(alone[0]["params"]["0.weight"], ours[4]["params"]["0.weight"], atol=1e-5)
+    for a, b in zip(ours, theirs, strict=True):
+        difference = (a["predictions"] - b["predictions"]).abs().max()
+        assert difference < TOLERANCES[precision] * labels.targets[0].std()
+
+
+@gpu
+@cuda_only
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_float32_on_the_gpu_equals_float64_on_the_cpu(optimiser):
+    """To 1e-3 of the labels' deviation after 20 epochs."""
+    features, labels = make_data()
+    jobs = gpu_jobs(optimiser)
+    ours = collect(features, labels, make_folds(), jobs, dtype=F32, device="cuda")
+    theirs = collect(features, labels, make_folds(), jobs)
+    for a, b in zip(ours, theirs, strict=True):
+        difference = (a["predictions"].double() - b["predictions"]).abs().max()
+        assert difference < 1e-3 * labels.targets[0].std()
+
+
+@gpu
+@cuda_only
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_replayed_graph_of_kernels_equals_eager(monkeypatch, name, precision):
+    from qamro_cache.training import graph
+
+    features, labels = make_data()
+    jobs = varied_jobs(RECIPES[name])
+    options = {"device": "cuda", "dtype": F32, "chunk": len(jobs), "precision": precision}
+    replayed = collect(features, labels, make_folds(), jobs, **options)
+    monkeypatch.setattr(graph.EpochGraph, "_capture", lambda self: None)
+    eager = collect(features, labels, make_folds(), jobs, **options)
+    for a, b in zip(replayed, eager, strict=True):
+        assert a["best_epoch"] == b["best_epoch"]
+        assert torch.equal(a["params"]["0.weight"], b["params"]["0.weight"])

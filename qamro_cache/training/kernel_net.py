@@ -20,7 +20,7 @@ STORED = {"tf32": torch.float32, "bf16": torch.bfloat16}
 
 
 class KernelSGD(SGD):
-    """SGD by the kernels; a head's rates are (momentum, weight decay, lr, unused)."""
+    """SGD in the gradients' epilogue; a head's rates are (momentum, weight decay, lr, unused)."""
 
     def use(self, settings: Mapping[str, Tensor]) -> None:
         """Take lr, momentum and weight_decay [H] of the heads."""
@@ -46,15 +46,25 @@ class KernelSGD(SGD):
         """Nothing is left to do."""
 
 
-class KernelAdamW(AdamW):
-    """AdamW by the kernels; a head's rates are (active, shrinkage, scales of both moments)."""
-
-    keeps_gradients = False
+class StepAdamW(AdamW):
+    """AdamW in one pass; a head's rates are (active, shrinkage, scales of both moments)."""
 
     def begin(self, active: Tensor | None) -> None:
         """Start a step; ``active`` [H] says which heads take it, None all."""
         super().begin(active)
         self.rates = torch.stack([self.active, *self.advance()], 1)
+
+    def step(self) -> None:
+        """Move the parameters."""
+        for name, p in self.params.items():
+            first, second = self.state[f"first.{name}"], self.state[f"second.{name}"]
+            kernels.adamw(p, first, second, self.grads[name], self.rates)
+
+
+class KernelAdamW(StepAdamW):
+    """AdamW in the gradients' epilogue."""
+
+    keeps_gradients = False
 
     def layer(self, name: str) -> kernels.Layer:
         """Return a layer's parameters with their state."""

@@ -225,6 +225,33 @@ def _score_update(
         _store_state(bias, first_b, second_b, head, True, p, one_b, two_b, ADAM)
 
 
+@triton.jit
+def _keep(best, p, better, size, BLOCK: tl.constexpr):
+    """Copy the heads that are better; the others cost nothing."""
+    tiles = tl.cdiv(size, BLOCK)
+    head = (tl.program_id(0) // tiles).to(tl.int64)
+    if tl.load(better + head) != 0:
+        at = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
+        value = tl.load(p + head * size + at, mask=at < size)
+        tl.store(best + head * size + at, value, mask=at < size)
+
+
+@triton.jit
+def _adamw(
+    p, first, second, grad, rates, size,
+    B1: tl.constexpr, B2: tl.constexpr, EPS_: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """AdamW where the gradient is in memory: everything is read and written once."""
+    tiles = tl.cdiv(size, BLOCK)
+    head = (tl.program_id(0) // tiles).to(tl.int64)
+    at = head * size + tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
+    inside = at < (head + 1) * size
+    g = tl.load(grad + at, mask=inside, other=0.0)
+    value, one, two = _load_state(p, first, second, at, inside, True)
+    value, one, two = _step(value, one, two, g, rates + head * 4, True, B1, B2, EPS_)
+    _store_state(p, first, second, at, inside, value, one, two, True)
+
+
 def forward(
     x: Tensor, group: Tensor | None, weight: Tensor, bias: Tensor, out: Tensor, activation: str
 ) -> None:
@@ -294,6 +321,24 @@ def score_update(
             x, grad, dz, *_pointers(layer), rates, rows, inner,
             ACTIVATION=activation, **_constants(layer), BM=bm, BN=bn,
         )  # fmt: skip
+
+
+def keep(best: Tensor, p: Tensor, better: Tensor) -> None:
+    """Copy p [H, ...] to ``best`` for the heads where ``better`` [H] is true."""
+    size = p[0].numel()
+    with torch.cuda.device_of(p):
+        _keep[(len(p) * triton.cdiv(size, 1024),)](
+            best, p, better.view(torch.uint8), size, BLOCK=1024
+        )
+
+
+def adamw(p: Tensor, first: Tensor, second: Tensor, grad: Tensor, rates: Tensor) -> None:
+    """Take AdamW's step of p [H, ...] in place; ``rates`` [H, 4] as for `update`."""
+    size = p[0].numel()
+    with torch.cuda.device_of(p):
+        _adamw[(len(p) * triton.cdiv(size, 1024),)](
+            p, first, second, grad, rates, size, B1=BETA1, B2=BETA2, EPS_=EPS, BLOCK=1024
+        )
 
 
 def _pointers(layer: Layer) -> tuple[Tensor, ...]:

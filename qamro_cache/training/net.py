@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from qamro_cache.heads.architectures import HeadSettings, Rows, activate, score_rows
+from qamro_cache.training.optimiser import SGD, AdamW
+from qamro_cache.training.recipe import Recipe
 
 
 class Group(NamedTuple):
@@ -233,3 +235,27 @@ class AutogradNet:
         for name, value in zip(names, grads, strict=True):
             sink.add(name, value)
         del self.scores
+
+
+def make_net(
+    recipe: Recipe, precision: str, one_pass: bool
+) -> tuple[LayeredNet | AutogradNet, type[SGD] | type[AdamW]]:
+    """Return what computes a bucket's heads, and the optimiser that goes with it.
+
+    ``one_pass``: the device has Triton and the weights are float32, so that AdamW, which would
+    pass over them two dozen times, need not.
+    """
+    head, sgd = recipe.head, recipe.optimiser == "sgd"
+    if precision != "float32":
+        from qamro_cache.training import kernel_net  # needs Triton
+
+        if kernel_net.covers(head, dropout=recipe.dropout > 0):
+            kind = kernel_net.KernelSGD if sgd else kernel_net.KernelAdamW
+            return kernel_net.KernelNet(head, precision), kind
+    half = precision == "bf16"
+    net = AutogradNet(head, half) if half or not is_layered(head) else LayeredNet(head)
+    if one_pass and not sgd:
+        from qamro_cache.training.kernel_net import StepAdamW
+
+        return net, StepAdamW
+    return net, SGD if sgd else AdamW

@@ -10,10 +10,9 @@ from torch import Tensor
 from qamro_cache.evaluation import metrics
 from qamro_cache.heads.architectures import Rows, init_params, score_rows
 from qamro_cache.losses.registry import LossSettings, parse_loss
-from qamro_cache.training.net import AutogradNet, Dropout, Group, LayeredNet, is_layered
-from qamro_cache.training.optimiser import SGD, AdamW
+from qamro_cache.training.net import Dropout, Group, make_net
 from qamro_cache.training.problem import Problem, indices, make_schedule
-from qamro_cache.training.recipe import Bools, Job, Recipe
+from qamro_cache.training.recipe import Bools, Job
 from qamro_cache.training.result import Result, empty_result
 from qamro_cache.training.schedule import Indices
 
@@ -57,7 +56,9 @@ class Stack:
         recipe = jobs[0].recipe
         self.settings, self.normalize = recipe.head, recipe.normalize
         self.loss = parse_loss(recipe.loss)
-        self.net, optimiser = _make_net(recipe, precision)
+        self.net, optimiser = make_net(
+            recipe, precision, self.device.type == "cuda" and dtype == torch.float32
+        )
         self.schedule, orders = make_schedule(problem, jobs)
         self.keys = [(job.fold, order) for job, order in zip(jobs, orders, strict=True)]
         self._prepare_folds()
@@ -342,9 +343,10 @@ class Stack:
             for name, p in self.params.items():
                 self.best[name].index_copy_(0, chosen, p.index_select(0, chosen))
             return
+        from qamro_cache.training import kernels  # needs Triton
+
         for name, p in self.params.items():
-            which = better.reshape(-1, *[1] * (p.ndim - 1))
-            self.best[name].copy_(torch.where(which, p, self.best[name]))
+            kernels.keep(self.best[name], p, better)
 
     def _score(self, params: Mapping[str, Tensor], part: slice, rows: Rows) -> Tensor:
         chosen = {name: p[part] for name, p in params.items()}
@@ -392,7 +394,10 @@ class Stack:
         results.best_epoch[ids] = self.heads["best_epoch"].index_select(0, here).cpu()
         results.label_mean[ids], results.label_scale[ids] = mean, scale
         for name, p in best.items():
-            results.params[name][ids] = p.cpu()
+            if len(ids) == len(self.jobs):
+                results.params[name] = p.cpu()
+            else:
+                results.params[name][ids] = p.cpu()
         if results.centre is not None and results.scale is not None:
             for position, (fold, _) in zip(ids.tolist(), keys, strict=True):
                 centre, spread = self.moments[fold]
@@ -418,23 +423,6 @@ class Stack:
         return self.results._replace(
             epochs=self.epochs.cpu(), history=self.history[: int(self.epoch)].cpu()
         )
-
-
-def _make_net(
-    recipe: Recipe, precision: str
-) -> tuple[LayeredNet | AutogradNet, type[SGD] | type[AdamW]]:
-    """Return what computes a bucket's heads, and the optimiser that goes with it."""
-    sgd, head = recipe.optimiser == "sgd", recipe.head
-    if precision != "float32":
-        from qamro_cache.training import kernel_net  # needs Triton
-
-        if kernel_net.covers(head, dropout=recipe.dropout > 0):
-            kind = kernel_net.KernelSGD if sgd else kernel_net.KernelAdamW
-            return kernel_net.KernelNet(head, precision), kind
-        if precision == "bf16":
-            return AutogradNet(head, half=True), SGD if sgd else AdamW
-    net = LayeredNet(head) if is_layered(head) else AutogradNet(head)
-    return net, SGD if sgd else AdamW
 
 
 def _runs(keys: Sequence[tuple[int, int]]) -> list[tuple[int, int, slice]]:
