@@ -109,13 +109,14 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
     """Return the largest error of a row, as a share of the median distance between two rows.
 
     Args:
-        ours: [C, D], or [C, layers, D], of which every layer is measured by itself.
+        ours: [C, D], or [C, layers, D], of which every layer is measured by itself; or the first
+            rows only.
         theirs: the same shape.
     """
     worst = 0.0
     layers = (x.double().reshape(len(x), -1, x.shape[-1]).unbind(1) for x in (ours, theirs))
     for a, b in zip(*layers, strict=True):
-        error = (a - b).norm(dim=1).max() / torch.pdist(b).median()
+        error = (a - b[: len(a)]).norm(dim=1).max() / torch.pdist(b).median()
         worst = max(worst, float(error.nan_to_num(torch.inf)))
     return worst
 
