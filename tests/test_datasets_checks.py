@@ -1,10 +1,14 @@
 """What a dry run says about a rated set."""
 
+import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from qamro_cache.datasets.checks import check_dataset
 from qamro_cache.datasets.manifest import load_manifest
@@ -24,14 +28,21 @@ def messages(dataset: Dataset, code: str) -> list[str]:
     return [p["message"] for p in check_dataset(dataset)["problems"] if p["code"] == code]
 
 
+def wave(samples: int) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(samples), 16000, format="WAV")
+    return file.getvalue()
+
+
 HEAD = "clip_id,path,system,group,prompt,split,mos"
 
 
 def test_a_sound_set_has_no_problems(tmp_path: Path) -> None:
     lines = [f"c{i},c{i}.wav,,,,{'train' if i < 20 else 'dev'},{1 + i % 5}" for i in range(40)]
-    audio = {f"c{i}.wav": b"%03d" % i for i in range(40)}
+    audio = {f"c{i}.wav": wave(i + 1) for i in range(40)}
     report = check_dataset(manifest(tmp_path, [HEAD, *lines], audio))
     assert report["problems"] == []
+    assert report["audio"] == {"files": 40, "opened": 40, "unreadable": 0}
     assert report["splits"]["train"] == {
         "clips": 20,
         "labelled": 20,
@@ -42,6 +53,32 @@ def test_a_sound_set_has_no_problems(tmp_path: Path) -> None:
         "shared": {},
     }
     assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_files_that_cannot_be_opened_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"c{i},c{i}.wav,,,,,{1 + i % 5}" for i in range(12)]
+    audio = {f"c{i}.wav": wave(i + 1) for i in range(12)}
+    audio |= {"c2.wav": b"not sound", "c4.wav": b"", "c6.wav": wave(0), "c8.wav": wave(99)[:20]}
+    dataset = manifest(tmp_path, [HEAD, *lines], audio)
+    (tmp_path / "c10.wav").unlink()
+    os.mkfifo(tmp_path / "c10.wav")
+    (tmp_path / "c11.wav").unlink()
+    report = check_dataset(dataset)
+    assert report["audio"] == {"files": 11, "opened": 11, "unreadable": 5}
+    (message,) = messages(dataset, "unreadable-audio")
+    assert message.startswith("5 of 11 audio files cannot be read, the first are ")
+    assert f"{tmp_path / 'c2.wav'}: " in message
+    assert "c8.wav" not in message, "more than the first three"
+    (table,) = (t for t in report_tables(report) if "notes" in t.title)
+    assert ("note", "11 audio files were opened, 5 cannot be read") in table.rows
+    monkeypatch.setattr("qamro_cache.datasets.headers.MOST", 6)
+    sampled = check_dataset(dataset)
+    assert sampled["audio"]["opened"] == 6
+    assert sampled["audio"] == check_dataset(dataset)["audio"], "another sample each time"
+    (message,) = messages(dataset, "unreadable-audio")
+    assert "of 6 audio files (a random sample of 11)" in message
 
 
 def test_overlap_between_splits(tmp_path: Path) -> None:

@@ -15,6 +15,45 @@ from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.evaluate import evaluate, read_predictions, read_truth
 
 
+def evaluated(tmp_path, ratings, predictions, systems="abcdefghijkl"):
+    """Exit code, output and notices of qamro-evaluate on some clips."""
+    clips = [f"c{i}" for i in range(len(ratings))]
+    frame = {"clip_id": clips, "system": list(systems[: len(clips)]), "quality": ratings}
+    pd.DataFrame(frame).to_csv(tmp_path / "few.csv", index=False)
+    rows = {"clip_id": clips, "axis": "quality", "prediction": predictions}
+    pd.DataFrame(rows).to_csv(tmp_path / "p.csv", index=False)
+    paths = ["--predictions", str(tmp_path / "p.csv"), "--labels", str(tmp_path / "few.csv")]
+    done = CliRunner().invoke(main, paths)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def test_figures_that_say_nothing_are_called_that(tmp_path):
+    twelve = [1 + i % 5 for i in range(12)]
+    for ratings, systems, words in (
+        ([1, 3, 4], "abc", "only 3 clips and 3 systems:"),
+        (twelve, "a" * 12, "only 1 system:"),
+        ([3] * 12, "ab" * 6, "all 12 clips have the rating 3: there is no ranking to learn"),
+    ):
+        notices = evaluated(tmp_path, ratings, ratings, systems).stderr
+        assert notices.count("WARNING: quality: ") == 1, notices
+        assert words in notices
+        assert notices.count("\n") == 1
+    assert evaluated(tmp_path, twelve, twelve).stderr == ""
+
+
+def test_predictions_off_the_scale_are_counted_and_kept(tmp_path):
+    ratings = [1 + i % 5 for i in range(12)]
+    predictions = [float(rating) for rating in ratings]
+    predictions[0], predictions[4], predictions[5] = -2.0, 5.5, 1 - 1e-9
+    done = evaluated(tmp_path, ratings, predictions)
+    said = "WARNING: quality: 2 of 12 predictions lie outside the scale 1 to 5; they are left"
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+    error = np.mean((np.array(predictions) - ratings) ** 2)
+    assert f"{error:.3f}" in done.stdout
+
+
 @pytest.fixture
 def files(tmp_path):
     """Predictions of two seeds for 40 clips of 8 systems, and labels in another order."""

@@ -215,6 +215,14 @@ def test_predicting_the_training_set_warns(cache, caplog):
     assert "no sign of how good" in caplog.text
 
 
+def test_predictions_off_the_scale_are_counted_and_kept(cache, caplog):
+    axis = replace(make_head().axes[0], label_mean=-1.0, label_scale=1.0)
+    table = predict(make_head(axes=(axis,)), cache=cache)
+    off = (table["prediction"] < 0).sum()
+    assert 0 < off <= 8
+    assert f"quality: {off} of 8 predictions lie outside the scale 0 to 100" in caplog.text
+
+
 def test_a_folder_without_audio_says_so(tmp_path):
     (tmp_path / "notes.txt").write_text("no sound")
     with pytest.raises(QamroError, match="no audio file there"):

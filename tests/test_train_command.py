@@ -225,6 +225,27 @@ def test_another_run_in_the_folder_is_kept(cache, tmp_path):
     assert not list((out / "folds").iterdir()), "heads of the replaced run are left"
 
 
+def test_training_on_three_clips_or_one_rating_says_what_it_is_worth(cache, tmp_path):
+    ids = open_cache(cache).clips["clip_id"]
+    for name, scores, words in (
+        ("few", {0: 10.0, 1: 20.0, 2: 30.0}, "quality: only 3 clips and 3 systems: correlations"),
+        ("equal", dict.fromkeys(range(4, 16), 50.0), "all 12 clips have the rating 50"),
+    ):
+        labels = tmp_path / f"{name}.csv"
+        rows = [f"{ids[k]},{score}" for k, score in scores.items()]
+        labels.write_text("\n".join(["clip_id,quality", *rows]))
+        arguments = ["--cache", cache, "--labels", labels, "--cv", "3", *QUICK]
+        done = run(*arguments, "--out", tmp_path / name)
+        assert done.exit_code == 0, done.output
+        assert done.stderr.count("WARNING: quality: ") == 1, done.stderr
+        assert words in done.stderr
+        grid = CliRunner().invoke(
+            ablate, [*map(str, arguments), "--out", str(tmp_path / f"{name}-grid")]
+        )
+        assert grid.exit_code == 0, grid.output
+        assert words in grid.stderr
+
+
 @pytest.mark.slow
 def test_real_separation_ratings(shared_data, tmp_path):
     """Leave one song out on real audio: at least what ridge on the same embeddings reaches."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.datasets.headers import Headers, open_headers
 from qamro_cache.datasets.records import Dataset, Labels
 
 #: A system with fewer clips than this has a noisy mean.
@@ -26,12 +27,14 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
 
     Args:
         dataset: what to check.
-        read_audio: find equal audio files by hash; only files of equal size are read.
+        read_audio: open the files' headers, all or a sample, and find equal files
+            by hash; only files of equal size are read in full.
 
     Returns:
         JSON types only. ``splits`` (by name: clips, labelled, systems, groups, prompts, missing
         audio, and what each shares with the splits before it), ``systems`` (by name: clips and
         mean scores), ``axes`` (by name: scale, spread, ratings), ``prompts``, ``raters``,
+        ``audio`` (files that are there, how many headers were opened, how many could not be read),
         ``problems`` (a list of ``code`` and ``message``), and ``dataset``, ``clips``,
         ``synthetic``, ``licence``, ``source``, ``notes``.
     """
@@ -40,6 +43,7 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
     paths = list(clips["path"])
     sizes = _file_sizes(paths)
     same_audio = _equal_files(paths, sizes) if read_audio else None
+    headers = open_headers(paths, sizes >= 0) if read_audio else None
     rows_of = {
         str(name): (clips["split"] == name).to_numpy(dtype=bool)
         for name in pd.unique(clips["split"])
@@ -49,6 +53,7 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
         *_count_problems(dataset, rows_of),
         *_overlap_problems(splits, dataset.group_kind),
         *_file_problems(clips, sizes, same_audio),
+        *_header_problems(paths, headers),
         *_label_problems(dataset.labels, clips, dataset.published.steps),
         *_rater_problems(dataset.labels),
         *_system_problems(clips),
@@ -70,6 +75,7 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
         },
         "groups": {"unique": _unique(clips["group"]), "kind": dataset.group_kind},
         "raters": _raters(dataset.labels),
+        "audio": None if headers is None else headers.record(),
         "problems": problems,
     }
 
@@ -118,6 +124,9 @@ def _equal_files(paths: Sequence[str], sizes: npt.NDArray[np.int64]) -> npt.NDAr
             continue
         seen: dict[bytes, int] = {}
         for row in rows:
+            # Opening a pipe would wait for a writer.
+            if not os.path.isfile(paths[row]):  # noqa: PTH113
+                continue
             try:
                 with open(paths[row], "rb") as file:  # noqa: PTH123
                     digest = hashlib.file_digest(file, "sha256").digest()
@@ -288,6 +297,11 @@ def _file_problems(
             f"{len(repeats)} clips have the same audio as another, the first are "
             f"{names[1]} and {names[0]}",
         )
+
+
+def _header_problems(paths: Sequence[str], headers: Headers | None) -> Iterable[Problem]:
+    if headers is not None and headers.reasons:
+        yield _problem("unreadable-audio", headers.message(paths))
 
 
 def _label_problems(

@@ -21,6 +21,17 @@ class Axis:
     low: float
     high: float
 
+    def notice_outside(self, predictions: npt.NDArray[np.float64]) -> str:
+        """Return a line that counts the predictions off the scale (rounding apart); or empty."""
+        slack = 1e-6 * (self.high - self.low)
+        off = (predictions < self.low - slack) | (predictions > self.high + slack)
+        if not off.any():
+            return ""
+        return (
+            f"{self.name}: {int(off.sum())} of {int(np.isfinite(predictions).sum())} predictions "
+            f"lie outside the scale {self.low:g} to {self.high:g}; they are left as they are"
+        )
+
 
 @dataclass(frozen=True)
 class Ratings:

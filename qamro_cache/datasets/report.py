@@ -53,12 +53,21 @@ def report_tables(report: Mapping[str, Any]) -> list[Table]:
             ("problem", "what"),
             [
                 *((problem["code"], problem["message"]) for problem in report["problems"]),
+                *_opened(report["audio"]),
                 *(("note", note) for note in report["notes"]),
                 *((key, report[key]) for key in ("licence", "source") if report[key]),
             ],
             2,
         ),
     ]
+
+
+def _opened(audio: Mapping[str, int] | None) -> list[tuple[str, str]]:
+    if audio is None:
+        return [("note", "no audio file was opened (pip install 'qamro-cache[audio]')")]
+    of = f" (a random sample of {audio['files']})" if audio["opened"] < audio["files"] else ""
+    opened = f"{audio['opened']} audio files were opened{of}, {audio['unreadable']} cannot be read"
+    return [("note", opened)]
 
 
 def _shares(shared: Mapping[str, Mapping[str, int]], key: str) -> str:

@@ -78,7 +78,7 @@ def evaluate(
             f"have {clips['clip_id'].iloc[rows[0]]!r}; are these the labels of the same clips?"
         )
     # Loads torch, which takes seconds: what is wrong with the files has been said by now.
-    from qamro_cache.evaluation.score import score
+    from qamro_cache.evaluation.score import score, warn_of_small_numbers
 
     systems = sorted(set(clips["system"]) - {""})
     number = {name: index for index, name in enumerate(systems)}
@@ -95,13 +95,20 @@ def evaluate(
         index = truth.labels.axis_index(ours)
         axis = truth.labels.axes[index]
         target, published = truth.labels.mean[rows, index], _published(truth, systems, index)
+        scored_predictions = _by_seed(part, position, len(rows))
+        judged = np.isfinite(scored_predictions).all(0)
+        warn_of_small_numbers(ours, np.where(judged, target, np.nan), system)
+        same_scale = theirs == ours and _same_scale(
+            part, axis, target[part["clip_id"].map(position).to_numpy(np.int64)]
+        )
+        if same_scale and (off := axis.notice_outside(part["prediction"].to_numpy(np.float64))):
+            logger.warning(off)
         scored = score(
-            _by_seed(part, position, len(rows)),
+            scored_predictions,
             target,
             system,
             system_truth=published,
-            same_scale=theirs == ours
-            and _same_scale(part, axis, target[part["clip_id"].map(position).to_numpy(np.int64)]),
+            same_scale=same_scale,
             resamples=resamples,
         )
         scored["predicted_axis"] = theirs

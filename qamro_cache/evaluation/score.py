@@ -1,6 +1,7 @@
 """The figures of one model on one axis: every metric with its counts, spread and interval."""
 
 import json
+import logging
 import math
 from typing import Any
 
@@ -10,6 +11,13 @@ import torch
 
 from qamro_cache.evaluation.bootstrap import bootstrap_intervals, true_system_scores
 from qamro_cache.evaluation.metrics import METRICS, system_means
+
+logger = logging.getLogger("qamro_cache")
+
+#: Fewer clips or systems than this are worth a warning. Two unrelated rankings of ten have an SRCC
+#: beyond 0.65 one time in twenty (the critical value of Spearman's test, two-sided); of five, 1.0
+#: one time in sixty.
+FEW = 10
 
 Floats = npt.NDArray[np.float64]
 
@@ -112,6 +120,36 @@ def _of_level(
         # The squared error of the least-squares line is the variance that it does not explain.
         figures[f"{level}_mse_fit"] = variance * (1 - figures[f"{level}_lcc"] ** 2)
     return figures
+
+
+def warn_of_small_numbers(axis: str, target: Floats, system: npt.NDArray[np.int64]) -> None:
+    """Log a line where the figures of an axis say nothing, or next to nothing.
+
+    Args:
+        axis: its name.
+        target: [N] labels, NaN for a clip that is not judged.
+        system: [N] each clip's system, -1 for none.
+    """
+    known = np.isfinite(target)
+    clips, systems = int(known.sum()), len(np.unique(system[known & (system >= 0)]))
+    if clips and np.ptp(target[known]) == 0:
+        logger.warning(
+            "%s: all %d clips have the rating %g: there is no ranking to learn or to judge, and "
+            "correlations are undefined (-)",
+            axis,
+            clips,
+            target[known][0],
+        )
+        return
+    counts = [(clips, "clip"), (systems, "system")]
+    few = [f"{n} {noun}{'s' if n > 1 else ''}" for n, noun in counts if 0 < n < FEW]
+    if few:
+        logger.warning(
+            "%s: only %s: correlations and intervals over so few mean little (even of ten "
+            "unrelated ones, one SRCC in twenty is beyond 0.65)",
+            axis,
+            " and ".join(few),
+        )
 
 
 def json_text(record: Any) -> str:

@@ -124,6 +124,9 @@ def predict_cache(head: Head, cache: "Cache", device: str = "cpu") -> pd.DataFra
             scores[:, block] = (one.label_mean + one.label_scale * out.double()).cpu().numpy()
         rows_of_clips = mean_rows(w.flatten(1), clip_of_window(o), share, len(block))
         far[block] = head.reference.is_far(rows_of_clips).cpu().numpy()
+    for one, scores in zip(head.axes, members, strict=True):
+        if off := one.axis.notice_outside(scores.mean(0)):
+            logger.warning(off)
     return pd.concat(
         [
             pd.DataFrame(

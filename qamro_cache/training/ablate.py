@@ -29,7 +29,7 @@ from qamro_cache.training.problem import Problem, make_schedule
 from qamro_cache.training.recipe import Bools, Folds, Job, flat_settings
 from qamro_cache.training.schedule import pair_coverage
 from qamro_cache.training.tables import Outcome, write_tables
-from qamro_cache.training.train import check_head, clip_vectors
+from qamro_cache.training.train import check_head, clip_vectors, warn_of_small_sets
 
 logger = logging.getLogger("qamro_cache")
 
@@ -120,6 +120,7 @@ def ablate(
             chosen = [(place, cells[place]) for place in members]
             held_out = own_cv or cv or default_cv(material.clips, _known(material))
             plan, question = _plan(material, chosen, seeds, held_out, stop, precision)
+            warn_of_small_sets(material, plan.folds)
             _train_missing(plan, out / "done", device, precision, progress)
             origin = {"encoder": material.encoder} if len(by_encoder) > 1 else {}
             origin |= {"cv": held_out} if cv_varies else {}

@@ -15,7 +15,7 @@ from qamro_cache import __version__
 from qamro_cache.cache.reader import Cache
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.baselines import ridge, train_mean
-from qamro_cache.evaluation.score import json_text, score
+from qamro_cache.evaluation.score import json_text, score, warn_of_small_numbers
 from qamro_cache.heads.architectures import HeadSettings, input_width, prepare_rows
 from qamro_cache.heads.file import AxisHead, Head, save_head
 from qamro_cache.heads.novelty import reference_clips
@@ -144,6 +144,7 @@ def train(
     cv = cv or default_cv(material.clips, known)
     inner = wants_inner(cv, stop)
     folds, question = make_folds(material.clips, cv, known, inner=inner)
+    warn_of_small_sets(material, folds)
     recipe, reasons = adapt(recipe, settings, int(folds.train.sum(1).min()))
     for reason in reasons:
         logger.info(reason)
@@ -210,6 +211,14 @@ def train(
             note = {**config, "held_out": str(name)}
             save_head(path, _head(material, recipe, jobs, fitted, note, fold))
     return record
+
+
+def warn_of_small_sets(material: Material, folds: Folds) -> None:
+    """Log where the held-out clips are too few, or too much alike, for figures that mean much."""
+    judged = folds.test.any(0)
+    for index, axis in enumerate(material.axes):
+        target = np.where(judged, material.labels.mean[:, index], np.nan)
+        warn_of_small_numbers(axis.name, target, material.systems())
 
 
 def check_head(head: HeadSettings, material: Material) -> None:
