@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_train_stack import collect, make_data, make_folds, varied_jobs
 
+from qamro_cache.evaluation import metrics
 from qamro_cache.heads.architectures import HeadSettings
 from qamro_cache.training.recipe import Job, Recipe
 
@@ -183,6 +184,32 @@ def test_passes_interpreted(size):
     assert all(near(a, b) for a, b in zip((p, first, second), expected, strict=True))
 
 
+@interpreted
+def test_measures_interpreted():
+    """Ties, masks, constants, an unknown system, an empty one and a NaN: as the metrics have it."""
+    from qamro_cache.training.measures import measure
+
+    heads, clips, systems = 6, 70, 35
+    g = torch.Generator().manual_seed(0)
+    target, pred, before = (torch.randint(1, 9, (heads, clips), generator=g) / k for k in (2, 3, 1))
+    mask = torch.rand(heads, clips, generator=g) < 0.8
+    system = torch.randint(-1, systems - 2, (heads, clips), generator=g)
+    pred[1] = 2.5
+    pred[2, 7], mask[2, 7] = torch.nan, True
+    pred[3, 7], mask[3, 7] = torch.nan, False
+    mask[4] = False
+    mask[5, 1:] = False
+    ours = measure(pred, before, target, mask, system, systems)
+    seen = mask.double()
+    x, y = (metrics.system_means(v, system, systems, seen) for v in (pred, target))
+    there = (x.clips > 0).double()
+    three = metrics.mse, metrics.lcc, metrics.srcc
+    rows = [f(pred, target, seen) for f in three] + [f(x.mean, y.mean, there) for f in three]
+    expected = torch.stack([*rows, metrics.srcc(pred, before, seen)])
+    assert expected[:, [0, 3]].isfinite().all()
+    assert torch.allclose(ours.double(), expected, rtol=1e-6, atol=1e-7, equal_nan=True)
+
+
 RECIPES = {
     "sgd": Recipe(head=HeadSettings(widths=(9, 5)), batch_size=3),
     "adamw, own": Recipe(
@@ -213,6 +240,7 @@ def test_a_stack_interpreted(name):
         assert (a["best_epoch"], a["epochs"]) == (b["best_epoch"], b["epochs"])
         deviation = labels.targets[job.target].nan_to_num(50).std()
         assert (a["predictions"] - b["predictions"]).abs().max() < 1e-5 * deviation
+        assert torch.allclose(a["history"], b["history"], rtol=1e-3, atol=1e-3, equal_nan=True)
     alone = collect(features, labels, make_folds(), jobs[:1], precision="tf32", dtype=F32)[0]
     for key, p in alone["params"].items():
         assert torch.allclose(p, ours[0]["params"][key], rtol=1e-5, atol=1e-6)

@@ -30,6 +30,8 @@ WATCHED = (
 
 #: Clips scored at once, so that activations stay small whatever the size of the set.
 EVAL_CLIPS = 2048
+#: Clips of a stop set that a GPU ranks by counting; sorting has fewer comparisons for more.
+COUNTED_CLIPS = 2048
 
 
 class Batch(NamedTuple):
@@ -56,9 +58,10 @@ class Stack:
         recipe = jobs[0].recipe
         self.settings, self.normalize = recipe.head, recipe.normalize
         self.loss = parse_loss(recipe.loss)
-        self.net, optimiser = make_net(
-            recipe, precision, self.device.type == "cuda" and dtype == torch.float32
-        )
+        # Triton's: on a GPU, or interpreted in tests.
+        self.has_kernels = self.device.type == "cuda" or precision != "float32"
+        one_pass = self.has_kernels and dtype == torch.float32
+        self.net, optimiser = make_net(recipe, precision, one_pass)
         self.schedule, orders = make_schedule(problem, jobs)
         self.keys = [(job.fold, order) for job, order in zip(jobs, orders, strict=True)]
         self._prepare_folds()
@@ -302,7 +305,7 @@ class Stack:
     def _watch(self, running: Tensor) -> Tensor:
         """Score the stop sets into the history; return the loss [H]."""
         heads, mask = self.heads, self.heads["stop_mask"]
-        target, system = heads["stop_target"], heads["stop_system"]
+        target = heads["stop_target"]
         pred = torch.zeros_like(target)
         for fold, _, part in self.groups:
             if fold in self.stop_rows:
@@ -318,27 +321,39 @@ class Stack:
             settings=self.loss_settings,
             coefficients=heads["coefficients"],
         )
-        seen = mask.to(torch.float64)
-        by_system = metrics.system_means(pred, system, self.num_systems, seen)
-        truth = metrics.system_means(target, system, self.num_systems, seen)
-        present = (by_system.clips > 0).double()
-        rows = [loss]
-        rows += [f(pred, target, seen) for f in (metrics.mse, metrics.lcc, metrics.srcc)]
-        rows += [
-            f(by_system.mean, truth.mean, present) for f in (metrics.mse, metrics.lcc, metrics.srcc)
-        ]
-        rows.append(metrics.srcc(pred, heads["stop_before"], seen))
-        heads["stop_before"].copy_(pred)
-        table = torch.stack([row.to(self.history.dtype) for row in rows])
+        table = torch.cat([loss.to(self.history.dtype).unsqueeze(0), self._figures(pred)])
         table = torch.where(running & heads["has_stop"], table, torch.nan)
         # The number of the epoch is on the device: written by index, nothing waits for it.
         row = self.blank.index_copy(1, self.ids, table)
         self.history.index_copy_(0, self.epoch.reshape(1), row.unsqueeze(0))
         return loss
 
+    def _figures(self, pred: Tensor) -> Tensor:
+        """Return what `WATCHED` names after the loss; keep ``pred`` [H, S] for the next epoch."""
+        heads, mask = self.heads, self.heads["stop_mask"]
+        target, system = heads["stop_target"], heads["stop_system"]
+        if self.has_kernels and max(pred.shape[1], self.num_systems) <= COUNTED_CLIPS:
+            from qamro_cache.training.measures import measure  # needs Triton
+
+            before = heads["stop_before"]
+            table = measure(pred, before, target, mask, system, self.num_systems)
+            heads["stop_before"].copy_(pred)
+            return table
+        seen = mask.to(torch.float64)
+        by_system = metrics.system_means(pred, system, self.num_systems, seen)
+        truth = metrics.system_means(target, system, self.num_systems, seen)
+        present = (by_system.clips > 0).double()
+        rows = [f(pred, target, seen) for f in (metrics.mse, metrics.lcc, metrics.srcc)]
+        rows += [
+            f(by_system.mean, truth.mean, present) for f in (metrics.mse, metrics.lcc, metrics.srcc)
+        ]
+        rows.append(metrics.srcc(pred, heads["stop_before"], seen))
+        heads["stop_before"].copy_(pred)
+        return torch.stack([row.to(self.history.dtype) for row in rows])
+
     def _keep(self, better: Tensor) -> None:
         """Copy the weights of the heads where ``better`` [H] to the best ones."""
-        if self.device.type == "cpu":
+        if not self.has_kernels:
             chosen = better.nonzero()[:, 0]
             for name, p in self.params.items():
                 self.best[name].index_copy_(0, chosen, p.index_select(0, chosen))
