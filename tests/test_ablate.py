@@ -259,6 +259,7 @@ def test_shipped_grids_are_grids():
     sizes = {path.stem: len(cells_of(read_grid(path))) for path in folder.glob("*.toml")}
     assert sizes == {
         "alpha_beta": 13, "batch_size": 4, "encoders": 2, "losses": 12, "annotation_noise": 12,
+        "recipe": 8,
     }  # fmt: skip
     assert "alpha_beta" in run("--list-grids").stdout
 
