@@ -63,6 +63,32 @@ def test_nothing_is_compiled_for_little_work_or_without_a_gpu():
         assert encoder.network._compiled_call_impl is None
 
 
+def test_work_that_comes_in_parts_is_judged_as_a_whole(tmp_path, monkeypatch):
+    """A Ray worker is given a few units at a time; whether compiling pays, all of them decide."""
+    pytest.importorskip("soundfile")
+    from extraction_support import make_clips
+    from fake_encoder import FakeEncoder
+
+    from qamro_cache.extraction import pipeline
+    from qamro_cache.extraction.stats import Stats
+    from qamro_cache.extraction.units import plan_units
+
+    made = []
+
+    def record(encoder, device, windows):
+        made.append(windows)
+        return Runner(encoder, device, windows)
+
+    monkeypatch.setattr(pipeline, "Runner", record)
+    units = plan_units(make_clips(tmp_path, 8).clips, (), 4)
+    parts = pipeline.Pipeline(FakeEncoder(), "cpu", 4, 1, "float32", lambda: None)
+    for unit in units:
+        assert len(list(parts.run([unit], Stats(), COMPILE_FROM))) == 1
+    whole = pipeline.Pipeline(FakeEncoder(), "cpu", 4, 1, "float32", lambda: None)
+    assert len(list(whole.run(units, Stats()))) == 2
+    assert made == [COMPILE_FROM, 8]
+
+
 def compiled(encoder) -> Runner:
     runner = Runner(encoder, "cpu")
     runner.compile()

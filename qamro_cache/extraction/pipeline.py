@@ -95,17 +95,25 @@ class Pipeline:
         check_source: Callable[[], None],
     ) -> None:
         self.encoder, self.device, self.batch_size = encoder, device, batch_size
-        self.runner = Runner(encoder, device)
+        self.runner: Runner | None = None
         self.workers, self.stored_dtype = workers, stored_dtype
         self.check_source = check_source
         self._pinned = device.startswith("cuda")
 
-    def run(self, units: Sequence[Unit], stats: Stats) -> Iterator[CacheContent]:
-        """Yield the content of each unit, in order."""
+    def run(self, units: Sequence[Unit], stats: Stats, clips: int = 0) -> Iterator[CacheContent]:
+        """Yield the content of each unit, in order.
+
+        Args:
+            units: the work.
+            stats: what has been done so far is added to them.
+            clips: that will come in all, where this is the first of several calls.
+        """
         import torch
 
-        # A clip is a window at least, which is enough to tell whether compiling pays.
-        self.runner = Runner(self.encoder, self.device, sum(len(unit.clips) for unit in units))
+        if self.runner is None:
+            # A clip is a window at least, which is enough to tell whether compiling pays.
+            clips = clips or sum(len(unit.clips) for unit in units)
+            self.runner = Runner(self.encoder, self.device, clips)
         stop = threading.Event()
         batches: queue.Queue[_Batch | _UnitEnd | BaseException | None] = queue.Queue(BATCHES)
         # A worker's resampling stays on its own core; the encoder keeps the threads it has.
@@ -250,6 +258,7 @@ class Pipeline:
         spec = self.encoder.spec
         dtype = getattr(torch, self.stored_dtype)
         with torch.inference_mode():
+            assert self.runner is not None
             outputs = self.runner.encode(
                 batch.windows.to(self.device, non_blocking=True),
                 batch.valid.to(self.device, non_blocking=True),

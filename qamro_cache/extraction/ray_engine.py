@@ -58,13 +58,13 @@ class EncodingWorker:
         """Return the encoder's description, or why there is none."""
         return self.problem or self.pipeline.encoder.spec
 
-    def run(self, units: Sequence[Unit]) -> tuple[list[CacheContent], Stats] | str:
-        """Encode units; a mistake of the user's comes back as its message."""
+    def run(self, units: Sequence[Unit], clips: int) -> tuple[list[CacheContent], Stats] | str:
+        """Encode units, of ``clips`` that will come in all; a user's mistake is its message."""
         if self.problem:
             return self.problem
         stats = Stats()
         try:
-            return list(self.pipeline.run(units, stats)), stats
+            return list(self.pipeline.run(units, stats, clips)), stats
         except QamroError as error:
             return str(error)
 
@@ -149,13 +149,14 @@ class RayEngine:
         todo = deque(
             _Chunk(list(units[index : index + size])) for index in range(0, len(units), size)
         )
+        share = sum(len(unit.clips) for unit in units) // self.num_workers
         actors = list(self._idle)
         running: dict[Any, tuple[Any, _Chunk]] = {}  # result -> worker, chunk
         while todo or running:
             for actor in actors:
                 while todo and sum(a is actor for a, _ in running.values()) < AHEAD:
                     chunk = todo.popleft()
-                    running[actor.run.remote(chunk.units)] = (actor, chunk)
+                    running[actor.run.remote(chunk.units, share)] = (actor, chunk)
             (done, *_), _ = ray.wait(list(running), num_returns=1)
             actor, chunk = running.pop(done)
             try:
