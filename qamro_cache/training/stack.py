@@ -1,7 +1,7 @@
 """A stack of heads in training: one device, one bucket, every head's state beside the others'."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +12,12 @@ from qamro_cache.heads.architectures import Rows, init_params, score_rows
 from qamro_cache.losses.registry import LossSettings, parse_loss
 from qamro_cache.training.net import Dropout, Group, make_net
 from qamro_cache.training.problem import Problem, indices, make_schedule
-from qamro_cache.training.recipe import Bools, Job
+from qamro_cache.training.recipe import DEFAULT_LOSS, Bools, Job
 from qamro_cache.training.result import Result, empty_result
 from qamro_cache.training.schedule import Indices
+
+if TYPE_CHECKING:
+    from qamro_cache.training.step_loss import StepLoss
 
 #: Measured on the stop set after every epoch, a row each of the history.
 WATCHED = (
@@ -62,6 +65,8 @@ class Stack:
         self.has_kernels = self.device.type == "cuda" or precision != "float32"
         one_pass = self.has_kernels and dtype == torch.float32
         self.net, optimiser = make_net(recipe, precision, one_pass)
+        usual = self.loss.structure == parse_loss(DEFAULT_LOSS).structure
+        self.fuses_loss = one_pass and usual and problem.offsets is None
         self.schedule, orders = make_schedule(problem, jobs)
         self.keys = [(job.fold, order) for job, order in zip(jobs, orders, strict=True)]
         self._prepare_folds()
@@ -207,6 +212,11 @@ class Stack:
             label_mean=heads["label_mean"],
             label_scale=heads["label_scale"],
         )
+        self.step_loss: StepLoss | None = None
+        if self.fuses_loss:
+            from qamro_cache.training import step_loss  # needs Triton
+
+            self.step_loss = step_loss.StepLoss(heads, self.normalize)
 
     def batches(self, epoch: int) -> list[Batch]:
         """Return the steps of an epoch."""
@@ -255,16 +265,28 @@ class Stack:
         self._judge()
 
     def _step(self, batch: Batch, cap: int | None) -> None:
-        heads, order = self.heads, self.heads["order"]
-        clips = batch.clips[order]
-        target = heads["target"].gather(1, clips)
-        mask = heads["train"].gather(1, clips) & batch.valid[order]
+        heads = self.heads
         groups = [
             Group(self.problem.take(self.values[fold], batch.clips[turn], cap), part)
             for fold, turn, part in self.groups
         ]
         dropout = Dropout(heads["dropout"], heads["seed"], self.steps) if self.drops else None
         scores = self.net.forward(self.params, groups, heads["bounds"], dropout)
+        if self.step_loss is not None:
+            grad, mask = self.step_loss.step(scores, batch.clips, batch.valid)
+        else:
+            grad, mask = self._any_loss(scores, batch)
+        self.optimiser.begin(None if batch.everybody else mask.any(1))
+        self.net.backward(grad, self.optimiser)
+        self.optimiser.step()
+        self.steps += 1
+
+    def _any_loss(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the gradient of the scores, and which clips count [H, B]."""
+        heads, order = self.heads, self.heads["order"]
+        clips = batch.clips[order]
+        target = heads["target"].gather(1, clips)
+        mask = heads["train"].gather(1, clips) & batch.valid[order]
         scale = heads["label_scale"][:, None]
         value, grad = self.loss.value_and_grad(
             scores[:, : clips.shape[1]] * scale + heads["label_mean"][:, None],
@@ -277,10 +299,7 @@ class Stack:
         grad = grad * scale
         if scores.shape[1] > grad.shape[1]:
             grad = torch.cat([grad, grad.new_zeros(len(grad), scores.shape[1] - grad.shape[1])], 1)
-        self.optimiser.begin(None if batch.everybody else mask.any(1))
-        self.net.backward(grad, self.optimiser)
-        self.optimiser.step()
-        self.steps += 1
+        return grad, mask
 
     def _judge(self) -> None:
         """Measure on the stop sets, keep the best weights, and see who is finished."""
@@ -309,18 +328,22 @@ class Stack:
         pred = torch.zeros_like(target)
         for fold, _, part in self.groups:
             if fold in self.stop_rows:
-                scores = self._score(self.params, part, self.stop_rows[fold])
+                some = self._score(self.params, part, self.stop_rows[fold])
                 # Without the clip that padding windows belong to.
-                width = min(scores.shape[1], pred.shape[1])
-                pred[part, :width] = scores[:, :width]
-        pred = pred * heads["label_scale"][:, None] + heads["label_mean"][:, None]
-        loss, _ = self.loss.value_and_grad(
-            pred,
-            target,
-            mask=mask,
-            settings=self.loss_settings,
-            coefficients=heads["coefficients"],
-        )
+                width = min(some.shape[1], pred.shape[1])
+                pred[part, :width] = some[:, :width]
+        scores = pred
+        pred = scores * heads["label_scale"][:, None] + heads["label_mean"][:, None]
+        if self.step_loss is not None:
+            loss = self.step_loss.stop(scores)
+        else:
+            loss, _ = self.loss.value_and_grad(
+                pred,
+                target,
+                mask=mask,
+                settings=self.loss_settings,
+                coefficients=heads["coefficients"],
+            )
         table = torch.cat([loss.to(self.history.dtype).unsqueeze(0), self._figures(pred)])
         table = torch.where(running & heads["has_stop"], table, torch.nan)
         # The number of the epoch is on the device: written by index, nothing waits for it.
