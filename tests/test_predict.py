@@ -1,7 +1,9 @@
 """Predictions from a head file against torch.nn modules, clip by clip."""
 
 import itertools
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -213,6 +215,14 @@ def test_predicting_the_training_set_warns(cache, caplog):
     assert not caplog.records
     predict(make_head(training={"dataset": cache.dataset}), cache=cache)
     assert "no sign of how good" in caplog.text
+
+
+def test_every_column_is_documented(cache):
+    text = (Path(__file__).parents[1] / "docs" / "commands.md").read_text()
+    table = text.split("## predictions.csv")[1].split("##")[0]
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    documented = [name for cell in first for name in re.findall(r"`(\w+)`", cell)]
+    assert documented == list(predict(make_head(), cache=cache).columns)
 
 
 def test_predictions_off_the_scale_are_counted_and_kept(cache, caplog):
