@@ -26,7 +26,11 @@ File = click.Path(path_type=Path)
 @click.option("--head", type=File, required=True, help="head.safetensors of a qamro-train run.")
 @click.option("--cache", type=File, multiple=True, help="Embeddings of the clips; may repeat.")
 @click.option("--audio", type=File, help="A folder of audio (or one file), embedded on the fly.")
-@click.option("--manifest", type=File, help="The same for clips with prompts: a CSV, see README.")
+@click.option(
+    "--manifest",
+    type=File,
+    help="Clips with prompts, embedded likewise: a CSV with clip_id, path, prompt.",
+)
 @weights_options
 @click.option(
     "--device",
