@@ -220,7 +220,8 @@ def test_another_run_in_the_folder_is_kept(cache, tmp_path):
     grid = CliRunner().invoke(ablate, ["--cache", str(cache), "--out", str(out)])
     assert (grid.exit_code, "holds a run of qamro-train" in grid.stderr) == (1, True)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-    assert run(*arguments, "--alpha", "0.5", "--overwrite").exit_code == 0
+    replaced = run(*arguments, "--alpha", "0.5", "--overwrite")
+    assert replaced.exit_code == 0, replaced.output
     assert json.loads((out / "config.json").read_text())["recipe"]["alpha"] == 0.5
     assert not list((out / "folds").iterdir()), "heads of the replaced run are left"
 
