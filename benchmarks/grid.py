@@ -104,7 +104,7 @@ def stacked(
     start = time.perf_counter()
     parts = 0
     for _, result in fit(
-        *data, jobs, device=device, chunk=chunk, precision=precision, progress=look
+        *data, jobs, device=device, chunk=chunk, precision=precision, weights=False, progress=look
     ):
         assert not result.diverged.any()
         parts += 1

@@ -223,6 +223,15 @@ def test_a_head_does_not_depend_on_its_stack(pooling, chunk):
             assert torch.allclose(a["params"][name], b["params"][name], rtol=0, atol=1e-9)
 
 
+def test_weights_are_left_out_where_nobody_asks():
+    features, labels = make_data()
+    jobs = [Job(Recipe(batch_size=16, epochs=2), 0, fold) for fold in (0, 1)]
+    ((_, result),) = fit(features, labels, make_folds(), jobs, weights=False)
+    assert result.params == {}
+    expected = collect(features, labels, make_folds(), jobs, dtype=torch.float32)
+    assert torch.equal(result.predictions[1], expected[1]["predictions"])
+
+
 def test_kept_parameters_give_the_predictions():
     features, labels = make_data(windows=True)
     from qamro_cache.heads.architectures import forward

@@ -270,6 +270,7 @@ def _train_missing(
             jobs,
             device=device,
             precision=precision,
+            weights=False,
             progress=progress,
         ):
             heads = [missing[k] for k in where]

@@ -72,6 +72,7 @@ def fit(
     order_seed: int = 0,
     initial: Mapping[int, Mapping[str, Tensor]] | None = None,
     chunk: int | None = None,
+    weights: bool = True,
     progress: ProgressCallback | None = None,
 ) -> Iterator[tuple[list[int], Result]]:
     """Train every job's head; yield (positions among the jobs, results) chunk by chunk.
@@ -93,6 +94,8 @@ def fit(
         initial: target -> parameters of one head to start from in place of random ones, for
             rows as the head sees them and scores in label units.
         chunk: heads in a stack at most; None: as the device's memory and caches suggest.
+        weights: whether the results have the heads' weights; a grid that is only compared needs
+            none, and those of a thousand heads are much to copy from a GPU.
         progress: called after every epoch of a chunk, from the thread that trains it.
 
     Raises:
@@ -124,7 +127,8 @@ def fit(
     meter = _Meter(jobs, progress)
 
     def train(positions: list[int], problem: Problem) -> Result:
-        stack = Stack(problem, [jobs[k] for k in positions], dtype, initial or {}, precision)
+        chosen = [jobs[k] for k in positions]
+        stack = Stack(problem, chosen, dtype, initial or {}, precision, weights)
         if device.type == "cuda":
             return _train_on_gpu(stack, meter)
         return _train(stack, meter)

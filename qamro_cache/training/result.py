@@ -16,7 +16,8 @@ class Result(NamedTuple):
         epochs: [H] int64 epochs trained.
         diverged: [H] bool.
         history: [E, len(WATCHED), H] float32 on the stop set, NaN where a head had stopped.
-        params: the kept weights [H, ...], for standardised rows and labels.
+        params: the kept weights [H, ...], for standardised rows and labels; empty where they
+            were not asked for.
         centre, scale: [H, D] of the rows; None where rows are not standardised.
         label_mean, label_scale: [H] of the training labels.
     """

@@ -55,6 +55,7 @@ class Stack:
         dtype: torch.dtype,
         initial: Mapping[int, Mapping[str, Tensor]],
         precision: str = "float32",
+        weights: bool = True,
     ) -> None:
         self.problem, self.jobs, self.dtype = problem, list(jobs), dtype
         self.device = problem.targets.device
@@ -88,8 +89,9 @@ class Stack:
         self.history = blank.repeat(self.max_epochs, 1, 1)
         self.blank = blank
         self.epochs = torch.zeros(heads, dtype=torch.int64, device=self.device)
+        kept = self.params if weights else {}
         self.results = empty_result(
-            heads, problem.num_clips, self.params, dtype, shape[-1] if self.moments else 0
+            heads, problem.num_clips, kept, dtype, shape[-1] if self.moments else 0
         )
         self._regroup()
 
@@ -431,11 +433,11 @@ class Stack:
         results.diverged[ids] = diverged
         results.best_epoch[ids] = self.heads["best_epoch"].index_select(0, here).cpu()
         results.label_mean[ids], results.label_scale[ids] = mean, scale
-        for name, p in best.items():
+        for name in results.params:
             if len(ids) == len(self.jobs):
-                results.params[name] = p.cpu()
+                results.params[name] = best[name].cpu()
             else:
-                results.params[name][ids] = p.cpu()
+                results.params[name][ids] = best[name].cpu()
         if results.centre is not None and results.scale is not None:
             for position, (fold, _) in zip(ids.tolist(), keys, strict=True):
                 centre, spread = self.moments[fold]
