@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from test_train_stack import collect, make_data, make_folds, varied_jobs
 
 from qamro_cache.evaluation import metrics
-from qamro_cache.heads.architectures import HeadSettings
+from qamro_cache.heads.architectures import HeadSettings, Rows, init_params
+from qamro_cache.training.net import Dropout, Group, LayeredNet
 from qamro_cache.training.recipe import Job, Recipe
 
 pytest.importorskip("triton")
@@ -182,6 +183,36 @@ def test_passes_interpreted(size):
     expected = reference_step(True, p, first, second, grad.double(), rates)
     kernels.adamw(p, first, second, grad, rates)
     assert all(near(a, b) for a, b in zip((p, first, second), expected, strict=True))
+
+
+class Recorder(dict):
+    """Takes gradients as an optimiser would."""
+
+    def add(self, name, grad):
+        self[name] = grad.clone()
+
+    def add_product(self, name, heads, left, right):
+        self.setdefault(name, []).append(left @ right)
+
+
+@interpreted
+@pytest.mark.parametrize("activation", kernels.ACTIVATIONS)
+def test_one_pass_between_products_interpreted(activation):
+    """Scores and gradients of float32 heads, with dropout: as without the kernels."""
+    from qamro_cache.training.kernel_net import PassNet
+
+    head = HeadSettings(widths=(70, 9), activation=activation)
+    params = init_params(head, (7,), range(3))
+    rows = torch.randn(2, 21, 7, generator=torch.Generator().manual_seed(0))
+    groups = [Group(Rows(rows[0]), slice(0, 1)), Group(Rows(rows[1]), slice(1, 3))]
+    drop = Dropout(torch.full((3,), 0.2), torch.arange(3), torch.tensor(4))
+    outcomes = []
+    for net in (PassNet(head), LayeredNet(head)):
+        gradients = Recorder()
+        scores = net.forward(params, groups, torch.zeros(3, 2), drop)
+        net.backward(torch.linspace(-1, 1, 63).reshape(3, 21), gradients)
+        outcomes.append((scores, dict(gradients)))
+    torch.testing.assert_close(*outcomes, rtol=1e-5, atol=1e-6)
 
 
 @interpreted

@@ -1,8 +1,9 @@
 """Stacked heads and their optimiser on the kernels of a GPU, in TF32 or bfloat16.
 
 The same as `LayeredNet` with `SGD` or `AdamW`, but a layer's gradient never exists: the kernel that
-computes it takes the step. In float32 the vendor's products stay: on plain multiply-adds a step is
-limited by arithmetic, where Triton's products can hardly win (a judgement, not a measurement).
+computes it takes the step. In float32 the vendor's products stay, with one pass over memory between
+them: on plain multiply-adds a step is limited by arithmetic, where Triton's products can hardly win
+(a judgement, not a measurement).
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,30 @@ class KernelAdamW(StepAdamW):
 
     def step(self) -> None:
         """Nothing is left to do."""
+
+
+def fuses_passes(settings: HeadSettings) -> bool:
+    """Whether `PassNet` can train these heads."""
+    return is_layered(settings) and settings.activation in kernels.ACTIVATIONS
+
+
+class PassNet(LayeredNet):
+    """`LayeredNet` with PyTorch's products, and one pass over memory between two of them."""
+
+    def _multiply(self, bias: Tensor, rows: Tensor, weight: Tensor, out: Tensor, name: str) -> None:
+        if name == "output":
+            torch.baddbmm(bias, rows, weight, out=out)
+        else:
+            torch.bmm(rows, weight, out=out)
+
+    def _activate_(self, z: Tensor, bias: Tensor) -> Tensor:
+        kernels.activate_(z, bias, self.settings.activation)
+        return z
+
+    def _activation_backward(self, dh: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        total = dh.new_empty(dh.shape[0], dh.shape[2])
+        kernels.derivative_(dh, kept, total, self.settings.activation)
+        return dh, total
 
 
 def covers(settings: HeadSettings, dropout: bool) -> bool:

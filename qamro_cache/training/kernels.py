@@ -39,6 +39,15 @@ class Layer(NamedTuple):
 
 
 @triton.jit
+def _activation(z, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "relu":
+        z = tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    elif ACTIVATION == "tanh":
+        z = 2 * tl.sigmoid(2 * z) - 1
+    return z
+
+
+@triton.jit
 def _derivative(grad, kept, ACTIVATION: tl.constexpr):
     """Multiply by the activation's derivative, from the activation's result."""
     if ACTIVATION == "relu":
@@ -120,10 +129,7 @@ def _product(
         total = _derivative(total, y, ACTIVATION)
     else:
         total += tl.load(bias + head * width + n, mask=n < width, other=0.0)
-        if ACTIVATION == "relu":
-            total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        elif ACTIVATION == "tanh":
-            total = 2 * tl.sigmoid(2 * total) - 1
+        total = _activation(total, ACTIVATION)
     tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
 
 
@@ -226,6 +232,40 @@ def _score_update(
 
 
 @triton.jit
+def _activate(z, bias, size, width, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
+    """Add the bias and apply the activation, in place, where another made the product."""
+    tiles = tl.cdiv(size, BLOCK)
+    head = (tl.program_id(0) // tiles).to(tl.int64)
+    at = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    value = tl.load(z + head * size + at, mask=inside, other=0.0)
+    value += tl.load(bias + head * width + at % width, mask=inside, other=0.0)
+    tl.store(z + head * size + at, _activation(value, ACTIVATION), mask=inside)
+
+
+@triton.jit
+def _differentiate(
+    dh, kept, total, rows, width, ACTIVATION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):
+    """Multiply by the activation's derivative in place, and sum over rows on the way."""
+    across = tl.cdiv(width, BN)
+    head = (tl.program_id(0) // across).to(tl.int64)
+    n = tl.program_id(0) % across * BN + tl.arange(0, BN)
+    kept += head * rows * width
+    dh += head * rows * width
+    over_rows = tl.zeros((BN,), tl.float32)
+    for start in range(0, rows, BM):
+        m = start + tl.arange(0, BM)
+        at = m[:, None] * width + n[None, :]
+        inside = (m[:, None] < rows) & (n[None, :] < width)
+        grad = tl.load(dh + at, mask=inside, other=0.0)
+        grad = _derivative(grad, tl.load(kept + at, mask=inside, other=0.0), ACTIVATION)
+        over_rows += tl.sum(grad, axis=0)
+        tl.store(dh + at, grad, mask=inside)
+    tl.store(total + head * width + n, over_rows, mask=n < width)
+
+
+@triton.jit
 def _keep(best, p, better, size, BLOCK: tl.constexpr):
     """Copy the heads that are better; the others cost nothing."""
     tiles = tl.cdiv(size, BLOCK)
@@ -321,6 +361,29 @@ def score_update(
             x, grad, dz, *_pointers(layer), rates, rows, inner,
             ACTIVATION=activation, **_constants(layer), BM=bm, BN=bn,
         )  # fmt: skip
+
+
+def activate_(z: Tensor, bias: Tensor, activation: str) -> None:
+    """Make z [H, B, N] activation(z + bias) in place; bias [H, 1, N]."""
+    heads, rows, width = z.shape
+    size = rows * width
+    with torch.cuda.device_of(z):
+        _activate[(heads * triton.cdiv(size, 1024),)](
+            z, bias, size, width, ACTIVATION=activation, BLOCK=1024
+        )
+
+
+def derivative_(dh: Tensor, kept: Tensor, total: Tensor, activation: str) -> None:
+    """Multiply dh [H, B, N] by activation' in place; write its sum over rows to ``total`` [H, N].
+
+    ``kept`` [H, B, N] is the activation's result.
+    """
+    heads, rows, width = dh.shape
+    bm, bn = _block(rows, 64), _block(width, 64)
+    with torch.cuda.device_of(dh):
+        _differentiate[(heads * triton.cdiv(width, bn),)](
+            dh, kept, total, rows, width, ACTIVATION=activation, BM=bm, BN=bn
+        )
 
 
 def keep(best: Tensor, p: Tensor, better: Tensor) -> None:

@@ -102,12 +102,12 @@ class LayeredNet:
             if layer == 0:
                 for (values, _), heads in groups:
                     shared = values.expand(heads.stop - heads.start, *values.shape)
-                    torch.baddbmm(bias[heads], shared, weight[heads], out=z[heads])
+                    self._multiply(bias[heads], shared, weight[heads], z[heads], name)
             else:
-                torch.baddbmm(bias, self.inputs[-1], weight, out=z)
+                self._multiply(bias, self.inputs[-1], weight, z, name)
             if name == "output":
                 break
-            hidden = _activate_(self.settings.activation, z)
+            hidden = self._activate_(z, bias)
             self.kept.append(z)
             if dropout is not None:
                 self.factors.append(dropout(layer, hidden))
@@ -118,10 +118,11 @@ class LayeredNet:
     def backward(self, grad: Tensor, sink: Sink) -> None:
         """Send the gradient of every parameter to ``sink``, from that of the scores [H, B]."""
         dz = self._output_backward(grad).unsqueeze(-1)
+        over_rows = dz.sum(1)
         everyone = slice(0, dz.shape[0])
         for layer in range(len(self.names) - 1, -1, -1):
             name = self.names[layer]
-            sink.add(f"{name}.bias", dz.sum(1))
+            sink.add(f"{name}.bias", over_rows)
             if layer == 0:
                 for (values, _), heads in self.groups:
                     shared = values.T.expand(heads.stop - heads.start, *values.T.shape)
@@ -135,7 +136,20 @@ class LayeredNet:
             product(dz, weight.transpose(1, 2), out=dh)
             if self.factors:
                 dh.mul_(self.factors[layer - 1])
-            dz = _activation_backward(self.settings.activation, dh, self.kept[layer - 1])
+            dz, over_rows = self._activation_backward(dh, self.kept[layer - 1])
+
+    def _multiply(self, bias: Tensor, rows: Tensor, weight: Tensor, out: Tensor, name: str) -> None:
+        """Write rows @ weight + bias; what `_activate_` does is left to it."""
+        torch.baddbmm(bias, rows, weight, out=out)
+
+    def _activate_(self, z: Tensor, bias: Tensor) -> Tensor:
+        """Return what the next layer sees."""
+        return _activate_(self.settings.activation, z)
+
+    def _activation_backward(self, dh: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient before the activation, and its sum over rows."""
+        dz = _activation_backward(self.settings.activation, dh, kept)
+        return dz, dz.sum(1)
 
     def score(self, params: Mapping[str, Tensor], rows: Rows, bounds: Tensor) -> Tensor:
         """Return the scores [H, R] of rows that all heads share; keeps nothing."""
@@ -242,8 +256,8 @@ def make_net(
 ) -> tuple[LayeredNet | AutogradNet, type[SGD] | type[AdamW]]:
     """Return what computes a bucket's heads, and the optimiser that goes with it.
 
-    ``one_pass``: the device has Triton and the weights are float32, so that AdamW, which would
-    pass over them two dozen times, need not.
+    ``one_pass``: the device has Triton and the weights are float32, so that what lies between two
+    products passes over memory once; AdamW alone would two dozen times.
     """
     head, sgd = recipe.head, recipe.optimiser == "sgd"
     if precision != "float32":
@@ -254,8 +268,10 @@ def make_net(
             return kernel_net.KernelNet(head, precision), kind
     half = precision == "bf16"
     net = AutogradNet(head, half) if half or not is_layered(head) else LayeredNet(head)
-    if one_pass and not sgd:
-        from qamro_cache.training.kernel_net import StepAdamW
+    if one_pass:
+        from qamro_cache.training import kernel_net
 
-        return net, StepAdamW
+        if kernel_net.fuses_passes(head):
+            net = kernel_net.PassNet(head)
+        return net, SGD if sgd else kernel_net.StepAdamW
     return net, SGD if sgd else AdamW
