@@ -17,7 +17,7 @@ from qamro_cache.training.net import Dropout, Group, LayeredNet
 from qamro_cache.training.recipe import Job, Recipe
 
 pytest.importorskip("triton")
-from qamro_cache.training import kernels
+from qamro_cache.training import kernels, passes
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="run by the test below, interpreted")
@@ -177,11 +177,11 @@ def test_passes_interpreted(size):
     p, first, second, grad, best = (torch.rand(4, *size, generator=g) for _ in range(5))
     better = torch.tensor([True, False, False, True])
     expected = torch.where(better.reshape(-1, *[1] * len(size)), p, best)
-    kernels.keep(best, p, better)
+    passes.keep(best, p, better)
     assert torch.equal(best, expected)
     rates = torch.rand(4, 4, generator=g)
     expected = reference_step(True, p, first, second, grad.double(), rates)
-    kernels.adamw(p, first, second, grad, rates)
+    passes.adamw(p, first, second, grad, rates)
     assert all(near(a, b) for a, b in zip((p, first, second), expected, strict=True))
 
 
@@ -251,10 +251,10 @@ RECIPES = {
 
 
 def short_jobs(name):
-    """Unequal in everything; two leave the stack early; in some tiny batches a head rests."""
+    """Unequal in everything; one leaves the stack early; in some tiny batches a head rests."""
     return [
         dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, epochs=epochs))
-        for job, epochs in zip(varied_jobs(RECIPES[name], 3), (2, 1, 1), strict=True)
+        for job, epochs in zip(varied_jobs(RECIPES[name], 2), (2, 1), strict=True)
     ]
 
 
@@ -272,6 +272,8 @@ def test_a_stack_interpreted(name):
         deviation = labels.targets[job.target].nan_to_num(50).std()
         assert (a["predictions"] - b["predictions"]).abs().max() < 1e-5 * deviation
         assert torch.allclose(a["history"], b["history"], rtol=1e-3, atol=1e-3, equal_nan=True)
+    if name == "sgd":
+        return  # many steps, slowly
     alone = collect(features, labels, make_folds(), jobs[:1], precision="tf32", dtype=F32)[0]
     for key, p in alone["params"].items():
         assert torch.allclose(p, ours[0]["params"][key], rtol=1e-5, atol=1e-6)

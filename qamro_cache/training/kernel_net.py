@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qamro_cache.heads.architectures import HeadSettings, Rows
-from qamro_cache.training import kernels
+from qamro_cache.training import kernels, passes
 from qamro_cache.training.net import Dropout, Group, LayeredNet, is_layered
 from qamro_cache.training.optimiser import SGD, AdamW
 
@@ -59,7 +59,7 @@ class StepAdamW(AdamW):
         """Move the parameters."""
         for name, p in self.params.items():
             first, second = self.state[f"first.{name}"], self.state[f"second.{name}"]
-            kernels.adamw(p, first, second, self.grads[name], self.rates)
+            passes.adamw(p, first, second, self.grads[name], self.rates)
 
 
 class KernelAdamW(StepAdamW):
@@ -93,12 +93,12 @@ class PassNet(LayeredNet):
             torch.bmm(rows, weight, out=out)
 
     def _activate_(self, z: Tensor, bias: Tensor) -> Tensor:
-        kernels.activate_(z, bias, self.settings.activation)
+        passes.activate_(z, bias, self.settings.activation)
         return z
 
     def _activation_backward(self, dh: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         total = dh.new_empty(dh.shape[0], dh.shape[2])
-        kernels.derivative_(dh, kept, total, self.settings.activation)
+        passes.derivative_(dh, kept, total, self.settings.activation)
         return dh, total
 
 

@@ -39,7 +39,8 @@ class Layer(NamedTuple):
 
 
 @triton.jit
-def _activation(z, ACTIVATION: tl.constexpr):
+def activation_of(z, ACTIVATION: tl.constexpr):
+    """Apply an activation; relu(NaN) is NaN."""
     if ACTIVATION == "relu":
         z = tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
     elif ACTIVATION == "tanh":
@@ -48,7 +49,7 @@ def _activation(z, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _derivative(grad, kept, ACTIVATION: tl.constexpr):
+def derivative_of(grad, kept, ACTIVATION: tl.constexpr):
     """Multiply by the activation's derivative, from the activation's result."""
     if ACTIVATION == "relu":
         grad = tl.where(kept > 0, grad, 0.0)
@@ -58,8 +59,8 @@ def _derivative(grad, kept, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _step(p, first, second, grad, rates, ADAM: tl.constexpr, B1, B2, EPS_):
-    """One step of SGD or AdamW; ``rates`` are the head's four numbers, see `FusedSGD`."""
+def step(p, first, second, grad, rates, ADAM: tl.constexpr, B1, B2, EPS_):
+    """One step of SGD or AdamW; ``rates``: a head's four numbers, see kernel_net.py."""
     r0, r1 = tl.load(rates), tl.load(rates + 1)
     r2, r3 = tl.load(rates + 2), tl.load(rates + 3)
     if ADAM:
@@ -73,7 +74,7 @@ def _step(p, first, second, grad, rates, ADAM: tl.constexpr, B1, B2, EPS_):
 
 
 @triton.jit
-def _load_state(p, first, second, at, inside, ADAM: tl.constexpr):
+def load_state(p, first, second, at, inside, ADAM: tl.constexpr):
     """Parameter and state; read once, so they need not stay in the L2 cache."""
     value = tl.load(p + at, mask=inside, other=0.0, eviction_policy="evict_first")
     one = tl.load(first + at, mask=inside, other=0.0, eviction_policy="evict_first")
@@ -84,7 +85,8 @@ def _load_state(p, first, second, at, inside, ADAM: tl.constexpr):
 
 
 @triton.jit
-def _store_state(p, first, second, at, inside, value, one, two, ADAM: tl.constexpr):
+def store_state(p, first, second, at, inside, value, one, two, ADAM: tl.constexpr):
+    """Write what `load_state` read."""
     tl.store(p + at, value, mask=inside)
     tl.store(first + at, one, mask=inside)
     if ADAM:
@@ -126,10 +128,10 @@ def _product(
     inside = (m < rows) & (n < width)
     if BACKWARD:
         y = tl.load(kept + at, mask=inside, other=0.0).to(tl.float32)
-        total = _derivative(total, y, ACTIVATION)
+        total = derivative_of(total, y, ACTIVATION)
     else:
         total += tl.load(bias + head * width + n, mask=n < width, other=0.0)
-        total = _activation(total, ACTIVATION)
+        total = activation_of(total, ACTIVATION)
     tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
 
 
@@ -158,15 +160,15 @@ def _update(
     at = m[:, None] * width + n
     inside = (m[:, None] < inner) & (n < width)
     # On its way while the product is computed.
-    p, one, two = _load_state(weight, first_w, second_w, at, inside, ADAM)
+    p, one, two = load_state(weight, first_w, second_w, at, inside, ADAM)
     grad = tl.zeros((BM, BN), tl.float32)
     for start in range(0, rows, BK):
         k = start + tl.arange(0, BK)[:, None]
         a = tl.load(x + k * inner + m[None, :], mask=(k < rows) & (m[None, :] < inner), other=0.0)
         b = tl.load(dz + k * width + n, mask=(k < rows) & (n < width), other=0.0)
         grad = tl.dot(tl.trans(a), b, grad, input_precision="tf32")
-    p, one, two = _step(p, one, two, grad, rates, ADAM, B1, B2, EPS_)
-    _store_state(weight, first_w, second_w, at, inside, p, one, two, ADAM)
+    p, one, two = step(p, one, two, grad, rates, ADAM, B1, B2, EPS_)
+    store_state(weight, first_w, second_w, at, inside, p, one, two, ADAM)
     if tile % down == 0:
         total = tl.zeros((1, BN), tl.float32)
         for start in range(0, rows, BK):
@@ -174,9 +176,9 @@ def _update(
             c = tl.load(dz + k * width + n, mask=(k < rows) & (n < width), other=0.0)
             total += tl.sum(c.to(tl.float32), axis=0)[None, :]
         here = head * width + n
-        q, one_b, two_b = _load_state(bias, first_b, second_b, here, n < width, ADAM)
-        q, one_b, two_b = _step(q, one_b, two_b, total, rates, ADAM, B1, B2, EPS_)
-        _store_state(bias, first_b, second_b, here, n < width, q, one_b, two_b, ADAM)
+        q, one_b, two_b = load_state(bias, first_b, second_b, here, n < width, ADAM)
+        q, one_b, two_b = step(q, one_b, two_b, total, rates, ADAM, B1, B2, EPS_)
+        store_state(bias, first_b, second_b, here, n < width, q, one_b, two_b, ADAM)
 
 
 @triton.jit
@@ -210,7 +212,7 @@ def _score_update(
     tile = tl.program_id(0) % across
     n = tile * BN + tl.arange(0, BN)
     rates += head * 4
-    w, one, two = _load_state(weight, first_w, second_w, head * inner + n, n < inner, ADAM)
+    w, one, two = load_state(weight, first_w, second_w, head * inner + n, n < inner, ADAM)
     slope = tl.zeros((BN,), tl.float32)
     total = tl.zeros((BM,), tl.float32)
     for start in range(0, rows, BM):
@@ -221,75 +223,14 @@ def _score_update(
         g = tl.load(grad + head * rows + m, mask=m < rows, other=0.0)
         slope += tl.sum(y * g[:, None], axis=0)
         total += g
-        back = _derivative(g[:, None] * w[None, :], y, ACTIVATION)
+        back = derivative_of(g[:, None] * w[None, :], y, ACTIVATION)
         tl.store(dz + at, back.to(dz.dtype.element_ty), mask=inside)
-    w, one, two = _step(w, one, two, slope, rates, ADAM, B1, B2, EPS_)
-    _store_state(weight, first_w, second_w, head * inner + n, n < inner, w, one, two, ADAM)
+    w, one, two = step(w, one, two, slope, rates, ADAM, B1, B2, EPS_)
+    store_state(weight, first_w, second_w, head * inner + n, n < inner, w, one, two, ADAM)
     if tile == 0:
-        p, one_b, two_b = _load_state(bias, first_b, second_b, head, True, ADAM)
-        p, one_b, two_b = _step(p, one_b, two_b, tl.sum(total), rates, ADAM, B1, B2, EPS_)
-        _store_state(bias, first_b, second_b, head, True, p, one_b, two_b, ADAM)
-
-
-@triton.jit
-def _activate(z, bias, size, width, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
-    """Add the bias and apply the activation, in place, where another made the product."""
-    tiles = tl.cdiv(size, BLOCK)
-    head = (tl.program_id(0) // tiles).to(tl.int64)
-    at = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
-    inside = at < size
-    value = tl.load(z + head * size + at, mask=inside, other=0.0)
-    value += tl.load(bias + head * width + at % width, mask=inside, other=0.0)
-    tl.store(z + head * size + at, _activation(value, ACTIVATION), mask=inside)
-
-
-@triton.jit
-def _differentiate(
-    dh, kept, total, rows, width, ACTIVATION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
-):
-    """Multiply by the activation's derivative in place, and sum over rows on the way."""
-    across = tl.cdiv(width, BN)
-    head = (tl.program_id(0) // across).to(tl.int64)
-    n = tl.program_id(0) % across * BN + tl.arange(0, BN)
-    kept += head * rows * width
-    dh += head * rows * width
-    over_rows = tl.zeros((BN,), tl.float32)
-    for start in range(0, rows, BM):
-        m = start + tl.arange(0, BM)
-        at = m[:, None] * width + n[None, :]
-        inside = (m[:, None] < rows) & (n[None, :] < width)
-        grad = tl.load(dh + at, mask=inside, other=0.0)
-        grad = _derivative(grad, tl.load(kept + at, mask=inside, other=0.0), ACTIVATION)
-        over_rows += tl.sum(grad, axis=0)
-        tl.store(dh + at, grad, mask=inside)
-    tl.store(total + head * width + n, over_rows, mask=n < width)
-
-
-@triton.jit
-def _keep(best, p, better, size, BLOCK: tl.constexpr):
-    """Copy the heads that are better; the others cost nothing."""
-    tiles = tl.cdiv(size, BLOCK)
-    head = (tl.program_id(0) // tiles).to(tl.int64)
-    if tl.load(better + head) != 0:
-        at = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
-        value = tl.load(p + head * size + at, mask=at < size)
-        tl.store(best + head * size + at, value, mask=at < size)
-
-
-@triton.jit
-def _adamw(
-    p, first, second, grad, rates, size,
-    B1: tl.constexpr, B2: tl.constexpr, EPS_: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """AdamW where the gradient is in memory: everything is read and written once."""
-    tiles = tl.cdiv(size, BLOCK)
-    head = (tl.program_id(0) // tiles).to(tl.int64)
-    at = head * size + tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
-    inside = at < (head + 1) * size
-    g = tl.load(grad + at, mask=inside, other=0.0)
-    value, one, two = _load_state(p, first, second, at, inside, True)
-    value, one, two = _step(value, one, two, g, rates + head * 4, True, B1, B2, EPS_)
-    _store_state(p, first, second, at, inside, value, one, two, True)
+        p, one_b, two_b = load_state(bias, first_b, second_b, head, True, ADAM)
+        p, one_b, two_b = step(p, one_b, two_b, tl.sum(total), rates, ADAM, B1, B2, EPS_)
+        store_state(bias, first_b, second_b, head, True, p, one_b, two_b, ADAM)
 
 
 def forward(
@@ -307,7 +248,7 @@ def backward(dz: Tensor, weight: Tensor, kept: Tensor, out: Tensor, activation: 
 def _launch_product(x, group, weight, bias, kept, out, activation, *, backward) -> None:
     heads, rows, width = out.shape
     inner = x.shape[2]
-    bm, bn, bk = _block(rows, 128), _block(width, 128), _block(inner, _depth(x))
+    bm, bn, bk = block_of(rows, 128), block_of(width, 128), block_of(inner, _depth(x))
     w_inner, w_outer = (1, inner) if backward else (width, 1)
     grid = (heads * triton.cdiv(rows, bm) * triton.cdiv(width, bn),)
     with torch.cuda.device_of(x):  # Triton launches on the current device
@@ -323,7 +264,7 @@ def update(x: Tensor, group: Tensor | None, dz: Tensor, layer: Layer, rates: Ten
     """Take a step with the gradients of a layer: x^T @ dz [H, K, N] and dz's sum over rows."""
     heads, rows, width = dz.shape
     inner = x.shape[2]
-    bm, bn, bk = _block(inner, 64), _block(width, 64), _block(rows, _depth(x))
+    bm, bn, bk = block_of(inner, 64), block_of(width, 64), block_of(rows, _depth(x))
     grid = (heads * triton.cdiv(inner, bm) * triton.cdiv(width, bn),)
     with torch.cuda.device_of(x):
         _update[grid](
@@ -336,7 +277,7 @@ def update(x: Tensor, group: Tensor | None, dz: Tensor, layer: Layer, rates: Ten
 def score(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     """Write the output layer's scores to ``out`` [H, B]; weight [H, K, 1], bias [H, 1]."""
     heads, rows, inner = x.shape
-    bm, bn = _block(rows, 64), _block(inner, 64)
+    bm, bn = block_of(rows, 64), block_of(inner, 64)
     with torch.cuda.device_of(x):
         _score[(heads * triton.cdiv(rows, bm),)](x, weight, bias, out, rows, inner, BM=bm, BN=bn)
 
@@ -355,53 +296,12 @@ def score_update(
         activation: that gave ``x``.
     """
     heads, rows, inner = x.shape
-    bm, bn = _block(rows, 64), _block(inner, 64)
+    bm, bn = block_of(rows, 64), block_of(inner, 64)
     with torch.cuda.device_of(x):
         _score_update[(heads * triton.cdiv(inner, bn),)](
             x, grad, dz, *_pointers(layer), rates, rows, inner,
             ACTIVATION=activation, **_constants(layer), BM=bm, BN=bn,
         )  # fmt: skip
-
-
-def activate_(z: Tensor, bias: Tensor, activation: str) -> None:
-    """Make z [H, B, N] activation(z + bias) in place; bias [H, 1, N]."""
-    heads, rows, width = z.shape
-    size = rows * width
-    with torch.cuda.device_of(z):
-        _activate[(heads * triton.cdiv(size, 1024),)](
-            z, bias, size, width, ACTIVATION=activation, BLOCK=1024
-        )
-
-
-def derivative_(dh: Tensor, kept: Tensor, total: Tensor, activation: str) -> None:
-    """Multiply dh [H, B, N] by activation' in place; write its sum over rows to ``total`` [H, N].
-
-    ``kept`` [H, B, N] is the activation's result.
-    """
-    heads, rows, width = dh.shape
-    bm, bn = _block(rows, 64), _block(width, 64)
-    with torch.cuda.device_of(dh):
-        _differentiate[(heads * triton.cdiv(width, bn),)](
-            dh, kept, total, rows, width, ACTIVATION=activation, BM=bm, BN=bn
-        )
-
-
-def keep(best: Tensor, p: Tensor, better: Tensor) -> None:
-    """Copy p [H, ...] to ``best`` for the heads where ``better`` [H] is true."""
-    size = p[0].numel()
-    with torch.cuda.device_of(p):
-        _keep[(len(p) * triton.cdiv(size, 1024),)](
-            best, p, better.view(torch.uint8), size, BLOCK=1024
-        )
-
-
-def adamw(p: Tensor, first: Tensor, second: Tensor, grad: Tensor, rates: Tensor) -> None:
-    """Take AdamW's step of p [H, ...] in place; ``rates`` [H, 4] as for `update`."""
-    size = p[0].numel()
-    with torch.cuda.device_of(p):
-        _adamw[(len(p) * triton.cdiv(size, 1024),)](
-            p, first, second, grad, rates, size, B1=BETA1, B2=BETA2, EPS_=EPS, BLOCK=1024
-        )
 
 
 def _pointers(layer: Layer) -> tuple[Tensor, ...]:
@@ -412,7 +312,7 @@ def _constants(layer: Layer) -> dict[str, object]:
     return {"ADAM": layer.second is not None, "B1": BETA1, "B2": BETA2, "EPS_": EPS}
 
 
-def _block(size: int, most: int) -> int:
+def block_of(size: int, most: int) -> int:
     """Return the block of a dimension: no larger than it need be, at least what a dot takes."""
     return int(max(16, min(most, triton.next_power_of_2(size))))
 

@@ -383,10 +383,10 @@ class Stack:
             for name, p in self.params.items():
                 self.best[name].index_copy_(0, chosen, p.index_select(0, chosen))
             return
-        from qamro_cache.training import kernels  # needs Triton
+        from qamro_cache.training import passes  # needs Triton
 
         for name, p in self.params.items():
-            kernels.keep(self.best[name], p, better)
+            passes.keep(self.best[name], p, better)
 
     def _score(self, params: Mapping[str, Tensor], part: slice, rows: Rows) -> Tensor:
         chosen = {name: p[part] for name, p in params.items()}
