@@ -15,8 +15,8 @@ from qamro_cache.cache.container import (
     Container,
     nbytes_of,
     open_container,
-    write_container,
 )
+from qamro_cache.cache.container_writer import write_container
 from qamro_cache.cache.content import (
     Array,
     CacheContent,
