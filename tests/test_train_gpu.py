@@ -75,7 +75,8 @@ def test_a_grid_larger_than_memory_is_cut(monkeypatch):
     assert max(sizes) <= 2
 
 
-def test_an_epoch_never_waits_for_the_device():
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_an_epoch_never_waits_for_the_device(precision):
     from qamro_cache.training.stack import Stack
 
     features, labels = make_data()
@@ -92,5 +93,8 @@ def test_an_epoch_never_waits_for_the_device():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stack, "train_epoch", guarded)
-        collect(features, labels, make_folds(), varied_jobs(RECIPES["sgd"]), device="cuda")
+        collect(
+            features, labels, make_folds(), varied_jobs(RECIPES["sgd"]),
+            device="cuda", dtype=torch.float32, precision=precision,
+        )  # fmt: skip
     assert stacks

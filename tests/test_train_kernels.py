@@ -293,21 +293,21 @@ def test_bfloat16_interpreted():
 
 
 BLOCKS = {"BM": 64, "BN": 64, "BK": 64}
-WIDE = {"BM": 128, "BN": 128, "BK": 64}
+WIDE = {"BM": 128, "BN": 64, "BK": 64}
 STEP = {"B1": 0.9, "B2": 0.999, "EPS_": 1e-8}
-#: What a grid of MLP 256-64-1 on 512 inputs with batch 256 launches, and its warps.
+#: What a grid of MLP 256-64-1 on 512 inputs with batch 256 launches.
 COMPILED = {
     "forward": (
-        kernels._product, {"SHARED": True, "BACKWARD": False, "ACTIVATION": "relu", **WIDE}, 8
+        kernels._product, {"SHARED": True, "BACKWARD": False, "ACTIVATION": "relu", **WIDE}
     ),
     "backward": (
-        kernels._product, {"SHARED": False, "BACKWARD": True, "ACTIVATION": "relu", **WIDE}, 8
+        kernels._product, {"SHARED": False, "BACKWARD": True, "ACTIVATION": "relu", **WIDE}
     ),
-    "sgd": (kernels._update, {"SHARED": True, "ADAM": False, **STEP, **BLOCKS}, 4),
-    "adamw": (kernels._update, {"SHARED": True, "ADAM": True, **STEP, **BLOCKS}, 4),
+    "sgd": (kernels._update, {"SHARED": True, "ADAM": False, **STEP, **BLOCKS}),
+    "adamw": (kernels._update, {"SHARED": True, "ADAM": True, **STEP, **BLOCKS}),
     "output": (
         kernels._score_update,
-        {"ADAM": True, "ACTIVATION": "relu", **STEP, "BM": 64, "BN": 64}, 4,
+        {"ADAM": True, "ACTIVATION": "relu", **STEP, "BM": 64, "BN": 64},
     ),
 }  # fmt: skip
 
@@ -322,7 +322,7 @@ def test_compiles_for_a_gpu_without_spilling(name, tmp_path):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel, constants, warps = COMPILED[name]
+    kernel, constants = COMPILED[name]
     names = kernel.arg_names
     types = dict.fromkeys(names, "*fp32") | dict.fromkeys(("x", "dz", "kept", "out"), "*bf16")
     types |= dict.fromkeys(("rows", "inner", "width", "w_inner", "w_outer"), "i32")
@@ -335,8 +335,7 @@ def test_compiles_for_a_gpu_without_spilling(name, tmp_path):
         types[one] = "constexpr"
     aligned = {(k,): [["tt.divisibility", 16]] for k in range(len(names)) if (k,) not in places}
     source = ASTSource(kernel, {key: types[key] for key in names}, places, aligned)
-    options = {"num_warps": warps}
-    code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm
+    code = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm
     assert not re.search(r"\b(atom|red)\.", code["ptx"])
     assert ("wgmma" in code["ptx"]) == (name != "output")
     (tmp_path / "cubin").write_bytes(code["cubin"])

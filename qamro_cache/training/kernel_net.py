@@ -179,10 +179,11 @@ class KernelNet(LayeredNet):
         return scores
 
     def _group(self, groups: Sequence[Group], device: torch.device) -> Tensor:
-        """Return each head's group [H]; made once, since a graph cannot capture its making."""
+        """Return each head's group [H], filled on the device, which waits for nothing."""
         key = tuple((group.heads.start, group.heads.stop) for group in groups)
         if key not in self.places:
-            sizes = torch.tensor([stop - start for start, stop in key])
-            place = torch.arange(len(key)).repeat_interleave(sizes)
-            self.places = {key: place.to(device)}
+            place = torch.empty(key[-1][1], dtype=torch.int64, device=device)
+            for k, (start, stop) in enumerate(key):
+                place[start:stop].fill_(k)
+            self.places = {key: place}
         return self.places[key]

@@ -9,7 +9,8 @@ atomically, so that two runs agree to the last bit, and a head does not depend o
 Rows are [groups, B, K], shared by heads with the same ``group`` [H]; None: a head has its own. The
 type of the rows is what products are computed in: bfloat16, or float32 as TF32. Weights and the
 optimiser's state are float32, sums too. Static shapes and no look at a value on the host, so a
-CUDA graph can capture all of it; block sizes follow from the shapes (no search).
+CUDA graph can capture all of it; block sizes follow from the shapes (no search): as large as leave
+room for two programs a multiprocessor of an H100, one to load while the other computes.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -248,7 +249,7 @@ def backward(dz: Tensor, weight: Tensor, kept: Tensor, out: Tensor, activation: 
 def _launch_product(x, group, weight, bias, kept, out, activation, *, backward) -> None:
     heads, rows, width = out.shape
     inner = x.shape[2]
-    bm, bn, bk = block_of(rows, 128), block_of(width, 128), block_of(inner, _depth(x))
+    bm, bn, bk = block_of(rows, 128), block_of(width, 64), block_of(inner, _depth(x))
     w_inner, w_outer = (1, inner) if backward else (width, 1)
     grid = (heads * triton.cdiv(rows, bm) * triton.cdiv(width, bn),)
     with torch.cuda.device_of(x):  # Triton launches on the current device
@@ -256,7 +257,7 @@ def _launch_product(x, group, weight, bias, kept, out, activation, *, backward) 
             x, x if group is None else group, weight, bias, kept, out,
             rows, inner, width, w_inner, w_outer,
             SHARED=group is not None, BACKWARD=backward, ACTIVATION=activation,
-            BM=bm, BN=bn, BK=bk, **_warps(bm * bn),
+            BM=bm, BN=bn, BK=bk,
         )  # fmt: skip
 
 
@@ -270,7 +271,6 @@ def update(x: Tensor, group: Tensor | None, dz: Tensor, layer: Layer, rates: Ten
         _update[grid](
             x, x if group is None else group, dz, *_pointers(layer), rates, rows, inner, width,
             SHARED=group is not None, **_constants(layer), BM=bm, BN=bn, BK=bk,
-            **_warps(bm * bn),
         )  # fmt: skip
 
 
@@ -320,7 +320,3 @@ def block_of(size: int, most: int) -> int:
 def _depth(x: Tensor) -> int:
     """Return how much of the summed dimension a block takes: 128 bytes of a row."""
     return 128 // x.element_size()
-
-
-def _warps(tile: int) -> dict[str, int]:
-    return {"num_warps": 8 if tile > 64 * 128 else 4}
