@@ -49,6 +49,25 @@ def best(call: Callable[[], object], times: int = 3) -> float:
     return min(taken)
 
 
+def one_and_all(clips: int, run: Callable[[int], object]) -> dict[str, float]:
+    """Clips a second on one decoding thread and on one a processor.
+
+    In turns, so that a change of the machine's speed meets both; the best of each.
+    """
+    threads = available_processors()
+    taken: dict[int, list[float]] = {1: [], threads: []}
+    for _ in range(7):
+        for number, times in taken.items():
+            times.append(best(partial(run, number), 1))
+    one, many = clips / min(taken[1]), clips / min(taken[threads])
+    return {
+        "threads": threads,
+        "one_thread_clips_per_second": one,
+        "all_threads_clips_per_second": many,
+        "speedup": many / one,
+    }
+
+
 def make_clips(folder: Path, count: int) -> Dataset:
     """Write noise, WAV and FLAC in turn."""
     rng = np.random.default_rng(0)
@@ -62,28 +81,21 @@ def make_clips(folder: Path, count: int) -> Dataset:
 
 
 def decoding(paths: list[str], policy: AudioPolicy) -> dict[str, float]:
-    """Decode, hash, resample and cut: one thread, then one a processor."""
+    """Decode, hash, resample and cut."""
 
     def decode(path: str) -> int:
         return sum(1 for _ in ClipDecoder(path, policy).windows())
 
-    threads = available_processors()
-
-    def together() -> None:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    def run(workers: int) -> None:
+        # torchaudio's resampler would use every processor for a single decoding thread.
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(pool.map(decode, paths))
 
-    # torchaudio's resampler would use every processor for a single decoding thread.
-    torch.set_num_threads(1)
-    one = len(paths) / best(lambda: [decode(path) for path in paths])
-    many = len(paths) / best(together)
-    torch.set_num_threads(threads)
-    return {
-        "threads": threads,
-        "one_thread_clips_per_second": one,
-        "all_threads_clips_per_second": many,
-        "speedup": many / one,
-    }
+    threads = torch.get_num_threads()
+    try:
+        return one_and_all(len(paths), run)
+    finally:
+        torch.set_num_threads(threads)
 
 
 class NoEncoder:
@@ -102,18 +114,13 @@ class NoEncoder:
 
 
 def without_encoder(dataset: Dataset, folder: Path, policy: AudioPolicy) -> dict[str, float]:
-    """Extract with an encoder that takes no time: one decoding thread, then one a processor."""
-    runs = iter(range(100))
+    """Extract with an encoder that takes no time."""
+    runs = iter(range(1000))
 
     def run(workers: int) -> None:
         extract(dataset, folder / f"none{next(runs)}.h5", NoEncoder(policy), workers=workers)
 
-    one, many = (len(dataset.clips) / best(partial(run, n)) for n in (1, available_processors()))
-    return {
-        "one_thread_clips_per_second": one,
-        "all_threads_clips_per_second": many,
-        "speedup": many / one,
-    }
+    return one_and_all(len(dataset.clips), run)
 
 
 def encoding(encoder: Any, device: str, batch: int = 16) -> dict[str, float]:
