@@ -15,7 +15,7 @@ SPEC = EncoderSpec(
 )  # fmt: skip
 
 
-def write_synthetic(path, clips=40, seed=0, split=False, name="fake"):
+def write_synthetic(path, clips=40, seed=0, split=False, name="fake", factor=1.0):
     """Write it: one to three windows a clip, 5 systems, 8 groups, 4 raters, one failed clip."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 4, clips)
@@ -58,7 +58,7 @@ def write_synthetic(path, clips=40, seed=0, split=False, name="fake"):
         offsets,
         (rng.random(total) * 0.9 + 0.1).astype(np.float32),
         np.arange(total, dtype=np.int64) * 16000,
-        {"embedding": windows.astype(np.float32), "layers": layers.astype(np.float32)},
+        {"embedding": (windows * factor).astype(np.float32), "layers": layers.astype(np.float32)},
         prompts,
         {"text": rng.standard_normal((3, 6)).astype(np.float32)},
     )

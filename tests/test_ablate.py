@@ -137,6 +137,13 @@ def test_what_is_done_is_not_trained_again(cache, tmp_path, monkeypatch):
     other = Grid({"alpha": [0.1, 0.5]}, (), {**QUICK, "epochs": 4})
     ablate(cache, tmp_path, grid=other, seeds=1, cv="3", axis=["match"], resamples=0)
     assert trained[1:] == [8, 6]
+    done = set((tmp_path / "done").glob("*.npz"))
+    # Other embeddings behind the same names, from the same encoder: all again.
+    again = write_synthetic(tmp_path / "again.h5", factor=2.0)
+    ablate(again, tmp_path, grid=grid, seeds=1, cv="3", axis=["match"], resamples=0)
+    assert trained.pop() == 6
+    for path in set((tmp_path / "done").glob("*.npz")) - done:
+        path.unlink()
     # A damaged file is trained again, the others are not.
     kept = sorted((tmp_path / "done").glob("*.npz"))
     kept[0].write_bytes(kept[0].read_bytes()[:200])
@@ -181,6 +188,15 @@ def test_caches_of_two_encoders_are_compared_on_the_same_clips(cache, tmp_path):
     table = pd.read_csv(tmp_path / "out" / "results.csv")
     assert set(table["encoder"]) == {"fake", "other"}
     assert (table["clips"] == 34).all()
+
+
+def test_baselines_say_which_feature_they_read(cache, tmp_path):
+    audiobox = {"feature": "layers", "head": "audiobox", "widths": []}
+    grid = Grid({"feature": ["embedding"]}, [audiobox], {"epochs": 1})
+    ablate(cache, tmp_path, grid=grid, seeds=1, cv="3", resamples=0)
+    table = pd.read_csv(tmp_path / "summary.csv")
+    ridge = table[(table["model"] == "ridge") & (table["axis"] == "quality")]
+    assert sorted(ridge["feature"]) == ["embedding", "layers"]
 
 
 def test_diverged_cells_are_marked(cache, tmp_path):

@@ -294,6 +294,15 @@ def test_bfloat16_interpreted():
         assert 0 < difference < 3e-2 * labels.targets[0].std()
 
 
+def test_bfloat16_is_what_heads_without_kernels_compute_in_too():
+    from qamro_cache.training.net import AutogradNet, make_net
+
+    for changes in ({"dropout": 0.2}, {"head": HeadSettings(kind="linear", widths=())}):
+        net, _ = make_net(dataclasses.replace(Recipe(), **changes), "bf16", one_pass=True)
+        assert isinstance(net, AutogradNet)
+        assert net.half
+
+
 BLOCKS = {"BM": 64, "BN": 64, "BK": 64}
 WIDE = {"BM": 128, "BN": 64, "BK": 64}
 STEP = {"B1": 0.9, "B2": 0.999, "EPS_": 1e-8}

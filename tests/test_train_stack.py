@@ -68,7 +68,7 @@ def varied_jobs(base, count=8):
     terms = parse_loss(base.loss).terms
     for k in range(count):
         weighed = (
-            dataclasses.replace(term, coefficient=term.coefficient * [1, 0.5, 2][(k + place) % 3])
+            dataclasses.replace(term, coefficient=term.coefficient * [1, 0.51, 2][(k + place) % 3])
             for place, term in enumerate(terms)
         )
         recipe = dataclasses.replace(
@@ -310,6 +310,36 @@ def test_a_diverging_head_leaves_the_others_untouched():
         for a, b in zip(mixed[::2], clean, strict=True):
             assert torch.allclose(a["predictions"], b["predictions"], atol=1e-4)
             assert a["best_epoch"] == b["best_epoch"]
+
+
+def test_what_becomes_of_a_finished_head_is_not_told():
+    """It stays in the stack until enough have finished, trained on for nothing, maybe to NaN."""
+    features, labels = make_data()
+    linear = HeadSettings(kind="linear", widths=())
+    sane = Recipe(
+        head=linear, loss="mse@standardised", batch_size=16, epochs=60, patience=60, lr=1e-3
+    )
+    wild = dataclasses.replace(sane, epochs=1, lr=1.0)
+    for fold in (1, 2):
+        jobs = [Job(wild, 0, fold), *(Job(sane, seed, 1) for seed in range(1, 6))]
+        head = collect(features, labels, make_folds(), jobs, chunk=6, dtype=torch.float32)[0]
+        alone = collect(features, labels, make_folds(), jobs[:1], dtype=torch.float32)[0]
+        assert not alone["diverged"]
+        assert not head["diverged"]
+        assert torch.allclose(head["predictions"], alone["predictions"])
+
+
+def test_clips_without_systems():
+    """Their own figures are measured as ever; those of systems are unknown."""
+    features, labels = make_data()
+    job = Job(Recipe(batch_size=16, epochs=3), 0, 1)
+    nobody = dataclasses.replace(labels, systems=torch.full_like(labels.systems, -1))
+    known = collect(features, labels, make_folds(), [job])[0]
+    unknown = collect(features, nobody, make_folds(), [job])[0]
+    assert torch.equal(known["predictions"], unknown["predictions"])
+    of_systems = torch.tensor([name.startswith("system") for name in WATCHED])
+    assert torch.equal(known["history"][1:, ~of_systems], unknown["history"][1:, ~of_systems])
+    assert unknown["history"][:, of_systems].isnan().all()
 
 
 def test_history_is_what_the_metrics_say():

@@ -104,7 +104,7 @@ def ablate(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     cells = cells_of(grid)
     common = _common_clips(by_encoder)
-    cv_varies = any("cv" in cell.names for cell in cells)
+    varied = {name for cell in cells for name in cell.names}
     outcomes: list[Outcome] = []
     config: dict[str, Any] = {
         "seeds": seeds,
@@ -123,7 +123,9 @@ def ablate(
             warn_of_small_sets(material, plan.folds)
             _train_missing(plan, out / "done", device, precision, progress)
             origin = {"encoder": material.encoder} if len(by_encoder) > 1 else {}
-            origin |= {"cv": held_out} if cv_varies else {}
+            # What baselines depend on too.
+            reads = {"feature": material.feature, "cv": held_out}
+            origin |= {name: value for name, value in reads.items() if name in varied}
             outcomes += _outcomes(plan, out / "done", origin, cells)
             outcomes += _baselines(plan, origin)
             config["materials"].append(
@@ -228,6 +230,10 @@ def _keys(
         "\n".join(material.clips["system"]),
     ):
         data.update(hashlib.sha256(part.encode()).digest())
+    # The embeddings too: other sounds may stand behind the same names.
+    for values in material.features:
+        if values is not None:
+            data.update(hashlib.sha256(values.contiguous().numpy().data).digest())
     for mask in (folds.train, folds.stop, folds.test):
         data.update(np.packbits(mask).tobytes())
     rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in labelled.targets]

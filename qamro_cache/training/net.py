@@ -271,7 +271,7 @@ def make_net(
     if one_pass:
         from qamro_cache.training import kernel_net
 
-        if kernel_net.fuses_passes(head):
+        if not half and kernel_net.fuses_passes(head):
             net = kernel_net.PassNet(head)
         return net, SGD if sgd else kernel_net.StepAdamW
     return net, SGD if sgd else AdamW

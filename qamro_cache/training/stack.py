@@ -81,7 +81,8 @@ class Stack:
         self.steps = torch.zeros((), dtype=torch.int64, device=self.device)
         self.epoch = torch.zeros((), dtype=torch.int64, device=self.device)
         self.best = {name: p.clone() for name, p in self.params.items()}
-        self.num_systems = int(problem.systems.max()) + 1
+        # One that no clip is of, where systems are not known: its figures are NaN.
+        self.num_systems = max(1, int(problem.systems.max()) + 1)
         # What is kept of all heads, running or not; `ids` says which of them still are.
         heads = len(jobs)
         self.ids = torch.arange(heads, device=self.device)
@@ -155,7 +156,9 @@ class Stack:
         if self.normalize == "scale":
             low, high = scale[:, 0], scale[:, 1]
         losses = [parse_loss(job.recipe.loss) for job in jobs]
-        coefficients = torch.tensor([[t.coefficient for t in loss.terms] for loss in losses])
+        coefficients = torch.tensor(
+            [[t.coefficient for t in loss.terms] for loss in losses], dtype=torch.float64
+        )
         numbers = {
             name: torch.tensor([getattr(job.recipe, name) for job in jobs], dtype=torch.float64)
             for name in ("alpha", "beta", "lr", "momentum", "weight_decay", "dropout")
@@ -176,6 +179,7 @@ class Stack:
             "bounds": ((scale - mean[:, None]) / spread[:, None]).to(self.dtype),
             "has_stop": stop.any(1),
             "finite": torch.ones(len(jobs), dtype=torch.bool, device=device),
+            "diverged": torch.zeros(len(jobs), dtype=torch.bool, device=device),
             "finished": torch.zeros(len(jobs), dtype=torch.bool, device=device),
             "best_loss": torch.full((len(jobs),), torch.inf, device=device, dtype=self.dtype),
             "best_epoch": torch.zeros(len(jobs), dtype=torch.int64, device=device),
@@ -318,6 +322,8 @@ class Stack:
         heads["best_epoch"].copy_(torch.where(keep, number, heads["best_epoch"]))
         self._keep(keep)
         patient = number - heads["best_epoch"] < heads["patience"]
+        # Not what becomes of a head that is finished and only waits to be taken out.
+        heads["diverged"].logical_or_(running & ~heads["finite"])
         over = last | ~heads["finite"] | (heads["has_stop"] & ~patient)
         self.epochs[self.ids] += running
         heads["finished"].logical_or_(over)
@@ -412,7 +418,7 @@ class Stack:
         """Write the kept weights of ``chosen`` heads and their predictions to the results."""
         here, ids = chosen.to(self.device), self.ids.cpu()[chosen]
         best = {name: p.index_select(0, here) for name, p in self.best.items()}
-        finite = self.heads["finite"].index_select(0, here)
+        diverged = self.heads["diverged"].index_select(0, here)
         bounds = self.heads["bounds"].index_select(0, here)
         keys = [self.keys[h] for h in chosen.tolist()]
         scores = torch.empty(len(keys), self.problem.num_clips, dtype=self.dtype)
@@ -427,7 +433,7 @@ class Stack:
         scale = self.heads["label_scale"].index_select(0, here).cpu()
         mean = self.heads["label_mean"].index_select(0, here).cpu()
         predictions = scores * scale[:, None] + mean[:, None]
-        diverged = ~finite.cpu() | ~predictions.isfinite().all(1)
+        diverged = diverged.cpu() | ~predictions.isfinite().all(1)
         results = self.results
         results.predictions[ids] = predictions.masked_fill(diverged[:, None], torch.nan)
         results.diverged[ids] = diverged
@@ -439,9 +445,9 @@ class Stack:
             else:
                 results.params[name][ids] = best[name].cpu()
         if results.centre is not None and results.scale is not None:
-            for position, (fold, _) in zip(ids.tolist(), keys, strict=True):
+            for fold, _, part in _runs(keys):
                 centre, spread = self.moments[fold]
-                results.centre[position], results.scale[position] = centre.cpu(), spread.cpu()
+                results.centre[ids[part]], results.scale[ids[part]] = centre.cpu(), spread.cpu()
 
     def _select(self, chosen: Tensor) -> None:
         """Go on with ``chosen`` heads only."""
