@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ from qamro_cache.training.net import Dropout, Group, LayeredNet
 from qamro_cache.training.recipe import Job, Recipe
 
 pytest.importorskip("triton")
-from qamro_cache.training import kernels, passes
+from qamro_cache.training import kernels, measures, passes, step_loss
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="run by the test below, interpreted")
@@ -220,8 +221,6 @@ def test_one_pass_between_products_interpreted(activation):
 @interpreted
 def test_measures_interpreted():
     """Ties, masks, constants, an unknown system, an empty one and a NaN: as the metrics have it."""
-    from qamro_cache.training.measures import measure
-
     heads, clips, systems = 6, 70, 35
     g = torch.Generator().manual_seed(0)
     target, pred, before = (torch.randint(1, 9, (heads, clips), generator=g) / k for k in (2, 3, 1))
@@ -232,7 +231,7 @@ def test_measures_interpreted():
     pred[3, 7], mask[3, 7] = torch.nan, False
     mask[4] = False
     mask[5, 1:] = False
-    ours = measure(pred, before, target, mask, system, systems)
+    ours = measures.measure(pred, before, target, mask, system, systems)
     seen = mask.double()
     x, y = (metrics.system_means(v, system, systems, seen) for v in (pred, target))
     there = (x.clips > 0).double()
@@ -327,8 +326,6 @@ COMPILED = {
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiles_for_a_gpu_without_spilling(name, tmp_path):
     """For an H100, which need not be here, in bfloat16: on tensor cores, in registers alone."""
-    import re
-
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -355,6 +352,51 @@ def test_compiles_for_a_gpu_without_spilling(name, tmp_path):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "STACK:0 " in used.stdout + used.stderr
+
+
+#: Pointers of the kernels that are few and small, by name; every other argument is a number.
+POINTERS = {
+    "*fp32": "x y z bias dh kept total best p first second grad rates target scores ranking slopes"
+    " factors values before out",
+    "*u8": "mask train valid better finite present",
+    "*i64": "clips order system",
+    "*fp64": "mean_x mean_y",
+}
+SMALL = {
+    "agreement": (measures._agreement, {"RANKS_ONLY": False, "BLOCK": 64}),
+    "ranks": (measures._agreement, {"RANKS_ONLY": True, "BLOCK": 64}),
+    "by_system": (measures._by_system, {"BLOCK": 64, "SYSTEMS": 32}),
+    "batch": (step_loss._batch, {"BLOCK": 256}),
+    "combine": (step_loss._combine, {"STEP": True, "BLOCK": 256}),
+    "activate": (passes._activate, {"ACTIVATION": "relu", "BLOCK": 1024}),
+    "differentiate": (passes._differentiate, {"ACTIVATION": "tanh", "BM": 64, "BN": 64}),
+    "keep": (passes._keep, {"BLOCK": 1024}),
+    "adamw": (passes._adamw, {**STEP, "BLOCK": 1024}),
+}
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("one", [False, True])
+@pytest.mark.parametrize("name", SMALL)
+def test_small_kernels_compile_for_a_gpu(name, one):
+    """The interpreter takes what a compiler refuses; sizes of 1 are constants to Triton."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel, constants = SMALL[name]
+    names = kernel.arg_names
+    types = dict.fromkeys(names, "constexpr" if one else "i32") | {
+        pointer: kind
+        for kind, pointers in POINTERS.items()
+        for pointer in pointers.split()
+        if pointer in names
+    }
+    places = {(k,): 1 for k, key in enumerate(names) if types[key] == "constexpr"}
+    places |= {(names.index(key),): value for key, value in constants.items()}
+    types |= dict.fromkeys(constants, "constexpr")
+    code = triton.compile(ASTSource(kernel, types, places), target=GPUTarget("cuda", 90, 32)).asm
+    assert not re.search(r"\b(atom|red)\.", code["ptx"])
 
 
 gpu = pytest.mark.gpu

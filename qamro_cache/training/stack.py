@@ -11,7 +11,8 @@ from qamro_cache.evaluation import metrics
 from qamro_cache.heads.architectures import Rows, init_params, score_rows
 from qamro_cache.losses.registry import LossSettings, parse_loss
 from qamro_cache.training.net import Dropout, Group, make_net
-from qamro_cache.training.problem import Problem, indices, make_schedule
+from qamro_cache.training.prepare import rows_of_folds, start_from, tensors_of_heads
+from qamro_cache.training.problem import Problem, make_schedule
 from qamro_cache.training.recipe import DEFAULT_LOSS, Bools, Job
 from qamro_cache.training.result import Result, empty_result
 from qamro_cache.training.schedule import Indices
@@ -70,12 +71,16 @@ class Stack:
         self.fuses_loss = one_pass and usual and problem.offsets is None
         self.schedule, orders = make_schedule(problem, jobs)
         self.keys = [(job.fold, order) for job, order in zip(jobs, orders, strict=True)]
-        self._prepare_folds()
-        self._prepare_heads(orders)
+        self.folds = rows_of_folds(problem, [job.fold for job in jobs], self.settings, dtype)
+        self.heads = tensors_of_heads(problem, jobs, orders, dtype)
+        self.max_epochs = max(job.recipe.epochs for job in jobs)
+        # Which clips count for whom, once for each kind of head: asked at every step.
+        usable = self.heads["train"].cpu().numpy()
+        self.usable = {(order, usable[h].tobytes()): usable[h] for h, order in enumerate(orders)}
         shape = problem.rows.values.shape[1:]
         seeds = [job.seed for job in jobs]
         self.params = init_params(self.settings, shape, seeds, device=self.device, dtype=dtype)
-        self._start_from(initial)
+        start_from(self.params, self.heads, jobs, initial)
         self.optimiser = optimiser(self.params, self.heads)
         self.drops = recipe.dropout > 0
         self.steps = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -91,120 +96,11 @@ class Stack:
         self.blank = blank
         self.epochs = torch.zeros(heads, dtype=torch.int64, device=self.device)
         kept = self.params if weights else {}
+        standardised = self.folds[jobs[0].fold].moments is not None
         self.results = empty_result(
-            heads, problem.num_clips, kept, dtype, shape[-1] if self.moments else 0
+            heads, problem.num_clips, kept, dtype, shape[-1] if standardised else 0
         )
         self._regroup()
-
-    def _start_from(self, initial: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Replace random parameters by those of a head that scores in label units."""
-        for h, job in enumerate(self.jobs):
-            start = dict(initial.get(job.target, {}))
-            if start:
-                # The stack's heads score in standardised labels.
-                mean, scale = self.heads["label_mean"][h], self.heads["label_scale"][h]
-                bias = start["output.bias"].to(self.device, self.dtype)
-                start["output.bias"] = (bias - mean) / scale
-                start["output.weight"] = start["output.weight"].to(self.device, self.dtype) / scale
-            for name, value in start.items():
-                self.params[name][h] = value.to(self.device, self.dtype)
-
-    def _prepare_folds(self) -> None:
-        """Standardise the rows by each fold's training clips, and cut out its stop set."""
-        problem, folds = self.problem, self.problem.folds
-        values = problem.rows.values.to(self.dtype)
-        standardise = self.settings.kind != "audiobox"
-        self.values: dict[int, Tensor] = {}
-        self.stop_rows: dict[int, Rows] = {}
-        self.moments: dict[int, tuple[Tensor, Tensor]] = {}
-        for fold in dict.fromkeys(fold for fold, _ in self.keys):
-            self.values[fold] = values
-            if standardise:
-                train = indices(folds.train[fold], self.device)
-                seen = problem.take(values, train).values
-                centre, scale = seen.double().mean(0), seen.double().std(0, correction=0)
-                # A feature that is constant but for rounding carries nothing.
-                scale = torch.where(scale > 1e-7 * centre.abs().clamp_min(1e-12), scale, 1)
-                self.moments[fold] = centre.to(self.dtype), scale.to(self.dtype)
-                self.values[fold] = (values - self.moments[fold][0]) / self.moments[fold][1]
-            if folds.stop[fold].any():
-                stop = indices(folds.stop[fold], self.device)
-                self.stop_rows[fold] = problem.take(self.values[fold], stop)
-
-    def _prepare_heads(self, orders: Sequence[int]) -> None:
-        """Make one tensor of each setting and label statistic, [H] or [H, clips]."""
-        problem, jobs, device = self.problem, self.jobs, self.device
-        fold = torch.tensor([job.fold for job in jobs], device=device)
-        row = torch.tensor([job.target for job in jobs], device=device)
-        target = problem.targets[row]
-        known = target.isfinite()
-        masks = (
-            torch.from_numpy(problem.folds.train).to(device),
-            torch.from_numpy(problem.folds.stop).to(device),
-        )
-        train, stop = (mask[fold] & known for mask in masks)
-        count = train.sum(1).clamp_min(1)
-        target = torch.where(known, target, 0)
-        mean = (target * train).sum(1) / count
-        spread = (((target - mean[:, None]) ** 2 * train).sum(1) / count).sqrt()
-        spread = torch.where(spread > 0, spread, 1)
-        low = torch.where(train, target, torch.inf).amin(1)
-        high = torch.where(train, target, -torch.inf).amax(1)
-        # Equal training labels: no pair, so any range will do.
-        high = torch.where(high > low, high, low + 1)
-        scale = problem.ranges[row]
-        if self.normalize == "scale":
-            low, high = scale[:, 0], scale[:, 1]
-        losses = [parse_loss(job.recipe.loss) for job in jobs]
-        coefficients = torch.tensor(
-            [[t.coefficient for t in loss.terms] for loss in losses], dtype=torch.float64
-        )
-        numbers = {
-            name: torch.tensor([getattr(job.recipe, name) for job in jobs], dtype=torch.float64)
-            for name in ("alpha", "beta", "lr", "momentum", "weight_decay", "dropout")
-        }
-        self.heads = {name: value.to(device, self.dtype) for name, value in numbers.items()}
-        self.heads |= {
-            "coefficients": coefficients.to(device, self.dtype),
-            "epochs": torch.tensor([job.recipe.epochs for job in jobs], device=device),
-            "patience": torch.tensor([job.recipe.patience for job in jobs], device=device),
-            "seed": torch.tensor([job.seed for job in jobs], device=device),
-            "order": torch.tensor(orders, device=device),
-            "target": target.to(self.dtype),
-            "train": train,
-            "label_mean": mean.to(self.dtype),
-            "label_scale": spread.to(self.dtype),
-            "low": low.to(self.dtype),
-            "high": high.to(self.dtype),
-            "bounds": ((scale - mean[:, None]) / spread[:, None]).to(self.dtype),
-            "has_stop": stop.any(1),
-            "finite": torch.ones(len(jobs), dtype=torch.bool, device=device),
-            "diverged": torch.zeros(len(jobs), dtype=torch.bool, device=device),
-            "finished": torch.zeros(len(jobs), dtype=torch.bool, device=device),
-            "best_loss": torch.full((len(jobs),), torch.inf, device=device, dtype=self.dtype),
-            "best_epoch": torch.zeros(len(jobs), dtype=torch.int64, device=device),
-        }
-        self._prepare_stop_labels(stop)
-        self.max_epochs = max(job.recipe.epochs for job in jobs)
-        # Which clips count for whom, once for each kind of head: asked at every step.
-        usable = train.cpu().numpy()
-        self.usable = {(order, usable[h].tobytes()): usable[h] for h, order in enumerate(orders)}
-
-    def _prepare_stop_labels(self, stop: Tensor) -> None:
-        """Bring each head's stop set to one width: labels, masks and systems [H, S]."""
-        folds, device = self.problem.folds, self.device
-        width = max(int(folds.stop[fold].sum()) for fold, _ in self.keys)
-        clips = torch.zeros(len(self.keys), width, dtype=torch.int64, device=device)
-        inside = torch.zeros(len(self.keys), width, dtype=torch.bool, device=device)
-        for h, (fold, _) in enumerate(self.keys):
-            held = indices(folds.stop[fold], device)
-            clips[h, : len(held)], inside[h, : len(held)] = held, True
-        self.heads |= {
-            "stop_target": self.heads["target"].gather(1, clips),
-            "stop_mask": stop.gather(1, clips) & inside,
-            "stop_system": self.problem.systems.expand(len(self.keys), -1).gather(1, clips),
-            "stop_before": torch.full(clips.shape, torch.nan, dtype=self.dtype, device=device),
-        }
 
     def _regroup(self) -> None:
         """Find the runs of heads that see the same rows; bind what depends on the heads."""
@@ -273,7 +169,7 @@ class Stack:
     def _step(self, batch: Batch, cap: int | None) -> None:
         heads = self.heads
         groups = [
-            Group(self.problem.take(self.values[fold], batch.clips[turn], cap), part)
+            Group(self.problem.take(self.folds[fold].values, batch.clips[turn], cap), part)
             for fold, turn, part in self.groups
         ]
         dropout = Dropout(heads["dropout"], heads["seed"], self.steps) if self.drops else None
@@ -313,7 +209,7 @@ class Stack:
         running = ~heads["finished"]
         last = number >= heads["epochs"]
         keep = running & last & ~heads["has_stop"]
-        if self.stop_rows:
+        if any(fold.stop is not None for fold in self.folds.values()):
             loss = self._watch(running)
             heads["finite"].logical_and_(loss.isfinite() | ~heads["has_stop"])
             better = running & heads["has_stop"] & (loss < heads["best_loss"])
@@ -335,8 +231,9 @@ class Stack:
         target = heads["stop_target"]
         pred = torch.zeros_like(target)
         for fold, _, part in self.groups:
-            if fold in self.stop_rows:
-                some = self._score(self.params, part, self.stop_rows[fold])
+            rows = self.folds[fold].stop
+            if rows is not None:
+                some = self._score(self.params, part, rows)
                 # Without the clip that padding windows belong to.
                 width = min(some.shape[1], pred.shape[1])
                 pred[part, :width] = some[:, :width]
@@ -426,7 +323,7 @@ class Stack:
             stop = min(start + EVAL_CLIPS, self.problem.num_clips)
             clips = torch.arange(start, stop, device=self.device)
             for fold, _, part in _runs(keys):
-                rows = self.problem.take(self.values[fold], clips)
+                rows = self.problem.take(self.folds[fold].values, clips)
                 some = {name: p[part] for name, p in best.items()}
                 block = score_rows(self.settings, some, rows, bounds=bounds[part])
                 scores[part, start:stop] = block[:, : len(clips)].cpu()
@@ -444,9 +341,10 @@ class Stack:
                 results.params[name] = best[name].cpu()
             else:
                 results.params[name][ids] = best[name].cpu()
-        if results.centre is not None and results.scale is not None:
-            for fold, _, part in _runs(keys):
-                centre, spread = self.moments[fold]
+        for fold, _, part in _runs(keys):
+            moments = self.folds[fold].moments
+            if results.centre is not None and results.scale is not None and moments is not None:
+                centre, spread = moments
                 results.centre[ids[part]], results.scale[ids[part]] = centre.cpu(), spread.cpu()
 
     def _select(self, chosen: Tensor) -> None:

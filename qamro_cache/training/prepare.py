@@ -1,0 +1,149 @@
+"""What a stack starts from: rows standardised for each fold, and a tensor a number of its heads."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qamro_cache.heads.architectures import HeadSettings, Rows
+from qamro_cache.losses.registry import parse_loss
+from qamro_cache.training.problem import Problem, indices
+from qamro_cache.training.recipe import Job
+
+
+class FoldRows(NamedTuple):
+    """One fold's view of the clips.
+
+    Attributes:
+        values: rows of all clips.
+        stop: rows of the stop set; None for a fold without one.
+        moments: centre and scale [D] of the training clips' rows; None where rows stay as they are.
+    """
+
+    values: Tensor
+    stop: Rows | None
+    moments: tuple[Tensor, Tensor] | None
+
+
+def rows_of_folds(
+    problem: Problem, folds: Iterable[int], settings: HeadSettings, dtype: torch.dtype
+) -> dict[int, FoldRows]:
+    """Standardise the rows by each fold's training clips, and cut out its stop set."""
+    values = problem.rows.values.to(dtype)
+    device = values.device
+    made = {}
+    for fold in dict.fromkeys(folds):
+        mine, moments = values, None
+        if settings.kind != "audiobox":
+            train = indices(problem.folds.train[fold], device)
+            seen = problem.take(values, train).values
+            centre, scale = seen.double().mean(0), seen.double().std(0, correction=0)
+            # A feature that is constant but for rounding carries nothing.
+            scale = torch.where(scale > 1e-7 * centre.abs().clamp_min(1e-12), scale, 1)
+            moments = centre.to(dtype), scale.to(dtype)
+            mine = (values - moments[0]) / moments[1]
+        stop = None
+        if problem.folds.stop[fold].any():
+            stop = problem.take(mine, indices(problem.folds.stop[fold], device))
+        made[fold] = FoldRows(mine, stop, moments)
+    return made
+
+
+def tensors_of_heads(
+    problem: Problem, jobs: Sequence[Job], orders: Sequence[int], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return one tensor of each setting and label statistic, [H] or [H, clips]."""
+    device = problem.targets.device
+    fold = torch.tensor([job.fold for job in jobs], device=device)
+    row = torch.tensor([job.target for job in jobs], device=device)
+    target = problem.targets[row]
+    known = target.isfinite()
+    masks = (
+        torch.from_numpy(problem.folds.train).to(device),
+        torch.from_numpy(problem.folds.stop).to(device),
+    )
+    train, stop = (mask[fold] & known for mask in masks)
+    count = train.sum(1).clamp_min(1)
+    target = torch.where(known, target, 0)
+    mean = (target * train).sum(1) / count
+    spread = (((target - mean[:, None]) ** 2 * train).sum(1) / count).sqrt()
+    spread = torch.where(spread > 0, spread, 1)
+    low = torch.where(train, target, torch.inf).amin(1)
+    high = torch.where(train, target, -torch.inf).amax(1)
+    # Equal training labels: no pair, so any range will do.
+    high = torch.where(high > low, high, low + 1)
+    scale = problem.ranges[row]
+    if jobs[0].recipe.normalize == "scale":
+        low, high = scale[:, 0], scale[:, 1]
+    losses = [parse_loss(job.recipe.loss) for job in jobs]
+    numbers: dict[str, Any] = {
+        name: [getattr(job.recipe, name) for job in jobs]
+        for name in ("alpha", "beta", "lr", "momentum", "weight_decay", "dropout")
+    }
+    numbers["coefficients"] = [[term.coefficient for term in loss.terms] for loss in losses]
+    heads = {
+        name: torch.tensor(values, dtype=torch.float64).to(device, dtype)
+        for name, values in numbers.items()
+    }
+    none = torch.zeros(len(jobs), dtype=torch.bool, device=device)
+    heads |= {
+        "epochs": torch.tensor([job.recipe.epochs for job in jobs], device=device),
+        "patience": torch.tensor([job.recipe.patience for job in jobs], device=device),
+        "seed": torch.tensor([job.seed for job in jobs], device=device),
+        "order": torch.tensor(orders, device=device),
+        "target": target.to(dtype),
+        "train": train,
+        "label_mean": mean.to(dtype),
+        "label_scale": spread.to(dtype),
+        "low": low.to(dtype),
+        "high": high.to(dtype),
+        "bounds": ((scale - mean[:, None]) / spread[:, None]).to(dtype),
+        "has_stop": stop.any(1),
+        "finite": ~none,
+        "diverged": none.clone(),
+        "finished": none.clone(),
+        "best_loss": torch.full((len(jobs),), torch.inf, device=device, dtype=dtype),
+        "best_epoch": torch.zeros(len(jobs), dtype=torch.int64, device=device),
+    }
+    return heads | _stop_labels(problem, jobs, heads["target"], stop)
+
+
+def _stop_labels(
+    problem: Problem, jobs: Sequence[Job], target: Tensor, stop: Tensor
+) -> dict[str, Tensor]:
+    """Bring each head's stop set to one width: labels, masks and systems [H, S]."""
+    # Row by row on the host and copied once: a copy a head would take longer than an epoch.
+    rows = [np.flatnonzero(problem.folds.stop[job.fold]) for job in jobs]
+    shape = len(rows), max(map(len, rows))
+    places, counted = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
+    for h, held in enumerate(rows):
+        places[h, : len(held)], counted[h, : len(held)] = held, True
+    clips, inside = (torch.from_numpy(x).to(target.device) for x in (places, counted))
+    return {
+        "stop_target": target.gather(1, clips),
+        "stop_mask": stop.gather(1, clips) & inside,
+        "stop_system": problem.systems.expand(len(jobs), -1).gather(1, clips),
+        "stop_before": torch.full(shape, torch.nan, dtype=target.dtype, device=target.device),
+    }
+
+
+def start_from(
+    params: Mapping[str, Tensor],
+    heads: Mapping[str, Tensor],
+    jobs: Sequence[Job],
+    initial: Mapping[int, Mapping[str, Tensor]],
+) -> None:
+    """Replace random parameters by those of a head that scores in label units."""
+    for h, job in enumerate(jobs):
+        start = dict(initial.get(job.target, {}))
+        if start:
+            # The stack's heads score in standardised labels.
+            mean, scale = heads["label_mean"][h], heads["label_scale"][h]
+            like = params["output.bias"]
+            bias = start["output.bias"].to(like)
+            start["output.bias"] = (bias - mean) / scale
+            start["output.weight"] = start["output.weight"].to(like) / scale
+        for name, value in start.items():
+            params[name][h] = value.to(params[name])
