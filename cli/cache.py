@@ -123,7 +123,13 @@ def _words(value: Any) -> str:
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=_FILES)
 @click.option("--deep", is_flag=True, help="Also encode a random sample of clips again.")
-@click.option("--sample", default=16, show_default=True, help="Clips of each file for --deep.")
+@click.option(
+    "--sample",
+    default=16,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Clips of each file for --deep.",
+)
 @click.option("--seed", default=0, help="Of the random choice for --deep.")
 @weights_options
 @click.option(

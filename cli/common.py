@@ -24,7 +24,10 @@ def one_line_errors(command: Command) -> Command:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
-            fail("stopped; run the same command again to go on")
+            fail(
+                "stopped; run the same command again "
+                "(qamro-extract and qamro-ablate go on where they were)"
+            )
         except (QamroError, OSError) as error:
             fail(printable(str(error)))
 
@@ -115,8 +118,13 @@ def notices_to_stderr() -> None:
     """Send the library's notices (logging, logger ``qamro_cache``) to stderr, a line each."""
     import logging
 
+    class OneLine(logging.Formatter):
+        # Notices quote paths and names out of files, which may hold terminal escapes.
+        def format(self, record: logging.LogRecord) -> str:
+            return printable(super().format(record))
+
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(OneLine("%(levelname)s: %(message)s"))
     logger = logging.getLogger("qamro_cache")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)

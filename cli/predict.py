@@ -66,6 +66,8 @@ def main(
 
     if sum(bool(given) for given in (cache, audio, manifest)) != 1:
         raise click.UsageError("name one of --cache, --audio and --manifest")
+    if answer_list is not None and answer is None:
+        raise click.UsageError("--answer-list needs --answer FILE")
     notices_to_stderr()
     for path in (head, *([audio] if audio else [])):
         if not path.exists():
@@ -78,8 +80,9 @@ def main(
         clips = load_manifest(manifest)
     # Loads torch, which takes seconds: a wrong name has been refused by now.
     from qamro_cache.heads.file import load_head
-    from qamro_cache.heads.predict import predict, write_predictions
+    from qamro_cache.heads.predict import predict, refuse_other_file, write_predictions
 
+    refuse_other_file(out)
     loaded = load_head(head)
     table = predict(
         loaded,

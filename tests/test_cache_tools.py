@@ -70,6 +70,33 @@ def test_merge_refuses_mixed_identities_and_axes(tmp_path: Path) -> None:
         merge_caches([tmp_path / "a.h5", tmp_path / "c.h5"], tmp_path / "m.h5")
 
 
+def test_merge_and_relabel_replace_no_file_of_which_something_would_be_lost(
+    tmp_path: Path,
+) -> None:
+    for name, prefix in (("a", "a"), ("b", "b"), ("ab", "a")):
+        write_cache(tmp_path / f"{name}.h5", content(prefix=prefix), header())
+    write_cache(tmp_path / "other.h5", content(prefix="a"), header(version="2"))
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "labels.csv").write_text("clip_id,loudness\na-0/ü,1\n")
+    for out, words in (
+        ("b.h5", "holds 6 clips that would be lost"),
+        ("other.h5", "version: '1' here, '2' there"),
+        ("notes.txt", "is no cache"),
+    ):
+        before = (tmp_path / out).read_bytes()
+        with pytest.raises(QamroError, match=words):
+            merge_caches([tmp_path / "a.h5"], tmp_path / out)
+        with pytest.raises(QamroError, match=words):
+            relabel_cache(tmp_path / "a.h5", tmp_path / "labels.csv", tmp_path / out)
+        assert (tmp_path / out).read_bytes() == before
+    with pytest.raises(QamroError, match="there is no cache"):
+        merge_caches([tmp_path / "none.h5"], tmp_path / "m.h5")
+    # The same again, and with more clips.
+    both = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    assert merge_caches(both, tmp_path / "ab.h5") == 12
+    assert merge_caches(both, tmp_path / "ab.h5") == 12
+
+
 def test_verify_finds_what_is_not_finite(tmp_path: Path) -> None:
     good = content()
     write_cache(tmp_path / "a.h5", good, header())

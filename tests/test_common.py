@@ -1,6 +1,7 @@
 """What the commands share."""
 
 import json
+import logging
 import subprocess
 import sys
 from importlib.metadata import version
@@ -9,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from qamro_cache_cli.ablate import main as ablate
 from qamro_cache_cli.cache import main as cache
-from qamro_cache_cli.common import printable, show_fields
+from qamro_cache_cli.common import notices_to_stderr, printable, show_fields
 from qamro_cache_cli.evaluate import main as evaluate
 from qamro_cache_cli.extract import main as extract
 from qamro_cache_cli.predict import main as predict
@@ -128,6 +129,8 @@ def test_mistakes_are_refused_before_torch_is_loaded(tmp_path):
         ("evaluate", [*labels, path, "--axis-map", "quality=beauty"], 1, "no axis 'beauty'"),
         ("predict", [*head, "none.safetensors", "--cache", path], 1, "none.safetensors: no such"),
         ("predict", [*head, path, "--cache", str(tmp_path / "none.h5")], 1, "there is no cache"),
+        ("predict", [*head, path, "--cache", path, "--answer-list", path], 2, "needs --answer"),
+        ("cache", ["verify", path, "--deep", "--sample", "0"], 2, "--sample"),
         ("cache", ["info", str(tmp_path / "text.h5")], 1, "not an HDF5 file"),
     ]
     done = subprocess.run(
@@ -137,6 +140,11 @@ def test_mistakes_are_refused_before_torch_is_loaded(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_terminal_escapes_are_shown_not_obeyed():
+def test_terminal_escapes_are_shown_not_obeyed(capsys, monkeypatch):
     assert printable("a\x1b[2Jb\nc") == "a\\x1b[2Jb\\nc"
     assert printable("Käfer") == "Käfer"
+    logger = logging.getLogger("qamro_cache")
+    monkeypatch.setattr(logger, "handlers", [])
+    notices_to_stderr()
+    logger.warning("%s changed", "a\x1b[2Jb\nc.wav")
+    assert capsys.readouterr().err == "WARNING: a\\x1b[2Jb\\nc.wav changed\n"

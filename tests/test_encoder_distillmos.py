@@ -72,11 +72,10 @@ def test_repeatable_and_the_same_in_any_batch(ours):
         torch.testing.assert_close(alone, value, atol=1e-5, rtol=1e-5)
 
 
-def test_half_precision_is_near(ours, caplog):
+def test_half_precision_is_near(ours):
     windows, valid = sounds(1), torch.full((1,), WINDOW)
     half = load_encoder("distillmos", EncoderOptions(precision="bfloat16"))
     assert half.spec != ours.spec
-    assert "prefer --precision float16" in caplog.text
     cosine = torch.nn.functional.cosine_similarity(
         half.encode(windows, valid)["embedding"].float(), ours.encode(windows, valid)["embedding"]
     )

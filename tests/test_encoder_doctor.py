@@ -92,3 +92,12 @@ def test_the_command_shows_findings_and_its_exit_code_tells():
     assert done.exit_code == 1
     assert done.stdout.startswith("FAIL missing: no checkpoint is named; give --checkpoint FILE")
     assert CliRunner().invoke(main, ["--check"]).exit_code == 2
+
+
+def test_a_comparison_that_fails_is_a_line(monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("CUDA error: out of memory\nmore of it")
+
+    monkeypatch.setattr(doctor, "compare", broken)
+    last = list(doctor.check_encoder("mel"))[-1]
+    assert (last.name, last.ok, last.detail) == ("upstream", False, "CUDA error: out of memory")

@@ -75,3 +75,12 @@ def test_broken_plug_ins_are_left_out_with_a_notice(plug_ins, caplog):
 def test_unknown_rate_policy():
     with pytest.raises(QamroError, match="rate policy 'fast'"):
         registry.load_encoder("mel", EncoderOptions(rate_policy="fast"))
+
+
+@pytest.mark.parametrize(
+    "identity", [{}, {"name": "mel"}, {"name": "mel", "audio": 3}, {"name": "mel", "audio": {}}]
+)
+def test_an_identity_that_names_no_encoder_is_one_line(identity):
+    """A head or cache may be a stranger's, with right checksums."""
+    with pytest.raises(QamroError, match="names no encoder that can be loaded"):
+        registry.options_of(identity)

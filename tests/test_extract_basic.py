@@ -317,3 +317,15 @@ def test_many_small_shards_make_the_same_file(
     monkeypatch.setattr(shards, "SHARD_BYTES", 1)
     extract(noises, tmp_path / "emb.h5", FakeEncoder())
     assert digests(tmp_path / "emb.h5") == digests(whole)
+
+
+def test_bfloat16_is_said_to_cost_something_when_extracting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here, so that Ray's workers need not say it, and predicting with such a head does not."""
+    clips = make_clips(tmp_path / "sounds", 2)
+    for precision in ("float16", "bfloat16"):
+        assert "prefer --precision float16" not in caplog.text
+        encoder = FakeEncoder(replace(SPEC, precision=precision))
+        extract(clips, tmp_path / f"{precision}.h5", encoder)
+    assert "prefer --precision float16" in caplog.text

@@ -134,6 +134,13 @@ def rewritten(raw: bytes, change) -> bytes:
         lambda record, tensors: record.update(row=[-1]),
         lambda record, tensors: record.update(axes=[[]]),
         lambda record, tensors: record.pop("identity"),
+        lambda record, tensors: record.update(identity="mel"),
+        lambda record, tensors: record.update(training=[]),
+        lambda record, tensors: record["axes"][0].update(axis={"name": 1, "low": 0, "high": 1}),
+        lambda record, tensors: record["axes"][0]["axis"].update(low="x"),
+        lambda record, tensors: record["axes"][0]["axis"].update(high=None),
+        lambda record, tensors: record["axes"][0]["axis"].update(low=200),
+        lambda record, tensors: record["axes"][0]["axis"].update(high=10**400),
     ],
 )
 def test_a_forged_head_is_refused(tmp_path, change):

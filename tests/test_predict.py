@@ -16,7 +16,7 @@ from qamro_cache.cache.writer import write_cache
 from qamro_cache.datasets.records import Axis, labels_from_means
 from qamro_cache.errors import QamroError
 from qamro_cache.heads.architectures import HeadSettings, init_params
-from qamro_cache.heads.file import AxisHead, Head
+from qamro_cache.heads.file import AxisHead, Head, save_head
 from qamro_cache.heads.novelty import reference_clips
 from qamro_cache.heads.predict import predict, write_predictions
 from qamro_cache.identity import AudioPolicy, EncoderSpec, identity_of
@@ -208,6 +208,20 @@ def test_a_file_of_another_kind_is_not_overwritten(cache, tmp_path):
         with pytest.raises(QamroError, match="choose another name"):
             write_predictions(table, precious)
         assert precious.read_text() == columns
+
+
+def test_a_file_that_is_kept_is_refused_before_the_work(cache, tmp_path, monkeypatch):
+    """Embedding a folder may take hours."""
+    from click.testing import CliRunner
+    from qamro_cache_cli.predict import main
+
+    save_head(tmp_path / "head.safetensors", make_head())
+    (tmp_path / "ratings.csv").write_text("clip_id,path,quality\n")
+    monkeypatch.setattr("qamro_cache.heads.predict.predict", lambda *_, **__: pytest.fail("worked"))
+    arguments = ["--head", str(tmp_path / "head.safetensors"), "--audio", str(tmp_path)]
+    failed = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "ratings.csv")])
+    assert failed.exit_code == 1, failed.output
+    assert "choose another name" in failed.stderr
 
 
 def test_predicting_the_training_set_warns(cache, caplog):

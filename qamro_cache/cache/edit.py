@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from qamro_cache.cache.merge import assemble, open_source
+from qamro_cache.cache.merge import assemble, open_source, refuse_loss
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.errors import QamroError
 
@@ -31,12 +31,15 @@ def relabel_cache(path: Path, labels: Path, out: Path | None = None) -> int:
         The number of clips that have a rating now.
 
     Raises:
-        QamroError: the label file is not of that form, or the cache is damaged.
+        QamroError: the label file is not of that form, the cache is damaged, or ``out`` exists
+            and is no cache, or would lose clips.
     """
     from qamro_cache.datasets.labels import relabel
 
     source = open_source(path)
     size = len(source.content.clips)
+    if out is not None:
+        refuse_loss(out, source.header.identity, source.content.clips["clip_id"])
     clips, new = relabel(labels, source.content.clips, source.content.labels)
     order = np.stack([np.zeros(size, np.int64), np.arange(size)], axis=1)
     assemble(out or path, source.header, [source], order, clips, new)

@@ -1,7 +1,7 @@
 """Put the rows of several cache files into one, in any order, in bounded memory."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ class Source:
 
 def open_source(path: Path) -> Source:
     """Open a file for merging."""
+    if not path.exists():
+        raise QamroError(f"there is no cache {path}; qamro-extract makes one")
     container = open_container(path)
     tables = Tables(container)
     return Source(container, tables.header, tables.content())
@@ -160,6 +162,26 @@ def _feature_pieces(
             yield container.rows(name, start, min(start + step, last))
 
 
+def refuse_loss(out: Path, identity: Mapping[str, Any], clip_ids: Iterable[str]) -> None:
+    """Refuse to replace a file that is no cache, or a cache of which something would be lost.
+
+    Args:
+        out: file that is to be made.
+        identity: of what will be in it.
+        clip_ids: likewise.
+    """
+    if not out.exists():
+        return
+    there = open_source(out)
+    refuse_mixture(Path("the new file"), identity, out, there.header.identity)
+    lost = set(there.content.clips["clip_id"]) - set(clip_ids)
+    if lost:
+        raise QamroError(
+            f"{out} is there already and holds {len(lost)} clips that would be lost "
+            f"(one is {min(lost)!r}); give another --out, or move the file away"
+        )
+
+
 def merge_caches(paths: Sequence[Path], out: Path) -> int:
     """Join caches of one identity, in the order given; the shards of one run by their numbers.
 
@@ -169,12 +191,15 @@ def merge_caches(paths: Sequence[Path], out: Path) -> int:
         The number of clips in ``out``.
 
     Raises:
-        QamroError: identities, axes or the two versions of a clip differ; a file is damaged.
+        QamroError: identities, axes or the two versions of a clip differ; a file is damaged;
+            ``out`` exists and is no cache, or would lose clips.
     """
     if not paths:
         raise QamroError("no cache file was given")
     sources = _by_shard([open_source(path) for path in paths])
     first = sources[0]
+    ids = (clip_id for source in sources for clip_id in source.content.clips["clip_id"])
+    refuse_loss(out, first.header.identity, ids)
     for source in sources[1:]:
         refuse_mixture(
             first.container.path,

@@ -66,9 +66,17 @@ def check_encoder(
         try:
             yield from check(encoder, device)
         except (QamroError, RuntimeError) as error:
-            yield Check(check.__name__.lstrip("_"), False, str(error).splitlines()[0])
-    if (compared := compare(encoder, options, device)) is not None:
-        yield Check("upstream", *compared)
+            yield Check(check.__name__.lstrip("_"), False, _first_line(error))
+    try:
+        if (compared := compare(encoder, options, device)) is not None:
+            yield Check("upstream", *compared)
+    # Ours failed, or the two are not of one shape.
+    except (QamroError, RuntimeError) as error:
+        yield Check("upstream", False, _first_line(error))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def signal(encoder: Encoder, device: str) -> tuple[Tensor, Tensor]:

@@ -83,11 +83,6 @@ def load_encoder(name: str, options: EncoderOptions | None = None, device: str =
     missing = list(info.missing(argument, options))
     if missing:
         raise QamroError(f"encoder {name} is not ready: {'; '.join(missing)}")
-    if options.precision == "bfloat16":
-        logger.warning(
-            "bfloat16 errs by up to 5 % of the distance between two clips (clap and audiobox; "
-            "float16 by less than 1 %); prefer --precision float16"
-        )
     return info.load(argument, options, device)
 
 
@@ -104,7 +99,22 @@ def options_of(
         checkpoint: where the weights are on this machine.
         tokenizer: where the vocabulary is; left out where the identity has none.
         allow_pickle: as in ``EncoderOptions``.
+
+    Raises:
+        QamroError: a field of the identity is missing.
     """
+    try:
+        return _options_of(identity, checkpoint, tokenizer, allow_pickle)
+    except (KeyError, TypeError) as error:
+        raise QamroError(
+            f"the identity names no encoder that can be loaded (field {error}); "
+            "its file was not written by this program"
+        ) from error
+
+
+def _options_of(
+    identity: Mapping[str, Any], checkpoint: str, tokenizer: str, allow_pickle: bool
+) -> EncoderOptions:
     name, audio = str(identity["name"]), identity["audio"]
     has_text_tower = name == "clap" or name.startswith("hf:")
     return EncoderOptions(

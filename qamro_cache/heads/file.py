@@ -159,7 +159,9 @@ def load_head(path: Path) -> Head:
         if metadata["sha256"] != _checksum(metadata["record"], tensors):
             raise QamroError(f"{path}: its checksum is wrong: the file is damaged")
         return _from_record(json.loads(metadata["record"]), tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (
+        SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError
+    ) as error:  # fmt: skip
         kind = type(error).__name__
         raise QamroError(f"{path} is damaged or not a head file ({kind}: {error})") from error
 
@@ -174,7 +176,7 @@ def _from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> He
         for name, shape in parameter_shapes(settings, row).items():
             params[name] = _tensor(tensors, f"{index}/params/{name}", (len(seeds), *shape))
         one = AxisHead(
-            axis=Axis(**entry["axis"]),
+            axis=_axis(**entry["axis"]),
             seeds=seeds,
             params=params,
             label_mean=float(entry["label_mean"]),
@@ -197,6 +199,8 @@ def _from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> He
         scale=_tensor(tensors, "reference/scale", (width,)),
         far=math.inf if record["far"] is None else float(record["far"]),
     )
+    if not (isinstance(record["identity"], dict) and isinstance(record["training"], dict)):
+        raise ValueError("identity or training is no record")
     return Head(
         settings=settings,
         row=row,
@@ -207,6 +211,15 @@ def _from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> He
         reference=reference,
         training=record["training"],
     )
+
+
+def _axis(name: object, low: object, high: object) -> Axis:
+    if not (isinstance(name, str) and all(isinstance(end, int | float) for end in (low, high))):
+        raise ValueError(f"axis {name!r} from {low!r} to {high!r} is no name with two numbers")
+    axis = Axis(name, float(low), float(high))  # type: ignore[arg-type]
+    if not -math.inf < axis.low < axis.high < math.inf:
+        raise ValueError(f"axis {name!r} from {low!r} to {high!r} is no range")
+    return axis
 
 
 def _tensor(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:

@@ -30,6 +30,22 @@ logger = logging.getLogger("qamro_cache")
 #: Windows scored at once: bounds the memory for hidden layers, whatever the cache's size.
 _WINDOWS = 8192
 
+#: Of the table of predictions.
+COLUMNS = (
+    "clip_id",
+    "system",
+    "group",
+    "axis",
+    "seed",
+    "fold",
+    "prediction",
+    "target",
+    "scale",
+    "spread",
+    "far",
+    "reason",
+)
+
 #: What libsndfile reads, by the file's ending.
 AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")
 
@@ -92,8 +108,9 @@ def predict_cache(head: Head, cache: "Cache", device: str = "cpu") -> pd.DataFra
     check_identity(head, cache.identity)
     if cache.dataset and cache.dataset == head.training.get("dataset"):
         logger.warning(
-            "the head was trained on %s: what it says about those clips is no sign of how good it "
-            "is; that is in the predictions.csv of its qamro-train run",
+            "the head was trained on a set of this name, %s: what it says about clips that it was "
+            "trained on is no sign of how good it is; that is in the predictions.csv of its "
+            "qamro-train run",
             cache.dataset,
         )
     offsets, weights, windows = _windows(head, cache, device)
@@ -143,7 +160,8 @@ def predict_cache(head: Head, cache: "Cache", device: str = "cpu") -> pd.DataFra
                     "spread": scores.std(0, ddof=1) if len(scores) > 1 else np.nan,
                     "far": far,
                     "reason": reasons,
-                }
+                },
+                columns=list(COLUMNS),
             )
             for one, scores in zip(head.axes, members, strict=True)
         ],
@@ -153,13 +171,7 @@ def predict_cache(head: Head, cache: "Cache", device: str = "cpu") -> pd.DataFra
 
 def write_predictions(table: pd.DataFrame, path: Path) -> None:
     """Write a table of predictions as CSV, whole or not at all; replace only an older one."""
-    if path.exists():
-        with path.open("rb") as file:
-            # That of qamro-train, out of fold, has other columns and is not replaced either.
-            if file.readline().rstrip() != ",".join(table.columns).encode():
-                raise QamroError(
-                    f"{path} is no table of qamro-predict, and is kept; choose another name"
-                )
+    refuse_other_file(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,6 +181,18 @@ def write_predictions(table: pd.DataFrame, path: Path) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def refuse_other_file(path: Path) -> None:
+    """Refuse to replace anything but a table of `predict`; a command asks before the work, too."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        # The table of qamro-train, out of fold, has other columns and is not replaced either.
+        if file.readline().rstrip() != ",".join(COLUMNS).encode():
+            raise QamroError(
+                f"{path} is no table of qamro-predict, and is kept; choose another name"
+            )
 
 
 def write_answer_file(table: pd.DataFrame, path: Path, answer_list: Path | None = None) -> None:
@@ -238,7 +262,7 @@ def _embed(
     from qamro_cache.cache.reader import open_cache
     from qamro_cache.extraction.extract import extract
 
-    dtype = str(head.identity["stored_dtype"])
+    dtype = str(head.identity.get("stored_dtype", ""))
     extract(clips, out, encoder, device=device, dtype=dtype, progress=progress)
     return open_cache(out)
 
