@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +22,7 @@ from .common import (
     version_option,
     weights_options,
 )
+from .extraction_bar import ExtractionBar
 
 if TYPE_CHECKING:
     from qamro_cache.datasets.records import Dataset
@@ -177,7 +178,7 @@ def main(
     from qamro_cache.encoders.registry import load_encoder
     from qamro_cache.extraction.extract import extract, run_extraction
 
-    with _Bar() as bar:
+    with ExtractionBar() as bar:
         if ray is None:
             device = device or _default_device()
             summary = extract(
@@ -331,55 +332,3 @@ def _show_summary(summary: "Summary", synthetic: bool, as_json: bool) -> None:
             f"{figures['encode_windows_per_second_per_encoder']:.1f} windows/s, waiting for audio "
             f"{100 * stats.wait_share:.0f} % of its time"
         )
-
-
-class _Bar:
-    """A progress bar on stderr; plain lines now and then where stderr is no terminal."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        self._console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("clips"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._task: Any = None
-        self._last = 0.0
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def show(self, stats: Any) -> None:
-        """Show where the run is."""
-        done = stats.clips_reused + stats.clips_done
-        left = stats.seconds_left
-        note = (
-            f"{stats.clips_per_second:.1f} clips/s, {stats.failed} failed, "
-            f"encoder waits {100 * stats.wait_share:.0f} %, "
-            f"{'' if left is None else _duration(left) + ' left'}"
-        )
-        if self._progress.disable:
-            # Once a minute in a log file.
-            if stats.elapsed - self._last > 60:
-                self._last = stats.elapsed
-                click.echo(f"{done}/{stats.clips_total} clips: {note}", err=True)
-            return
-        if self._task is None:
-            self._task = self._progress.add_task("", total=stats.clips_total, note=note)
-        self._progress.update(self._task, completed=done, note=note)
-
-
-def _duration(seconds: float) -> str:
-    minutes, whole = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{whole:02d}" if hours else f"{minutes}:{whole:02d}"

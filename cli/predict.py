@@ -1,5 +1,6 @@
 """``qamro-predict``: scores for new clips from a head file."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from .common import (
     version_option,
     weights_options,
 )
+from .extraction_bar import ExtractionBar
 
 if TYPE_CHECKING:
     from qamro_cache.datasets.records import Dataset
@@ -84,15 +86,17 @@ def main(
 
     refuse_other_file(out)
     loaded = load_head(head)
-    table = predict(
-        loaded,
-        cache=opened,
-        audio=clips,
-        checkpoint=checkpoint,
-        tokenizer=tokenizer,
-        allow_pickle=allow_pickle,
-        device=device,
-    )
+    with nullcontext() if opened is not None else ExtractionBar() as bar:
+        table = predict(
+            loaded,
+            cache=opened,
+            audio=clips,
+            checkpoint=checkpoint,
+            tokenizer=tokenizer,
+            allow_pickle=allow_pickle,
+            device=device,
+            progress=None if bar is None else bar.show,
+        )
     write_predictions(table, out)
     rows = []
     for axis, part in table.groupby("axis", sort=False):

@@ -19,7 +19,7 @@ from qamro_cache.cache.container import open_container
 from qamro_cache.cache.content import concatenate
 from qamro_cache.cache.edit import export_cache, relabel_cache
 from qamro_cache.cache.merge import merge_caches
-from qamro_cache.cache.reader import open_cache
+from qamro_cache.cache.reader import open_cache, refuse_mixture
 from qamro_cache.cache.verify import verify_cache
 from qamro_cache.cache.writer import write_cache
 from qamro_cache.encoders import registry
@@ -193,3 +193,10 @@ def header_of(cache: object) -> object:
     from qamro_cache.cache.content import Header
 
     return Header(cache.identity, cache.dataset, cache.synthetic, {})  # type: ignore[attr-defined]
+
+
+def test_a_refused_mixture_names_the_encoder_first_and_not_everything() -> None:
+    ours = {"audio": {"hop": 1, "window": 1}, "dtype": "a", "name": "mel", "version": "1"}
+    theirs = {"audio": {"hop": 2, "window": 2}, "dtype": "b", "name": "clap", "version": "2"}
+    with pytest.raises(QamroError, match=r"\(name: 'mel' here, 'clap' there; .* and 2 more\)$"):
+        refuse_mixture(Path("a.h5"), ours, Path("b.h5"), theirs)

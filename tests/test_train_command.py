@@ -211,7 +211,7 @@ def test_another_run_in_the_folder_is_kept(cache, tmp_path):
         refused = run(*changed, "--save-folds")
         assert refused.exit_code == 1, refused.output
         last = refused.stderr.splitlines()[-1]
-        assert last.startswith(f"error: {out} holds a run with another {name}"), last
+        assert last.startswith(f"error: {out} holds a run that differs in {name}"), last
         assert "--overwrite" in last
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "predictions.csv").write_text("mine")

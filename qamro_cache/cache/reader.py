@@ -217,10 +217,15 @@ def _shapes(features: Any) -> dict[str, tuple[int, ...]]:
 
 def refuse_mixture(path: Path, ours: Any, other: Path, theirs: Any) -> None:
     """Raise if two identities differ, naming the differences."""
-    lines = identity_differences(ours, theirs)
+    # The encoder's name says most: another one differs in nearly everything.
+    lines = sorted(
+        identity_differences(ours, theirs), key=lambda line: line.split(":")[0] != "name"
+    )
     if lines:
+        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
         raise QamroError(
-            f"{path} and {other} were not made by the same encoder and settings: {'; '.join(lines)}"
+            f"{path} and {other} were not made by the same encoder and settings "
+            f"({'; '.join(lines[:3])}{more})"
         )
 
 

@@ -12,8 +12,9 @@ def adapt(recipe: Recipe, given: Settings, clips: int) -> tuple[Recipe, list[str
     reasons = []
     passes = passes_per_epoch(clips, recipe.batch_size)
     if passes > 1:
+        steps = -(-clips // recipe.batch_size)
         reasons.append(
-            f"{clips} training clips make {-(-clips // recipe.batch_size)} steps of "
+            f"{clips} training clips make {steps} step{'s' * (steps != 1)} of "
             f"{recipe.batch_size}: an epoch is {passes} passes, for at least {MIN_STEPS} steps"
         )
     return recipe, reasons

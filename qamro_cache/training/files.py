@@ -37,7 +37,7 @@ def refuse_other_run(out: Path, asked: Mapping[str, Any]) -> None:
     what = f"{there[0]} of something else"
     if isinstance(earlier, dict):
         changed = [n for n in {**earlier, **asked} if earlier.get(n) != asked.get(n)]
-        what = f"a run with another {', '.join(changed)}"
+        what = f"a run that differs in {', '.join(changed)}"
     raise QamroError(f"{out} holds {what}; name another folder, or replace it with --overwrite")
 
 

@@ -1,0 +1,57 @@
+"""The progress of an extraction on a terminal, or now and then in a log file."""
+
+from typing import Any
+
+import click
+
+
+class ExtractionBar:
+    """A progress bar on stderr; plain lines now and then where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("clips"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task: Any = None
+        self._last = 0.0
+
+    def __enter__(self) -> "ExtractionBar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def show(self, stats: Any) -> None:
+        """Show where the run is."""
+        done = stats.clips_reused + stats.clips_done
+        left = stats.seconds_left
+        note = (
+            f"{stats.clips_per_second:.1f} clips/s, {stats.failed} failed, "
+            f"encoder waits {100 * stats.wait_share:.0f} %, "
+            f"{'' if left is None else _duration(left) + ' left'}"
+        )
+        if self._progress.disable:
+            # Once a minute in a log file.
+            if stats.elapsed - self._last > 60:
+                self._last = stats.elapsed
+                click.echo(f"{done}/{stats.clips_total} clips: {note}", err=True)
+            return
+        if self._task is None:
+            self._task = self._progress.add_task("", total=stats.clips_total, note=note)
+        self._progress.update(self._task, completed=done, note=note)
+
+
+def _duration(seconds: float) -> str:
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{whole:02d}" if hours else f"{minutes}:{whole:02d}"
