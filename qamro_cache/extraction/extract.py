@@ -194,8 +194,8 @@ def run_extraction(
         recorded["shard"] = f"{shard[0]}/{shard[1]}"
     if engine.spec.precision == "bfloat16":
         logger.warning(
-            "bfloat16 errs by up to 5 % of the distance between two clips (clap and audiobox; "
-            "float16 by less than 1 %); prefer --precision float16"
+            "bfloat16 errs by some percent of the distance between two clips (clap: below 10 %; "
+            "float16: below 1 %); prefer --precision float16"
         )
     header = Header(identity_of(engine.spec, dtype), dataset.name, dataset.synthetic, recorded)
     stats = Stats(clips_total=len(dataset.clips))

@@ -20,8 +20,9 @@ from qamro_cache.training.stack import EVAL_CLIPS, Stack
 #: (head-epochs done, of how many at most, heads that still run)
 ProgressCallback = Callable[[int, int, int], None]
 
-#: Weights, momenta and activations of a chunk on a CPU. `benchmarks/grid.py --chunks` on two cores:
-#: 4 heads of 256-64-1 a chunk are slower by a quarter than 10, and 10, 15 and 30 are alike.
+#: Weights, momenta and activations of a chunk on a CPU. `benchmarks/grid.py --chunks`
+#: on two cores: heads of 256-64-1 by fours take a third longer than by sixteens, and by 10, 15 and
+#: 30 alike.
 CPU_CHUNK_BYTES = 64 << 20
 #: On a GPU, the share of the free memory that the heads may take.
 GPU_SHARE = 0.7
