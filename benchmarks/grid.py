@@ -7,7 +7,7 @@
     python benchmarks/grid.py --heads 3720 --leave-out 31  # on a GPU: leave one system out
 
 Data are synthetic: 2,048 training clips x 512, 256 dev clips, batch 256, MLP 256-64-1, 100 epochs.
-`usual` is a PyTorch module trained alone with a DataLoader and a vectorised loss, its dev metrics
+`usual` is a PyTorch module trained alone with a DataLoader and a vectorized loss, its dev metrics
 by scipy after each epoch; `vmap` is torch.func.vmap over stacked modules. Both are timed on fewer
 heads or epochs where they would take minutes, and scaled; the JSON says so (`measured_share`).
 On a GPU every row is run once before it is timed, for the kernels' compilation, and then
@@ -33,7 +33,7 @@ from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 
 from qamro_cache.extraction.extract import available_processors
-from qamro_cache.training.fit import Features, Labelled, fit
+from qamro_cache.training.fit import Features, Labeled, fit
 from qamro_cache.training.recipe import Folds, Job, Recipe
 
 CLIPS, DEV, WIDTH, BATCH = 2048, 256, 512, 256
@@ -43,7 +43,7 @@ ALPHAS, BETAS = (0.1, 0.2, 0.5), (3.0, 5.0, 7.0, 10.0)
 # Products of a head's step: forward and both gradients, but no gradient of the input.
 FLOP = 2 * BATCH * (2 * WIDTH * 256 + 3 * 256 * 64 + 3 * 64)
 WEIGHTS = WIDTH * 256 + 256 + 256 * 64 + 64 + 64 + 1
-Data = tuple[Features, Labelled, Folds]
+Data = tuple[Features, Labeled, Folds]
 
 
 def step_bytes(activation: int) -> int:
@@ -67,7 +67,7 @@ def make_data(leave_out: int = 0) -> Data:
     y = 3 + 0.5 * (x[:, :4].sum(1) / 2 + 0.5 * torch.randn(total, generator=g))
     y = ((y * 5).round() / 5).clamp(1, 5).double()
     systems = torch.arange(total) % (leave_out or 31)
-    labels = Labelled(y[None], torch.tensor([[1.0, 5.0]]), systems)
+    labels = Labeled(y[None], torch.tensor([[1.0, 5.0]]), systems)
     features = Features(x, torch.arange(total + 1), torch.ones(total))
     if leave_out:
         held = systems.numpy() == np.arange(leave_out)[:, None]
@@ -126,7 +126,7 @@ def usual(data: Data, epochs: int, device: str) -> float:
     model = nn.Sequential(
         nn.Linear(WIDTH, 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 1)
     ).to(device)
-    optimiser = torch.optim.SGD(model.parameters(), 5e-4, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), 5e-4, momentum=0.9)
     x_dev, y_dev = features.windows[CLIPS:].to(device), y[CLIPS:].to(device)
     best, kept = float("inf"), None
     for _ in range(epochs):
@@ -135,9 +135,9 @@ def usual(data: Data, epochs: int, device: str) -> float:
             x, target = x.to(device), target.to(device)
             pred = model(x).squeeze(-1)
             loss = nn.functional.huber_loss(pred, target) + pairs(pred, target, 0.2, 7.0)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         model.eval()
         with torch.no_grad():
             pred = model(x_dev).squeeze(-1)
@@ -152,7 +152,7 @@ def usual(data: Data, epochs: int, device: str) -> float:
 
 
 def pairs(pred: Tensor, y: Tensor, alpha: float, beta: float) -> Tensor:
-    """The loss on the pair matrix, as a vectorised implementation has it."""
+    """The loss on the pair matrix, as a vectorized implementation has it."""
     n = (y - y.min()) / (y.max() - y.min())
     gap = y[:, None] - y
     valid = gap > 0
@@ -162,7 +162,7 @@ def pairs(pred: Tensor, y: Tensor, alpha: float, beta: float) -> Tensor:
 
 
 def vmapped(data: Data, heads: int, epochs: int, device: str) -> float:
-    """Seconds for ``heads`` heads by torch.func, without dev metrics (in its favour)."""
+    """Seconds for ``heads`` heads by torch.func, without dev metrics (in its favor)."""
     from torch.func import functional_call, grad, stack_module_state, vmap
 
     features, labels, _ = data

@@ -101,8 +101,8 @@ def main(
     given here replace those of --grid. Stopped at any moment, the same command goes on.
     """
     notices_to_stderr()
-    from qamro_cache.training.early import check_ablate
-    from qamro_cache.training.grid import Grid, override, read_grid
+    from qamro_cache.experiments.early import check_ablate
+    from qamro_cache.experiments.grid import Grid, override, read_grid
 
     grid = read_grid(_grid_file(grid_name)) if grid_name else Grid()
     grid = override(grid, {name: value for name, value in values.items() if value is not None})
@@ -116,7 +116,7 @@ def main(
     }
     opened = check_ablate(caches, out, **asked)
     from qamro_cache.evaluation.score import json_text
-    from qamro_cache.training.ablate import ablate
+    from qamro_cache.experiments.ablate import ablate
 
     with training_bar() as progress:
         best = ablate(
@@ -138,7 +138,7 @@ def main(
 def _show(out: Path, best: dict[str, Any]) -> None:
     import pandas as pd
 
-    from qamro_cache.training.tables import question
+    from qamro_cache.experiments.tables import question
 
     summary = pd.read_csv(out / "summary.csv", keep_default_na=False, dtype={"cv": str})
     fixed = list(summary.columns[: summary.columns.get_loc("seeds")])

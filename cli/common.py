@@ -65,7 +65,7 @@ def fail(message: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Escape what could move a terminal's cursor or colours; one line."""
+    """Escape what could move a terminal's cursor or colors; one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -153,14 +153,14 @@ def show_scores(
                     _number(mse["value"]),
                     *(_number(metric["value"]) if metric else "" for metric in others),
                     _span(srcc["low"], srcc["high"]),
-                    _number(srcc["spread"]),
+                    _number(srcc["std"]),
                 ]
             )
     for name, value in (ceiling or {}).items():
         level = name.partition("_")[0]
         rows.append(["raters' ceiling", level, "", "", "", _number(value), "", "", ""])
     mse_name = "MSE (fit)" if fitted else "MSE"
-    columns = ["", "level", "n", mse_name, "LCC", "SRCC", "KTAU", "SRCC, 95 %", "over seeds"]
+    columns = ["", "level", "n", mse_name, "LCC", "SRCC", "KTAU", "SRCC, 95 %", "std"]
     show_table(columns, rows, title=title, left=2)
 
 

@@ -85,12 +85,12 @@ def main(
                 "score, not the mean over these clips",
                 err=True,
             )
-        if scored["far"]:
+        if scored["ood"]:
             click.echo(
-                f"{axis}: {scored['far']} of {scored['clips']} clips are far from the head's "
-                "training set; do not rely on their predictions",
+                f"{axis}: {scored['ood']} of {scored['clips']} clips are out of the distribution "
+                "of the head's training set; do not rely on their predictions",
                 err=True,
             )
-    for name, why in (("unpredicted", "have no prediction"), ("unlabelled", "have no label")):
+    for name, why in (("unpredicted", "have no prediction"), ("unlabeled", "have no label")):
         if result[name]:
             click.echo(f"{result[name]} clips {why} and are not counted", err=True)

@@ -255,14 +255,14 @@ def _show_encoders(options: "EncoderOptions", as_json: bool) -> None:
     rows = []
     for info in list_encoders():
         missing = list(info.missing("", options))
-        rows.append((info.name, info.summary, info.dims, info.source, info.licence, missing))
+        rows.append((info.name, info.summary, info.dims, info.source, info.license, missing))
     if as_json:
-        names = ("name", "summary", "features", "source", "licence", "missing")
+        names = ("name", "summary", "features", "source", "license", "missing")
         click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2))
         return
-    for name, summary, dims, source, licence, missing in rows:
+    for name, summary, dims, source, license, missing in rows:
         click.echo(printable(name))
-        fields = {"what": summary, "features": dims, "source": source, "licence": licence}
+        fields = {"what": summary, "features": dims, "source": source, "license": license}
         show_fields([*fields.items(), ("missing", "; ".join(missing) or "nothing")], indent=2)
 
 

@@ -82,7 +82,7 @@ def main(
         clips = load_manifest(manifest)
     # Loads torch, which takes seconds: a wrong name has been refused by now.
     from qamro_cache.heads.file import load_head
-    from qamro_cache.heads.predict import predict, refuse_other_file, write_predictions
+    from qamro_cache.scoring.predict import predict, refuse_other_file, write_predictions
 
     refuse_other_file(out)
     loaded = load_head(head)
@@ -108,9 +108,9 @@ def main(
                 f"{(~known).sum()}",
                 *(
                     f"{mean:.3f}" if mean == mean else "-"
-                    for mean in (part["prediction"].mean(), part["spread"].mean())
+                    for mean in (part["prediction"].mean(), part["std"].mean())
                 ),
-                f"{part['far'].sum()}",
+                f"{part['ood'].sum()}",
                 str(part["scale"].iloc[0]),
             ]
         )
@@ -124,13 +124,13 @@ def main(
     if len(failed) and len(failed) == table["clip_id"].nunique():
         fail("no clip could be used")
     show_table(
-        ["axis", "clips", "without", "mean", "seeds' spread", "far from training", "scale"],
+        ["axis", "clips", "without", "mean", "seeds' std", "out of distribution", "scale"],
         rows,
         title=f"predictions of {head}{synthetic}",
     )
     click.echo(f"wrote {out}", err=True)
     if answer is not None:
-        from qamro_cache.heads.predict import write_answer_file
+        from qamro_cache.scoring.predict import write_answer_file
 
         write_answer_file(table, answer, answer_list)
         click.echo(f"wrote {answer}", err=True)

@@ -32,7 +32,7 @@ from .recipe_options import File, given_settings, recipe_options, run_options, t
     default=5,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Heads of different initialisation.",
+    help="Heads of different initialization.",
 )
 @click.option(
     "--cv",
@@ -55,13 +55,13 @@ def main(caches: tuple[Path, ...], out: Path, device: str, as_json: bool, **opti
     on all clips, one member a seed. Defaults stand in brackets.
     """
     notices_to_stderr()
-    from qamro_cache.training.early import check_train
+    from qamro_cache.experiments.early import check_train
 
     settings: Any = given_settings(options)
     options["stop"] = options["stop"] or ""
     cache, _ = check_train(caches, out, settings=settings, **options)
     from qamro_cache.evaluation.score import json_text
-    from qamro_cache.training.train import train
+    from qamro_cache.experiments.train import train
 
     with training_bar() as progress:
         record = train(cache, out, device=device, progress=progress, **options, **settings)

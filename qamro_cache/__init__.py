@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qamro_cache.cache.reader import open_cache as open_cache
     from qamro_cache.evaluation.evaluate import evaluate as evaluate
+    from qamro_cache.experiments.ablate import ablate as ablate
+    from qamro_cache.experiments.train import train as train
     from qamro_cache.extraction.extract import extract as extract
-    from qamro_cache.heads.predict import predict as predict
     from qamro_cache.losses.qamro import QAMROLoss as QAMROLoss
     from qamro_cache.losses.qamro import qamro_loss as qamro_loss
-    from qamro_cache.training.ablate import ablate as ablate
-    from qamro_cache.training.train import train as train
+    from qamro_cache.scoring.predict import predict as predict
 
 __version__ = "0.1.0"
 
 _HOME = {
     "QAMROLoss": "qamro_cache.losses.qamro",
-    "ablate": "qamro_cache.training.ablate",
+    "ablate": "qamro_cache.experiments.ablate",
     "evaluate": "qamro_cache.evaluation.evaluate",
     "extract": "qamro_cache.extraction.extract",
     "open_cache": "qamro_cache.cache.reader",
-    "predict": "qamro_cache.heads.predict",
+    "predict": "qamro_cache.scoring.predict",
     "qamro_loss": "qamro_cache.losses.qamro",
-    "train": "qamro_cache.training.train",
+    "train": "qamro_cache.experiments.train",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -1,7 +1,7 @@
 """A CLAP checkpoint in the published form, and laion_clap itself to hold ours against.
 
 The weights are random, in the real architecture, and stirred so that no part of the network is
-without effect (as initialised, biases are zero and normalisations do nothing). The vocabulary is
+without effect (as initialized, biases are zero and normalizations do nothing). The vocabulary is
 synthetic: right in size and kind, made of pairs of bytes.
 """
 

@@ -23,7 +23,7 @@ def naive_qamro(
     stderr: Sequence[float] | None = None,
     mask: Sequence[bool] | None = None,
 ) -> tuple[float, list[float]]:
-    """Value and gradient; `label_range` None normalises over the batch."""
+    """Value and gradient; `label_range` None normalizes over the batch."""
     n = len(pred)
     keep = [i for i in range(n) if mask is None or mask[i]]
     quality = {}
@@ -65,7 +65,7 @@ def naive_qamro(
 
 @st.composite
 def problems(draw: st.DrawFn, max_rows: int = 3, max_size: int = 9) -> dict[str, Any]:
-    """Rows of quantised labels and predictions, with alpha, beta and mask of their own."""
+    """Rows of quantized labels and predictions, with alpha, beta and mask of their own."""
     rows, size = draw(st.integers(1, max_rows)), draw(st.integers(0, max_size))
     label_levels = draw(st.integers(1, 40))
     pred_levels = draw(st.integers(0, 12))

@@ -18,13 +18,13 @@ from scipy.stats import kendalltau, pearsonr, spearmanr
 from synthetic_cache import write_synthetic
 
 from qamro_cache.cache.reader import open_cache
+from qamro_cache.datasets.raters import subsampled_means
 from qamro_cache.datasets.records import labels_from_means
 from qamro_cache.errors import QamroError
-from qamro_cache.training.ablate import ablate
-from qamro_cache.training.grid import Grid, cells_of, override, read_grid
-from qamro_cache.training.noise import subsampled_means
+from qamro_cache.experiments.ablate import ablate
+from qamro_cache.experiments.grid import Grid, cells_of, override, read_grid
+from qamro_cache.experiments.train import train
 from qamro_cache.training.schedule import Schedule, comparable_pairs, pair_coverage
-from qamro_cache.training.train import train
 
 QUICK = {"epochs": 3, "widths": (8,), "lr": 0.01}
 
@@ -80,7 +80,7 @@ def test_cells_and_their_tables(cache, tmp_path):
             same = cell[name].isna() if pd.isna(row[name]) else cell[name] == row[name]
             cell = cell[same]
         assert row["clip_srcc"] == pytest.approx(cell["clip_srcc"].mean())
-        assert row["clip_srcc_spread"] == pytest.approx(cell["clip_srcc"].std(ddof=1))
+        assert row["clip_srcc_std"] == pytest.approx(cell["clip_srcc"].std(ddof=1))
     chosen = best["axes"]["quality"]
     top = summary[(summary["axis"] == "quality") & (summary["model"] == "head")]
     assert chosen["clip_srcc"] == pytest.approx(top["clip_srcc"].max())
@@ -117,7 +117,7 @@ def test_what_is_done_is_not_trained_again(cache, tmp_path, monkeypatch):
     ablate(cache, tmp_path, grid=grid, seeds=1, cv="3", axis=["match"], resamples=0)
     before = (tmp_path / "results.csv").read_bytes()
     trained = []
-    from qamro_cache.training import ablate as module
+    from qamro_cache.experiments import ablate as module
 
     real = module.fit
 

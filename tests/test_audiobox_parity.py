@@ -23,7 +23,7 @@ from qamro_cache.encoders.audiobox import AXES, published_head
 from qamro_cache.encoders.protocol import EncoderOptions
 from qamro_cache.encoders.registry import load_encoder
 from qamro_cache.errors import QamroError
-from qamro_cache.heads.architectures import HeadSettings, forward
+from qamro_cache.heads.network import Architecture, forward
 
 FLOAT32, HALF = 1e-4, 1e-2
 CLIPS = ((4.0, 16_000, 1), (10.0, 44_100, 1), (13.2, 48_000, 2))  # seconds, rate, channels
@@ -112,7 +112,7 @@ def published_scores(heads, layers, offsets, weights) -> list[dict[str, float]]:
     """Scores of clips from cached layers alone, by the stacked head of qamro-train."""
     scores = {}
     for axis, head in heads.items():
-        settings = HeadSettings(
+        settings = Architecture(
             kind="audiobox",
             widths=head.widths,
             activation="gelu",

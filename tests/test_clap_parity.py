@@ -112,7 +112,7 @@ def test_waveforms_are_the_same_sample_by_sample(ours, files, theirs):
 def power_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest error of a band's power, as a share of its frame's strongest band, from dB.
 
-    In dB itself a band with nothing in it would show the rounding errors of its neighbours.
+    In dB itself a band with nothing in it would show the rounding errors of its neighbors.
     """
     got, expected = 10 ** (got.double() / 10), 10 ** (expected.double() / 10)
     return float(((got - expected).abs() / expected.amax(-1, keepdim=True)).max())

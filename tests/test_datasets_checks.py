@@ -45,7 +45,7 @@ def test_a_sound_set_has_no_problems(tmp_path: Path) -> None:
     assert report["audio"] == {"files": 40, "opened": 40, "unreadable": 0}
     assert report["splits"]["train"] == {
         "clips": 20,
-        "labelled": 20,
+        "labeled": 20,
         "missing_audio": 0,
         "systems": 0,
         "groups": 0,
@@ -117,7 +117,7 @@ def test_labels(tmp_path: Path) -> None:
         ["clip_id,path,flat,wide,holes", "a,a.wav,3,-7,3", "b,b.wav,3,250,", "c,c.wav,3,3,3.1"],
     )
     assert messages(dataset, "constant") == ["flat: all clips have the score 3"]
-    assert messages(dataset, "unlabelled") == ["holes: 1 clips have no score"]
+    assert messages(dataset, "unlabeled") == ["holes: 1 clips have no score"]
     assert messages(dataset, "out-of-range") == []  # the scale was guessed from these scores
     strict = Dataset(
         "x",

@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from qamro_cache.datasets.labels import load_labels, match_ids, relabel
-from qamro_cache.datasets.raters import resample_ratings
+from qamro_cache.datasets.raters import subsampled_means
 from qamro_cache.datasets.records import (
     Axis,
     Labels,
@@ -110,75 +108,12 @@ def panel(rows: list[tuple[int, int, int, float]], known: bool, clips: int = 4) 
     return labels_from_ratings((Axis("q", 0, 10), Axis("i", 0, 10)), clips, ratings)
 
 
-ROWS = st.lists(
-    st.tuples(
-        st.integers(0, 3), st.integers(0, 1), st.integers(0, 5), st.integers(0, 10).map(float)
-    ),
-    min_size=1,
-    max_size=60,
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(rows=ROWS, number=st.integers(1, 6), seed=st.integers(0, 5))
-def test_resampled_panels(rows: list[tuple[int, int, int, float]], number: int, seed: int) -> None:
-    labels = panel(rows, known=True)
-    drawn = resample_ratings(labels, number, seed)
-    assert drawn.ratings is not None
-    kept = list(
-        zip(
-            drawn.ratings.clip.tolist(),
-            drawn.ratings.axis.tolist(),
-            drawn.ratings.rater.tolist(),
-            drawn.ratings.score.tolist(),
-            strict=True,
-        )
-    )
-    for clip in range(4):
-        people = {r for c, _, r, _ in rows if c == clip}
-        chosen = {r for c, _, r, _ in kept if c == clip}
-        assert chosen <= people
-        assert len(chosen) == min(number, len(people))
-        # A chosen rater brings everything that he said about the clip, replicates included.
-        mine = [row for row in rows if row[0] == clip and row[2] in chosen]
-        assert sorted(mine) == sorted(row for row in kept if row[0] == clip)
-        for axis in range(2):
-            scores = [s for c, a, _, s in mine if a == axis]
-            assert drawn.count[clip, axis] == len(scores)
-            if scores:
-                assert drawn.mean[clip, axis] == pytest.approx(np.mean(scores), abs=1e-12)
-            else:
-                assert np.isnan(drawn.mean[clip, axis])
-    more = resample_ratings(labels, number + 1, seed)
-    assert more.ratings is not None
-    assert (more.count >= drawn.count).all()
-    np.testing.assert_array_equal(resample_ratings(labels, number, seed).mean, drawn.mean)
-
-
-@settings(max_examples=30, deadline=None)
-@given(rows=ROWS, number=st.integers(1, 6))
-def test_unknown_raters(rows: list[tuple[int, int, int, float]], number: int) -> None:
-    labels = panel(rows, known=False)
-    drawn = resample_ratings(labels, number, 1)
-    # Some axis may have fewer ratings than another; places stand for people.
-    assert (drawn.count <= np.minimum(labels.count, number)).all()
-    np.testing.assert_array_equal(drawn.count.max(axis=1) > 0, labels.count.max(axis=1) > 0)
-
-
-def test_every_rater_is_drawn_equally_often() -> None:
+def test_every_rating_is_drawn_equally_often() -> None:
     labels = panel([(0, 0, rater, float(rater)) for rater in range(5)], known=True)
-    means = [resample_ratings(labels, 1, seed).mean[0, 0] for seed in range(2000)]
+    means = [subsampled_means(labels, 0, 1, seed)[0] for seed in range(2000)]
     counts = np.bincount(np.array(means, int), minlength=5)
     # Each count is binomial(2000, 1/5): mean 400, deviation 17.9.
     assert abs(counts - 400).max() < 5 * 17.9
-
-
-def test_means_alone_cannot_be_resampled() -> None:
-    labels = labels_from_means((Axis("q", 1, 5),), np.array([[3.0]]))
-    with pytest.raises(QamroError, match="needs single ratings"):
-        resample_ratings(labels, 2)
-    with pytest.raises(ValueError, match="num_raters must be at least 1, not 0"):
-        resample_ratings(labels, 0)
 
 
 def test_joined_labels_keep_the_single_ratings_that_are_known() -> None:

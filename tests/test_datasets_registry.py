@@ -76,7 +76,7 @@ def test_own_description_needs_no_python(tmp_path: Path) -> None:
         """
         name = "mine"
         title = "my test"
-        licence = "mine"
+        license = "mine"
         source = "my disk"
         audio = ["{stem}.flac", "{stem}.wav"]
         [[axes]]
@@ -109,7 +109,7 @@ def test_own_description_needs_no_python(tmp_path: Path) -> None:
         load_dataset(str(tmp_path / "mine.toml"), tmp_path)
 
 
-HEAD = "name = 'x'\ntitle = 'x'\nlicence = 'x'\nsource = 'x'\naxes = []\n"
+HEAD = "name = 'x'\ntitle = 'x'\nlicense = 'x'\nsource = 'x'\naxes = []\n"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def row(dataset: Dataset, clip_id: str) -> int:
     return list(dataset.clips["clip_id"]).index(clip_id)
 
 
-def test_every_description_names_licence_and_source() -> None:
+def test_every_description_names_license_and_source() -> None:
     names = set(descriptions())
     assert names >= {
         "musiceval",
@@ -40,7 +40,7 @@ def test_every_description_names_licence_and_source() -> None:
         "cvssp-separation",
     }
     for name, description in descriptions().items():
-        assert description.licence, name
+        assert description.license, name
         assert "http" in description.source, name
         assert description.axes, name
 

@@ -88,7 +88,7 @@ def test_frozen_and_in_eval_mode(ours):
     assert len(ours.spec.checkpoint_sha256) == 64
 
 
-def test_refuses_what_it_cannot_honour():
+def test_refuses_what_it_cannot_honor():
     with pytest.raises(QamroError, match="distillmos takes no checkpoint"):
         load_encoder("distillmos", EncoderOptions(checkpoint="mine.pt"))
     with pytest.raises(QamroError, match="tf32 needs a CUDA device"):
@@ -127,8 +127,8 @@ def test_real_ratings_are_predicted_across_songs(ours, shared_data: Path):
     out = np.zeros(len(y))
     for held in np.unique(song):
         train = song != held
-        centre, scale = x[train].mean(0), x[train].std(0)
-        a, b = (x[train] - centre) / scale, y[train] - y[train].mean()
+        center, scale = x[train].mean(0), x[train].std(0)
+        a, b = (x[train] - center) / scale, y[train] - y[train].mean()
         weights = np.linalg.solve(a.T @ a + 100 * np.eye(200), a.T @ b)
-        out[~train] = (x[~train] - centre) / scale @ weights + y[train].mean()
+        out[~train] = (x[~train] - center) / scale @ weights + y[train].mean()
     assert spearmanr(out, y)[0] > 0.89

@@ -183,7 +183,7 @@ def test_a_head_on_audio_and_prompts_predicts_from_files(folders, tmp_path):
     from cli.predict import main as predict_command
     from qamro_cache.cache.reader import open_cache
     from qamro_cache.heads.file import save_head
-    from qamro_cache.heads.novelty import reference_clips
+    from qamro_cache.heads.ood import reference_clips
 
     model, vocabulary = tmp_path / "model", tmp_path / "vocabulary"
     shutil.copytree(folders["clap"], model)

@@ -73,10 +73,10 @@ def test_a_pure_tone_lights_its_band(mel):
     time = torch.arange(WINDOW) / SAMPLE_RATE
     tone = 0.5 * torch.sin(2 * torch.pi * 3000 * time)[None]
     means = mel.encode(tone, torch.tensor([WINDOW]))["statistics"][0, :128]
-    centre = (
+    center = (
         (mel_filters(SAMPLE_RATE, FRAME, 128)[:, means.argmax()]).argmax() * SAMPLE_RATE / FRAME
     )
-    assert abs(float(centre) - 3000) < 100
+    assert abs(float(center) - 3000) < 100
 
 
 def test_takes_the_rate_policy_and_no_checkpoint():

@@ -8,7 +8,7 @@ from qamro_cache.errors import QamroError
 
 
 def info(**changes) -> EncoderInfo:
-    fields = dict.fromkeys(("summary", "source", "licence", "dims", "argument"), "")
+    fields = dict.fromkeys(("summary", "source", "license", "dims", "argument"), "")
     fields |= {"name": "x", "missing": lambda a, o: (), "load": lambda a, o, d: (a, o, d)}
     return EncoderInfo(**fields | changes)
 
@@ -35,7 +35,7 @@ def plug_ins(monkeypatch):
 def test_built_in_encoders_come_first_and_are_described():
     found = registry.list_encoders()
     assert [e.name for e in found][:5] == ["mel", "distillmos", "clap", "audiobox", "hf"]
-    assert all(e.summary and e.source and e.licence and e.dims for e in found)
+    assert all(e.summary and e.source and e.license and e.dims for e in found)
 
 
 def test_unknown_name_lists_those_there_are():

@@ -104,7 +104,7 @@ def test_a_split_leaves_the_other_clips_out(files):
     folder, _ = files
     result = evaluate(folder / "predictions.csv", folder / "labels.csv", split="dev", resamples=0)
     assert result["axes"]["quality"]["clips"] == 20
-    assert (result["unpredicted"], result["unlabelled"]) == (0, 20)
+    assert (result["unpredicted"], result["unlabeled"]) == (0, 20)
 
 
 def test_another_axis_needs_a_map_and_gets_no_bare_mse(files):
@@ -146,7 +146,7 @@ def test_rows_without_a_number_are_counted_as_unpredicted(files, caplog):
     folder, _ = files
     table = pd.read_csv(folder / "predictions.csv")
     table.loc[table["clip_id"].isin(["c03", "c04"]), "prediction"] = np.nan
-    table.assign(far=table["clip_id"] < "c10").to_csv(folder / "p.csv", index=False)
+    table.assign(ood=table["clip_id"] < "c10").to_csv(folder / "p.csv", index=False)
     result = evaluate(folder / "p.csv", folder / "labels.csv", resamples=0)
     assert result["unpredicted"] == 2
     assert result["axes"]["quality"]["clips"] == 38
@@ -156,10 +156,10 @@ def test_rows_without_a_number_are_counted_as_unpredicted(files, caplog):
 def test_far_clips_are_counted_among_those_scored(files):
     folder, _ = files
     table = pd.read_csv(folder / "predictions.csv")
-    table = table[table["seed"] == 0].assign(far=table["clip_id"] < "c10")
+    table = table[table["seed"] == 0].assign(ood=table["clip_id"] < "c10")
     table.to_csv(folder / "p.csv", index=False)
     result = evaluate(folder / "p.csv", folder / "labels.csv", split="dev", resamples=0)
-    assert result["axes"]["quality"]["far"] == 5
+    assert result["axes"]["quality"]["ood"] == 5
 
 
 def test_published_scores_are_the_systems_truth_and_it_says_so(files):

@@ -137,7 +137,7 @@ def test_figures_of_several_seeds_are_averaged_not_the_predictions():
     assert scored["metrics"]["clip_srcc"]["value"] == pytest.approx(want)
     assert (scored["clips"], scored["systems"], scored["seeds"]) == (200, 20, 2)
     spread = np.std([scipy.stats.pearsonr(row, target).statistic for row in seeds], ddof=1)
-    assert scored["metrics"]["clip_lcc"]["spread"] == pytest.approx(spread)
+    assert scored["metrics"]["clip_lcc"]["std"] == pytest.approx(spread)
 
 
 def test_without_systems_there_are_no_system_figures_and_clips_are_resampled():

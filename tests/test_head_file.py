@@ -10,13 +10,13 @@ import torch
 
 from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
-from qamro_cache.heads.architectures import HeadSettings, init_params
 from qamro_cache.heads.file import AxisHead, Head, load_head, save_head
-from qamro_cache.heads.novelty import reference_clips
+from qamro_cache.heads.network import Architecture, init_params
+from qamro_cache.heads.ood import reference_clips
 
 
 def make_head(settings=None, row=(6,)):
-    settings = settings or HeadSettings(widths=(4,))
+    settings = settings or Architecture(widths=(4,))
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(30, 6, generator=generator)
     axes = tuple(
@@ -25,9 +25,9 @@ def make_head(settings=None, row=(6,)):
             seeds=(0, 1, 2),
             params=init_params(settings, row, [0, 1, 2]),
             label_mean=50.0,
-            label_scale=20.0,
-            centre=rows.mean(0),
-            scale=rows.std(0),
+            label_std=20.0,
+            mean=rows.mean(0),
+            std=rows.std(0),
         )
         for name in ("quality", "interferer")
     )
@@ -46,11 +46,11 @@ def make_head(settings=None, row=(6,)):
 def same(a: Head, b: Head) -> bool:
     def parts(head):
         plain = [head.settings, head.row, head.feature, head.text_feature, head.identity]
-        plain += [head.training, head.reference.far]
-        tensors = [head.reference.clips, head.reference.centre, head.reference.scale]
+        plain += [head.training, head.reference.threshold]
+        tensors = [head.reference.clips, head.reference.mean, head.reference.std]
         for one in head.axes:
-            plain += [one.axis, one.seeds, one.label_mean, one.label_scale, list(one.params)]
-            tensors += [*one.params.values(), one.centre, one.scale]
+            plain += [one.axis, one.seeds, one.label_mean, one.label_std, list(one.params)]
+            tensors += [*one.params.values(), one.row_mean, one.row_std]
         return plain, tensors
 
     (plain, tensors), (other_plain, other_tensors) = parts(a), parts(b)
@@ -60,9 +60,9 @@ def same(a: Head, b: Head) -> bool:
 @pytest.mark.parametrize(
     ("settings", "row"),
     [
-        (HeadSettings(widths=(4,)), (6,)),
-        (HeadSettings(kind="linear", widths=()), (6,)),
-        (HeadSettings(widths=(5, 3), layer_norm=True, activation="gelu", output="bounded"), (6,)),
+        (Architecture(widths=(4,)), (6,)),
+        (Architecture(kind="linear", widths=()), (6,)),
+        (Architecture(widths=(5, 3), layer_norm=True, activation="gelu", output="bounded"), (6,)),
     ],
 )
 def test_a_head_comes_back_as_it_was_saved(tmp_path, settings, row):
@@ -125,9 +125,9 @@ def rewritten(raw: bytes, change) -> bytes:
         lambda record, tensors: tensors.update({"0/params/0.weight": torch.ones(3, 6, 4).long()}),
         lambda record, tensors: tensors["0/params/0.bias"].fill_(torch.nan),
         lambda record, tensors: tensors.pop("1/params/0.bias"),
-        lambda record, tensors: tensors["0/scale"].zero_(),
+        lambda record, tensors: tensors["0/row_std"].zero_(),
         lambda record, tensors: tensors.update({"reference/clips": torch.ones(5)}),
-        lambda record, tensors: record["axes"][0].update(label_scale=0),
+        lambda record, tensors: record["axes"][0].update(label_std=0),
         lambda record, tensors: record["axes"][0].update(seeds=[]),
         lambda record, tensors: record["settings"].update(kind="pickle"),
         lambda record, tensors: record["settings"].update(widths=[10**12]),

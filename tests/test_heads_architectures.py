@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from qamro_cache.heads.architectures import (
-    HeadSettings,
+from qamro_cache.heads.network import (
+    Architecture,
     Rows,
     forward,
     init_params,
@@ -60,12 +60,12 @@ def module_of(settings, params, k):
 @pytest.mark.parametrize("pooling", ["mean", "max", "attention", "scores"])
 @pytest.mark.parametrize("activation", ["none", "relu", "gelu", "tanh"])
 @pytest.mark.parametrize("layer_norm", [False, True])
-@pytest.mark.parametrize("standardised", [False, True])
+@pytest.mark.parametrize("standardized", [False, True])
 def test_stack_equals_a_module_per_head_and_clip(
-    windows, pooling, activation, layer_norm, standardised
+    windows, pooling, activation, layer_norm, standardized
 ):
     values, offsets, weights = windows
-    settings = HeadSettings(
+    settings = Architecture(
         widths=(5, 3), activation=activation, layer_norm=layer_norm, pooling=pooling
     )
     params = params_of(settings, (6,))
@@ -73,9 +73,9 @@ def test_stack_equals_a_module_per_head_and_clip(
         params["0.norm.weight"] = params["0.norm.weight"] + torch.arange(5.0) / 10
         params["1.norm.bias"] = params["1.norm.bias"] - 0.3
     g = torch.Generator().manual_seed(4)
-    centre = torch.randn(4, 6, generator=g, dtype=torch.float64) if standardised else None
-    scale = torch.rand(4, 6, generator=g, dtype=torch.float64) + 0.5 if standardised else None
-    scores = forward(settings, params, values, offsets, weights, centre=centre, scale=scale)
+    mean = torch.randn(4, 6, generator=g, dtype=torch.float64) if standardized else None
+    std = torch.rand(4, 6, generator=g, dtype=torch.float64) + 0.5 if standardized else None
+    scores = forward(settings, params, values, offsets, weights, mean=mean, std=std)
     for k in range(len(SEEDS)):
         head = module_of(settings, params, k)
         for c, clip in enumerate(CLIPS):
@@ -84,8 +84,8 @@ def test_stack_equals_a_module_per_head_and_clip(
                 x = (x * w[:, None]).sum(0, keepdim=True)
             elif pooling == "max":
                 x = x.max(0, keepdim=True).values
-            if standardised:
-                x = (x - centre[k]) / scale[k]
+            if standardized:
+                x = (x - mean[k]) / std[k]
             if pooling == "attention":
                 share = weights[clip] * torch.exp(x @ params["attention"][k])
                 x = (x * (share / share.sum())[:, None]).sum(0, keepdim=True)
@@ -99,7 +99,7 @@ def test_two_inputs(windows, pooling):
     values, offsets, weights = windows
     text = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for inputs in ("concat", "products"):
-        settings = HeadSettings(widths=(5,), pooling=pooling, inputs=inputs)
+        settings = Architecture(widths=(5,), pooling=pooling, inputs=inputs)
         params = params_of(settings, input_width(settings, (6,), 6))
         scores = forward(settings, params, values, offsets, weights, text=text)
         for k, (c, clip) in ((0, (0, CLIPS[0])), (3, (2, CLIPS[2]))):
@@ -116,7 +116,7 @@ def test_audiobox_head_is_the_published_equation():
     g = torch.Generator().manual_seed(2)
     layers = torch.randn(8, 3, 6, generator=g, dtype=torch.float64)
     weights = torch.rand(8, generator=g, dtype=torch.float64)
-    settings = HeadSettings(
+    settings = Architecture(
         kind="audiobox", widths=(6, 6), activation="gelu", layer_norm=True, pooling="scores"
     )
     params = params_of(settings, (3, 6))
@@ -132,7 +132,7 @@ def test_audiobox_head_is_the_published_equation():
 
 
 def test_bounded_output_stays_in_its_range(windows):
-    settings = HeadSettings(output="bounded")
+    settings = Architecture(output="bounded")
     params = params_of(settings, (6,))
     params["output.bias"] += torch.tensor([[50.0], [-50], [0], [0]], dtype=torch.float64)
     bounds = torch.tensor([[-1.0, 2]] * 4, dtype=torch.float64)
@@ -144,15 +144,15 @@ def test_bounded_output_stays_in_its_range(windows):
         forward(settings, params, *windows)
 
 
-def test_initialisation_does_not_depend_on_the_neighbours():
-    settings = HeadSettings(widths=(7, 3), layer_norm=True)
+def test_initialisation_does_not_depend_on_the_neighbors():
+    settings = Architecture(widths=(7, 3), layer_norm=True)
     stack = init_params(settings, (6,), SEEDS)
     for k, seed in enumerate(SEEDS):
         alone = init_params(settings, (6,), [seed])
         assert all(torch.equal(stack[name][k], alone[name][0]) for name in stack)
     assert not torch.equal(stack["0.weight"][0], stack["0.weight"][1])
     # The same distribution as torch.nn.Linear: uniform within 1/sqrt(in).
-    wide = init_params(HeadSettings(widths=(400,)), (100,), [0])["0.weight"]
+    wide = init_params(Architecture(widths=(400,)), (100,), [0])["0.weight"]
     assert 0.0995 < wide.abs().max() <= 0.1
     assert wide.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.02)
     assert {n: t.shape[1:] for n, t in stack.items()} == parameter_shapes(settings, (6,))
@@ -170,8 +170,8 @@ def test_pooling_against_a_loop(windows):
         assert torch.equal(peaks[c], values[rows].max(0).values)
 
 
-def test_a_broken_head_leaves_its_neighbours_alone(windows):
-    settings = HeadSettings(pooling="attention")
+def test_a_broken_head_leaves_its_neighbors_alone(windows):
+    settings = Architecture(pooling="attention")
     params = params_of(settings, (6,))
     clean = forward(settings, params, *windows)
     for name in params:
@@ -195,16 +195,16 @@ def test_a_broken_head_leaves_its_neighbours_alone(windows):
 )
 def test_settings_that_make_no_head(change, name):
     with pytest.raises(ValueError, match=name):
-        HeadSettings(**change)
+        Architecture(**change)
 
 
 def test_gradient_of_every_pooling(windows):
     values, offsets, weights = windows
     for pooling in ("attention", "scores"):
-        settings = HeadSettings(widths=(3,), activation="tanh", layer_norm=True, pooling=pooling)
+        settings = Architecture(widths=(3,), activation="tanh", layer_norm=True, pooling=pooling)
         params = params_of(settings, (6,), seeds=[1, 2])
         names = list(params)
-        from qamro_cache.heads.architectures import prepare_rows
+        from qamro_cache.heads.network import prepare_rows
 
         rows = prepare_rows(settings, values, offsets, weights)
         assert isinstance(rows, Rows)

@@ -120,7 +120,7 @@ def dense(pred, target, alpha, beta, mask):
 
 @pytest.mark.skipif(INTERPRETED, reason="thousands of samples take the interpreter hours")
 @pytest.mark.parametrize("method", FORMS)
-@pytest.mark.parametrize("step", [0.0, 0.25], ids=["continuous", "quantised"])
+@pytest.mark.parametrize("step", [0.0, 0.25], ids=["continuous", "quantized"])
 def test_five_thousand_samples_and_rows_of_their_own(method, step):
     generator = torch.Generator().manual_seed(1)
     shape = (2, 5000)
@@ -316,7 +316,7 @@ def test_masked_labels_and_standard_errors_may_be_nan(method):
 
 
 @pytest.mark.parametrize("method", FORMS)
-def test_a_row_of_huge_weights_leaves_its_neighbours_alone(method):
+def test_a_row_of_huge_weights_leaves_its_neighbors_alone(method):
     generator = torch.Generator().manual_seed(6)
     pred = torch.randn(3, SIZE, generator=generator, dtype=torch.float64)
     target = torch.randint(4, 21, (SIZE,), generator=generator).double() / 4

@@ -23,7 +23,7 @@ def per_head_settings(count=4):
         label_range=(torch.linspace(1, 1.5, count), torch.linspace(5, 6, count)),
         huber_delta=0.5,
         label_mean=torch.linspace(2.5, 3, count),
-        label_scale=torch.linspace(0.5, 2, count),
+        label_std=torch.linspace(0.5, 2, count),
     )
 
 
@@ -38,7 +38,7 @@ def head(settings, k):
     return LossSettings(**numbers, label_range=(low[k].item(), high[k].item()))
 
 
-@pytest.mark.parametrize("units", ["raw", "standardised"])
+@pytest.mark.parametrize("units", ["raw", "standardized"])
 @pytest.mark.parametrize("name", TERMS)
 def test_a_head_of_a_stack_equals_it_alone(name, units):
     pred, target, mask = heads()
@@ -54,7 +54,7 @@ def test_a_head_of_a_stack_equals_it_alone(name, units):
         assert not grad[k, ~alone].any()
 
 
-@pytest.mark.parametrize("units", ["raw", "standardised"])
+@pytest.mark.parametrize("units", ["raw", "standardized"])
 @pytest.mark.parametrize("name", TERMS)
 def test_gradient_is_the_derivative(name, units):
     pred, target, mask = heads(heads=2, size=7, seed=3)
@@ -78,9 +78,9 @@ def test_masked_samples_may_be_nan_and_all_may_be_masked(name, size):
 
 def test_terms_are_weighted_and_units_are_named():
     pred, target, mask = heads()
-    loss = parse_loss("0.5*huber@standardised + 2*qamro")
-    assert str(loss) == "0.5*huber@standardised+2*qamro@raw"
-    settings = LossSettings(label_mean=3.0, label_scale=2.0)
+    loss = parse_loss("0.5*huber@standardized + 2*qamro")
+    assert str(loss) == "0.5*huber@standardized+2*qamro@raw"
+    settings = LossSettings(label_mean=3.0, label_std=2.0)
     value = loss(pred, target, mask=mask, settings=settings)
     for k, keep in enumerate(mask):
         huber = torch.nn.functional.huber_loss((pred[k, keep] - 3) / 2, (target[keep] - 3) / 2)
@@ -102,7 +102,7 @@ def test_half_types_give_float32(dtype):
         ("huber+", "''"),
         ("x*huber", "'x'"),
         ("-1*huber", "-1"),
-        ("huber@metres", "'metres'"),
+        ("huber@meters", "'meters'"),
     ],
 )
 def test_bad_names_are_named(text, said):

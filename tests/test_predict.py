@@ -15,16 +15,16 @@ from qamro_cache.cache.reader import open_cache
 from qamro_cache.cache.writer import write_cache
 from qamro_cache.datasets.records import Axis, labels_from_means
 from qamro_cache.errors import QamroError
-from qamro_cache.heads.architectures import HeadSettings, init_params
 from qamro_cache.heads.file import AxisHead, Head, save_head
-from qamro_cache.heads.novelty import reference_clips
-from qamro_cache.heads.predict import predict, write_predictions
+from qamro_cache.heads.network import Architecture, init_params
+from qamro_cache.heads.ood import reference_clips
 from qamro_cache.identity import AudioPolicy, EncoderSpec, identity_of
+from qamro_cache.scoring.predict import predict, write_predictions
 
 SPEC = EncoderSpec(
     "fake", "1", AudioPolicy(16000, 16000, 16000), {"embedding": (6,)}, {"text": (3,)}
 )
-SETTINGS = HeadSettings(widths=(5,), activation="relu")
+SETTINGS = Architecture(widths=(5,), activation="relu")
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def make_head(settings=SETTINGS, row=6, **changes):
         (4, 5),
         init_params(settings, (row,), [4, 5]),
         label_mean=40.0,
-        label_scale=15.0,
-        centre=torch.linspace(-1, 1, row),
-        scale=torch.linspace(0.5, 2, row),
+        label_std=15.0,
+        row_mean=torch.linspace(-1, 1, row),
+        row_std=torch.linspace(0.5, 2, row),
     )
     head = Head(
         settings, (row,), "embedding", "", identity_of(SPEC), (one,), reference_clips(rows), {}
@@ -88,7 +88,7 @@ def by_modules(head, rows):
                 layer.weight.copy_(one.params[f"{name}.weight"][member].T)
                 layer.bias.copy_(one.params[f"{name}.bias"][member])
             net = torch.nn.Sequential(first, torch.nn.ReLU(), last)
-            outputs.append(40 + 15 * net((rows - one.centre) / one.scale)[:, 0])
+            outputs.append(40 + 15 * net((rows - one.row_mean) / one.row_std)[:, 0])
     return torch.stack(outputs).numpy()
 
 
@@ -103,13 +103,13 @@ def pooled(cache):
 
 @pytest.mark.parametrize("windows_at_once", [1, 4, 8192])
 def test_members_are_averaged_in_the_axis_units(cache, monkeypatch, windows_at_once):
-    monkeypatch.setattr("qamro_cache.heads.predict._WINDOWS", windows_at_once)
+    monkeypatch.setattr("qamro_cache.scoring.predict._WINDOWS", windows_at_once)
     head = make_head()
     table = predict(head, cache=cache)
     members = by_modules(head, pooled(cache))
     used = np.arange(9) != 4
     np.testing.assert_allclose(table["prediction"][used], members.mean(0)[used], rtol=1e-5)
-    np.testing.assert_allclose(table["spread"][used], members.std(0, ddof=1)[used], rtol=1e-4)
+    np.testing.assert_allclose(table["std"][used], members.std(0, ddof=1)[used], rtol=1e-4)
     np.testing.assert_array_equal(table["target"], cache.labels.mean[:, 0])
     assert table["scale"].unique().tolist() == ["0..100"]
 
@@ -156,11 +156,11 @@ def test_a_cache_without_the_feature_is_refused(cache):
 
 
 def test_a_clip_unlike_the_training_set_is_marked(cache):
-    assert not predict(make_head(), cache=cache)["far"].any()
+    assert not predict(make_head(), cache=cache)["ood"].any()
     near = make_head()
-    reference = replace(near.reference, centre=near.reference.centre + 50)
+    reference = replace(near.reference, mean=near.reference.mean + 50)
     table = predict(replace(near, reference=reference), cache=cache)
-    assert table["far"].tolist() == [True] * 4 + [False] + [True] * 4
+    assert table["ood"].tolist() == [True] * 4 + [False] + [True] * 4
 
 
 def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path):
@@ -183,8 +183,8 @@ def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path):
     one = replace(
         make_head().axes[0],
         params=init_params(SETTINGS, (width,), [4, 5]),
-        centre=torch.zeros(width),
-        scale=torch.ones(width),
+        mean=torch.zeros(width),
+        std=torch.ones(width),
     )
     head = make_head(feature=name, row=width, identity=identity_of(encoder.spec), axes=(one,))
     rows = torch.randn(30, width, generator=torch.Generator().manual_seed(0))
@@ -217,7 +217,9 @@ def test_a_file_that_is_kept_is_refused_before_the_work(cache, tmp_path, monkeyp
 
     save_head(tmp_path / "head.safetensors", make_head())
     (tmp_path / "ratings.csv").write_text("clip_id,path,quality\n")
-    monkeypatch.setattr("qamro_cache.heads.predict.predict", lambda *_, **__: pytest.fail("worked"))
+    monkeypatch.setattr(
+        "qamro_cache.scoring.predict.predict", lambda *_, **__: pytest.fail("worked")
+    )
     arguments = ["--head", str(tmp_path / "head.safetensors"), "--audio", str(tmp_path)]
     failed = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "ratings.csv")])
     assert failed.exit_code == 1, failed.output
@@ -240,7 +242,7 @@ def test_every_column_is_documented(cache):
 
 
 def test_predictions_off_the_scale_are_counted_and_kept(cache, caplog):
-    axis = replace(make_head().axes[0], label_mean=-1.0, label_scale=1.0)
+    axis = replace(make_head().axes[0], label_mean=-1.0, label_std=1.0)
     table = predict(make_head(axes=(axis,)), cache=cache)
     off = (table["prediction"] < 0).sum()
     assert 0 < off <= 8

@@ -12,10 +12,10 @@ from synthetic_cache import write_synthetic
 
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.errors import QamroError
+from qamro_cache.experiments.folds import make_folds
+from qamro_cache.experiments.train import train
 from qamro_cache.heads.file import load_head
-from qamro_cache.heads.predict import predict
-from qamro_cache.training.folds import make_folds
-from qamro_cache.training.train import train
+from qamro_cache.scoring.predict import predict
 
 QUICK = ["--epochs", "4", "--widths", "8", "--lr", "0.01", "--seeds", "2"]
 
@@ -52,13 +52,13 @@ def test_folds_hold_out_whole_groups(clips):
             folds, _ = make_folds(clips, cv, known, inner=inner)
             assert folds.test.shape == (count, 24)
             assert (folds.test.sum(0) == known).all(), "every rated clip is held out once"
-            assert not (folds.train | folds.stop)[:, ~known].any()
-            assert ((folds.train | folds.stop | folds.test).sum(0) == count * known).all()
-            assert folds.stop.any(1).all() == inner
+            assert not (folds.train | folds.validation)[:, ~known].any()
+            assert ((folds.train | folds.validation | folds.test).sum(0) == count * known).all()
+            assert folds.validation.any(1).all() == inner
             if cv != "5":
                 for k in range(count):
                     names = clips[cv].to_numpy()
-                    parts = [set(names[m[k]]) for m in (folds.train, folds.stop, folds.test)]
+                    parts = [set(names[m[k]]) for m in (folds.train, folds.validation, folds.test)]
                     assert not (parts[0] | parts[1]) & parts[2]
                     assert not (inner and parts[0] & parts[1]), "the inner split cuts a group"
 
@@ -66,15 +66,15 @@ def test_folds_hold_out_whole_groups(clips):
 def test_fixed_splits(clips):
     known = np.ones(24, bool)
     folds, line = make_folds(clips, "split", known, inner=True)
-    assert (folds.train.sum(), folds.stop.sum(), folds.test.sum()) == (16, 4, 4)
+    assert (folds.train.sum(), folds.validation.sum(), folds.test.sum()) == (16, 4, 4)
     assert "100 % of the test clips have a system" in line
     folds, _ = make_folds(clips, "split", known, inner=False)
     assert (folds.train.sum(), folds.test.sum()) == (20, 4)
     no_test = clips[clips["split"] != "test"].reset_index(drop=True)
     folds, _ = make_folds(no_test, "split", known[:20], inner=True)
     assert folds.test[0, 16:].all(), "dev is judged, so it may not stop the training"
-    assert not folds.stop[0, 16:].any()
-    assert folds.stop.any()
+    assert not folds.validation[0, 16:].any()
+    assert folds.validation.any()
 
 
 @pytest.mark.parametrize("cv", ["prompt", "1", "99", "song", ""])
@@ -137,7 +137,7 @@ def test_the_saved_head_is_trained_on_everything(cache, tmp_path):
         {"inputs": "concat", "pooling": "scores"},
         {"inputs": "products", "pooling": "max"},
         {"head": "linear", "output": "bounded"},
-        {"pooling": "attention", "layer_norm": True, "dropout": 0.1, "optimiser": "adamw"},
+        {"pooling": "attention", "layer_norm": True, "dropout": 0.1, "optimizer": "adamw"},
     ],
 )
 def test_every_head_goes_from_cache_to_prediction(cache, tmp_path, settings):
@@ -276,9 +276,9 @@ def test_published_heads_are_the_start(cache, tmp_path, monkeypatch):
     import torch
 
     from qamro_cache.encoders import audiobox
-    from qamro_cache.heads.architectures import HeadSettings, forward, init_params
+    from qamro_cache.heads.network import Architecture, forward, init_params
 
-    settings = HeadSettings("audiobox", (6,), "gelu", layer_norm=True, pooling="scores")
+    settings = Architecture("audiobox", (6,), "gelu", layer_norm=True, pooling="scores")
     heads, expected = {}, {}
     data = open_cache(cache)
     windows, offsets, weights = data.read("layers")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_train_stack import collect, make_data, make_folds, varied_jobs
 
-from qamro_cache.heads.architectures import HeadSettings
+from qamro_cache.heads.network import Architecture
 from qamro_cache.training import fit as fit_module
 from qamro_cache.training.recipe import Job, Recipe
 
@@ -14,14 +14,14 @@ pytestmark = [
 ]
 
 RECIPES = {
-    "sgd": Recipe(head=HeadSettings(widths=(9, 5)), batch_size=16),
+    "sgd": Recipe(head=Architecture(widths=(9, 5)), batch_size=16),
     "adamw, dropout": Recipe(
-        head=HeadSettings(widths=(9,), activation="gelu"), batch_size=16, optimiser="adamw",
+        head=Architecture(widths=(9,), activation="gelu"), batch_size=16, optimizer="adamw",
         dropout=0.2,
     ),
-    "windows": Recipe(head=HeadSettings(widths=(9,), pooling="scores"), batch_size=16),
-    "attention": Recipe(head=HeadSettings(widths=(9,), pooling="attention"), batch_size=16),
-    "own batches": Recipe(head=HeadSettings(widths=(9,)), batch_size=13, batches="own"),
+    "windows": Recipe(head=Architecture(widths=(9,), pooling="scores"), batch_size=16),
+    "attention": Recipe(head=Architecture(widths=(9,), pooling="attention"), batch_size=16),
+    "own batches": Recipe(head=Architecture(widths=(9,)), batch_size=13, batches="own"),
 }  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def test_gpu_equals_cpu(name):
 
 
 def test_a_replayed_graph_equals_eager(monkeypatch):
-    from qamro_cache.training import graph
+    from qamro_cache.training.gpu import graph
 
     features, labels = make_data()
     jobs = varied_jobs(RECIPES["sgd"])

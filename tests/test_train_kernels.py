@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from test_train_stack import collect, make_data, make_folds, varied_jobs
 
 from qamro_cache.evaluation import metrics
-from qamro_cache.heads.architectures import HeadSettings, Rows, init_params
+from qamro_cache.heads.network import Architecture, Rows, init_params
 from qamro_cache.training.net import Dropout, Group, LayeredNet
 from qamro_cache.training.recipe import Job, Recipe
 
 pytest.importorskip("triton")
-from qamro_cache.training import kernels, measures, passes, step_loss
+from qamro_cache.training.gpu import kernels, measures, passes, step_loss
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="run by the test below, interpreted")
@@ -104,7 +104,7 @@ def test_products_interpreted(shape, dtype, shared, activation):
 
 
 def reference_step(adam, p, first, second, grad, rates):
-    """The step in float64, as optimiser.py has it."""
+    """The step in float64, as optimizer.py has it."""
     r = [rates.double()[:, k].reshape(-1, *[1] * (p.ndim - 1)) for k in range(4)]
     p, first, second = p.double(), first.double(), second.double()
     if adam:
@@ -189,7 +189,7 @@ def test_passes_interpreted(size):
 
 
 class Recorder(dict):
-    """Takes gradients as an optimiser would."""
+    """Takes gradients as an optimizer would."""
 
     def add(self, name, grad):
         self[name] = grad.clone()
@@ -202,9 +202,9 @@ class Recorder(dict):
 @pytest.mark.parametrize("activation", kernels.ACTIVATIONS)
 def test_one_pass_between_products_interpreted(activation):
     """Scores and gradients of float32 heads, with dropout: as without the kernels."""
-    from qamro_cache.training.kernel_net import PassNet
+    from qamro_cache.training.gpu.kernel_net import PassNet
 
-    head = HeadSettings(widths=(70, 9), activation=activation)
+    head = Architecture(widths=(70, 9), activation=activation)
     params = init_params(head, (7,), range(3))
     rows = torch.randn(2, 21, 7, generator=torch.Generator().manual_seed(0))
     groups = [Group(Rows(rows[0]), slice(0, 1)), Group(Rows(rows[1]), slice(1, 3))]
@@ -243,10 +243,10 @@ def test_measures_interpreted():
 
 
 RECIPES = {
-    "sgd": Recipe(head=HeadSettings(widths=(9, 5)), batch_size=3),
+    "sgd": Recipe(head=Architecture(widths=(9, 5)), batch_size=3),
     "adamw, own": Recipe(
-        head=HeadSettings(widths=(9, 6, 5), activation="tanh", output="bounded"),
-        batch_size=13, optimiser="adamw", batches="own",
+        head=Architecture(widths=(9, 6, 5), activation="tanh", output="bounded"),
+        batch_size=13, optimizer="adamw", batches="own",
     ),
 }  # fmt: skip
 
@@ -262,7 +262,7 @@ def short_jobs(name):
 @interpreted
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_stack_interpreted(name):
-    """Equals the torch path to 1e-5 of the labels' deviation, alone or with neighbours."""
+    """Equals the torch path to 1e-5 of the labels' deviation, alone or with neighbors."""
     features, labels = make_data()
     jobs = short_jobs(name)
     options = {"dtype": F32, "chunk": len(jobs)}
@@ -296,7 +296,7 @@ def test_bfloat16_interpreted():
 def test_bfloat16_is_what_heads_without_kernels_compute_in_too():
     from qamro_cache.training.net import AutogradNet, make_net
 
-    for changes in ({"dropout": 0.2}, {"head": HeadSettings(kind="linear", widths=())}):
+    for changes in ({"dropout": 0.2}, {"head": Architecture(kind="linear", widths=())}):
         net, _ = make_net(dataclasses.replace(Recipe(), **changes), "bf16", one_pass=True)
         assert isinstance(net, AutogradNet)
         assert net.half
@@ -405,21 +405,21 @@ cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 TOLERANCES = {"tf32": 2e-2, "bf16": 1e-1}
 
 
-def gpu_jobs(optimiser):
+def gpu_jobs(optimizer):
     recipe = Recipe(
-        head=HeadSettings(widths=(100, 33)), batch_size=16, epochs=20, patience=20, lr=1e-3,
-        optimiser=optimiser,
+        head=Architecture(widths=(100, 33)), batch_size=16, epochs=20, patience=20, lr=1e-3,
+        optimizer=optimizer,
     )  # fmt: skip
     return [Job(recipe, seed, fold) for fold in range(6) for seed in range(3)]
 
 
 @gpu
 @cuda_only
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("precision", TOLERANCES)
-def test_lower_precision_on_the_gpu(precision, optimiser):
+def test_lower_precision_on_the_gpu(precision, optimizer):
     features, labels = make_data()
-    jobs = gpu_jobs(optimiser)
+    jobs = gpu_jobs(optimizer)
     options = {"dtype": F32, "device": "cuda", "chunk": len(jobs)}
     ours = collect(features, labels, make_folds(), jobs, precision=precision, **options)
     theirs = collect(features, labels, make_folds(), jobs, **options)
@@ -432,11 +432,11 @@ def test_lower_precision_on_the_gpu(precision, optimiser):
 
 @gpu
 @cuda_only
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_float32_on_the_gpu_equals_float64_on_the_cpu(optimiser):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_float32_on_the_gpu_equals_float64_on_the_cpu(optimizer):
     """To 1e-3 of the labels' deviation after 20 epochs."""
     features, labels = make_data()
-    jobs = gpu_jobs(optimiser)
+    jobs = gpu_jobs(optimizer)
     ours = collect(features, labels, make_folds(), jobs, dtype=F32, device="cuda")
     theirs = collect(features, labels, make_folds(), jobs)
     for a, b in zip(ours, theirs, strict=True):
@@ -449,7 +449,7 @@ def test_float32_on_the_gpu_equals_float64_on_the_cpu(optimiser):
 @pytest.mark.parametrize("precision", TOLERANCES)
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_replayed_graph_of_kernels_equals_eager(monkeypatch, name, precision):
-    from qamro_cache.training import graph
+    from qamro_cache.training.gpu import graph
 
     features, labels = make_data()
     jobs = varied_jobs(RECIPES[name])

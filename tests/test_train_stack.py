@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from qamro_cache.evaluation import metrics
-from qamro_cache.heads.architectures import HeadSettings, init_params, prepare_rows, score_rows
+from qamro_cache.heads.network import Architecture, init_params, prepare_rows, score_rows
 from qamro_cache.losses.registry import LossSettings, parse_loss
-from qamro_cache.training.fit import Features, Labelled, fit
+from qamro_cache.training.fit import Features, Labeled, fit
 from qamro_cache.training.net import Dropout
 from qamro_cache.training.problem import Problem, make_schedule
 from qamro_cache.training.recipe import Folds, Job, Recipe
@@ -33,7 +33,7 @@ def make_data(windows=False, seed=0):
     systems[3] = -1
     features = Features(rows, offsets, weights)
     ranges = torch.tensor([[0.0, 100], [1, 5]])
-    return features, Labelled(labels, ranges, systems)
+    return features, Labeled(labels, ranges, systems)
 
 
 def make_folds():
@@ -56,8 +56,8 @@ def collect(features, labels, folds, jobs, **options):
                 "diverged": bool(result.diverged[row]),
                 "history": result.history[:, :, row],
                 "params": {name: p[row] for name, p in result.params.items()},
-                "centre": None if result.centre is None else result.centre[row],
-                "scale": None if result.scale is None else result.scale[row],
+                "mean": None if result.row_mean is None else result.row_mean[row],
+                "std": None if result.row_std is None else result.row_std[row],
             }
     return out
 
@@ -97,7 +97,7 @@ def naive(features, labels, folds, job):
     y = labels.targets[job.target]
     known = y.isfinite()
     train = torch.from_numpy(folds.train[job.fold])
-    stop = torch.from_numpy(folds.stop[job.fold]) & known
+    stop = torch.from_numpy(folds.validation[job.fold]) & known
     seen = rows.values[train]
     x = (rows.values - seen.mean(0)) / seen.std(0, correction=0)
     train = train & known
@@ -109,17 +109,17 @@ def naive(features, labels, folds, job):
         normalize="train",
         label_range=(low, high),
         label_mean=float(mean),
-        label_scale=float(std),
+        label_std=float(std),
     )
     loss = parse_loss(recipe.loss)
     params = init_params(settings, (rows.values.shape[1],), [job.seed], dtype=F64)
     leaves = [p.requires_grad_() for p in params.values()]
-    if recipe.optimiser == "sgd":
-        optimiser = torch.optim.SGD(
+    if recipe.optimizer == "sgd":
+        optimizer = torch.optim.SGD(
             leaves, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
     else:
-        optimiser = torch.optim.AdamW(leaves, recipe.lr, weight_decay=recipe.weight_decay)
+        optimizer = torch.optim.AdamW(leaves, recipe.lr, weight_decay=recipe.weight_decay)
     bounds = torch.stack([(r - mean) / std for r in labels.ranges[job.target]])[None]
 
     def predict(select, dropout=None):
@@ -148,9 +148,9 @@ def naive(features, labels, folds, job):
                 continue
             pred = predict(batch, drop)
             value = loss(pred, y[batch].nan_to_num(), mask=mask, settings=loss_settings)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             value.sum().backward()
-            optimiser.step()
+            optimizer.step()
         if stop.any():
             with torch.no_grad():
                 value = loss(predict(stop), y[stop], settings=loss_settings).item()
@@ -166,26 +166,26 @@ def naive(features, labels, folds, job):
 
 
 VARIANTS = {
-    "linear stack": Recipe(head=HeadSettings(widths=(9, 5), activation="none"), batch_size=16),
+    "linear stack": Recipe(head=Architecture(widths=(9, 5), activation="none"), batch_size=16),
     "relu, bounded": Recipe(
-        head=HeadSettings(widths=(9, 5), activation="relu", output="bounded"), batch_size=16
+        head=Architecture(widths=(9, 5), activation="relu", output="bounded"), batch_size=16
     ),
     "gelu, dropout": Recipe(
-        head=HeadSettings(widths=(9, 5), activation="gelu"), batch_size=16, dropout=0.3
+        head=Architecture(widths=(9, 5), activation="gelu"), batch_size=16, dropout=0.3
     ),
     "tanh, adamw, own": Recipe(
-        head=HeadSettings(widths=(9, 5), activation="tanh"),
+        head=Architecture(widths=(9, 5), activation="tanh"),
         batch_size=13,
-        optimiser="adamw",
+        optimizer="adamw",
         batches="own",
     ),
     "layer norm, autograd": Recipe(
-        head=HeadSettings(widths=(9,), layer_norm=True),
+        head=Architecture(widths=(9,), layer_norm=True),
         batch_size=16,
-        loss="mse@standardised+0.5*qamro",
+        loss="mse@standardized+0.5*qamro",
     ),
     "no hidden layer, tiny batches": Recipe(
-        head=HeadSettings(kind="linear", widths=()), batch_size=3
+        head=Architecture(kind="linear", widths=()), batch_size=3
     ),
 }
 
@@ -212,7 +212,7 @@ def test_every_head_equals_plain_pytorch(name):
 def test_a_head_does_not_depend_on_its_stack(pooling, chunk):
     """Windows of unequal number, unequal everything else; alone, in threes, or all together."""
     features, labels = make_data(windows=True)
-    head = HeadSettings(widths=(6,), activation="tanh", pooling=pooling)
+    head = Architecture(widths=(6,), activation="tanh", pooling=pooling)
     jobs = varied_jobs(Recipe(head=head, batch_size=16, dropout=0.2), 7)
     together = collect(features, labels, make_folds(), jobs, chunk=7)
     apart = collect(features, labels, make_folds(), jobs, chunk=chunk)
@@ -234,10 +234,10 @@ def test_weights_are_left_out_where_nobody_asks():
 
 def test_kept_parameters_give_the_predictions():
     features, labels = make_data(windows=True)
-    from qamro_cache.heads.architectures import forward
+    from qamro_cache.heads.network import forward
 
     for pooling in ("mean", "attention", "scores"):
-        recipe = Recipe(head=HeadSettings(widths=(6,), pooling=pooling), epochs=5, lr=1e-2)
+        recipe = Recipe(head=Architecture(widths=(6,), pooling=pooling), epochs=5, lr=1e-2)
         jobs = [Job(recipe, seed, fold) for seed in (0, 1) for fold in (0, 2)]
         for job, head in zip(jobs, collect(features, labels, make_folds(), jobs), strict=True):
             scores = forward(
@@ -246,8 +246,8 @@ def test_kept_parameters_give_the_predictions():
                 features.windows.double(),
                 features.offsets,
                 features.weights.double(),
-                centre=head["centre"],
-                scale=head["scale"],
+                mean=head["mean"],
+                std=head["std"],
             )[0]
             y = labels.targets[0][torch.from_numpy(make_folds().train[job.fold])]
             expected = scores * y.std(correction=0) + y.mean()
@@ -280,7 +280,7 @@ def test_held_out_labels_change_nothing(batches):
         assert torch.equal(a["predictions"], b["predictions"]) == (job.fold == 3)
 
 
-def test_a_held_out_clip_does_not_move_standardisation():
+def test_a_held_out_clip_does_not_move_standardization():
     """An absurd embedding of a held-out clip changes that clip's prediction only."""
     features, labels = make_data()
     folds = make_folds()
@@ -299,9 +299,9 @@ def test_a_diverging_head_leaves_the_others_untouched():
     features, labels = make_data()
     folds = make_folds()
     base = Recipe(batch_size=16, epochs=30, patience=30, lr=1e-2)
-    for optimiser in ("sgd", "adamw"):
-        sane = dataclasses.replace(base, optimiser=optimiser)
-        absurd = dataclasses.replace(sane, lr=1e18 if optimiser == "sgd" else 1e30)
+    for optimizer in ("sgd", "adamw"):
+        sane = dataclasses.replace(base, optimizer=optimizer)
+        absurd = dataclasses.replace(sane, lr=1e18 if optimizer == "sgd" else 1e30)
         jobs = [Job(sane, 0), Job(absurd, 1), Job(sane, 2, 2), Job(absurd, 3, 2), Job(sane, 4, 1)]
         mixed = collect(features, labels, folds, jobs, chunk=5, dtype=torch.float32)
         assert [head["diverged"] for head in mixed] == [False, True, False, True, False]
@@ -315,9 +315,9 @@ def test_a_diverging_head_leaves_the_others_untouched():
 def test_what_becomes_of_a_finished_head_is_not_told():
     """It stays in the stack until enough have finished, trained on for nothing, maybe to NaN."""
     features, labels = make_data()
-    linear = HeadSettings(kind="linear", widths=())
+    linear = Architecture(kind="linear", widths=())
     sane = Recipe(
-        head=linear, loss="mse@standardised", batch_size=16, epochs=60, patience=60, lr=1e-3
+        head=linear, loss="mse@standardized", batch_size=16, epochs=60, patience=60, lr=1e-3
     )
     wild = dataclasses.replace(sane, epochs=1, lr=1.0)
     for fold in (1, 2):
@@ -351,7 +351,7 @@ def test_history_is_what_the_metrics_say():
         head = collect(features, labels, folds, [Job(recipe, 0, 1, target)])[0]
         row = dict(zip(WATCHED, head["history"][head["best_epoch"] - 1].tolist(), strict=True))
         y = labels.targets[target]
-        stop = torch.from_numpy(folds.stop[1]) & y.isfinite()
+        stop = torch.from_numpy(folds.validation[1]) & y.isfinite()
         p = head["predictions"]
         for name in ("mse", "lcc", "srcc"):
             expected = metrics.METRICS[name](p[stop], y[stop]).item()
@@ -368,7 +368,7 @@ def test_refused_settings():
         {"lr": -1.0},
         {"momentum": 1.0},
         {"batch_size": 0},
-        {"optimiser": "adam"},
+        {"optimizer": "adam"},
         {"alpha": float("nan")},
     ):
         with pytest.raises(ValueError, match=next(iter(change))):
@@ -393,7 +393,7 @@ def test_shapes_of_a_captured_epoch_change_nothing(pooling):
     from qamro_cache.training.stack import Stack
 
     features, labels = make_data(windows=True)
-    recipe = Recipe(head=HeadSettings(widths=(6,), pooling=pooling), batch_size=16, epochs=3)
+    recipe = Recipe(head=Architecture(widths=(6,), pooling=pooling), batch_size=16, epochs=3)
     jobs = [Job(recipe, seed, fold) for fold in (0, 2) for seed in (0, 1)]
     rows = prepare_rows(
         recipe.head, features.windows.double(), features.offsets, features.weights.double()

@@ -95,9 +95,9 @@ class ClipDecoder:
             resampler = make_resampler(self.policy.resampler, rate, to)
             cutter = WindowCutter(self.policy)
             for samples in self._samples(file):
-                yield from cutter.push(self._quantised(resampler.push(samples)))
+                yield from cutter.push(self._quantized(resampler.push(samples)))
             rest = resampler.push(np.zeros(0, np.float32), last=True)
-            yield from cutter.push(self._quantised(rest))
+            yield from cutter.push(self._quantized(rest))
             yield from cutter.finish()
 
     def _samples(self, file: Any) -> Iterator[Samples]:
@@ -131,7 +131,7 @@ class ClipDecoder:
                 f"{file.frames / file.samplerate:.1f} s",
             )
 
-    def _quantised(self, samples: Samples) -> Samples:
+    def _quantized(self, samples: Samples) -> Samples:
         """Truncate to 16 bits and back where the policy says so, as laion_clap does."""
         if not self.policy.int16:
             return samples

@@ -133,7 +133,7 @@ def make_resampler(name: str, rate: int, to: int) -> Resampler:
     Args:
         name: ``soxr-HQ`` (or QQ, LQ, MQ, VHQ), ``librosa-soxr-HQ`` (the same with librosa's
             length) or ``torchaudio-sinc-hann-6`` (6: zero crossings on either side of the
-            filter's centre).
+            filter's center).
         rate: of the file.
         to: wanted.
     """

@@ -31,15 +31,15 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
             by hash; only files of equal size are read in full.
 
     Returns:
-        JSON types only. ``splits`` (by name: clips, labelled, systems, groups, prompts, missing
+        JSON types only. ``splits`` (by name: clips, labeled, systems, groups, prompts, missing
         audio, and what each shares with the splits before it), ``systems`` (by name: clips and
         mean scores), ``axes`` (by name: scale, spread, ratings), ``prompts``, ``raters``,
         ``audio`` (files that are there, how many headers were opened, how many could not be read),
         ``problems`` (a list of ``code`` and ``message``), and ``dataset``, ``clips``,
-        ``synthetic``, ``licence``, ``source``, ``notes``.
+        ``synthetic``, ``license``, ``source``, ``notes``.
     """
     clips = dataset.clips
-    labelled = np.isfinite(dataset.labels.mean).any(axis=1)
+    labeled = np.isfinite(dataset.labels.mean).any(axis=1)
     paths = list(clips["path"])
     sizes = _file_sizes(paths)
     same_audio = _equal_files(paths, sizes) if read_audio else None
@@ -48,7 +48,7 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
         str(name): (clips["split"] == name).to_numpy(dtype=bool)
         for name in pd.unique(clips["split"])
     }
-    splits = _splits(dataset, rows_of, labelled, sizes < 0, same_audio)
+    splits = _splits(dataset, rows_of, labeled, sizes < 0, same_audio)
     problems = [
         *_count_problems(dataset, rows_of),
         *_overlap_problems(splits, dataset.group_kind),
@@ -62,7 +62,7 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
     return {
         "dataset": dataset.name,
         "synthetic": dataset.synthetic,
-        "licence": dataset.licence,
+        "license": dataset.license,
         "source": dataset.source,
         "clips": len(clips),
         "notes": list(dataset.notes),
@@ -139,7 +139,7 @@ def _equal_files(paths: Sequence[str], sizes: npt.NDArray[np.int64]) -> npt.NDAr
 def _splits(
     dataset: Dataset,
     rows_of: Mapping[str, Mask],
-    labelled: Mask,
+    labeled: Mask,
     missing: Mask,
     same_audio: npt.NDArray[np.int64] | None,
 ) -> dict[str, dict[str, Any]]:
@@ -156,7 +156,7 @@ def _splits(
             own["audio"] = set(same_audio[rows].tolist()) - {-1}
         records[split] = {
             "clips": int(rows.sum()),
-            "labelled": int((rows & labelled).sum()),
+            "labeled": int((rows & labeled).sum()),
             "missing_audio": int((rows & missing).sum()),
             **{what: len(own[what]) for what in ("systems", "groups", "prompts")},
             "shared": {
@@ -315,7 +315,7 @@ def _label_problems(
             continue
         if not known.all():
             number = int((~known).sum())
-            yield _problem("unlabelled", f"{axis.name}: {number} clips have no score")
+            yield _problem("unlabeled", f"{axis.name}: {number} clips have no score")
         outside = np.flatnonzero(known & ((scores < axis.low) | (scores > axis.high)))
         where = [clips["clip_id"].iloc[int(row)] for row in outside[:1]]
         if labels.ratings is not None:

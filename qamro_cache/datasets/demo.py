@@ -68,7 +68,7 @@ def load_demo(folder: Path | None = None) -> Dataset:
         dataset.clips,
         labels,
         synthetic=True,
-        licence="MIT, made by this program",
+        license="MIT, made by this program",
         source=str(folder),
         notes=("synthetic: sounds, degradations and raters are made by a program",),
     )
@@ -189,7 +189,7 @@ def _voice(pitch: float, pace: float) -> Callable[[np.random.Generator], Wave]:
             )
 
             def vowel(f: Wave, formants: Wave = formants) -> Wave:
-                peaks = [1 / (1 + ((f - centre) / 120) ** 2) for centre in formants]
+                peaks = [1 / (1 + ((f - center) / 120) ** 2) for center in formants]
                 return np.asarray(sum(peaks, np.zeros_like(f)) + 0.02)
 
             hiss = 0.05 * rng.normal(size=t.size) * (rng.uniform() < 0.4)

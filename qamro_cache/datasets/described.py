@@ -88,7 +88,7 @@ def load_described(description: Description, data_dir: Path) -> Dataset:
         description.name,
         clips,
         labels,
-        licence=description.licence,
+        license=description.license,
         source=description.source,
         notes=tuple(notes),
         system_scores=read_system_scores(description, data_dir),

@@ -113,7 +113,7 @@ class Description:
     Attributes:
         name: as on the command line.
         title: what it is, in a line.
-        licence: under which it may be used.
+        license: under which it may be used.
         source: where to get it.
         axes: the questions, with their scales.
         clips: tables that list the clips.
@@ -129,7 +129,7 @@ class Description:
 
     name: str
     title: str
-    licence: str
+    license: str
     source: str
     axes: tuple[Axis, ...]
     clips: tuple[Table, ...]

@@ -105,7 +105,7 @@ class Dataset:
         clips: one row a clip, columns ``CLIP_COLUMNS``; ``path`` is absolute.
         labels: of the same rows; no axes for a set without ratings.
         synthetic: made by a program, ratings included: every table says so.
-        licence: under which the audio and ratings may be used; empty where not known.
+        license: under which the audio and ratings may be used; empty where not known.
         source: where to get them; empty where not known.
         notes: facts a table must carry (for example what the split shares), a line each.
         system_scores: published system-level truth, a score an axis (NaN: not published); empty
@@ -119,7 +119,7 @@ class Dataset:
     clips: pd.DataFrame
     labels: Labels
     synthetic: bool = False
-    licence: str = ""
+    license: str = ""
     source: str = ""
     notes: tuple[str, ...] = field(default_factory=tuple)
     system_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

@@ -19,7 +19,7 @@ def report_tables(report: Mapping[str, Any]) -> list[Table]:
     splits = [
         (
             split or "(none)",
-            *(str(record[key]) for key in ("clips", "labelled", "missing_audio")),
+            *(str(record[key]) for key in ("clips", "labeled", "missing_audio")),
             *(str(record[key]) for key in ("systems", "groups", "prompts")),
             *(_shares(record["shared"], key) for key in ("systems", "groups", "prompts", "audio")),
         )
@@ -43,7 +43,7 @@ def report_tables(report: Mapping[str, Any]) -> list[Table]:
     return [
         Table(
             f"{name}: splits",
-            ("split", "clips", "labelled", "no audio", "systems", "groups", "prompts", *shared),
+            ("split", "clips", "labeled", "no audio", "systems", "groups", "prompts", *shared),
             splits,
             1,
         ),
@@ -55,7 +55,7 @@ def report_tables(report: Mapping[str, Any]) -> list[Table]:
                 *((problem["code"], problem["message"]) for problem in report["problems"]),
                 *_opened(report["audio"]),
                 *(("note", note) for note in report["notes"]),
-                *((key, report[key]) for key in ("licence", "source") if report[key]),
+                *((key, report[key]) for key in ("license", "source") if report[key]),
             ],
             2,
         ),

@@ -2,7 +2,7 @@
 
 The model averages a weighted sum of WavLM's 13 layers over time and puts it through a small
 network, with weights of its own for each of CE, CU, PC and PQ. Averaging and weighting commute,
-so the layers' means are cached, and a head initialised by `published_head` reproduces the
+so the layers' means are cached, and a head initialized by `published_head` reproduces the
 published scores from them exactly. The tests hold it against audiobox-aesthetics 0.0.4, which is
 not needed here.
 """
@@ -82,7 +82,7 @@ class PublishedHead:
         tensors: ``layers`` [13], logits of the layer weights; for hidden layer k ``k.weight``
             [768, 768] as (in, out), ``k.bias`` [768] and, with ``layer_norm``,
             ``k.norm.weight`` and ``k.norm.bias`` [768]; ``output.weight`` [768, 1] and
-            ``output.bias`` [1]. The mixed layers are normalised to unit length before layer 0.
+            ``output.bias`` [1]. The mixed layers are normalized to unit length before layer 0.
         widths: of the hidden layers; after each comes GELU.
         layer_norm: before each GELU.
         mean: of the labels that the network was trained on; a score is output * std + mean,
@@ -208,7 +208,7 @@ INFO = EncoderInfo(
     name="audiobox",
     summary="Audiobox-Aesthetics, the mean of each WavLM layer; its scores by --init published",
     source=f"audiobox-aesthetics 0.0.4; weights {SOURCE}",
-    licence="CC-BY 4.0",
+    license="CC-BY 4.0",
     dims="layers 13 x 768",
     missing=missing,
     load=load,

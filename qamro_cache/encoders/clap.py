@@ -140,7 +140,7 @@ def load_network(path: Path, allow_pickle: bool = False) -> tuple[ClapNetwork, H
             missing or unexpected, or constants (DFT, positions, masks) that are not what we use.
     """
     state = state_dict_of(read_checkpoint(path, allow_pickle), path)
-    size = recognise(state, path)
+    size = recognize(state, path)
     network = ClapNetwork(size)
     wanted = expected_constants(network)
     for name, constant in wanted.items():
@@ -162,7 +162,7 @@ def load_network(path: Path, allow_pickle: bool = False) -> tuple[ClapNetwork, H
     return network, size
 
 
-def recognise(state: Mapping[str, Tensor], path: Path) -> HtsatSize:
+def recognize(state: Mapping[str, Tensor], path: Path) -> HtsatSize:
     """Return the size of audio network whose tensors these are."""
     if "audio_branch.patch_embed.mel_conv2d.weight" in state:
         raise QamroError(
@@ -247,7 +247,7 @@ INFO = EncoderInfo(
     name="clap",
     summary="LAION-CLAP, HTS-AT audio tower and RoBERTa text tower",
     source=f"laion_clap 1.1.7; weights {CHECKPOINT_URL}",
-    licence="see docs/encoders.md",
+    license="see docs/encoders.md",
     dims="embedding 512, pooled 1024 (HTSAT-tiny 768), text 512",
     missing=missing,
     load=load,

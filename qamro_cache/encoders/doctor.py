@@ -147,7 +147,7 @@ def _text(encoder: Encoder, device: str) -> Iterator[Check]:
 
 def _speed(encoder: Encoder, device: str) -> Iterator[Check]:
     windows, valid = signal(encoder, device)
-    count, wait = 0, _synchronise(device)
+    count, wait = 0, _synchronize(device)
     start = time.perf_counter()
     while time.perf_counter() - start < 1:
         encoder.encode(windows, valid)
@@ -158,5 +158,5 @@ def _speed(encoder: Encoder, device: str) -> Iterator[Check]:
     yield Check("speed", True, f"{rate:.1f} windows of {seconds:g} s a second, batches of {BATCH}")
 
 
-def _synchronise(device: str) -> Callable[[], None]:
+def _synchronize(device: str) -> Callable[[], None]:
     return torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None

@@ -82,7 +82,7 @@ class PatchEmbedding(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Self-attention inside squares of 8 x 8 tokens, with a learnt bias by relative position.
+    """Self-attention inside squares of 8 x 8 tokens, with a learned bias by relative position.
 
     Args:
         width: channels.
@@ -165,7 +165,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention in squares, then an MLP, each on the normalised input and added to it."""
+    """Attention in squares, then an MLP, each on the normalized input and added to it."""
 
     def __init__(self, width: int, heads: int, grid: int, shift: int) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Block(nn.Module):
 
 
 class Merging(nn.Module):
-    """Four neighbouring tokens become one of twice the width."""
+    """Four neighboring tokens become one of twice the width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class Htsat(nn.Module):
                 module.fold()
 
     def picture(self, decibels: Tensor) -> Tensor:
-        """Log-mel [B, T, 64] -> normalised and folded picture [B, 1, 256, 256], in float32.
+        """Log-mel [B, T, 64] -> normalized and folded picture [B, 1, 256, 256], in float32.
 
         Time is stretched to 1,024 frames and cut in four, one strip under the other.
         """
@@ -251,7 +251,7 @@ class Htsat(nn.Module):
             return strips.reshape(-1, 1, PICTURE, PICTURE)
 
     def tokens(self, picture: Tensor) -> Tensor:
-        """Picture [B, 1, 256, 256] -> embedding [B, features]: the tokens' mean, normalised."""
+        """Picture [B, 1, 256, 256] -> embedding [B, features]: the tokens' mean, normalized."""
         x = self.patch_embed(picture)
         for stage in self.layers:
             x = stage(x)

@@ -34,7 +34,7 @@ FOR_TRAINING = ("masked_spec_embed",)
 class HfEncoder:
     """``layers``: the mean of every hidden layer over the time that is audio, [L + 1, D].
 
-    Of transformers' CLAP instead ``embedding`` (normalised), ``pooled`` before the projection,
+    Of transformers' CLAP instead ``embedding`` (normalized), ``pooled`` before the projection,
     and ``text`` for prompts.
     """
 
@@ -123,7 +123,7 @@ class HfEncoder:
         return {name: value.to(self.device) for name, value in inputs.items()}
 
     def encode_text(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
-        """Return CLAP's ``text`` [P, D], normalised; {} for other models."""
+        """Return CLAP's ``text`` [P, D], normalized; {} for other models."""
         if self.tokenizer is None:
             return {}
         tokens, mask = tokenize(self.tokenizer, prompts, self.text_length)
@@ -309,7 +309,7 @@ INFO = EncoderInfo(
     name="hf",
     summary="any audio model of transformers: HuBERT, WavLM, wav2vec 2.0, AST, Whisper, CLAP",
     source="transformers; weights from the local hub cache or a folder",
-    licence="the model's own",
+    license="the model's own",
     dims="layers (L + 1) x D; CLAP: embedding, pooled, text",
     missing=missing,
     load=load,

@@ -1,7 +1,7 @@
 """Log-mel statistics: an encoder without weights, the honest baseline.
 
 HEAR (Turian et al. 2022) includes such a baseline for the same reason: an embedding that does
-not beat it has learnt nothing that a filter bank does not know.
+not beat it has learned nothing that a filter bank does not know.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,17 +78,17 @@ def mel_filters(sample_rate: int, frame: int, bands: int) -> Tensor:
     """Return triangular filters [frame // 2 + 1, bands], each of unit sum, up to half the rate.
 
     The scale is m = 2595 log10(1 + f / 700) (O'Shaughnessy 1987); every band gets at least the
-    bin nearest to its centre, so that none is silent by construction.
+    bin nearest to its center, so that none is silent by construction.
     """
     top = 2595 * torch.log10(torch.tensor(1 + sample_rate / 2 / 700, dtype=torch.float64))
     edges = torch.linspace(0, float(top), bands + 2, dtype=torch.float64)
     edges = 700 * (10 ** (edges / 2595) - 1)  # [bands + 2] Hz
     bins = torch.arange(frame // 2 + 1, dtype=torch.float64) * sample_rate / frame
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    rising = (bins[:, None] - low) / (centre - low)
-    falling = (high - bins[:, None]) / (high - centre)
+    low, center, high = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins[:, None] - low) / (center - low)
+    falling = (high - bins[:, None]) / (high - center)
     filters = torch.clamp(torch.minimum(rising, falling), min=0)
-    nearest = F.one_hot((bins[:, None] - centre).abs().argmin(0), len(bins)).T.double()
+    nearest = F.one_hot((bins[:, None] - center).abs().argmin(0), len(bins)).T.double()
     filters = torch.where(filters.sum(0) > 0, filters, nearest)
     return (filters / filters.sum(0)).float()
 
@@ -103,7 +103,7 @@ INFO = EncoderInfo(
     name="mel",
     summary="mean and deviation of a log-mel spectrogram; no weights",
     source="qamro_cache",
-    licence="MIT",
+    license="MIT",
     dims="statistics 256",
     missing=lambda argument, options: (),
     load=load,

@@ -52,7 +52,7 @@ def refuse_alike(prompts: Sequence[str], tokens: Tensor, text: Tensor, padding: 
                 f"prompts {first[key]!r} and {prompt!r} get the same tokens; check the tokenizer"
             )
     rows = text[distinct].double().cpu()
-    # Alike rows are neighbours when sorted along any one direction that tells rows apart.
+    # Alike rows are neighbors when sorted along any one direction that tells rows apart.
     direction = torch.linspace(-1, 1, text.shape[1], dtype=torch.float64).cos()
     order = torch.argsort(rows @ direction)
     alike = (rows[order[1:]] - rows[order[:-1]]).abs().amax(1) < 1e-6

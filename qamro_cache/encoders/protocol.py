@@ -35,7 +35,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """What a user may set about an encoder; each encoder refuses what it cannot honour.
+    """What a user may set about an encoder; each encoder refuses what it cannot honor.
 
     Attributes:
         checkpoint: file or folder with the weights; empty: the encoder's own default.
@@ -63,7 +63,7 @@ class EncoderInfo:
         name: as given to ``--encoder``; ``hf`` takes an argument after a colon.
         summary: one line.
         source: where code and weights come from.
-        licence: of the weights.
+        license: of the weights.
         dims: the features in a person's words, for example ``embedding 512, text 512``.
         missing: what is not here yet and how to get it, one line each; empty when ready.
         load: (argument after the colon, options, device) -> encoder in eval mode.
@@ -73,7 +73,7 @@ class EncoderInfo:
     name: str
     summary: str
     source: str
-    licence: str
+    license: str
     dims: str
     missing: Callable[[str, EncoderOptions], Sequence[str]]
     load: Callable[[str, EncoderOptions, str], Encoder]

@@ -17,7 +17,7 @@ logger = logging.getLogger("qamro_cache")
 
 
 class Runner:
-    """Encodes batches of any size; keeps what it learnt about memory.
+    """Encodes batches of any size; keeps what it learned about memory.
 
     Args:
         encoder: in eval mode; its networks are compiled if it has ``networks()``, the modules

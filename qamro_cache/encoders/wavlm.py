@@ -67,7 +67,7 @@ def normalise_channels(x: Tensor, norm: nn.Module) -> Tensor:
 
 
 class PositionConvolution(nn.Module):
-    """A grouped convolution of 128 frames with weight normalisation, by FFT in float32."""
+    """A grouped convolution of 128 frames with weight normalization, by FFT in float32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class PositionConvolution(nn.Module):
         self.size = 0
 
     def fold(self, frames: int) -> None:
-        """Transform the normalised weight for inputs of ``frames`` frames."""
+        """Transform the normalized weight for inputs of ``frames`` frames."""
         v = self.weight_v.detach()
         weight = self.weight_g.detach() * v / v.norm(dim=(0, 1), keepdim=True)
         self.size = fast_size(frames + POSITION_KERNEL - 1)
@@ -144,7 +144,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and two linear layers, each added and then normalised."""
+    """Attention and two linear layers, each added and then normalized."""
 
     def __init__(self, first: bool) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ def read_checkpoint(path: Path, allow_pickle: bool = False) -> Any:
     """
     if not path.is_file():
         raise QamroError(f"checkpoint {path} is not a file; check --checkpoint")
-    # Mapping leaves an optimiser's state, often the larger part of a file, on the disk.
+    # Mapping leaves an optimizer's state, often the larger part of a file, on the disk.
     mapped = zipfile.is_zipfile(path)
     harmless = [(_numpy_scalar(), name) for name in _SCALAR_NAMES]
     kinds = {type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "b1")}

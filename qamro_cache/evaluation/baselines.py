@@ -6,7 +6,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-#: Ridge penalty on standardised features. Fixed, so that no held-out clip has a say in it.
+#: Ridge penalty on standardized features. Fixed, so that no held-out clip has a say in it.
 RIDGE_PENALTY = 100.0
 
 
@@ -35,11 +35,11 @@ def ridge(
     """Predict each held-out clip by ridge regression on its fold's training clips.
 
     Args:
-        features: [C, D] one vector a clip; standardised here on each fold's training clips.
+        features: [C, D] one vector a clip; standardized here on each fold's training clips.
         target: [C] labels, NaN where a clip has none.
         train: [F, C] the clips each fold trains on.
         test: [F, C] the clips each fold predicts.
-        penalty: on the squared weights of the standardised features; the intercept is free.
+        penalty: on the squared weights of the standardized features; the intercept is free.
 
     Returns:
         [C] predictions, NaN where no fold predicts a clip.
@@ -50,13 +50,13 @@ def ridge(
         if not used.any():
             continue
         x, y = features[used], target[used]
-        centre, scale = x.mean(0), x.std(0)
+        center, scale = x.mean(0), x.std(0)
         scale[scale == 0] = 1.0
-        x = (x - centre) / scale
+        x = (x - center) / scale
         # The smaller of the two equal systems: features by features, or clips by clips.
         if x.shape[0] >= x.shape[1]:
             weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (y - y.mean()))
         else:
             weights = x.T @ np.linalg.solve(x @ x.T + penalty * np.eye(x.shape[0]), y - y.mean())
-        predictions[fold_test] = (features[fold_test] - centre) / scale @ weights + y.mean()
+        predictions[fold_test] = (features[fold_test] - center) / scale @ weights + y.mean()
     return predictions

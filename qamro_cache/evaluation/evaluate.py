@@ -42,10 +42,10 @@ def evaluate(
 
     Returns:
         ``axes``: for each axis of the labels what `score` returns, with ``predicted_axis``,
-        ``ceiling`` (clip and system level, or None without single ratings), ``far`` (how many of
-        the clips scored are far from the head's training set, None where not known) and
+        ``ceiling`` (clip and system level, or None without single ratings), ``ood`` (how many of
+        the clips scored are out of distribution for the head, None where not known) and
         ``published_systems`` (systems whose published score is the truth; the others' is the mean
-        over the clips scored); ``synthetic``; ``unpredicted`` and ``unlabelled``: clips that only
+        over the clips scored); ``synthetic``; ``unpredicted`` and ``unlabeled``: clips that only
         one of the two has (a row without a number is no prediction). JSON types.
 
     Raises:
@@ -87,7 +87,7 @@ def evaluate(
         "dataset": truth.name,
         "synthetic": truth.synthetic,
         "unpredicted": len(rows) - len(position),
-        "unlabelled": len(predicted) - len(position),
+        "unlabeled": len(predicted) - len(position),
         "axes": {},
     }
     for theirs, ours in pairs.items():
@@ -113,7 +113,7 @@ def evaluate(
         )
         scored["predicted_axis"] = theirs
         scored["scale"] = [axis.low, axis.high]
-        scored["far"] = int((part["far"] == "True").sum()) if "far" in part else None
+        scored["ood"] = int((part["ood"] == "True").sum()) if "ood" in part else None
         scored["published_systems"] = 0 if published is None else int(np.isfinite(published).sum())
         scored["ceiling"] = _ceilings(truth, rows, index, system)
         result["axes"][ours] = scored

@@ -1,4 +1,4 @@
-"""The figures of one model on one axis: every metric with its counts, spread and interval."""
+"""The figures of one model on one axis: every metric with its counts, std and interval."""
 
 import json
 import logging
@@ -45,7 +45,7 @@ def score(
 
     Returns:
         ``clips``, ``systems`` and ``seeds`` counted, and ``metrics``: for each of ``clip_mse`` to
-        ``system_ktau`` the ``value`` (mean over the seeds), its ``spread`` (standard deviation
+        ``system_ktau`` the ``value`` (mean over the seeds), its ``std`` (standard deviation
         over seeds, NaN for one), the 95 % interval ``low`` to ``high`` over resampled systems
         (over clips where no clip has a system) and the figure of the seeds' mean prediction,
         ``ensemble``. Clips without a system are left out of the interval only when others
@@ -82,7 +82,7 @@ def score(
         interval = intervals.get(name)
         result["metrics"][name] = {
             "value": float(of_seeds.mean()),
-            "spread": float(of_seeds.std(ddof=1)) if len(of_seeds) > 1 else float("nan"),
+            "std": float(of_seeds.std(ddof=1)) if len(of_seeds) > 1 else float("nan"),
             "low": interval.low if interval else float("nan"),
             "high": interval.high if interval else float("nan"),
             "ensemble": float(ensemble[name][0]),

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
-from qamro_cache.heads.architectures import HeadSettings, parameter_shapes
-from qamro_cache.heads.novelty import Reference
+from qamro_cache.heads.network import Architecture, parameter_shapes
+from qamro_cache.heads.ood import Reference
 from qamro_cache.identity import canonical_json
 
 FORMAT = "qamro-head"
@@ -31,28 +31,26 @@ class AxisHead:
     Attributes:
         axis: name and range of the scores.
         seeds: M seeds, a member each.
-        params: name -> [M, ...], as `heads.architectures.init_params` lays them out; they take
-            standardised rows and give standardised scores.
-        label_mean: score = label_mean + label_scale * output.
-        label_scale: as above, in the axis' units, positive.
-        centre: [D] subtracted from a row; None where the head takes rows as they are.
-        scale: [D] by which a centred row is divided; None with ``centre``.
+        params: name -> [M, ...], as `heads.network.init_params` lays them out; they take
+            standardized rows and give standardized scores.
+        label_mean: score = label_mean + label_std * output.
+        label_std: as above, in the axis' units, positive.
+        row_mean: [D] subtracted from a row; None where the head takes rows as they are.
+        row_std: [D] by which the difference is divided; None with ``row_mean``.
     """
 
     axis: Axis
     seeds: tuple[int, ...]
     params: Mapping[str, Tensor]
     label_mean: float
-    label_scale: float
-    centre: Tensor | None = None
-    scale: Tensor | None = None
+    label_std: float
+    row_mean: Tensor | None = None
+    row_std: Tensor | None = None
 
     @property
     def bounds(self) -> Tensor:
-        """The axis' range in standardised units [M, 2], for a bounded output."""
-        ends = [
-            (end - self.label_mean) / self.label_scale for end in (self.axis.low, self.axis.high)
-        ]
+        """The axis' range in standardized units [M, 2], for a bounded output."""
+        ends = [(end - self.label_mean) / self.label_std for end in (self.axis.low, self.axis.high)]
         return torch.tensor([ends]).expand(len(self.seeds), 2)
 
 
@@ -67,11 +65,11 @@ class Head:
         text_feature: name of the prompt's feature; empty for a head on audio alone.
         identity: of the cache it was trained on; predicting from any other is refused.
         axes: one `AxisHead` an axis.
-        reference: clips of the training set, to tell whether a new one lies far from them.
+        reference: clips of the training set, to tell whether a new one is out of distribution.
         training: how it was trained: dataset, settings, synthetic or not, versions. JSON types.
     """
 
-    settings: HeadSettings
+    settings: Architecture
     row: tuple[int, ...]
     feature: str
     text_feature: str
@@ -88,13 +86,13 @@ def save_head(path: Path, head: Head) -> None:
     reference = head.reference
     tensors = {
         "reference/clips": reference.clips,
-        "reference/centre": reference.centre,
-        "reference/scale": reference.scale,
+        "reference/mean": reference.mean,
+        "reference/std": reference.std,
     }
     for index, one in enumerate(head.axes):
         tensors |= {f"{index}/params/{name}": value for name, value in one.params.items()}
-        if one.centre is not None and one.scale is not None:
-            tensors |= {f"{index}/centre": one.centre, f"{index}/scale": one.scale}
+        if one.row_mean is not None and one.row_std is not None:
+            tensors |= {f"{index}/row_mean": one.row_mean, f"{index}/row_std": one.row_std}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     record = canonical_json(
         {
@@ -108,12 +106,12 @@ def save_head(path: Path, head: Head) -> None:
                     "axis": asdict(one.axis),
                     "seeds": list(one.seeds),
                     "label_mean": one.label_mean,
-                    "label_scale": one.label_scale,
+                    "label_std": one.label_std,
                 }
                 for one in head.axes
             ],
             # JSON has no infinity.
-            "far": reference.far if math.isfinite(reference.far) else None,
+            "ood": reference.threshold if math.isfinite(reference.threshold) else None,
             "training": head.training,
         }
     )
@@ -167,7 +165,7 @@ def load_head(path: Path) -> Head:
 
 
 def _from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Head:
-    settings = HeadSettings(**record["settings"])
+    settings = Architecture(**record["settings"])
     row = tuple(int(size) for size in record["row"])
     axes = []
     for index, entry in enumerate(record["axes"]):
@@ -180,24 +178,24 @@ def _from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> He
             seeds=seeds,
             params=params,
             label_mean=float(entry["label_mean"]),
-            label_scale=float(entry["label_scale"]),
+            label_std=float(entry["label_std"]),
         )
-        if not (math.isfinite(one.label_mean) and 0 < one.label_scale < math.inf and seeds):
-            raise ValueError(f"labels of axis {one.axis.name!r} have no usable scale")
-        if f"{index}/centre" in tensors:
-            centre = _tensor(tensors, f"{index}/centre", row[-1:])
-            scale = _tensor(tensors, f"{index}/scale", row[-1:])
-            if not (scale > 0).all():
-                raise ValueError("a feature's scale is not positive")
-            one = AxisHead(**{**vars(one), "centre": centre, "scale": scale})
+        if not (math.isfinite(one.label_mean) and 0 < one.label_std < math.inf and seeds):
+            raise ValueError(f"labels of axis {one.axis.name!r} have no usable mean and std")
+        if f"{index}/row_mean" in tensors:
+            row_mean = _tensor(tensors, f"{index}/row_mean", row[-1:])
+            row_std = _tensor(tensors, f"{index}/row_std", row[-1:])
+            if not (row_std > 0).all():
+                raise ValueError("a feature's std is not positive")
+            one = AxisHead(**{**vars(one), "row_mean": row_mean, "row_std": row_std})
         axes.append(one)
-    width = tensors["reference/centre"].numel()
+    width = tensors["reference/mean"].numel()
     clips = tensors["reference/clips"]
     reference = Reference(
         clips=_tensor(tensors, "reference/clips", (len(clips), width)),
-        centre=_tensor(tensors, "reference/centre", (width,)),
-        scale=_tensor(tensors, "reference/scale", (width,)),
-        far=math.inf if record["far"] is None else float(record["far"]),
+        mean=_tensor(tensors, "reference/mean", (width,)),
+        std=_tensor(tensors, "reference/std", (width,)),
+        threshold=math.inf if record["ood"] is None else float(record["ood"]),
     )
     if not (isinstance(record["identity"], dict) and isinstance(record["training"], dict)):
         raise ValueError("identity or training is no record")

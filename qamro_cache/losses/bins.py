@@ -26,7 +26,7 @@ class Bins:
 
     Attributes:
         edges: K + 1 increasing label values.
-        values: K raw values; they are min-max normalised to [0, 1] before use.
+        values: K raw values; they are min-max normalized to [0, 1] before use.
     """
 
     edges: tuple[float, ...]
@@ -58,14 +58,14 @@ class Bins:
         return number
 
     def quality(self, y: Tensor) -> Tensor:
-        """The normalised value of each label's bin, in float64."""
-        values = self.normalised()
+        """The normalized value of each label's bin, in float64."""
+        values = self.normalized()
         quality = torch.full_like(y, values[0], dtype=torch.float64)
         for edge, before, value in zip(self.edges[1:], values, values[1:], strict=False):
             quality += (y >= edge).double() * (value - before)
         return quality
 
-    def normalised(self) -> tuple[float, ...]:
+    def normalized(self) -> tuple[float, ...]:
         """The values scaled to [0, 1] over the table."""
         low, high = min(self.values), max(self.values)
         return tuple((value - low) / (high - low) for value in self.values)

@@ -105,7 +105,7 @@ def approx_ndcg(
     """1 - ApproxNDCG (Qin, Liu and Li 2010): the gain discounted by soft ranks.
 
     The gain is 2^(label - the head's lowest label) - 1, which suits ratings from 1 to 5; on
-    0-to-100 ratings use ``approx_ndcg@standardised``.
+    0-to-100 ratings use ``approx_ndcg@standardized``.
     """
     target, pred = target.expand_as(pred), _counted(pred, mask, 0)
     lowest = _counted(target, mask, torch.inf).amin(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What every form of the loss works on: checked, flattened to rows, and normalised."""
+"""What every form of the loss works on: checked, flattened to rows, and normalized."""
 
 import math
 from dataclasses import dataclass, replace
@@ -227,8 +227,8 @@ def finish(scores: Tensor, slope: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor
     """
     pairs = pairs.clamp(min=1)
     # Slopes sum to 0, so that any constant may be taken off the scores: the mean rounds least.
-    centred = scores - scores.mean(-1, keepdim=True)
-    value = (centred * slope).sum(-1) / pairs
+    centered = scores - scores.mean(-1, keepdim=True)
+    value = (centered * slope).sum(-1) / pairs
     return value, (scores * 0 - slope) / pairs.unsqueeze(-1)
 
 

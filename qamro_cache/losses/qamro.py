@@ -1,6 +1,6 @@
 """The QAMRO loss (arXiv 2508.08957): quality-aware adaptive margins over all pairs.
 
-For predictions p, labels y and labels n normalised to [0, 1]::
+For predictions p, labels y and labels n normalized to [0, 1]::
 
     L = 1/|P| * sum over y_i > y_j of (1 + (beta-1) max(n_i, n_j)) relu(alpha (y_i-y_j) - (p_i-p_j))
 

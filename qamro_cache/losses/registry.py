@@ -1,12 +1,12 @@
-"""Losses by name, and their weighted sums: ``huber+qamro``, ``0.5*mse@standardised+qamro``.
+"""Losses by name, and their weighted sums: ``huber+qamro``, ``0.5*mse@standardized+qamro``.
 
 **Units.** Predictions and labels are always handed over in raw label units. Each term names
 the units it works in: ``raw`` (the default of every term, as in the paper's track 1) or
-``standardised``, where it sees ``(x - label_mean) / label_scale`` of both and the chain rule
+``standardized``, where it sees ``(x - label_mean) / label_std`` of both and the chain rule
 brings its gradient back to raw predictions. The trainer passes the mean and scale of the
 training fold's labels, one number or one a head. The authors' track 2 is
-``mse@standardised+mae@standardised+qamro@raw``. On 0-to-100 ratings a raw Huber delta of 1 is
-nearly the absolute error, so ``huber@standardised`` is what one means there.
+``mse@standardized+mae@standardized+qamro@raw``. On 0-to-100 ratings a raw Huber delta of 1 is
+nearly the absolute error, so ``huber@standardized`` is what one means there.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from qamro_cache.losses.problem import (
 )
 from qamro_cache.losses.qamro import DirectGradient, qamro_value_and_grad
 
-UNITS = ("raw", "standardised")
+UNITS = ("raw", "standardized")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LossSettings:
         margin: of ``margin``, in the units of its term.
         temperature: of ``listnet``, ``ranknet``, ``approx_ndcg`` and ``spearman``, in the units
             of their term; None is each one's own default (1, 1, 0.1, 0.1).
-        label_mean, label_scale: of the training fold's labels; what a ``standardised`` term
+        label_mean, label_std: of the training fold's labels; what a ``standardized`` term
             subtracts and divides by.
     """
 
@@ -54,7 +54,7 @@ class LossSettings:
     margin: float = 0.1
     temperature: float | None = None
     label_mean: Scalar = 0.0
-    label_scale: Scalar = 1.0
+    label_std: Scalar = 1.0
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ TermFunction = Callable[[Batch, LossSettings], tuple[Tensor, Tensor]]
 
 def _qamro(batch: Batch, settings: LossSettings) -> tuple[Tensor, Tensor]:
     label_range = settings.label_range
-    if batch.units == "standardised":
+    if batch.units == "standardized":
         if settings.weights is not None:
             raise ValueError(
                 f"weights is {settings.weights!r}: bins are of raw labels, use qamro@raw"
             )
         if label_range is not None:
             low, high = label_range
-            mean, scale = settings.label_mean, settings.label_scale
+            mean, scale = settings.label_mean, settings.label_std
             label_range = ((low - mean) / scale, (high - mean) / scale)
     return qamro_value_and_grad(
         batch.pred,
@@ -248,8 +248,8 @@ class ComposedLoss:
         flat = _flat(settings, pred)
         for place, term in enumerate(self.terms):
             batch, scale = raw, None
-            if term.units == "standardised":
-                batch, scale = _standardised(raw, flat)
+            if term.units == "standardized":
+                batch, scale = _standardized(raw, flat)
             term_value, term_grad = TERMS[term.name].function(batch, flat)
             if scale is not None:
                 term_grad = term_grad / scale
@@ -296,20 +296,20 @@ def _flat(settings: LossSettings, pred: Tensor) -> LossSettings:
         label_range=label_range,
         huber_delta=flat(settings.huber_delta, "huber_delta"),
         label_mean=flat(settings.label_mean, "label_mean"),
-        label_scale=flat(settings.label_scale, "label_scale"),
+        label_std=flat(settings.label_std, "label_std"),
     )
 
 
-def _standardised(raw: Batch, settings: LossSettings) -> tuple[Batch, Tensor]:
-    """The batch in standardised units, and the scale [1 | H, 1] that the units were divided by."""
+def _standardized(raw: Batch, settings: LossSettings) -> tuple[Batch, Tensor]:
+    """The batch in standardized units, and the scale [1 | H, 1] that the units were divided by."""
     mean = per_row(settings.label_mean, raw.pred, "label_mean").to(raw.pred.dtype)
-    scale = per_row(settings.label_scale, raw.pred, "label_scale").to(raw.pred.dtype)
+    scale = per_row(settings.label_std, raw.pred, "label_std").to(raw.pred.dtype)
     batch = Batch(
         (raw.pred - mean) / scale,
         (raw.target - mean) / scale,
         raw.mask,
         None if raw.stderr is None else raw.stderr / scale,
-        "standardised",
+        "standardized",
     )
     return batch, scale
 

@@ -53,15 +53,15 @@ def ccc(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> tuple[Tenso
     """
     _, count = _residual(pred, target, mask)
 
-    def centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    def centered(x: Tensor) -> tuple[Tensor, Tensor]:
         if mask is not None:
             x = torch.where(mask, x, 0)
         mean = x.sum(-1, keepdim=True) / count
         x = x - mean
         return (x if mask is None else torch.where(mask, x, 0)), mean
 
-    p, p_mean = centred(pred)
-    y, y_mean = centred(target)
+    p, p_mean = centered(pred)
+    y, y_mean = centered(target)
     shift = p_mean - y_mean
     covariance = (p * y).sum(-1, keepdim=True) / count
     spread = (p.square() + y.square()).sum(-1, keepdim=True) / count + shift.square()

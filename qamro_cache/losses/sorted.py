@@ -214,7 +214,7 @@ def _across_bins(problem: RankingProblem, bins: Tensor, listed: Tensor) -> Tenso
     if problem.mask is not None:
         counts = _take(problem.mask.expand(heads, n), listed).view(heads, n)
     slope = torch.zeros_like(quality)
-    for number, value in enumerate(problem.bins.normalised()):
+    for number, value in enumerate(problem.bins.normalized()):
         so_far = torch.cumsum((bins == number) & counts, dim=-1).double()
         beaten = so_far * (bins > number) - (so_far[:, -1:] - so_far) * (bins < number)
         slope += beaten * (1 + extra * quality.clamp(min=value))

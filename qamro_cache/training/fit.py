@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qamro_cache.heads.architectures import HeadSettings, Rows, parameter_shapes, prepare_rows
+from qamro_cache.heads.network import Architecture, Rows, parameter_shapes, prepare_rows
 from qamro_cache.training.problem import Problem
 from qamro_cache.training.recipe import Folds, Job, Recipe
 from qamro_cache.training.result import Result
@@ -47,7 +47,7 @@ class Features(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """Labels and the clips' systems.
 
     Attributes:
@@ -63,7 +63,7 @@ class Labelled:
 
 def fit(
     features: Features,
-    labels: Labelled,
+    labels: Labeled,
     folds: Folds,
     jobs: Sequence[Job],
     *,
@@ -79,7 +79,7 @@ def fit(
     """Train every job's head; yield (positions among the jobs, results) chunk by chunk.
 
     Head k of a stack equals the same head trained alone with the same folds: nothing about a
-    head depends on its neighbours. Everything is in memory; no file is read or written.
+    head depends on its neighbors. Everything is in memory; no file is read or written.
 
     Args:
         features: of the clips, on any device.
@@ -90,7 +90,7 @@ def fit(
         dtype: of weights and activations.
         precision: of a GPU's float32 products: ``float32``; ``tf32``, which is faster and rounds
             their operands to 10 bits; or ``bf16``, to 7 bits, which also stores activations so.
-            Weights, the optimiser's state and sums stay float32.
+            Weights, the optimizer's state and sums stay float32.
         order_seed: of the batches.
         initial: target -> parameters of one head to start from in place of random ones, for
             rows as the head sees them and scores in label units.
@@ -151,7 +151,7 @@ def chunk_size(
 ) -> int:
     """Return how many heads of a recipe to train in one stack on a device.
 
-    On a GPU as many as its free memory takes beside each fold's standardised ``values``; on a CPU
+    On a GPU as many as its free memory takes beside each fold's standardized ``values``; on a CPU
     as many as its cache takes.
     """
     per_head = bytes_per_head(recipe, tuple(values.shape[1:]), len(values), dtype)
@@ -166,10 +166,10 @@ def chunk_size(
 
 
 def bytes_per_head(recipe: Recipe, row: tuple[int, ...], rows: int, dtype: torch.dtype) -> int:
-    """Estimate the memory of one head in training: weights, optimiser, activations, loss."""
+    """Estimate the memory of one head in training: weights, optimizer, activations, loss."""
     shapes = parameter_shapes(recipe.head, row)
     weights = sum(torch.Size(shape).numel() for shape in shapes.values())
-    copies = 3 if recipe.optimiser == "sgd" else 6
+    copies = 3 if recipe.optimizer == "sgd" else 6
     units = sum(recipe.head.widths) + 2
     if recipe.head.kind == "audiobox":
         units += 3 * row[-1]
@@ -182,7 +182,7 @@ def _runs_kernels(device: torch.device) -> bool:
     return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _rows(head: HeadSettings, features: Features, device: torch.device) -> Rows:
+def _rows(head: Architecture, features: Features, device: torch.device) -> Rows:
     text = None if features.text is None else features.text.to(device)
     return prepare_rows(
         head,
@@ -253,7 +253,7 @@ def _train(stack: Stack, meter: _Meter) -> Result:
 
 def _train_on_gpu(stack: Stack, meter: _Meter) -> Result:
     """Train a stack on a GPU: one captured graph an epoch, a look at the heads now and then."""
-    from qamro_cache.training.graph import EpochGraph
+    from qamro_cache.training.gpu.graph import EpochGraph
 
     total = sum(job.recipe.epochs for job in stack.jobs)
     reported, gone, epoch = 0, 0, 0

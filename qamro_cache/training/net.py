@@ -1,7 +1,7 @@
 """Forward and backward of stacked heads in training.
 
 `LayeredNet` is written out by hand for the common case (mlp and linear heads on one row a clip):
-it hands the optimiser the factors of each weight's gradient instead of the gradient.
+it hands the optimizer the factors of each weight's gradient instead of the gradient.
 `AutogradNet` does everything else through `score_rows`. Both give what autograd gives.
 """
 
@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from qamro_cache.heads.architectures import HeadSettings, Rows, activate, score_rows
-from qamro_cache.training.optimiser import SGD, AdamW
+from qamro_cache.heads.network import Architecture, Rows, activate, score_rows
+from qamro_cache.training.optimizer import SGD, AdamW
 from qamro_cache.training.recipe import Recipe
 
 
@@ -25,7 +25,7 @@ class Group(NamedTuple):
 
 
 class Sink(Protocol):
-    """What takes gradients: an optimiser."""
+    """What takes gradients: an optimizer."""
 
     def add_product(self, name: str, heads: slice, left: Tensor, right: Tensor) -> None:
         """Take the gradient left @ right."""
@@ -37,7 +37,7 @@ class Sink(Protocol):
 class Dropout:
     """Dropout masks from a hash of (seed, step, layer, place).
 
-    A head's masks depend on nothing else: not on its neighbours, the device, or what was drawn
+    A head's masks depend on nothing else: not on its neighbors, the device, or what was drawn
     before, and a captured graph needs no generator.
     """
 
@@ -57,14 +57,14 @@ class Dropout:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """The finaliser of MurmurHash3 on the low 32 bits (in int64, where products wrap)."""
+    """The finalizer of MurmurHash3 on the low 32 bits (in int64, where products wrap)."""
     x = x & 0xFFFFFFFF
     x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
     x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
     return x ^ (x >> 16)
 
 
-def is_layered(settings: HeadSettings) -> bool:
+def is_layered(settings: Architecture) -> bool:
     """Whether `LayeredNet` covers these heads."""
     return settings.rows_are_clips and settings.kind != "audiobox" and not settings.layer_norm
 
@@ -76,7 +76,7 @@ class LayeredNet:
     for each would cost more page faults than arithmetic.
     """
 
-    def __init__(self, settings: HeadSettings) -> None:
+    def __init__(self, settings: Architecture) -> None:
         self.settings = settings
         self.names = [*map(str, range(len(settings.widths))), "output"]
         self.buffers: dict[tuple[str, int], Tensor] = {}
@@ -205,7 +205,7 @@ def _activation_backward(name: str, grad: Tensor, kept: Tensor) -> Tensor:
 class AutogradNet:
     """Any head, by autograd; ``half`` computes its products in bfloat16."""
 
-    def __init__(self, settings: HeadSettings, half: bool = False) -> None:
+    def __init__(self, settings: Architecture, half: bool = False) -> None:
         self.settings, self.half = settings, half
 
     def forward(
@@ -254,14 +254,14 @@ class AutogradNet:
 def make_net(
     recipe: Recipe, precision: str, one_pass: bool
 ) -> tuple[LayeredNet | AutogradNet, type[SGD] | type[AdamW]]:
-    """Return what computes a bucket's heads, and the optimiser that goes with it.
+    """Return what computes a bucket's heads, and the optimizer that goes with it.
 
     ``one_pass``: the device has Triton and the weights are float32, so that what lies between two
     products passes over memory once; AdamW alone would two dozen times.
     """
-    head, sgd = recipe.head, recipe.optimiser == "sgd"
+    head, sgd = recipe.head, recipe.optimizer == "sgd"
     if precision != "float32":
-        from qamro_cache.training import kernel_net  # needs Triton
+        from qamro_cache.training.gpu import kernel_net  # needs Triton
 
         if kernel_net.covers(head, dropout=recipe.dropout > 0):
             kind = kernel_net.KernelSGD if sgd else kernel_net.KernelAdamW
@@ -269,7 +269,7 @@ def make_net(
     half = precision == "bf16"
     net = AutogradNet(head, half) if half or not is_layered(head) else LayeredNet(head)
     if one_pass:
-        from qamro_cache.training import kernel_net
+        from qamro_cache.training.gpu import kernel_net
 
         if not half and kernel_net.fuses_passes(head):
             net = kernel_net.PassNet(head)

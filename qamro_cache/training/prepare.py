@@ -1,4 +1,4 @@
-"""What a stack starts from: rows standardised for each fold, and a tensor a number of its heads."""
+"""What a stack starts from: rows standardized for each fold, and a tensor a number of its heads."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qamro_cache.heads.architectures import HeadSettings, Rows
+from qamro_cache.heads.network import Architecture, Rows
 from qamro_cache.losses.registry import parse_loss
 from qamro_cache.training.problem import Problem, indices
 from qamro_cache.training.recipe import Job
@@ -18,19 +18,19 @@ class FoldRows(NamedTuple):
 
     Attributes:
         values: rows of all clips.
-        stop: rows of the stop set; None for a fold without one.
-        moments: centre and scale [D] of the training clips' rows; None where rows stay as they are.
+        validation: rows of the validation set; None for a fold without one.
+        moments: mean and std [D] of the training clips' rows; None where rows stay as they are.
     """
 
     values: Tensor
-    stop: Rows | None
+    validation: Rows | None
     moments: tuple[Tensor, Tensor] | None
 
 
 def rows_of_folds(
-    problem: Problem, folds: Iterable[int], settings: HeadSettings, dtype: torch.dtype
+    problem: Problem, folds: Iterable[int], settings: Architecture, dtype: torch.dtype
 ) -> dict[int, FoldRows]:
-    """Standardise the rows by each fold's training clips, and cut out its stop set."""
+    """Standardize the rows by each fold's training clips, and cut out its validation set."""
     values = problem.rows.values.to(dtype)
     device = values.device
     made = {}
@@ -39,15 +39,15 @@ def rows_of_folds(
         if settings.kind != "audiobox":
             train = indices(problem.folds.train[fold], device)
             seen = problem.take(values, train).values
-            centre, scale = seen.double().mean(0), seen.double().std(0, correction=0)
+            row_mean, row_std = seen.double().mean(0), seen.double().std(0, correction=0)
             # A feature that is constant but for rounding carries nothing.
-            scale = torch.where(scale > 1e-7 * centre.abs().clamp_min(1e-12), scale, 1)
-            moments = centre.to(dtype), scale.to(dtype)
+            row_std = torch.where(row_std > 1e-7 * row_mean.abs().clamp_min(1e-12), row_std, 1)
+            moments = row_mean.to(dtype), row_std.to(dtype)
             mine = (values - moments[0]) / moments[1]
-        stop = None
-        if problem.folds.stop[fold].any():
-            stop = problem.take(mine, indices(problem.folds.stop[fold], device))
-        made[fold] = FoldRows(mine, stop, moments)
+        validation = None
+        if problem.folds.validation[fold].any():
+            validation = problem.take(mine, indices(problem.folds.validation[fold], device))
+        made[fold] = FoldRows(mine, validation, moments)
     return made
 
 
@@ -62,14 +62,14 @@ def tensors_of_heads(
     known = target.isfinite()
     masks = (
         torch.from_numpy(problem.folds.train).to(device),
-        torch.from_numpy(problem.folds.stop).to(device),
+        torch.from_numpy(problem.folds.validation).to(device),
     )
-    train, stop = (mask[fold] & known for mask in masks)
+    train, validation = (mask[fold] & known for mask in masks)
     count = train.sum(1).clamp_min(1)
     target = torch.where(known, target, 0)
     mean = (target * train).sum(1) / count
-    spread = (((target - mean[:, None]) ** 2 * train).sum(1) / count).sqrt()
-    spread = torch.where(spread > 0, spread, 1)
+    std = (((target - mean[:, None]) ** 2 * train).sum(1) / count).sqrt()
+    std = torch.where(std > 0, std, 1)
     low = torch.where(train, target, torch.inf).amin(1)
     high = torch.where(train, target, -torch.inf).amax(1)
     # Equal training labels: no pair, so any range will do.
@@ -96,36 +96,36 @@ def tensors_of_heads(
         "target": target.to(dtype),
         "train": train,
         "label_mean": mean.to(dtype),
-        "label_scale": spread.to(dtype),
+        "label_std": std.to(dtype),
         "low": low.to(dtype),
         "high": high.to(dtype),
-        "bounds": ((scale - mean[:, None]) / spread[:, None]).to(dtype),
-        "has_stop": stop.any(1),
+        "bounds": ((scale - mean[:, None]) / std[:, None]).to(dtype),
+        "has_validation": validation.any(1),
         "finite": ~none,
         "diverged": none.clone(),
         "finished": none.clone(),
         "best_loss": torch.full((len(jobs),), torch.inf, device=device, dtype=dtype),
         "best_epoch": torch.zeros(len(jobs), dtype=torch.int64, device=device),
     }
-    return heads | _stop_labels(problem, jobs, heads["target"], stop)
+    return heads | _validation_labels(problem, jobs, heads["target"], validation)
 
 
-def _stop_labels(
-    problem: Problem, jobs: Sequence[Job], target: Tensor, stop: Tensor
+def _validation_labels(
+    problem: Problem, jobs: Sequence[Job], target: Tensor, validation: Tensor
 ) -> dict[str, Tensor]:
-    """Bring each head's stop set to one width: labels, masks and systems [H, S]."""
+    """Bring each head's validation set to one width: labels, masks and systems [H, S]."""
     # Row by row on the host and copied once: a copy a head would take longer than an epoch.
-    rows = [np.flatnonzero(problem.folds.stop[job.fold]) for job in jobs]
+    rows = [np.flatnonzero(problem.folds.validation[job.fold]) for job in jobs]
     shape = len(rows), max(map(len, rows))
     places, counted = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
     for h, held in enumerate(rows):
         places[h, : len(held)], counted[h, : len(held)] = held, True
     clips, inside = (torch.from_numpy(x).to(target.device) for x in (places, counted))
     return {
-        "stop_target": target.gather(1, clips),
-        "stop_mask": stop.gather(1, clips) & inside,
-        "stop_system": problem.systems.expand(len(jobs), -1).gather(1, clips),
-        "stop_before": torch.full(shape, torch.nan, dtype=target.dtype, device=target.device),
+        "validation_target": target.gather(1, clips),
+        "validation_mask": validation.gather(1, clips) & inside,
+        "validation_system": problem.systems.expand(len(jobs), -1).gather(1, clips),
+        "validation_before": torch.full(shape, torch.nan, dtype=target.dtype, device=target.device),
     }
 
 
@@ -139,11 +139,11 @@ def start_from(
     for h, job in enumerate(jobs):
         start = dict(initial.get(job.target, {}))
         if start:
-            # The stack's heads score in standardised labels.
-            mean, scale = heads["label_mean"][h], heads["label_scale"][h]
+            # The stack's heads score in standardized labels.
+            mean, std = heads["label_mean"][h], heads["label_std"][h]
             like = params["output.bias"]
             bias = start["output.bias"].to(like)
-            start["output.bias"] = (bias - mean) / scale
-            start["output.weight"] = start["output.weight"].to(like) / scale
+            start["output.bias"] = (bias - mean) / std
+            start["output.weight"] = start["output.weight"].to(like) / std
         for name, value in start.items():
             params[name][h] = value.to(params[name])

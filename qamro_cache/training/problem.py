@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qamro_cache.heads.architectures import Rows, Windows
+from qamro_cache.heads.network import Rows, Windows
 from qamro_cache.training.recipe import Folds, Job
 from qamro_cache.training.schedule import Schedule, passes_per_epoch
 
@@ -18,7 +18,7 @@ class Problem:
     """What the heads of a bucket learn from, on the device they are trained on.
 
     Attributes:
-        rows: of all clips, not standardised.
+        rows: of all clips, not standardized.
         offsets: [C+1] rows of each clip, where rows are windows.
         targets: [T, C] float64 labels in their own units, NaN where a clip has none.
         ranges: [T, 2] the rating scales.
@@ -44,7 +44,7 @@ class Problem:
         """Return the rows of ``clips`` [B] out of ``values`` [R, ...].
 
         Args:
-            values: rows of all clips, standardised or not.
+            values: rows of all clips, standardized or not.
             clips: which clips.
             cap: rows to make room for, so that shapes do not depend on the clips and nothing
                 waits for the device; None: as many as there are.
@@ -69,7 +69,7 @@ def make_schedule(problem: Problem, jobs: Sequence[Job]) -> tuple[Schedule, list
     """Return the batches of a bucket's jobs and the order that each job follows.
 
     Shared: one order over the clips that any fold trains on. Own: one for each seed, fold and
-    set of labelled clips, of the clips that this head trains on.
+    set of labeled clips, of the clips that this head trains on.
     """
     recipe, folds = jobs[0].recipe, problem.folds
     if recipe.batches == "shared":
@@ -85,7 +85,7 @@ def make_schedule(problem: Problem, jobs: Sequence[Job]) -> tuple[Schedule, list
         np.flatnonzero(folds.train[jobs[first[key]].fold] & known[jobs[first[key]].target])
         for key in names
     ]
-    # Lockstep for the largest fold of the set, whoever the neighbours are.
+    # Lockstep for the largest fold of the set, whoever the neighbors are.
     largest = int(folds.train.sum(1).max())
     passes = passes_per_epoch(largest, recipe.batch_size)
     seeds = tuple(problem.order_seed + 1 + key[0] for key in names)

@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from qamro_cache.errors import QamroError
-from qamro_cache.heads.settings import HeadSettings
+from qamro_cache.heads.architecture import Architecture
 
 Bools = npt.NDArray[np.bool_]
 
 #: Both terms see labels and predictions in units of the training labels' standard deviation, so
 #: that a Huber delta of 1 and the learning rate mean the same on a 1-to-5 and a 0-to-100 scale.
-DEFAULT_LOSS = "huber@standardised+qamro@standardised"
+DEFAULT_LOSS = "huber@standardized+qamro@standardized"
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,24 @@ class Recipe:
         beta: QAMRO's weight of a pair whose better clip has the best label.
         normalize: what QAMRO's label quality is relative to: ``train`` labels of the fold,
             ``batch`` (as the released code), or the rating ``scale``.
-        optimiser: ``sgd`` or ``adamw``.
-        lr: learning rate, for standardised embeddings and labels.
+        optimizer: ``sgd`` or ``adamw``.
+        lr: learning rate, for standardized embeddings and labels.
         momentum: of SGD.
         weight_decay: added to the gradient in SGD, decoupled in AdamW; biases included.
         dropout: share of hidden units set to 0 in training.
         batch_size: clips a step.
         batches: ``shared``: all heads see the same batches, each without its held-out clips;
             ``own``: each seed draws full batches from its own training clips.
-        epochs: at most; exactly, without a stop set.
-        patience: epochs without a better loss on the stop set before a head stops.
+        epochs: at most; exactly, without a validation set.
+        patience: epochs without a better loss on the validation set before a head stops.
     """
 
-    head: HeadSettings = field(default_factory=HeadSettings)
+    head: Architecture = field(default_factory=Architecture)
     loss: str = DEFAULT_LOSS
     alpha: float = 0.2
     beta: float = 7.0
     normalize: Literal["train", "batch", "scale"] = "train"
-    optimiser: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 5e-4
     momentum: float = 0.9
     weight_decay: float = 0.0
@@ -58,7 +58,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, allowed in (
             ("normalize", ("train", "batch", "scale")),
-            ("optimiser", ("sgd", "adamw")),
+            ("optimizer", ("sgd", "adamw")),
             ("batches", ("shared", "own")),
         ):
             if getattr(self, name) not in allowed:
@@ -89,7 +89,7 @@ class Recipe:
             self.head,
             parse_loss(self.loss).structure,
             self.normalize,
-            self.optimiser,
+            self.optimizer,
             self.batch_size,
             self.batches,
             self.dropout > 0,
@@ -99,7 +99,7 @@ class Recipe:
 class Settings(TypedDict, total=False):
     """A recipe's settings by flat names, as commands and grid files give them.
 
-    The names are those of `Recipe` and `HeadSettings`; ``head`` is the architecture's ``kind``.
+    The names are those of `Recipe` and `Architecture`; ``head`` is the architecture's ``kind``.
     """
 
     head: str
@@ -113,7 +113,7 @@ class Settings(TypedDict, total=False):
     alpha: float
     beta: float
     normalize: str
-    optimiser: str
+    optimizer: str
     lr: float
     momentum: float
     weight_decay: float
@@ -139,13 +139,13 @@ def make_recipe(**settings: Unpack[Settings]) -> Recipe:
         head["widths"] = ()
     if head["kind"] == "audiobox":
         head["pooling"] = "scores"
-    for name in (item.name for item in fields(HeadSettings) if item.name != "kind"):
+    for name in (item.name for item in fields(Architecture) if item.name != "kind"):
         if name in given:
             head[name] = given.pop(name)
     unknown = set(given) - {item.name for item in fields(Recipe)}
     if unknown:
         raise ValueError(f"there is no setting {sorted(unknown)[0]!r}")
-    return Recipe(head=HeadSettings(**head), **given)
+    return Recipe(head=Architecture(**head), **given)
 
 
 def checked_recipe(settings: Settings) -> Recipe:
@@ -158,7 +158,7 @@ def checked_recipe(settings: Settings) -> Recipe:
 
 def flat_settings(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe's settings by flat names: the inverse of `make_recipe`, JSON types."""
-    head = {item.name: getattr(recipe.head, item.name) for item in fields(HeadSettings)}
+    head = {item.name: getattr(recipe.head, item.name) for item in fields(Architecture)}
     head["head"], head["widths"] = head.pop("kind"), list(head["widths"])
     names = (item.name for item in fields(Recipe) if item.name != "head")
     return head | {name: getattr(recipe, name) for name in names}
@@ -170,7 +170,7 @@ class Job:
 
     Attributes:
         recipe: how.
-        seed: of the initialisation and dropout, and of the order of ``own`` batches.
+        seed: of the initialization and dropout, and of the order of ``own`` batches.
         fold: row of the folds.
         target: row of the targets.
     """
@@ -187,18 +187,19 @@ class Folds:
 
     Attributes:
         train: [F, C] clips whose labels a head learns from.
-        stop: [F, C] clips whose labels choose its epoch; an all-false row: a fixed number.
+        validation: [F, C] clips whose labels choose its epoch; an all-false row: a fixed number.
         test: [F, C] clips it is judged by; no head of the fold ever sees their labels.
         names: what each fold holds out, for people.
     """
 
     train: Bools
-    stop: Bools
+    validation: Bools
     test: Bools
     names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if (self.train & self.stop | self.train & self.test | self.stop & self.test).any():
+        counts = self.train.astype(np.int8) + self.validation + self.test
+        if (counts > 1).any():
             raise ValueError("a clip is in two parts of one fold")
         if not self.train.any(1).all():
             raise ValueError(f"fold {int(self.train.any(1).argmin())} has no training clip")

@@ -15,11 +15,11 @@ class Result(NamedTuple):
         best_epoch: [H] int64 epochs that the kept weights were trained for.
         epochs: [H] int64 epochs trained.
         diverged: [H] bool.
-        history: [E, len(WATCHED), H] float32 on the stop set, NaN where a head had stopped.
-        params: the kept weights [H, ...], for standardised rows and labels; empty where they
+        history: [E, len(WATCHED), H] float32 on the validation set, NaN where a head had stopped.
+        params: the kept weights [H, ...], for standardized rows and labels; empty where they
             were not asked for.
-        centre, scale: [H, D] of the rows; None where rows are not standardised.
-        label_mean, label_scale: [H] of the training labels.
+        row_mean, row_std: [H, D] of the rows; None where rows are not standardized.
+        label_mean, label_std: [H] of the training labels.
     """
 
     predictions: Tensor
@@ -28,16 +28,16 @@ class Result(NamedTuple):
     diverged: Tensor
     history: Tensor
     params: dict[str, Tensor]
-    centre: Tensor | None
-    scale: Tensor | None
+    row_mean: Tensor | None
+    row_std: Tensor | None
     label_mean: Tensor
-    label_scale: Tensor
+    label_std: Tensor
 
 
 def empty_result(
     heads: int, clips: int, params: Mapping[str, Tensor], dtype: torch.dtype, width: int
 ) -> Result:
-    """Make room for what `Stack.retire` writes; ``width`` of standardised rows, else 0."""
+    """Make room for what `Stack.retire` writes; ``width`` of standardized rows, else 0."""
     return Result(
         predictions=torch.full((heads, clips), torch.nan, dtype=dtype),
         best_epoch=torch.zeros(heads, dtype=torch.int64),
@@ -45,8 +45,8 @@ def empty_result(
         diverged=torch.zeros(heads, dtype=torch.bool),
         history=torch.empty(0),
         params={name: torch.empty(p.shape, dtype=dtype) for name, p in params.items()},
-        centre=torch.zeros(heads, width, dtype=dtype) if width else None,
-        scale=torch.ones(heads, width, dtype=dtype) if width else None,
+        row_mean=torch.zeros(heads, width, dtype=dtype) if width else None,
+        row_std=torch.ones(heads, width, dtype=dtype) if width else None,
         label_mean=torch.empty(heads, dtype=dtype),
-        label_scale=torch.empty(heads, dtype=dtype),
+        label_std=torch.empty(heads, dtype=dtype),
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qamro_cache.evaluation import metrics
-from qamro_cache.heads.architectures import Rows, init_params, score_rows
+from qamro_cache.heads.network import Rows, init_params, score_rows
 from qamro_cache.losses.registry import LossSettings, parse_loss
 from qamro_cache.training.net import Dropout, Group, make_net
 from qamro_cache.training.prepare import rows_of_folds, start_from, tensors_of_heads
@@ -18,9 +18,9 @@ from qamro_cache.training.result import Result, empty_result
 from qamro_cache.training.schedule import Indices
 
 if TYPE_CHECKING:
-    from qamro_cache.training.step_loss import StepLoss
+    from qamro_cache.training.gpu.step_loss import StepLoss
 
-#: Measured on the stop set after every epoch, a row each of the history.
+#: Measured on the validation set after every epoch, a row each of the history.
 WATCHED = (
     "loss",
     "clip_mse",
@@ -34,7 +34,7 @@ WATCHED = (
 
 #: Clips scored at once, so that activations stay small whatever the size of the set.
 EVAL_CLIPS = 2048
-#: Clips of a stop set that a GPU ranks by counting; sorting has fewer comparisons for more.
+#: Clips of a validation set that a GPU ranks by counting; sorting has fewer comparisons for more.
 COUNTED_CLIPS = 2048
 
 
@@ -66,7 +66,7 @@ class Stack:
         # Triton's: on a GPU, or interpreted in tests.
         self.has_kernels = self.device.type == "cuda" or precision != "float32"
         one_pass = self.has_kernels and dtype == torch.float32
-        self.net, optimiser = make_net(recipe, precision, one_pass)
+        self.net, optimizer = make_net(recipe, precision, one_pass)
         usual = self.loss.structure == parse_loss(DEFAULT_LOSS).structure
         self.fuses_loss = one_pass and usual and problem.offsets is None
         self.schedule, orders = make_schedule(problem, jobs)
@@ -81,7 +81,7 @@ class Stack:
         seeds = [job.seed for job in jobs]
         self.params = init_params(self.settings, shape, seeds, device=self.device, dtype=dtype)
         start_from(self.params, self.heads, jobs, initial)
-        self.optimiser = optimiser(self.params, self.heads)
+        self.optimizer = optimizer(self.params, self.heads)
         self.drops = recipe.dropout > 0
         self.steps = torch.zeros((), dtype=torch.int64, device=self.device)
         self.epoch = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -96,9 +96,9 @@ class Stack:
         self.blank = blank
         self.epochs = torch.zeros(heads, dtype=torch.int64, device=self.device)
         kept = self.params if weights else {}
-        standardised = self.folds[jobs[0].fold].moments is not None
+        standardized = self.folds[jobs[0].fold].moments is not None
         self.results = empty_result(
-            heads, problem.num_clips, kept, dtype, shape[-1] if standardised else 0
+            heads, problem.num_clips, kept, dtype, shape[-1] if standardized else 0
         )
         self._regroup()
 
@@ -112,11 +112,11 @@ class Stack:
             normalize=self.normalize,
             label_range=(heads["low"], heads["high"]),
             label_mean=heads["label_mean"],
-            label_scale=heads["label_scale"],
+            label_std=heads["label_std"],
         )
         self.step_loss: StepLoss | None = None
         if self.fuses_loss:
-            from qamro_cache.training import step_loss  # needs Triton
+            from qamro_cache.training.gpu import step_loss  # needs Triton
 
             self.step_loss = step_loss.StepLoss(heads, self.normalize)
 
@@ -178,9 +178,9 @@ class Stack:
             grad, mask = self.step_loss.step(scores, batch.clips, batch.valid)
         else:
             grad, mask = self._any_loss(scores, batch)
-        self.optimiser.begin(None if batch.everybody else mask.any(1))
-        self.net.backward(grad, self.optimiser)
-        self.optimiser.step()
+        self.optimizer.begin(None if batch.everybody else mask.any(1))
+        self.net.backward(grad, self.optimizer)
+        self.optimizer.step()
         self.steps += 1
 
     def _any_loss(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -189,30 +189,30 @@ class Stack:
         clips = batch.clips[order]
         target = heads["target"].gather(1, clips)
         mask = heads["train"].gather(1, clips) & batch.valid[order]
-        scale = heads["label_scale"][:, None]
+        std = heads["label_std"][:, None]
         value, grad = self.loss.value_and_grad(
-            scores[:, : clips.shape[1]] * scale + heads["label_mean"][:, None],
+            scores[:, : clips.shape[1]] * std + heads["label_mean"][:, None],
             target,
             mask=mask,
             settings=self.loss_settings,
             coefficients=heads["coefficients"],
         )
         heads["finite"].logical_and_(value.isfinite())
-        grad = grad * scale
+        grad = grad * std
         if scores.shape[1] > grad.shape[1]:
             grad = torch.cat([grad, grad.new_zeros(len(grad), scores.shape[1] - grad.shape[1])], 1)
         return grad, mask
 
     def _judge(self) -> None:
-        """Measure on the stop sets, keep the best weights, and see who is finished."""
+        """Measure on the validation sets, keep the best weights, and see who is finished."""
         heads, number = self.heads, self.epoch + 1
         running = ~heads["finished"]
         last = number >= heads["epochs"]
-        keep = running & last & ~heads["has_stop"]
-        if any(fold.stop is not None for fold in self.folds.values()):
+        keep = running & last & ~heads["has_validation"]
+        if any(fold.validation is not None for fold in self.folds.values()):
             loss = self._watch(running)
-            heads["finite"].logical_and_(loss.isfinite() | ~heads["has_stop"])
-            better = running & heads["has_stop"] & (loss < heads["best_loss"])
+            heads["finite"].logical_and_(loss.isfinite() | ~heads["has_validation"])
+            better = running & heads["has_validation"] & (loss < heads["best_loss"])
             heads["best_loss"].copy_(torch.where(better, loss, heads["best_loss"]))
             keep |= better
         heads["best_epoch"].copy_(torch.where(keep, number, heads["best_epoch"]))
@@ -220,27 +220,27 @@ class Stack:
         patient = number - heads["best_epoch"] < heads["patience"]
         # Not what becomes of a head that is finished and only waits to be taken out.
         heads["diverged"].logical_or_(running & ~heads["finite"])
-        over = last | ~heads["finite"] | (heads["has_stop"] & ~patient)
+        over = last | ~heads["finite"] | (heads["has_validation"] & ~patient)
         self.epochs[self.ids] += running
         heads["finished"].logical_or_(over)
         self.epoch += 1
 
     def _watch(self, running: Tensor) -> Tensor:
-        """Score the stop sets into the history; return the loss [H]."""
-        heads, mask = self.heads, self.heads["stop_mask"]
-        target = heads["stop_target"]
+        """Score the validation sets into the history; return the loss [H]."""
+        heads, mask = self.heads, self.heads["validation_mask"]
+        target = heads["validation_target"]
         pred = torch.zeros_like(target)
         for fold, _, part in self.groups:
-            rows = self.folds[fold].stop
+            rows = self.folds[fold].validation
             if rows is not None:
                 some = self._score(self.params, part, rows)
                 # Without the clip that padding windows belong to.
                 width = min(some.shape[1], pred.shape[1])
                 pred[part, :width] = some[:, :width]
         scores = pred
-        pred = scores * heads["label_scale"][:, None] + heads["label_mean"][:, None]
+        pred = scores * heads["label_std"][:, None] + heads["label_mean"][:, None]
         if self.step_loss is not None:
-            loss = self.step_loss.stop(scores)
+            loss = self.step_loss.validation(scores)
         else:
             loss, _ = self.loss.value_and_grad(
                 pred,
@@ -250,7 +250,7 @@ class Stack:
                 coefficients=heads["coefficients"],
             )
         table = torch.cat([loss.to(self.history.dtype).unsqueeze(0), self._figures(pred)])
-        table = torch.where(running & heads["has_stop"], table, torch.nan)
+        table = torch.where(running & heads["has_validation"], table, torch.nan)
         # The number of the epoch is on the device: written by index, nothing waits for it.
         row = self.blank.index_copy(1, self.ids, table)
         self.history.index_copy_(0, self.epoch.reshape(1), row.unsqueeze(0))
@@ -258,14 +258,14 @@ class Stack:
 
     def _figures(self, pred: Tensor) -> Tensor:
         """Return what `WATCHED` names after the loss; keep ``pred`` [H, S] for the next epoch."""
-        heads, mask = self.heads, self.heads["stop_mask"]
-        target, system = heads["stop_target"], heads["stop_system"]
+        heads, mask = self.heads, self.heads["validation_mask"]
+        target, system = heads["validation_target"], heads["validation_system"]
         if self.has_kernels and max(pred.shape[1], self.num_systems) <= COUNTED_CLIPS:
-            from qamro_cache.training.measures import measure  # needs Triton
+            from qamro_cache.training.gpu.measures import measure  # needs Triton
 
-            before = heads["stop_before"]
+            before = heads["validation_before"]
             table = measure(pred, before, target, mask, system, self.num_systems)
-            heads["stop_before"].copy_(pred)
+            heads["validation_before"].copy_(pred)
             return table
         seen = mask.to(torch.float64)
         by_system = metrics.system_means(pred, system, self.num_systems, seen)
@@ -275,8 +275,8 @@ class Stack:
         rows += [
             f(by_system.mean, truth.mean, present) for f in (metrics.mse, metrics.lcc, metrics.srcc)
         ]
-        rows.append(metrics.srcc(pred, heads["stop_before"], seen))
-        heads["stop_before"].copy_(pred)
+        rows.append(metrics.srcc(pred, heads["validation_before"], seen))
+        heads["validation_before"].copy_(pred)
         return torch.stack([row.to(self.history.dtype) for row in rows])
 
     def _keep(self, better: Tensor) -> None:
@@ -286,7 +286,7 @@ class Stack:
             for name, p in self.params.items():
                 self.best[name].index_copy_(0, chosen, p.index_select(0, chosen))
             return
-        from qamro_cache.training import passes  # needs Triton
+        from qamro_cache.training.gpu import passes  # needs Triton
 
         for name, p in self.params.items():
             passes.keep(self.best[name], p, better)
@@ -327,15 +327,15 @@ class Stack:
                 some = {name: p[part] for name, p in best.items()}
                 block = score_rows(self.settings, some, rows, bounds=bounds[part])
                 scores[part, start:stop] = block[:, : len(clips)].cpu()
-        scale = self.heads["label_scale"].index_select(0, here).cpu()
+        std = self.heads["label_std"].index_select(0, here).cpu()
         mean = self.heads["label_mean"].index_select(0, here).cpu()
-        predictions = scores * scale[:, None] + mean[:, None]
+        predictions = scores * std[:, None] + mean[:, None]
         diverged = diverged.cpu() | ~predictions.isfinite().all(1)
         results = self.results
         results.predictions[ids] = predictions.masked_fill(diverged[:, None], torch.nan)
         results.diverged[ids] = diverged
         results.best_epoch[ids] = self.heads["best_epoch"].index_select(0, here).cpu()
-        results.label_mean[ids], results.label_scale[ids] = mean, scale
+        results.label_mean[ids], results.label_std[ids] = mean, std
         for name in results.params:
             if len(ids) == len(self.jobs):
                 results.params[name] = best[name].cpu()
@@ -343,9 +343,12 @@ class Stack:
                 results.params[name][ids] = best[name].cpu()
         for fold, _, part in _runs(keys):
             moments = self.folds[fold].moments
-            if results.centre is not None and results.scale is not None and moments is not None:
-                centre, spread = moments
-                results.centre[ids[part]], results.scale[ids[part]] = centre.cpu(), spread.cpu()
+            if results.row_mean is not None and results.row_std is not None and moments is not None:
+                row_mean, row_std = moments
+                results.row_mean[ids[part]], results.row_std[ids[part]] = (
+                    row_mean.cpu(),
+                    row_std.cpu(),
+                )
 
     def _select(self, chosen: Tensor) -> None:
         """Go on with ``chosen`` heads only."""
@@ -357,9 +360,9 @@ class Stack:
         self.keys = [self.keys[h] for h in chosen.tolist()]
         self.heads, self.params, self.best = part(self.heads), part(self.params), part(self.best)
         self.ids = self.ids.index_select(0, here)
-        self.optimiser.state = part(self.optimiser.state)
-        self.optimiser.params = self.params
-        self.optimiser.use(self.heads)
+        self.optimizer.state = part(self.optimizer.state)
+        self.optimizer.params = self.params
+        self.optimizer.use(self.heads)
         self._regroup()
 
     def finish(self) -> Result:

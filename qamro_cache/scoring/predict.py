@@ -15,8 +15,8 @@ from torch import Tensor
 
 from qamro_cache.datasets.records import Labels
 from qamro_cache.errors import QamroError
-from qamro_cache.heads.architectures import forward
 from qamro_cache.heads.file import Head, load_head
+from qamro_cache.heads.network import forward
 from qamro_cache.heads.pooling import clip_of_window, mean_rows
 from qamro_cache.identity import identity_differences
 
@@ -41,8 +41,8 @@ COLUMNS = (
     "prediction",
     "target",
     "scale",
-    "spread",
-    "far",
+    "std",
+    "ood",
     "reason",
 )
 
@@ -77,9 +77,9 @@ def predict(
     Returns:
         One row an axis and clip: clip_id, system, group, axis, seed ("mean"), fold (empty),
         prediction (in the axis' units, NaN for a clip that has none), target (NaN where not
-        known), scale (the axis' range as "low..high"), spread (standard deviation over the
-        members), far (farther from the training set than 99 % of it) and reason (why there is
-        no prediction).
+        known), scale (the axis' range as "low..high"), std (standard deviation over the
+        members), ood (out of distribution: farther from the training set than 99 % of it) and
+        reason (why there is no prediction).
 
     Raises:
         QamroError: the head or cache is not usable, or the cache was made by another encoder.
@@ -121,7 +121,7 @@ def predict_cache(head: Head, cache: "Cache", device: str = "cpu") -> pd.DataFra
     reasons = np.where(scored, "", np.where(reasons != "", reasons, clips["reason"].to_numpy(str)))
     rows = np.flatnonzero(scored)
     members = [np.full((len(one.seeds), len(clips)), np.nan) for one in head.axes]
-    far = np.zeros(len(clips), bool)
+    ood = np.zeros(len(clips), bool)
     for block in _blocks(offsets.diff().cpu().numpy(), rows):
         w, o, share = _select(windows, offsets, weights, block)
         prompt = None if text is None else text[torch.as_tensor(block, device=text.device)]
@@ -134,13 +134,13 @@ def predict_cache(head: Head, cache: "Cache", device: str = "cpu") -> pd.DataFra
                 o,
                 share,
                 text=prompt,
-                centre=None if one.centre is None else one.centre.to(w.device),
-                scale=None if one.scale is None else one.scale.to(w.device),
+                mean=None if one.row_mean is None else one.row_mean.to(w.device),
+                std=None if one.row_std is None else one.row_std.to(w.device),
                 bounds=one.bounds.to(w.device),
             )
-            scores[:, block] = (one.label_mean + one.label_scale * out.double()).cpu().numpy()
+            scores[:, block] = (one.label_mean + one.label_std * out.double()).cpu().numpy()
         rows_of_clips = mean_rows(w.flatten(1), clip_of_window(o), share, len(block))
-        far[block] = head.reference.is_far(rows_of_clips).cpu().numpy()
+        ood[block] = head.reference.is_ood(rows_of_clips).cpu().numpy()
     for one, scores in zip(head.axes, members, strict=True):
         if off := one.axis.notice_outside(scores.mean(0)):
             logger.warning(off)
@@ -157,8 +157,8 @@ def predict_cache(head: Head, cache: "Cache", device: str = "cpu") -> pd.DataFra
                     "prediction": scores.mean(0),
                     "target": _targets(cache.labels, one.axis.name),
                     "scale": f"{one.axis.low:g}..{one.axis.high:g}",
-                    "spread": scores.std(0, ddof=1) if len(scores) > 1 else np.nan,
-                    "far": far,
+                    "std": scores.std(0, ddof=1) if len(scores) > 1 else np.nan,
+                    "ood": ood,
                     "reason": reasons,
                 },
                 columns=list(COLUMNS),

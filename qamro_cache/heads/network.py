@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qamro_cache.heads.architecture import Architecture as Architecture
 from qamro_cache.heads.pooling import (
     attention_shares,
     clip_of_window,
@@ -20,7 +21,6 @@ from qamro_cache.heads.pooling import (
     sum_scores,
     window_shares,
 )
-from qamro_cache.heads.settings import HeadSettings as HeadSettings
 
 Params = Mapping[str, Tensor]
 
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
     windows: Windows | None = None
 
 
-def input_width(settings: HeadSettings, audio: Sequence[int], text: int = 0) -> tuple[int, ...]:
+def input_width(settings: Architecture, audio: Sequence[int], text: int = 0) -> tuple[int, ...]:
     """Shape of one row, from one window's feature shape and the width of a prompt's embedding."""
     if settings.kind == "audiobox":
         if len(audio) != 2:
@@ -64,7 +64,7 @@ def input_width(settings: HeadSettings, audio: Sequence[int], text: int = 0) -> 
 
 
 def prepare_rows(
-    settings: HeadSettings,
+    settings: Architecture,
     windows: Tensor,
     offsets: Tensor,
     weights: Tensor,
@@ -99,7 +99,7 @@ def prepare_rows(
     return Rows(values, Windows(clip, weights.to(values.dtype), num_clips))
 
 
-def parameter_shapes(settings: HeadSettings, row: Sequence[int]) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(settings: Architecture, row: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """Return each parameter's shape for one head whose rows have shape ``row``, in a fixed order.
 
     Layer k is ``k.weight`` [in, out] and ``k.bias`` [out] (with ``k.norm.weight`` and
@@ -122,14 +122,14 @@ def parameter_shapes(settings: HeadSettings, row: Sequence[int]) -> dict[str, tu
 
 
 def init_params(
-    settings: HeadSettings,
+    settings: Architecture,
     row: Sequence[int],
     seeds: Sequence[int],
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    """Initialise as torch.nn.Linear does, uniform in 1/sqrt(in), head k from seeds[k] alone.
+    """Initialize as torch.nn.Linear does, uniform in 1/sqrt(in), head k from seeds[k] alone.
 
     Layer-weight and attention logits start at 0 (equal shares), norms at the identity.
     """
@@ -151,42 +151,42 @@ def init_params(
     return params
 
 
-def fold_standardisation(params: Params, centre: Tensor, scale: Tensor) -> dict[str, Tensor]:
-    """Return parameters that take raw rows where ``params`` take (row - centre) / scale.
+def fold_standardization(params: Params, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
+    """Return parameters that take raw rows where ``params`` take (row - mean) / std.
 
     Args:
         params: of stacked mlp or linear heads.
-        centre: [D] or [heads, D].
-        scale: [D] or [heads, D], not zero.
+        mean: [D] or [heads, D].
+        std: [D] or [heads, D], not zero.
     """
     first = "0" if "0.weight" in params else "output"
     weight = params[f"{first}.weight"]
     heads = weight.shape[0]
-    centre, scale = centre.expand(heads, -1), scale.expand(heads, -1)
+    mean, std = mean.expand(heads, -1), std.expand(heads, -1)
     folded = dict(params)
-    folded[f"{first}.weight"] = raw = weight / scale.unsqueeze(-1)
-    folded[f"{first}.bias"] = params[f"{first}.bias"] - (centre.unsqueeze(-1) * raw).sum(1)
+    folded[f"{first}.weight"] = raw = weight / std.unsqueeze(-1)
+    folded[f"{first}.bias"] = params[f"{first}.bias"] - (mean.unsqueeze(-1) * raw).sum(1)
     if "attention" in params:
-        # The constant centre . attention / scale is the same for all windows of a clip.
-        folded["attention"] = params["attention"] / scale
+        # The constant mean . attention / std is the same for all windows of a clip.
+        folded["attention"] = params["attention"] / std
     return folded
 
 
 def score_rows(
-    settings: HeadSettings,
+    settings: Architecture,
     params: Params,
     rows: Rows,
     *,
     bounds: Tensor | None = None,
     dropout: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Return scores [heads, C] in the units of the standardised labels; differentiable.
+    """Return scores [heads, C] in the units of the standardized labels; differentiable.
 
     Args:
         settings: the heads'.
         params: stacked, as `init_params` makes them.
         rows: as `prepare_rows` makes them.
-        bounds: [heads, 2] label range in standardised units, for the bounded output.
+        bounds: [heads, 2] label range in standardized units, for the bounded output.
         dropout: in training: (layer, its output [heads, R or C, width]) -> a factor for it.
     """
     heads = params["output.weight"].shape[0]
@@ -229,32 +229,32 @@ def score_rows(
 
 
 def forward(
-    settings: HeadSettings,
+    settings: Architecture,
     params: Params,
     windows: Tensor,
     offsets: Tensor,
     weights: Tensor,
     *,
     text: Tensor | None = None,
-    centre: Tensor | None = None,
-    scale: Tensor | None = None,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
     bounds: Tensor | None = None,
 ) -> Tensor:
-    """Score clips from their windows: [heads, C], in units of the standardised labels.
+    """Score clips from their windows: [heads, C], in units of the standardized labels.
 
     Args:
         settings: the heads'.
-        params: stacked, of heads trained on rows (row - centre) / scale.
+        params: stacked, of heads trained on rows (row - mean) / std.
         windows: [W, ...] features as the cache has them.
         offsets: [C+1] int64.
         weights: [W].
         text: [C, T] prompt embeddings, where the head takes them.
-        centre: [D] or [heads, D] of the rows; None for an audiobox head.
-        scale: as ``centre``.
+        mean: [D] or [heads, D] of the rows; None for an audiobox head.
+        std: as ``mean``.
         bounds: [heads, 2], for the bounded output.
     """
-    if centre is not None and scale is not None:
-        params = fold_standardisation(params, centre, scale)
+    if mean is not None and std is not None:
+        params = fold_standardization(params, mean, std)
     rows = prepare_rows(settings, windows, offsets, weights, text)
     return score_rows(settings, params, rows, bounds=bounds)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class HeadSettings:
+class Architecture:
     """What is the same for all heads of a stack; what differs (seed, dropout) is in the training.
 
     Attributes:
@@ -14,7 +14,7 @@ class HeadSettings:
             layers [L, D], L2 norm, then as ``mlp``).
         widths: hidden layers.
         activation: after each hidden layer. The released QAMRO heads have ``none``, which makes
-            them one linear map without regularisation: it overfits small sets.
+            them one linear map without regularization: it overfits small sets.
         layer_norm: before each activation.
         output: ``linear``, or ``bounded`` to the label range by a sigmoid.
         pooling: of a clip's windows: ``mean`` (weighted) or ``max`` of the features, ``attention``

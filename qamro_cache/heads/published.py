@@ -8,12 +8,12 @@ from torch import Tensor
 
 from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
-from qamro_cache.heads.architectures import HeadSettings
+from qamro_cache.heads.network import Architecture
 
 
 def published_start(
-    checkpoint: Path, axes: Sequence[Axis], head: HeadSettings
-) -> tuple[HeadSettings, dict[int, Mapping[str, Tensor]]]:
+    checkpoint: Path, axes: Sequence[Axis], head: Architecture
+) -> tuple[Architecture, dict[int, Mapping[str, Tensor]]]:
     """Return the published heads' architecture and, for each axis, its parameters.
 
     The last layer is scaled so that the head scores in label units, as the published one does.

@@ -12,7 +12,7 @@ from qamro_cache.training.recipe import Bools, Folds
 logger = logging.getLogger("qamro_cache")
 
 #: Part of the training groups that the inner split keeps for stopping.
-STOP_SHARE = 0.15
+VALIDATION_SHARE = 0.15
 
 #: What ``--cv`` takes.
 CHOICES = "system, group, prompt, split or a number of folds"
@@ -28,13 +28,13 @@ _SPLITS = {
 }
 
 
-def default_cv(clips: pd.DataFrame, labelled: Bools) -> str:
+def default_cv(clips: pd.DataFrame, labeled: Bools) -> str:
     """Choose how to hold clips out where nobody said (arguments as in `make_folds`)."""
     split = set(clips["split"].str.lower())
     if "train" in split and len(split - {"", "train"}) > 0:
         return "split"
     groups = clips["group"]
-    most = min(5, int(labelled.sum()))
+    most = min(5, int(labeled.sum()))
     choice = "group" if groups.nunique() > 1 and (groups != "").all() else str(most)
     logger.info("the clips have no train and dev split: estimating with --cv %s", choice)
     return choice
@@ -47,7 +47,7 @@ def wants_inner(cv: str, stop: str) -> bool:
     return stop == "inner" or (not stop and cv == "split")
 
 
-def make_folds(clips: pd.DataFrame, cv: str, labelled: Bools, *, inner: bool) -> tuple[Folds, str]:
+def make_folds(clips: pd.DataFrame, cv: str, labeled: Bools, *, inner: bool) -> tuple[Folds, str]:
     """Return the folds and a line that says what they ask of a model.
 
     Args:
@@ -55,7 +55,7 @@ def make_folds(clips: pd.DataFrame, cv: str, labelled: Bools, *, inner: bool) ->
         cv: ``system``, ``group`` or ``prompt``: leave one out at a time; a number K: K random
             parts of the clips; ``split``: the split column, where a ``test`` split, if there is
             one, is held out and ``dev`` stops the training, else ``dev`` is held out.
-        labelled: [C] clips that have a label.
+        labeled: [C] clips that have a label.
         inner: whether a fold keeps some of its training clips for stopping; without, its heads
             train for a fixed number of epochs.
 
@@ -63,63 +63,63 @@ def make_folds(clips: pd.DataFrame, cv: str, labelled: Bools, *, inner: bool) ->
         QamroError: the clips cannot be cut that way.
     """
     if cv == "split":
-        return _by_split(clips, labelled, inner=inner)
+        return _by_split(clips, labeled, inner=inner)
     if cv in ("system", "group", "prompt"):
         names = clips[cv].to_numpy(dtype=str)
-        usable = labelled & (names != "")
+        usable = labeled & (names != "")
         held = [str(name) for name in np.unique(names[usable])]
         if len(held) < 2:
             raise QamroError(
                 f"--cv {cv} needs at least two values in the clips' {cv!r} column, which has "
                 f"{len(held)}; use another --cv: {CHOICES}"
             )
-        if (labelled & ~usable).any():
+        if (labeled & ~usable).any():
             raise QamroError(
-                f"--cv {cv}: {int((labelled & ~usable).sum())} rated clips have no {cv}; "
+                f"--cv {cv}: {int((labeled & ~usable).sum())} rated clips have no {cv}; "
                 f"use another --cv: {CHOICES}"
             )
         part = np.searchsorted(held, names)
         line = f"leave one {cv} out, {len(held)} folds; {_overlap(clips, cv)}"
     else:
-        if not cv.isdecimal() or not 2 <= int(cv) <= int(labelled.sum()):
+        if not cv.isdecimal() or not 2 <= int(cv) <= int(labeled.sum()):
             raise QamroError(
-                f"--cv {cv}: use {CHOICES} (2 to the {int(labelled.sum())} rated clips)"
+                f"--cv {cv}: use {CHOICES} (2 to the {int(labeled.sum())} rated clips)"
             )
-        usable = labelled
+        usable = labeled
         order = np.random.default_rng(0).permutation(len(clips))
         part = np.argsort(order) % int(cv)
         held = [f"part {k + 1} of {cv}" for k in range(int(cv))]
         line = f"{cv} random parts of the clips; {_overlap(clips, cv)}"
     test = np.stack([usable & (part == k) for k in range(len(held))])
     train = usable & ~test
-    stop = np.zeros_like(train)
+    validation = np.zeros_like(train)
     if inner:
-        groups = _stop_groups(clips, cv, part)
-        stop = np.stack([_inner(fold, groups, k) for k, fold in enumerate(train)])
-    return Folds(train & ~stop, stop, test, held), line
+        groups = _validation_groups(clips, cv, part)
+        validation = np.stack([_inner(fold, groups, k) for k, fold in enumerate(train)])
+    return Folds(train & ~validation, validation, test, held), line
 
 
-def all_clips(labelled: Bools) -> Folds:
+def all_clips(labeled: Bools) -> Folds:
     """Return the one fold that trains on everything, for the head that is saved."""
-    nothing = np.zeros((1, len(labelled)), np.bool_)
-    return Folds(labelled[None], nothing, nothing, ("none",))
+    nothing = np.zeros((1, len(labeled)), np.bool_)
+    return Folds(labeled[None], nothing, nothing, ("none",))
 
 
-def _by_split(clips: pd.DataFrame, labelled: Bools, *, inner: bool) -> tuple[Folds, str]:
+def _by_split(clips: pd.DataFrame, labeled: Bools, *, inner: bool) -> tuple[Folds, str]:
     split = clips["split"].str.lower().map(lambda name: _SPLITS.get(name, name)).to_numpy(str)
     known = sorted(set(split) - {""})
-    train, dev, test = ((split == name) & labelled for name in ("train", "dev", "test"))
+    train, dev, test = ((split == name) & labeled for name in ("train", "dev", "test"))
     if not train.any() or not (dev.any() or test.any()):
         raise QamroError(
             f"the clips' splits are {', '.join(known) or 'not given'}, and a fixed split takes "
             "train and dev or test; use --cv with system, group, prompt or a number of folds"
         )
     held = "test" if test.any() else "dev"
-    judged, stop = (test, dev) if test.any() else (dev, np.zeros_like(dev))
+    judged, validation = (test, dev) if test.any() else (dev, np.zeros_like(dev))
     if not inner:
-        train, stop = train | stop, np.zeros_like(stop)
-    elif not stop.any():
-        stop = _inner(train, _stop_groups(clips, "group", np.full(len(clips), -1)), 0)
+        train, validation = train | validation, np.zeros_like(validation)
+    elif not validation.any():
+        validation = _inner(train, _validation_groups(clips, "group", np.full(len(clips), -1)), 0)
     shared = [
         f"{int((clips[name][judged].isin(set(clips[name][train]))).mean() * 100)} % of the "
         f"{held} clips have a {name} that was trained on"
@@ -127,10 +127,12 @@ def _by_split(clips: pd.DataFrame, labelled: Bools, *, inner: bool) -> tuple[Fol
         if (clips[name] != "").any()
     ]
     line = f"fixed split, judged on {held}; {', '.join(shared) or 'no system or prompt is known'}"
-    return Folds((train & ~stop)[None], stop[None], judged[None], (held,)), line
+    return Folds((train & ~validation)[None], validation[None], judged[None], (held,)), line
 
 
-def _stop_groups(clips: pd.DataFrame, cv: str, part: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
+def _validation_groups(
+    clips: pd.DataFrame, cv: str, part: npt.NDArray[np.int64]
+) -> npt.NDArray[np.str_]:
     """Return what the inner split keeps together: the same kind as the outer one, if it can."""
     for name in (cv, "group", "prompt", "system"):
         if name in clips and clips[name].nunique() > 2 and (clips[name] != "").all():
@@ -139,16 +141,16 @@ def _stop_groups(clips: pd.DataFrame, cv: str, part: npt.NDArray[np.int64]) -> n
 
 
 def _inner(train: Bools, groups: npt.NDArray[np.str_], fold: int) -> Bools:
-    """Choose whole groups of ``train`` at random until STOP_SHARE of its clips are held."""
+    """Choose whole groups of ``train`` at random until VALIDATION_SHARE of its clips are held."""
     random = np.random.default_rng([1, fold])
-    stop = np.zeros_like(train)
+    validation = np.zeros_like(train)
     for name in random.permutation(np.unique(groups[train])):
-        if stop.sum() >= STOP_SHARE * train.sum():
+        if validation.sum() >= VALIDATION_SHARE * train.sum():
             break
-        stop |= train & (groups == name)
-    if not (train & ~stop).any():
+        validation |= train & (groups == name)
+    if not (train & ~validation).any():
         raise QamroError("too few groups to keep some for stopping; use --stop fixed")
-    return stop
+    return validation
 
 
 def _overlap(clips: pd.DataFrame, cv: str) -> str:

@@ -16,17 +16,17 @@ from qamro_cache.cache.reader import Cache
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.baselines import ridge, train_mean
 from qamro_cache.evaluation.score import json_text, score, warn_of_small_numbers
-from qamro_cache.heads.architectures import HeadSettings, input_width, prepare_rows
+from qamro_cache.experiments.data import Material, load_material
+from qamro_cache.experiments.early import check_train
+from qamro_cache.experiments.files import write_text
+from qamro_cache.experiments.folds import all_clips, default_cv, make_folds, wants_inner
 from qamro_cache.heads.file import AxisHead, Head, save_head
-from qamro_cache.heads.novelty import reference_clips
+from qamro_cache.heads.network import Architecture, input_width, prepare_rows
+from qamro_cache.heads.ood import reference_clips
 from qamro_cache.heads.pooling import clip_of_window, mean_rows
+from qamro_cache.heads.published import published_start
 from qamro_cache.training.adapt import adapt
-from qamro_cache.training.data import Material, load_material
-from qamro_cache.training.early import check_train
-from qamro_cache.training.files import write_text
 from qamro_cache.training.fit import ProgressCallback, fit
-from qamro_cache.training.folds import all_clips, default_cv, make_folds, wants_inner
-from qamro_cache.training.published import published_start
 from qamro_cache.training.recipe import (
     Bools,
     Folds,
@@ -93,7 +93,7 @@ def train(
         labels: a label file in place of the cache's labels.
         feature: of the cache; empty for the encoder's first.
         text_feature: of the prompts; empty for the encoder's first.
-        seeds: how many heads of different initialisation.
+        seeds: how many heads of different initialization.
         cv: ``system``, ``group``, ``prompt``, a number of folds, or ``split``; empty: the split
             column if it has train and something else, else groups, else 5 folds.
         stop: ``inner``: stop on a part of the training clips; ``fixed``: train for ``epochs``.
@@ -221,7 +221,7 @@ def warn_of_small_sets(material: Material, folds: Folds) -> None:
         warn_of_small_numbers(axis.name, target, material.systems())
 
 
-def check_head(head: HeadSettings, material: Material) -> None:
+def check_head(head: Architecture, material: Material) -> None:
     """Refuse a head that does not take the feature."""
     text = material.features.text
     try:
@@ -248,7 +248,7 @@ def fit_all(
     try:
         for where, result in fit(
             material.features,
-            material.labelled(),
+            material.labeled(),
             folds,
             jobs,
             device=device,
@@ -294,7 +294,7 @@ def _metrics(
     held_out: Mapping[tuple[int, int], npt.NDArray[np.float64]],
 ) -> dict[str, Any]:
     """Score the heads and the baselines on the same held-out clips, axis by axis."""
-    test, learned = folds.test.any(0), folds.train | folds.stop
+    test, learned = folds.test.any(0), folds.train | folds.validation
     systems = material.systems()
     vectors = clip_vectors(material)
     metrics: dict[str, Any] = {}
@@ -356,16 +356,16 @@ def _head(
             name: torch.stack([where[k][0].params[name][where[k][1]] for k in members])
             for name in first.params
         }
-        standardised = first.centre is not None and first.scale is not None
+        standardized = first.row_mean is not None and first.row_std is not None
         axes.append(
             AxisHead(
                 axis,
                 tuple(jobs[k].seed for k in members),
                 params,
                 float(first.label_mean[row]),
-                float(first.label_scale[row]),
-                first.centre[row] if standardised and first.centre is not None else None,
-                first.scale[row] if standardised and first.scale is not None else None,
+                float(first.label_std[row]),
+                first.row_mean[row] if standardized and first.row_mean is not None else None,
+                first.row_std[row] if standardized and first.row_std is not None else None,
             )
         )
     windows, offsets, weights, _ = material.features
@@ -383,7 +383,7 @@ def _head(
     )
 
 
-def _row_shape(material: Material, head: HeadSettings) -> tuple[int, ...]:
+def _row_shape(material: Material, head: Architecture) -> tuple[int, ...]:
     windows, offsets, weights, text = material.features
     few = int(offsets[1])
     one = None if text is None else text[:1]

@@ -2,13 +2,13 @@
 
 A step of stacked heads is limited by memory, so a number that is in a register is used there:
 bias and activation in the forward product, the activation's derivative in the backward one, and
-the optimiser's step in the gradient's. No gradient of a weight is ever written, and each weight
+the optimizer's step in the gradient's. No gradient of a weight is ever written, and each weight
 and its momentum are read and written once a step. Sums have a fixed order and nothing is added
-atomically, so that two runs agree to the last bit, and a head does not depend on its neighbours.
+atomically, so that two runs agree to the last bit, and a head does not depend on its neighbors.
 
 Rows are [groups, B, K], shared by heads with the same ``group`` [H]; None: a head has its own. The
 type of the rows is what products are computed in: bfloat16, or float32 as TF32. Weights and the
-optimiser's state are float32, sums too. Static shapes and no look at a value on the host, so a
+optimizer's state are float32, sums too. Static shapes and no look at a value on the host, so a
 CUDA graph can capture all of it; block sizes follow from the shapes (no search): as large as leave
 room for two programs a multiprocessor of an H100, one to load while the other computes.
 """
@@ -21,14 +21,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qamro_cache.training.optimiser import BETA1, BETA2, EPS
+from qamro_cache.training.optimizer import BETA1, BETA2, EPS
 
 #: Activations whose derivative follows from their result.
 ACTIVATIONS = ("none", "relu", "tanh")
 
 
 class Layer(NamedTuple):
-    """A layer's parameters [H, K, N] and [H, N], and the optimiser's state of both.
+    """A layer's parameters [H, K, N] and [H, N], and the optimizer's state of both.
 
     ``first`` is the velocity or the first moment; ``second`` is given to AdamW.
     """

@@ -11,25 +11,25 @@ import numpy as np
 import torch
 
 from qamro_cache.cache.reader import Cache
+from qamro_cache.datasets.raters import subsampled_means
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.baselines import ridge, train_mean
 from qamro_cache.evaluation.score import json_text
-from qamro_cache.heads.architectures import Rows
+from qamro_cache.experiments.data import Material, load_material
+from qamro_cache.experiments.done import keep, read_done
+from qamro_cache.experiments.early import check_ablate
+from qamro_cache.experiments.files import write_text
+from qamro_cache.experiments.folds import default_cv, make_folds, wants_inner
+from qamro_cache.experiments.grid import Cell, Grid, cells_of
+from qamro_cache.experiments.tables import Outcome, write_tables
+from qamro_cache.experiments.train import check_head, clip_vectors, warn_of_small_sets
+from qamro_cache.heads.network import Rows
 from qamro_cache.identity import canonical_json
 from qamro_cache.training.adapt import adapt
-from qamro_cache.training.data import Material, load_material
-from qamro_cache.training.done import keep, read_done
-from qamro_cache.training.early import check_ablate
-from qamro_cache.training.files import write_text
-from qamro_cache.training.fit import Labelled, ProgressCallback, fit
-from qamro_cache.training.folds import default_cv, make_folds, wants_inner
-from qamro_cache.training.grid import Cell, Grid, cells_of
-from qamro_cache.training.noise import subsampled_means
+from qamro_cache.training.fit import Labeled, ProgressCallback, fit
 from qamro_cache.training.problem import Problem, make_schedule
 from qamro_cache.training.recipe import Bools, Folds, Job, flat_settings
 from qamro_cache.training.schedule import pair_coverage
-from qamro_cache.training.tables import Outcome, write_tables
-from qamro_cache.training.train import check_head, clip_vectors, warn_of_small_sets
 
 logger = logging.getLogger("qamro_cache")
 
@@ -41,7 +41,7 @@ class Plan:
     Attributes:
         material: clips and features.
         folds: shared by all jobs.
-        labelled: targets, a row for each that some job learns from.
+        labeled: targets, a row for each that some job learns from.
         jobs: the heads.
         cells: position of each job's cell in the grid.
         axes: each job's axis.
@@ -50,7 +50,7 @@ class Plan:
 
     material: Material
     folds: Folds
-    labelled: Labelled
+    labeled: Labeled
     jobs: list[Job]
     cells: list[int]
     axes: list[int]
@@ -188,7 +188,7 @@ def _plan(
     _, reasons = adapt(cells[0][1].recipe, {}, int(folds.train.sum(1).min()))
     for reason in reasons:
         logger.info(reason)
-    base = material.labelled()
+    base = material.labeled()
     # A row of targets for every axis, and one for every axis, number of raters and seed.
     rows: dict[tuple[int, int, int], int] = {(a, 0, 0): a for a in range(len(material.axes))}
     targets = list(base.targets.numpy())
@@ -205,20 +205,20 @@ def _plan(
                     places.append(place)
                     axes.append(a)
     axis_of_row = [key[0] for key, _ in sorted(rows.items(), key=lambda item: item[1])]
-    labelled = Labelled(torch.from_numpy(np.stack(targets)), base.ranges[axis_of_row], base.systems)
+    labeled = Labeled(torch.from_numpy(np.stack(targets)), base.ranges[axis_of_row], base.systems)
     return Plan(
         material,
         folds,
-        labelled,
+        labeled,
         jobs,
         places,
         axes,
-        _keys(material, folds, labelled, jobs, precision),
+        _keys(material, folds, labeled, jobs, precision),
     ), question
 
 
 def _keys(
-    material: Material, folds: Folds, labelled: Labelled, jobs: Sequence[Job], precision: str
+    material: Material, folds: Folds, labeled: Labeled, jobs: Sequence[Job], precision: str
 ) -> list[str]:
     """Name each job's result by all that decides it."""
     data = hashlib.sha256()
@@ -234,10 +234,10 @@ def _keys(
     for values in material.features:
         if values is not None:
             data.update(hashlib.sha256(values.contiguous().numpy().data).digest())
-    for mask in (folds.train, folds.stop, folds.test):
+    for mask in (folds.train, folds.validation, folds.test):
         data.update(np.packbits(mask).tobytes())
-    rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in labelled.targets]
-    ranges = labelled.ranges.tolist()
+    rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in labeled.targets]
+    ranges = labeled.ranges.tolist()
     recipes = {id(job.recipe): flat_settings(job.recipe) for job in jobs}
     keys = []
     for job in jobs:
@@ -271,7 +271,7 @@ def _train_missing(
     try:
         for where, result in fit(
             plan.material.features,
-            plan.labelled,
+            plan.labeled,
             plan.folds,
             jobs,
             device=device,
@@ -330,7 +330,7 @@ def _outcomes(
 def _baselines(plan: Plan, origin: Mapping[str, str]) -> list[Outcome]:
     """Predict the same held-out clips by ridge and by the training mean."""
     material, folds = plan.material, plan.folds
-    learned, test = folds.train | folds.stop, folds.test.any(0)
+    learned, test = folds.train | folds.validation, folds.test.any(0)
     vectors = clip_vectors(material)
     outcomes = []
     for axis, info in enumerate(material.axes):
@@ -364,11 +364,11 @@ class _Coverage:
         key = (recipe.batch_size, recipe.batches, job.fold, job.target)
         if key not in self.known:
             pools = Problem(
-                Rows(torch.empty(0)), None, plan.labelled.targets, plan.labelled.ranges,
-                plan.folds, plan.labelled.systems, 0,
+                Rows(torch.empty(0)), None, plan.labeled.targets, plan.labeled.ranges,
+                plan.folds, plan.labeled.systems, 0,
             )  # fmt: skip
             schedule, (order,) = make_schedule(pools, [job])
-            labels = plan.labelled.targets[job.target].numpy()
+            labels = plan.labeled.targets[job.target].numpy()
             train = plan.folds.train[job.fold]
             self.known[key] = pair_coverage(schedule, order, labels, train, 1)
         return self.known[key]

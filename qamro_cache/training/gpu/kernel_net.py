@@ -1,9 +1,9 @@
-"""Stacked heads and their optimiser on the kernels of a GPU, in TF32 or bfloat16.
+"""Stacked heads and their optimizer on the kernels of a GPU, in TF32 or bfloat16.
 
 The same as `LayeredNet` with `SGD` or `AdamW`, but a layer's gradient never exists: the kernel that
 computes it takes the step. In float32 the vendor's products stay, with one pass over memory between
 them: on plain multiply-adds a step is limited by arithmetic, where Triton's products can hardly win
-(a judgement, not a measurement).
+(a judgment, not a measurement).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from qamro_cache.heads.architectures import HeadSettings, Rows
-from qamro_cache.training import kernels, passes
+from qamro_cache.heads.network import Architecture, Rows
+from qamro_cache.training.gpu import kernels, passes
 from qamro_cache.training.net import Dropout, Group, LayeredNet, is_layered
-from qamro_cache.training.optimiser import SGD, AdamW
+from qamro_cache.training.optimizer import SGD, AdamW
 
 #: What rows and activations are stored as, by the products' precision.
 STORED = {"tf32": torch.float32, "bf16": torch.bfloat16}
@@ -78,7 +78,7 @@ class KernelAdamW(StepAdamW):
         """Nothing is left to do."""
 
 
-def fuses_passes(settings: HeadSettings) -> bool:
+def fuses_passes(settings: Architecture) -> bool:
     """Whether `PassNet` can train these heads."""
     return is_layered(settings) and settings.activation in kernels.ACTIVATIONS
 
@@ -102,7 +102,7 @@ class PassNet(LayeredNet):
         return dh, total
 
 
-def covers(settings: HeadSettings, dropout: bool) -> bool:
+def covers(settings: Architecture, dropout: bool) -> bool:
     """Whether the kernels can train these heads."""
     return (
         is_layered(settings)
@@ -115,7 +115,7 @@ def covers(settings: HeadSettings, dropout: bool) -> bool:
 class KernelNet(LayeredNet):
     """Mlp heads with hidden layers, without layer norm and dropout, one row a clip."""
 
-    def __init__(self, settings: HeadSettings, precision: str) -> None:
+    def __init__(self, settings: Architecture, precision: str) -> None:
         super().__init__(settings)
         self.stored = STORED[precision]
         self.places: dict[tuple[tuple[int, int], ...], Tensor] = {}
@@ -143,7 +143,7 @@ class KernelNet(LayeredNet):
         return self._output(self._score(params, self.inputs[-1]))
 
     def backward(self, grad: Tensor, sink: KernelSGD | KernelAdamW) -> None:  # type: ignore[override]
-        """Take the optimiser's step, from the gradient of the scores [H, B]."""
+        """Take the optimizer's step, from the gradient of the scores [H, B]."""
         grad = self._output_backward(grad).contiguous()
         activation = self.settings.activation
         before = [self.params[f"{name}.weight"] for name in self.names[:-1]]

@@ -15,7 +15,7 @@ from qamro_cache.cache.reader import Cache, open_cache
 from qamro_cache.datasets.labels import load_labels
 from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
 from qamro_cache.errors import QamroError
-from qamro_cache.training.fit import Features, Labelled
+from qamro_cache.training.fit import Features, Labeled
 
 logger = logging.getLogger("qamro_cache")
 
@@ -53,10 +53,10 @@ class Material:
         """The chosen axes."""
         return self.labels.axes
 
-    def labelled(self) -> Labelled:
+    def labeled(self) -> Labeled:
         """Return the labels as `fit` takes them."""
         ranges = [[axis.low, axis.high] for axis in self.axes]
-        return Labelled(
+        return Labeled(
             torch.from_numpy(self.labels.mean.T.copy()),
             torch.tensor(ranges, dtype=torch.float64),
             torch.from_numpy(self.systems()),

@@ -15,9 +15,9 @@ import numpy as np
 from qamro_cache.cache.reader import Cache, open_cache
 from qamro_cache.datasets.records import select_axes
 from qamro_cache.errors import QamroError
-from qamro_cache.training.files import refuse_file, refuse_other_run
-from qamro_cache.training.folds import make_folds
-from qamro_cache.training.grid import Grid, cells_of
+from qamro_cache.experiments.files import refuse_file, refuse_other_run
+from qamro_cache.experiments.folds import make_folds
+from qamro_cache.experiments.grid import Grid, cells_of
 from qamro_cache.training.recipe import Settings, checked_recipe
 
 Caches = str | Path | Sequence[str | Path]

@@ -1,8 +1,8 @@
-"""The usual loss of a step in a few launches: Huber plus QAMRO on standardised labels, on a GPU.
+"""The usual loss of a step in a few launches: Huber plus QAMRO on standardized labels, on a GPU.
 
 `qamro_cache.losses.registry` composes any losses from small operations, some fifty a step; with few
 heads a GPU spends its time on launching those. Here the ranking term is its own kernel and all else
-is one before it and one after it. Heads score in standardised labels, so nothing is converted.
+is one before it and one after it. Heads score in standardized labels, so nothing is converted.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -70,20 +70,20 @@ def _combine(
 
 
 class StepLoss:
-    """The loss of a stack's heads on a step's batch and on their stop sets, in float32."""
+    """The loss of a stack's heads on a step's batch and on their validation sets, in float32."""
 
     def __init__(self, heads: Mapping[str, Tensor], normalize: str) -> None:
-        """Standardise the labels, once; ``heads`` as `Stack` has them."""
-        mean, scale = heads["label_mean"], heads["label_scale"]
+        """Standardize the labels, once; ``heads`` as `Stack` has them."""
+        mean, std = heads["label_mean"], heads["label_std"]
         self.heads, self.normalize = heads, normalize
         self.factors = heads["coefficients"].float().contiguous()
         # What the ranking term would otherwise convert at every step.
         self.alpha, self.beta = heads["alpha"].double(), heads["beta"].double()
-        low, high = ((heads[name] - mean) / scale for name in ("low", "high"))
+        low, high = ((heads[name] - mean) / std for name in ("low", "high"))
         self.label_range = low.double(), high.double()
-        self.target, self.stop_target = (
-            ((heads[name] - mean[:, None]) / scale[:, None]).contiguous()
-            for name in ("target", "stop_target")
+        self.target, self.validation_target = (
+            ((heads[name] - mean[:, None]) / std[:, None]).contiguous()
+            for name in ("target", "validation_target")
         )
 
     def step(self, scores: Tensor, clips: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +92,7 @@ class StepLoss:
         A head whose loss is not finite is marked so in ``heads["finite"]``.
 
         Args:
-            scores: [H, B] in standardised labels.
+            scores: [H, B] in standardized labels.
             clips: [orders, B] the step's.
             valid: [orders, B] which of them count at all.
         """
@@ -107,9 +107,11 @@ class StepLoss:
             )  # fmt: skip
         return self._loss(scores, y, mask, step=True)[1], mask
 
-    def stop(self, scores: Tensor) -> Tensor:
-        """Return the loss [H] of scores [H, S] on the stop sets."""
-        return self._loss(scores, self.stop_target, self.heads["stop_mask"], step=False)[0]
+    def validation(self, scores: Tensor) -> Tensor:
+        """Return the loss [H] of scores [H, S] on the validation sets."""
+        return self._loss(
+            scores, self.validation_target, self.heads["validation_mask"], step=False
+        )[0]
 
     def _loss(self, scores: Tensor, y: Tensor, mask: Tensor, step: bool) -> tuple[Tensor, Tensor]:
         value, slopes = qamro_value_and_grad(

@@ -13,7 +13,7 @@ import torch
 from qamro_cache.evaluation.bootstrap import draw_clusters, interval
 from qamro_cache.evaluation.metrics import srcc, system_means
 from qamro_cache.evaluation.score import json_text, score
-from qamro_cache.training.files import write_text
+from qamro_cache.experiments.files import write_text
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,9 +38,9 @@ class Outcome:
         target: [C] labels, NaN where no fold holds the clip out.
         systems: [C] int64, -1 for none.
         details: per seed columns [K]: ``best_epoch`` (median over the folds), ``diverged``
-            (heads), ``stability`` (mean SRCC of an epoch's stop-set predictions with the epoch's
-            before), and ``pair_coverage`` (share of comparable training pairs that meet in a
-            pass over the clips).
+            (heads), ``stability`` (mean SRCC of an epoch's predictions of the validation set with
+            those of the epoch before), and ``pair_coverage`` (share of comparable training pairs
+            that meet in a pass over the clips).
     """
 
     names: Mapping[str, Any]
@@ -73,7 +73,7 @@ def write_tables(
         figures = {}
         for name in METRIC_NAMES:
             figures[name] = _value(scored, name)
-            for part in ("spread", "low", "high"):
+            for part in ("std", "low", "high"):
                 figures[f"{name}_{part}"] = _value(scored, name, part)
         details = {
             name: float(values.sum() if name == "diverged" else values.mean())

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qamro_cache.training.kernels import (
+from qamro_cache.training.gpu.kernels import (
     activation_of,
     block_of,
     derivative_of,
@@ -14,7 +14,7 @@ from qamro_cache.training.kernels import (
     step,
     store_state,
 )
-from qamro_cache.training.optimiser import BETA1, BETA2, EPS
+from qamro_cache.training.optimizer import BETA1, BETA2, EPS
 
 
 @triton.jit

@@ -1,0 +1,1 @@
+"""What qamro-train and qamro-ablate do."""

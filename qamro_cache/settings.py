@@ -1,0 +1,161 @@
+"""One declaration an option: type, default, choices, range and help, wherever it is given.
+
+A field of a frozen dataclass is declared with `setting`; `check_settings` in its ``__post_init__``
+refuses what the declaration does not allow. Command-line options, grid files, the head file and the
+table in docs/training.md are made from the same declarations.
+"""
+
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+_WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one option may be.
+
+    Attributes:
+        name: in Python and in files; a command line has ``--name`` with dashes.
+        kind: ``float``, ``int``, ``bool``, ``str`` or ``Path``; of each value where there are
+            several.
+        default: the value where nobody said.
+        help: one line for ``--help`` and the docs.
+        several: whether the value is a tuple.
+        choices: what text may be; empty for any.
+        low: the least number.
+        high: the greatest.
+        below: what a number must stay under.
+        why: what the greatest number protects from.
+        default_help: the default in words, where the value alone says too little.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    several: bool = False
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    below: float | None = None
+    why: str = ""
+    default_help: str = ""
+
+    def check(self, value: Any) -> Any:
+        """Return the value in the declared type.
+
+        Raises:
+            ValueError: names the setting, the value and what is allowed.
+        """
+        if not self.several:
+            return self._one(value)
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ValueError(f"{self.name} must be a list of values, got {value!r}")
+        return tuple(self._one(item) for item in value)
+
+    def parse(self, text: str) -> Any:
+        """Read a value as a command line has it: ``0.5``, ``true``, ``256-64``.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        if self.several:
+            return self.check([self._number(part) for part in text.split("-") if part])
+        return self.check(self._number(text))
+
+    def show(self, value: Any) -> str:
+        """Return a value as `parse` reads it."""
+        if self.several:
+            return "-".join(map(str, value))
+        if isinstance(value, bool):
+            return str(value).lower()
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    def _number(self, text: str) -> Any:
+        text = text.strip()
+        try:
+            if self.kind in (int, float):
+                return self.kind(text)
+        except ValueError:
+            raise ValueError(f"{self.name} must be {_WORDS[self.kind]}, got {text!r}") from None
+        if self.kind is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        return text
+
+    def _one(self, value: Any) -> Any:
+        if self.kind is Path:
+            return None if value is None else Path(value)
+        wanted: Any = (int, float) if self.kind is float else self.kind
+        if not isinstance(value, wanted) or (isinstance(value, bool) and self.kind is not bool):
+            raise ValueError(f"{self.name} must be {_WORDS[self.kind]}, got {value!r}")
+        if self.choices and value not in self.choices:
+            raise ValueError(
+                f"{self.name} must be one of {', '.join(c for c in self.choices if c)}, "
+                f"got {value!r}{nearest(value, self.choices)}"
+            )
+        if self.kind in (int, float):
+            self._in_range(value)
+        return self.kind(value)
+
+    def _in_range(self, value: float) -> None:
+        # Written so that NaN is refused too.
+        if self.low is not None and not value >= self.low:
+            raise ValueError(f"{self.name} must be at least {self.low:g}, got {value}")
+        if self.below is not None and not value < self.below:
+            raise ValueError(f"{self.name} must be below {self.below:g}, got {value}")
+        if self.high is not None and not value <= self.high:
+            why = f" ({self.why})" if self.why else ""
+            raise ValueError(f"{self.name} must be at most {self.high:,g}{why}, got {value}")
+
+
+def setting(default: Any, help: str, **more: Any) -> Any:
+    """Declare a dataclass field as an option; ``more`` are attributes of `Setting`.
+
+    A field whose option has another name than its own says so with ``name=``.
+    """
+    return field(default=default, metadata={"setting": {"help": help, **more}})
+
+
+@cache
+def settings_of(record: Any) -> Mapping[str, Setting]:
+    """Return the options that a dataclass declares: field name -> `Setting`, in their order."""
+    hints = get_type_hints(record)
+    found = {}
+    for item in fields(record):
+        if "setting" in item.metadata:
+            kind, several = _kind_of(hints[item.name])
+            declared = {"name": item.name, **item.metadata["setting"]}
+            found[item.name] = Setting(kind=kind, several=several, default=item.default, **declared)
+    return types.MappingProxyType(found)
+
+
+def check_settings(record: Any) -> None:
+    """Check the declared fields of a frozen dataclass, in its ``__post_init__``.
+
+    Raises:
+        ValueError: names the first setting that is not as declared.
+    """
+    kind: Any = type(record)
+    for name, declared in settings_of(kind).items():
+        object.__setattr__(record, name, declared.check(getattr(record, name)))
+
+
+def nearest(name: object, names: Sequence[str]) -> str:
+    """Return ``; did you mean ...?`` where a known name is like the given one, else nothing."""
+    found = difflib.get_close_matches(str(name), [n for n in names if n], n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _kind_of(hint: Any) -> tuple[type, bool]:
+    """Return the type of one value and whether there are several."""
+    if get_origin(hint) is tuple:
+        return get_args(hint)[0], True
+    if get_origin(hint) in (Union, types.UnionType):
+        (hint,) = (part for part in get_args(hint) if part is not type(None))
+    return hint, False

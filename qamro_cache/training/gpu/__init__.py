@@ -1,0 +1,1 @@
+"""The trainer's steps as Triton kernels and CUDA graphs."""
