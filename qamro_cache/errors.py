@@ -1,5 +1,7 @@
 """What can be wrong with the user's input, and with one clip."""
 
+import os
+
 
 class QamroError(Exception):
     """Something the user can mend; the message is one line: what, where, what to do."""
@@ -18,3 +20,11 @@ class ClipError(QamroError):
         super().__init__(reason)
         self.code = code
         self.reason = reason
+
+
+def words_of(error: BaseException) -> str:
+    """Return what an error says in one line of at most 200 characters: the system's words alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,8 +1,6 @@
 """The figures of one model on one axis: every metric with its counts, std and interval."""
 
-import json
 import logging
-import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 
 from qamro_cache.evaluation.bootstrap import bootstrap_intervals, true_system_scores
 from qamro_cache.evaluation.metrics import METRICS, system_means
+from qamro_cache.files import json_text as json_text
 
 logger = logging.getLogger("qamro_cache")
 
@@ -150,18 +149,3 @@ def warn_of_small_numbers(axis: str, target: Floats, system: npt.NDArray[np.int6
             axis,
             " and ".join(few),
         )
-
-
-def json_text(record: Any) -> str:
-    """Indented JSON of a record; a figure that is undefined (NaN, infinite) becomes null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value
-
-    return json.dumps(plain(record), indent=2, ensure_ascii=False)

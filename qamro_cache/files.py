@@ -1,0 +1,248 @@
+"""One writer for every output: the old file whole or the new one whole, at any moment.
+
+A new file is made under a temporary name beside the one it replaces (links are followed first),
+flushed to disk and renamed.
+"""
+
+import ctypes
+import errno
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from qamro_cache.errors import QamroError, words_of
+from qamro_cache.temporary import dissolve, fsync, fsync_folder, locked, remove_leftovers, temporary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Files of this process that have a name: writing to them shares the offset of what is printed.
+_OPEN_FILE = re.compile(r"/dev/(?:stdout|stderr)|/(?:dev|proc/self)/fd/\d+")
+_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file, whole or not at all; pipes, terminals and ``/dev/stdout`` are written to.
+
+    Args:
+        path: file to make or replace; missing folders are made.
+        write: called with the open file.
+
+    Raises:
+        QamroError: it cannot be written; a file of that name is as it was.
+    """
+    if _target(path) is not None:
+        with replacing(path) as new, new.open("wb") as file:
+            write(file)
+        return
+    try:
+        with os.fdopen(_open_special(path), "wb") as file:
+            write(file)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as it is, in UTF-8; names that are not UTF-8 keep their bytes."""
+    write_file(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a record as `json_text`."""
+    write_text(path, json_text(record) + "\n")
+
+
+def write_table(path: Path, table: "pd.DataFrame") -> None:
+    """Write a table as CSV without its index; names that are not UTF-8 keep their bytes."""
+    write_file(path, lambda file: table.to_csv(file, index=False, errors="surrogateescape"))
+
+
+def json_text(record: Any) -> str:
+    """Indented JSON of a record; a figure that is undefined (NaN, infinite) becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    return json.dumps(plain(record), indent=2, ensure_ascii=False)
+
+
+def refuse_other(
+    path: Path, what: str, is_ours: Callable[[Path], bool], overwrite: bool = False
+) -> None:
+    """Refuse an output that would replace somebody else's file; asked before the work, too.
+
+    Args:
+        path: of the output. Nothing there, an empty file, a pipe or a terminal lose nothing.
+        what: the only kind of file that is replaced, for example ``table of qamro-predict``.
+        is_ours: whether the file is of that kind; an error of any kind means no.
+        overwrite: replace any file.
+
+    Raises:
+        QamroError: another file is there, or nothing can be written under that name.
+    """
+    target = _target(path)
+    if overwrite or target is None or not target.exists() or target.stat().st_size == 0:
+        return
+    # Whatever a stranger's file makes the reader raise, it is not ours.
+    with suppress(Exception):
+        if is_ours(target):
+            return
+    raise QamroError(f"{path} is there already, is no {what}, and is kept; choose another name")
+
+
+def refuse_same(*paths: Path | None) -> None:
+    """Refuse two outputs of one name, however it is spelled; None is no output."""
+    seen: set[str] = set()
+    for path in paths:
+        if path is None:
+            continue
+        name = os.path.realpath(path)
+        if name in seen:
+            raise QamroError(f"{path} is named for two outputs; give each a name of its own")
+        seen.add(name)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside ``path``, which becomes ``path`` when the block is left well.
+
+    For what cannot be written front to back; else use `write_file`.
+
+    Raises:
+        QamroError: it cannot be written, or is no plain file; a file of that name is as it was.
+    """
+    target = _target(path)
+    if target is None:
+        raise QamroError(f"{path} is no plain file, which this output needs; name a file")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise cannot_write(path, PermissionError(errno.EACCES, ""))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target)
+        with temporary(target, folder=False) as (new, handle):
+            if target.exists():
+                os.fchmod(handle, stat.S_IMODE(target.stat().st_mode))
+            yield new
+            os.fsync(handle)
+            new.replace(target)
+            fsync_folder(target.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+@contextmanager
+def replace_folder(out: Path, ours: Collection[str]) -> Iterator[Path]:
+    """Give a new folder beside ``out``, exchanged for it in one step when the block is left well.
+
+    Args:
+        out: folder to make or to replace.
+        ours: names that may be replaced; anything else that lies in ``out`` is moved over.
+
+    Raises:
+        QamroError: ``out`` cannot be written, or cannot be exchanged: it is a file, a mount, or the
+            folder that the process is in; ``out`` is as it was then.
+    """
+    target = Path(os.path.realpath(out))
+    if target.is_symlink():  # still one, so it is of a loop
+        raise cannot_write(out, OSError(errno.ELOOP, ""))
+    if target.exists() and not target.is_dir():
+        raise QamroError(f"{out} is a file; name a folder")
+    here = Path(os.path.realpath("."))
+    if target.is_dir() and (target in (here, *here.parents) or target.is_mount()):
+        raise QamroError(
+            f"{out} is the folder you are in, or a mount, and cannot be replaced as a whole; "
+            "name a folder in it"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target, ours)
+        with temporary(target, folder=True) as (new, _):
+            yield new
+            for folder, _, names in os.walk(new):
+                for name in names:
+                    fsync(Path(folder, name))
+                fsync_folder(Path(folder))
+            if target.exists():
+                shutil.copymode(target, new)
+                with locked(target):
+                    _exchange(new, target, ours)
+            else:
+                new.rename(target)
+            fsync_folder(target.parent)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+
+
+def cannot_write(path: Path, error: BaseException) -> QamroError:
+    """Return the error of an output that cannot be written, in the system's words."""
+    return QamroError(
+        f"{path} cannot be written: {words_of(error)}; mend that and run the same command again"
+    )
+
+
+def _target(path: Path) -> Path | None:
+    """Return the file that ``path`` names, links followed; None for a pipe or a terminal."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return Path(os.path.realpath(path))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise QamroError(f"{path} is a folder; name a file in it")
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or _OPEN_FILE.fullmatch(str(path)):
+        return None
+    if not stat.S_ISREG(mode):
+        raise QamroError(f"{path} is no place for a file (a disk or a socket); name a file")
+    return Path(os.path.realpath(path))
+
+
+def _open_special(path: Path) -> int:
+    if _OPEN_FILE.fullmatch(str(path)):
+        number = {"stdout": 1, "stderr": 2}.get(path.name)
+        return os.dup(int(path.name) if number is None else number)
+    # Without a reader a pipe would wait for ever; so it is an error.
+    handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(handle, True)
+    return handle
+
+
+def _exchange(new: Path, target: Path, ours: Collection[str]) -> None:
+    """Let two folders change names, at once where the system can, and remove the old one."""
+    old = new.with_suffix(".old")
+    new.rename(old)
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    names = _AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(target)
+    try:
+        if rename is None or rename(*names, _RENAME_EXCHANGE) != 0:
+            number = ctypes.get_errno()
+            if rename is not None and number not in _NO_EXCHANGE:
+                raise OSError(number, os.strerror(number))
+            second = old.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
+            target.rename(second)
+            try:
+                old.rename(target)
+            except OSError:
+                second.rename(target)
+                raise
+            old = second
+    except OSError:
+        shutil.rmtree(old, ignore_errors=True)
+        raise
+    dissolve(old, target, ours)

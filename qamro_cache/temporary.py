@@ -1,0 +1,116 @@
+"""Temporary files and folders beside an output: made, locked, and removed after killed writers.
+
+The name is ``.NAME.XXXXXXXX.tmp`` (``.old`` for a folder that is about to change places with
+NAME). It is locked by the process that writes it, and the kernel lets the lock go however that
+process ends: the next writer of NAME removes what killed ones have left, and never what another
+one is writing.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+@contextmanager
+def temporary(target: Path, folder: bool) -> Iterator[tuple[Path, int]]:
+    """Make a locked temporary file or folder beside ``target``; it is gone afterwards."""
+    while True:
+        path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        if folder:
+            path.mkdir()
+        else:
+            path.touch(exist_ok=False)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _lock(handle, path)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(handle)
+                if isinstance(error, BlockingIOError | FileNotFoundError):
+                    continue  # another writer has just taken it for a leftover
+                raise
+        break
+    try:
+        yield path, handle
+    finally:
+        with suppress(OSError):
+            if folder:
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        os.close(handle)
+
+
+def remove_leftovers(target: Path, ours: Collection[str] = ()) -> None:
+    """Remove the temporary files and folders of killed writers of ``target``.
+
+    Args:
+        target: file or folder, links followed.
+        ours: as in `dissolve`.
+    """
+    mine = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.(tmp|old)")
+    for path in [path for path in target.parent.iterdir() if mine.fullmatch(path.name)]:
+        # What is locked is being written; where no lock can be had nobody knows, and it stays.
+        with suppress(OSError), locked(path):
+            if not path.is_dir():
+                path.unlink()
+            elif path.suffix == ".tmp":
+                shutil.rmtree(path)
+            elif target.exists():
+                dissolve(path, target, ours)
+            else:
+                path.rename(target)  # its writer was killed between two renames
+
+
+def dissolve(old: Path, new: Path, ours: Collection[str]) -> None:
+    """Remove a replaced folder ``old``; what is in it and not of our names moves to ``new``."""
+    for path in list(old.iterdir()):
+        if path.name not in ours:
+            if not (new / path.name).exists():
+                path.rename(new / path.name)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    old.rmdir()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file or folder; an OSError if another process has it or it is gone."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _lock(handle, path)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, path: Path) -> None:
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not os.path.samestat(os.fstat(handle), path.stat()):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames and new names in a folder survive a power cut."""
+    # Some network file systems cannot fsync a folder; the rename is then as safe as they are.
+    with suppress(OSError):
+        fsync(folder)
+
+
+def fsync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
