@@ -6,13 +6,17 @@ table in docs/training.md are made from the same declarations.
 """
 
 import difflib
+import inspect
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_CLOSING = {"(": ")", "[": "]", "'": "'", '"': '"'}
 _WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
 
 
@@ -73,9 +77,16 @@ class Setting:
         """Return a value as `parse` reads it."""
         if self.several:
             return "-".join(map(str, value))
+        if value is None:
+            return ""
         if isinstance(value, bool):
             return str(value).lower()
         return f"{value:g}" if isinstance(value, float) else str(value)
+
+    @property
+    def default_text(self) -> str:
+        """The default in words."""
+        return self.default_help or self.show(self.default) or "none"
 
     def _number(self, text: str) -> Any:
         text = text.strip()
@@ -144,6 +155,60 @@ def check_settings(record: Any) -> None:
     kind: Any = type(record)
     for name, declared in settings_of(kind).items():
         object.__setattr__(record, name, declared.check(getattr(record, name)))
+
+
+def documented(*declared: Any) -> Callable[[Function], Function]:
+    """Give a function that takes declared options their names in its signature and docstring.
+
+    Args:
+        declared: dataclasses with declared fields, or mappings of name to `Setting`.
+    """
+    options = [
+        one
+        for part in declared
+        for one in (part if isinstance(part, Mapping) else settings_of(part)).values()
+    ]
+
+    def describe(function: Function) -> Function:
+        lines = [f"    {one.name}: {one.help} [{one.default_text}]" for one in options]
+        doc = inspect.cleandoc(function.__doc__ or "")
+        function.__doc__ = "\n".join([doc, "", "Options:", *lines, ""])
+        own = inspect.signature(function)
+        kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        added = [inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default)
+                 for one in options]  # fmt: skip
+        function.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
+        return function
+
+    return describe
+
+
+def split_list(text: str) -> list[str]:
+    """Split a list at its commas, but not inside brackets or quotes.
+
+    >>> split_list("huber, qamro(alpha=0.1,beta=3)")
+    ['huber', 'qamro(alpha=0.1,beta=3)']
+
+    Raises:
+        ValueError: a bracket or quote is not closed, or a part is empty.
+    """
+    parts, start, open_ = [], 0, ""
+    for place, sign in enumerate(text):
+        if open_ and sign == open_[-1]:
+            open_ = open_[:-1]
+        elif open_[-1:] in ("'", '"'):
+            continue
+        elif sign in _CLOSING:
+            open_ += _CLOSING[sign]
+        elif sign == "," and not open_:
+            parts.append(text[start:place].strip())
+            start = place + 1
+    if open_:
+        raise ValueError(f"{text!r} has no closing {open_[-1]}")
+    parts.append(text[start:].strip())
+    if not all(parts):
+        raise ValueError(f"{text!r} has an empty part between commas")
+    return parts
 
 
 def nearest(name: object, names: Sequence[str]) -> str:

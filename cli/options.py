@@ -1,0 +1,88 @@
+"""Command-line options made from the declarations of `qamro_cache.settings`: one option a setting."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from qamro_cache.settings import Setting, split_list
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+#: A path that need not exist yet.
+File = click.Path(path_type=Path)
+
+_METAVAR = {float: "NUMBER", int: "NUMBER", bool: "true|false", str: "TEXT"}
+
+
+class Value(click.ParamType):
+    """A value of a setting; with ``listed``, several joined by commas."""
+
+    name = "value"
+
+    def __init__(self, setting: Setting, *, listed: bool = False) -> None:
+        self.setting, self.listed = setting, listed
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Read a value, or a list; what the declaration does not allow is a usage error."""
+        if not isinstance(value, str):
+            return value
+        try:
+            if self.listed:
+                return [self.setting.parse(part) for part in split_list(value)]
+            return self.setting.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete the choices."""
+        return [CompletionItem(c) for c in self.setting.choices if c and c.startswith(incomplete)]
+
+
+def option_of(setting: Setting, *, listed: bool = False, flag: bool = True) -> Callable[..., Any]:
+    """Return the click option of a setting.
+
+    Args:
+        setting: its declaration.
+        listed: whether it takes several values joined by commas, as the settings of a grid do.
+        flag: whether a truth value is a flag, else it is written ``true`` or ``false``.
+    """
+    name = f"--{setting.name.replace('_', '-')}"
+    if setting.kind is bool and flag:
+        return click.option(name, setting.name, is_flag=True, help=setting.help)
+    shown = setting.default_help or setting.show(setting.default)
+    many = setting.several and setting.kind in (str, Path)
+    choices = "|".join(choice for choice in setting.choices if choice)
+    return click.option(
+        name,
+        setting.name,
+        type=File if setting.kind is Path else Value(setting, listed=listed),
+        multiple=many and not listed,
+        default=None,
+        metavar="FILE" if setting.kind is Path else choices or _METAVAR[setting.kind],
+        help=f"{setting.help}{f' [{shown}]' if shown else ''}",
+    )
+
+
+def options_of(
+    settings: Mapping[str, Setting], *, listed: bool = False, flag: bool = True
+) -> Callable[[Command], Command]:
+    """Return a decorator that adds one option a setting, in their order."""
+
+    def decorate(command: Command) -> Command:
+        for setting in reversed(settings.values()):
+            command = option_of(setting, listed=listed, flag=flag)(command)
+        return command
+
+    return decorate
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given; what was not is the library's to choose."""
+    return {name: value for name, value in options.items() if value not in (None, (), False)}
