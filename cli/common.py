@@ -3,11 +3,15 @@
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
+from qamro_cache.encoders.protocol import EncoderOptions
 from qamro_cache.errors import QamroError
+from qamro_cache.settings import settings_of
+
+from .options import option_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -36,29 +40,23 @@ def one_line_errors(command: Command) -> Command:
 
 def usable_device(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Refuse a torch device that is not there; torch is only asked about one that was named."""
-    if value not in ("", "cpu"):
-        import torch
+    from qamro_cache import devices
 
-        try:
-            torch.empty(0, device=value)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).strip().split("\n")[0]
-            fail(f"--device {value} cannot be used here ({reason}); use cpu, cuda or cuda:N")
-    return value
+    try:
+        return value and devices.usable_device(value)
+    except QamroError as error:
+        fail(printable(str(error)))
 
 
 def weights_options(command: Command) -> Command:
     """Add the options that say where an encoder's weights and vocabulary are on this machine."""
-    for option in (
-        click.option("--allow-pickle", is_flag=True, help="Load checkpoints that can run code."),
-        click.option("--tokenizer", default="", help="Folder of the text tower's tokenizer."),
-        click.option("--checkpoint", default="", help="The encoder's weights, a file or a folder."),
-    ):
-        command = option(command)
+    declared = settings_of(EncoderOptions)
+    for name in ("allow_pickle", "tokenizer", "checkpoint"):
+        command = option_of(declared[name])(command)
     return command
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Say what is wrong on stderr and leave with exit code 1."""
     click.echo(f"error: {message}", err=True)
     sys.exit(1)

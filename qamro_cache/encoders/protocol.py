@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from qamro_cache.identity import EncoderSpec
+from qamro_cache.settings import setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,12 +48,20 @@ class EncoderOptions:
         int16: truncate samples to 16 bits where the encoder's upstream does; False: nowhere.
     """
 
-    checkpoint: str = ""
-    tokenizer: str = ""
-    precision: str = "float32"
-    rate_policy: str = "resample"
-    allow_pickle: bool = False
-    int16: bool = True
+    checkpoint: str = setting("", "The encoder's weights, a file or a folder.")
+    tokenizer: str = setting("", "Folder of the text tower's tokenizer; none: no text tower.")
+    precision: str = setting(
+        "float32",
+        "What the encoder computes in.",
+        choices=("float32", "tf32", "bfloat16", "float16"),
+    )
+    rate_policy: str = setting(
+        "resample",
+        "as-is feeds samples of any rate unchanged, as some published code does.",
+        choices=("resample", "as-is"),
+    )
+    allow_pickle: bool = setting(False, "Load checkpoints that can run code.")
+    int16: bool = setting(True, "Truncate samples to 16 bits where clap's authors do.")
 
 
 @dataclass(frozen=True)
