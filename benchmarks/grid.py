@@ -32,7 +32,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 
-from qamro_cache.extraction.extract import available_processors
+from qamro_cache.extraction.units import available_processors
 from qamro_cache.training.fit import Features, Labeled, fit
 from qamro_cache.training.recipe import Folds, Job, Recipe
 

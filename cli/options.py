@@ -1,4 +1,4 @@
-"""Command-line options made from the declarations of `qamro_cache.settings`: one option a setting."""
+"""Command-line options, made from the declarations of `qamro_cache.settings`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,12 +7,19 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from qamro_cache.settings import Setting, split_list
+from qamro_cache.settings import Setting, settings_of, split_list
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 #: A path that need not exist yet.
 File = click.Path(path_type=Path)
+
+#: The caches that a command reads.
+CACHES = click.option(
+    "--cache", type=File, required=True, multiple=True, help="From qamro-extract; may repeat."
+)
+#: The folder of a run or a grid.
+OUT_FOLDER = click.option("--out", type=File, required=True, help="Folder for the results.")
 
 _METAVAR = {float: "NUMBER", int: "NUMBER", bool: "true|false", str: "TEXT"}
 
@@ -25,9 +32,7 @@ class Value(click.ParamType):
     def __init__(self, setting: Setting, *, listed: bool = False) -> None:
         self.setting, self.listed = setting, listed
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read a value, or a list; what the declaration does not allow is a usage error."""
         if not isinstance(value, str):
             return value
@@ -55,7 +60,8 @@ def option_of(setting: Setting, *, listed: bool = False, flag: bool = True) -> C
     """
     name = f"--{setting.name.replace('_', '-')}"
     if setting.kind is bool and flag:
-        return click.option(name, setting.name, is_flag=True, help=setting.help)
+        both = f"{name}/--no-{name[2:]}" if setting.default else name
+        return click.option(both, setting.name, is_flag=True, default=None, help=setting.help)
     shown = setting.default_help or setting.show(setting.default)
     many = setting.several and setting.kind in (str, Path)
     choices = "|".join(choice for choice in setting.choices if choice)
@@ -70,7 +76,7 @@ def option_of(setting: Setting, *, listed: bool = False, flag: bool = True) -> C
     )
 
 
-def options_of(
+def setting_options(
     settings: Mapping[str, Setting], *, listed: bool = False, flag: bool = True
 ) -> Callable[[Command], Command]:
     """Return a decorator that adds one option a setting, in their order."""
@@ -83,6 +89,11 @@ def options_of(
     return decorate
 
 
+def request_options(request: Any) -> Callable[[Command], Command]:
+    """Return a decorator that adds an option for every declared field of a dataclass."""
+    return setting_options(settings_of(request))
+
+
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that were given; what was not is the library's to choose."""
-    return {name: value for name, value in options.items() if value not in (None, (), False)}
+    return {name: value for name, value in options.items() if value is not None and value != ()}

@@ -6,7 +6,7 @@ The public names are loaded on first use, so that importing the package costs no
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qamro_cache.version import VERSION as __version__
+from qamro_cache.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from qamro_cache.cache.reader import open_cache as open_cache

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from qamro_cache.errors import OptionError
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _CLOSING = {"(": ")", "[": "]", "'": "'", '"': '"'}
@@ -155,6 +157,22 @@ def check_settings(record: Any) -> None:
     kind: Any = type(record)
     for name, declared in settings_of(kind).items():
         object.__setattr__(record, name, declared.check(getattr(record, name)))
+
+
+def from_options(record: Any, options: Mapping[str, Any]) -> Any:
+    """Make a dataclass of declared fields from keywords, a user's mistake being one line.
+
+    Raises:
+        OptionError: an unknown name, or a value that its declaration does not allow.
+    """
+    known = settings_of(record)
+    for name in options:
+        if name not in known:
+            raise OptionError(f"there is no option {name!r}{nearest(name, tuple(known))}")
+    try:
+        return record(**options)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
 
 
 def documented(*declared: Any) -> Callable[[Function], Function]:

@@ -33,7 +33,7 @@ from qamro_cache.cache.reader import open_cache
 def test_a_device_that_is_not_there_is_one_line(command, arguments, device):
     failed = CliRunner().invoke(command, [*arguments, "--device", device])
     assert failed.exit_code == 1
-    assert failed.stderr.startswith(f"error: --device {device} cannot be used here")
+    assert failed.stderr.startswith(f"error: device {device!r} cannot be used here")
     assert failed.stderr.count("\n") == 1
 
 

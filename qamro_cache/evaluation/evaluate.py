@@ -13,19 +13,16 @@ import pandas as pd
 from qamro_cache.datasets.labels import match_ids
 from qamro_cache.datasets.records import Axis, Dataset, select_clips
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.files import read_predictions, read_truth
+from qamro_cache.evaluation.files import read_predictions
+from qamro_cache.evaluation.request import EvaluateOptions, EvaluateRequest, evaluate_request
+from qamro_cache.settings import documented
 
 logger = logging.getLogger("qamro_cache")
 
 
+@documented(EvaluateOptions)
 def evaluate(
-    predictions: Path,
-    labels: Path | Dataset,
-    *,
-    axis_map: Mapping[str, str] | None = None,
-    split: str = "",
-    answer_list: Path | None = None,
-    resamples: int = 1000,
+    predictions: str | Path, labels: str | Path | Dataset | None = None, **options: Any
 ) -> dict[str, Any]:
     """Score predictions as the challenge does, with intervals and the raters' ceiling.
 
@@ -33,13 +30,10 @@ def evaluate(
         predictions: ``predictions.csv`` of qamro-train or qamro-predict (columns clip_id, axis,
             prediction, optionally seed and scale), or a challenge's ``answer.txt``.
         labels: the truth: a data set, a cache (``.h5``), or a CSV with clip_id, optionally system
-            and split, and a column an axis.
-        axis_map: predicted axis -> axis of the labels. Axes of the same name are compared when it
-            is empty. A mapped axis is taken to be on another scale.
-        split: score the clips of this split only; empty: all that were predicted.
-        answer_list: the challenge's list of clips, which an ``answer.txt`` must match: ids, order
-            and number.
-        resamples: bootstrap draws of the intervals.
+            and split, and a column an axis; or name ``dataset``.
+        options: those of qamro-evaluate by their names; ``axis_map`` may be a mapping of predicted
+            axis -> axis of the labels. Axes of the same name are compared when it is empty. A
+            mapped axis is taken to be on another scale.
 
     Returns:
         ``axes``: for each axis of the labels what `score` returns, with ``predicted_axis``,
@@ -52,10 +46,15 @@ def evaluate(
     Raises:
         QamroError: the files do not fit each other.
     """
-    truth = labels if isinstance(labels, Dataset) else read_truth(labels)
-    table = read_predictions(predictions, answer_list)
-    pairs = _pairs(table, truth, axis_map or {}, predictions)
-    found = _match(table, truth, split, predictions)
+    return run_evaluate(evaluate_request(predictions, labels, options))
+
+
+def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
+    """Do what was asked; see `evaluate`."""
+    truth, options = request.truth, request.options
+    table = read_predictions(request.predictions, options.answer_list)
+    pairs = _pairs(table, truth, options.axes, request.predictions)
+    found = _match(table, truth, options.split, request.predictions)
     # Loads torch, which takes seconds: what is wrong with the files has been said by now.
     from qamro_cache.evaluation.score import Judged, score, warn_of_small_numbers
 
@@ -72,7 +71,7 @@ def evaluate(
         judged = Judged(target, found.system, published, same_scale)
         predicted = np.where(np.isfinite(pred).all(0), target, np.nan)
         warn_of_small_numbers(ours, Judged(predicted, found.system))
-        scored = score(pred, judged, resamples=resamples)
+        scored = score(pred, judged, resamples=options.resamples)
         scored["predicted_axis"] = theirs
         scored["scale"] = [axis.low, axis.high]
         scored["ood"] = int((part["ood"] == "True").sum()) if "ood" in part else None

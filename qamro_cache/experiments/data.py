@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +196,7 @@ def load_material(
     )
 
 
-def _usable_rows(
-    cache: Cache, usable: Bools, lacks: dict[str, Bools]
-) -> npt.NDArray[np.int64]:
+def _usable_rows(cache: Cache, usable: Bools, lacks: dict[str, Bools]) -> npt.NDArray[np.int64]:
     """Return the rows of the clips that are used, and say why others are not."""
     if not usable.any():
         raise QamroError(f"{cache.paths[0]}: no clip has features and a label; use --labels FILE")

@@ -112,8 +112,8 @@ def read_grid(path: Path) -> Grid:
     cells = record.get("cells", [])
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
         raise QamroError(f"{path}: cells must be tables, [[cells]]")
-    for where, table in (("[grid]", values), ("[settings]", settings), *(("[[cells]]", c) for c in cells)):
-        _names(table, tuple(CELL), f"{path}, {where}")
+    for table in (values, settings, *cells):
+        _names(table, tuple(CELL), f"{path}")
     if "cv" in record:
         settings = {"cv": record["cv"], **settings}
     run = {name: record[name] for name in _RUN_NAMES if name in record}

@@ -18,7 +18,10 @@ from qamro_cache.training.schedule import pair_coverage
 
 
 def head_outcomes(
-    plan: Plan, done: Mapping[str, Mapping[str, Any]], origin: Mapping[str, str], cells: Sequence[Cell]
+    plan: Plan,
+    done: Mapping[str, Mapping[str, Any]],
+    origin: Mapping[str, str],
+    cells: Sequence[Cell],
 ) -> list[Outcome]:
     """Pool the folds of each cell, axis and seed.
 

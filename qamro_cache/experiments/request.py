@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from qamro_cache.cache.reader import Cache, CacheLike, open_cache, open_by_encoder
+from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.datasets.records import select_axes
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.experiments.folds import make_folds
-from qamro_cache.experiments.grid import Cell, Grid, Reads, cells_of, find_grid, override
+from qamro_cache.experiments.grid import CELL, Cell, Grid, Reads, cells_of, find_grid, override
 from qamro_cache.experiments.store import refuse_file, refuse_other_run
-from qamro_cache.settings import check_settings, nearest, setting, settings_of
+from qamro_cache.settings import check_settings, from_options, nearest, setting, settings_of
 from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
 
 _MANY = "a stack of heads must fit in memory"
@@ -30,9 +30,7 @@ class RunOptions:
 
     axis: tuple[str, ...] = setting((), "Axis to train for; may repeat.", default_help="all")
     labels: Path | None = setting(None, "Ratings to use instead of the cache's.")
-    seeds: int = setting(
-        5, "Heads of different initialization.", low=1, high=100_000, why=_MANY
-    )
+    seeds: int = setting(5, "Heads of different initialization.", low=1, high=100_000, why=_MANY)
     stop: str = setting(
         "",
         "Early stopping on a part of the training clips, or training for --epochs.",
@@ -62,9 +60,7 @@ class TrainOptions(RunOptions, Reads):
 class AblateOptions(RunOptions):
     """What `ablate` takes beside the caches, the folder and the cells."""
 
-    resamples: int = setting(
-        1000, "Bootstrap draws.", low=0, high=1_000_000, why="each is scored"
-    )
+    resamples: int = setting(1000, "Bootstrap draws.", low=0, high=1_000_000, why="each is scored")
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
         QamroError: an option cannot be right, or ``out`` holds another run.
     """
     mine, recipe_given = _split(given, TrainOptions, RECIPE)
-    options = _checked(TrainOptions, mine)
+    options: TrainOptions = from_options(TrainOptions, mine)
     recipe = checked_recipe(recipe_given)
     out = Path(out)
     refuse_file(out)
@@ -156,15 +152,15 @@ def ablate_request(
         given: fields of `AblateOptions`, which replace the grid's own, and settings of a cell,
             each a value or a list of values.
     """
-    mine, cells_given = _split(given, AblateOptions, {**RECIPE, **_named(settings_of(Cell))})
+    mine, cells_given = _split(given, AblateOptions, CELL)
     found = grid if isinstance(grid, Grid) else find_grid(str(grid))
-    options = _checked(AblateOptions, {**found.run, **mine})
+    options: AblateOptions = from_options(AblateOptions, {**found.run, **mine})
     cells = cells_of(override(found, cells_given))
     out = Path(out)
     refuse_file(out)
     if (out / "head.safetensors").exists():
         raise QamroError(f"{out} holds a run of qamro-train; name another folder for the grid")
-    by_encoder = open_by_encoder(caches)
+    by_encoder = _open_by_encoder(caches)
     for cache in by_encoder:
         _check_axes(cache, options.axis, options.labels)
         for feature in {cell.feature for cell in cells}:
@@ -176,8 +172,16 @@ def ablate_request(
     return AblateRequest(by_encoder, out, options, cells)
 
 
-def _named(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {one.name: one for one in settings.values()}
+def _open_by_encoder(caches: CacheLike | Sequence[CacheLike]) -> list[Cache]:
+    """Open the caches, those of one identity as one."""
+    listed = [caches] if isinstance(caches, str | Path | Cache) else list(caches)
+    groups: dict[str, list[Cache]] = {}
+    for cache in map(open_cache, listed):
+        groups.setdefault(cache.identity_sha256, []).append(cache)
+    return [
+        parts[0] if len(parts) == 1 else open_cache([path for part in parts for path in part.paths])
+        for parts in groups.values()
+    ]
 
 
 def _split(
@@ -189,16 +193,8 @@ def _split(
     for name in rest:
         if name not in others:
             known = (*settings_of(options), *others)
-            raise QamroError(f"there is no option {name!r}{nearest(name, known)}")
+            raise OptionError(f"there is no option {name!r}{nearest(name, known)}")
     return mine, rest
-
-
-def _checked(options: Any, given: Mapping[str, Any]) -> Any:
-    """Make the options, a user's mistake being one line."""
-    try:
-        return options(**given)
-    except ValueError as error:
-        raise QamroError(str(error)) from error
 
 
 def _check_axes(cache: Cache, axis: Sequence[str], labels: Path | None) -> None:

@@ -25,7 +25,7 @@ from qamro_cache.training.fit import ProgressCallback
 from qamro_cache.training.inputs import Bools, Folds
 from qamro_cache.training.recipe import RECIPE, Job, Recipe, flat_recipe
 from qamro_cache.training.schedule import passes_notice, passes_per_epoch
-from qamro_cache.version import VERSION
+from qamro_cache.version import __version__
 
 logger = logging.getLogger("qamro_cache")
 
@@ -113,7 +113,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         "adapted": [notice] if notice else [],
         "recipe": flat_recipe(recipe),
         "refit_epochs": {material.axes[t].name: final[t].epochs for t in targets},
-        "versions": {"qamro_cache": VERSION, "torch": torch.__version__},
+        "versions": {"qamro_cache": __version__, "torch": torch.__version__},
         "device": device,
         "precision": options.precision,
         "asked": request.asked,

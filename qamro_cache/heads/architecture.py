@@ -14,9 +14,7 @@ class Architecture:
     ``audiobox`` puts softmax weights over cached layers [L, D] and an L2 norm before an ``mlp``.
     """
 
-    kind: str = setting(
-        "mlp", "Kind of head.", name="head", choices=("mlp", "linear", "audiobox")
-    )
+    kind: str = setting("mlp", "Kind of head.", name="head", choices=("mlp", "linear", "audiobox"))
     widths: tuple[int, ...] = setting(
         (256, 64),
         "Hidden layers, for example 256-64.",

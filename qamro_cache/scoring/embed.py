@@ -8,6 +8,7 @@ import pandas as pd
 
 from qamro_cache.cache.reader import Cache, open_cache
 from qamro_cache.datasets.records import CLIP_COLUMNS, Dataset, labels_from_means
+from qamro_cache.encoders.protocol import WeightsOptions
 from qamro_cache.encoders.registry import load_encoder, options_of
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.extract import extract
@@ -40,15 +41,13 @@ def embed(
     head: Head,
     clips: Dataset,
     out: Path,
+    weights: WeightsOptions,
     *,
-    checkpoint: str,
-    tokenizer: str,
-    allow_pickle: bool,
     device: str,
     progress: Callable[..., None] | None,
 ) -> Cache:
     """Extract clips with a head's encoder into a cache file ``out``, and open it."""
-    options = options_of(head.identity, checkpoint, tokenizer, allow_pickle)
+    options = options_of(head.identity, weights)
     encoder = load_encoder(str(head.identity["name"]), options, device)
     dtype = str(head.identity.get("stored_dtype", ""))
     extract(clips, out, encoder, device=device, dtype=dtype, progress=progress)

@@ -96,9 +96,7 @@ def _predict_audio(
             head,
             request.clips,
             Path(folder) / "emb.h5",
-            checkpoint=options.checkpoint,
-            tokenizer=options.tokenizer,
-            allow_pickle=options.allow_pickle,
+            options,
             device=options.device,
             progress=progress,
         )
@@ -143,7 +141,12 @@ def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame
 
 
 def _members(
-    head: Head, one: AxisHead, windows: Tensor, offsets: Tensor, weights: Tensor, text: Tensor | None
+    head: Head,
+    one: AxisHead,
+    windows: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    text: Tensor | None,
 ) -> Floats:
     """Return the scores [M, C] of an axis' members in its units."""
     device = windows.device

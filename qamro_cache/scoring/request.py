@@ -8,26 +8,24 @@ from typing import TYPE_CHECKING, Any
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset
-from qamro_cache.errors import QamroError
+from qamro_cache.encoders.protocol import WeightsOptions
+from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.files import refuse_same
 from qamro_cache.scoring.table import refuse_other_table
-from qamro_cache.settings import check_settings, nearest, setting, settings_of
+from qamro_cache.settings import check_settings, from_options, setting
 
 if TYPE_CHECKING:
     from qamro_cache.heads.file import Head
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions:
+class PredictOptions(WeightsOptions):
     """What `predict` takes beside the head."""
 
     audio: Path | None = setting(None, "A folder of audio (or one file), embedded on the fly.")
     manifest: Path | None = setting(
         None, "Clips with prompts, embedded likewise: a CSV with clip_id, path, prompt."
     )
-    checkpoint: str = setting("", "The encoder's weights, a file or a folder.")
-    tokenizer: str = setting("", "Folder of the text tower's tokenizer.")
-    allow_pickle: bool = setting(False, "Load checkpoints that can run code.")
     device: str = setting("cpu", "Torch device: cpu, cuda or cuda:N.")
     out: Path | None = setting(None, "predictions.csv to write.")
     answer: Path | None = setting(None, "Also write the AudioMOS challenge's answer.txt.")
@@ -68,19 +66,11 @@ def predict_request(
         QamroError: an option cannot be right, a file is not there, or an output would replace
             somebody else's.
     """
-    for name in given:
-        if name not in settings_of(PredictOptions):
-            raise QamroError(
-                f"there is no option {name!r}{nearest(name, tuple(settings_of(PredictOptions)))}"
-            )
-    try:
-        options = PredictOptions(**given)
-    except ValueError as error:
-        raise QamroError(str(error)) from error
+    options: PredictOptions = from_options(PredictOptions, given)
     if (cache is not None) + (options.audio is not None) + (options.manifest is not None) != 1:
-        raise QamroError("name one of a cache, a folder of audio and a manifest")
+        raise OptionError("name one of a cache, a folder of audio and a manifest")
     if options.answer_list is not None and options.answer is None:
-        raise QamroError("a list of clips needs an answer to write; give --answer FILE")
+        raise OptionError("a list of clips needs an answer to write; give --answer FILE")
     if isinstance(head, str):
         head = Path(head)
     for path in (head, options.audio):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import OptionError
 from qamro_cache.heads.architecture import Architecture, usual_shape
 from qamro_cache.losses.terms import PARAMETERS, Loss, parse_loss
 from qamro_cache.settings import Setting, check_settings, nearest, setting, settings_of
@@ -111,7 +111,7 @@ def checked_recipe(given: Mapping[str, Any]) -> Recipe:
     try:
         return make_recipe(given)
     except ValueError as error:
-        raise QamroError(str(error)) from error
+        raise OptionError(str(error)) from error
 
 
 def flat_recipe(recipe: Recipe) -> dict[str, Any]:
