@@ -18,12 +18,18 @@ from qamro_cache.training.net import Dropout, Group, LayeredNet
 from qamro_cache.training.recipe import Job, Recipe
 
 pytest.importorskip("triton")
+import triton
+
 from qamro_cache.training.gpu import kernels, measures, passes, step_loss
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="run by the test below, interpreted")
-if INTERPRETED:
-    # Triton 3.6's interpreter multiplies the bits of bfloat16 operands as if they were integers.
+#: The patch below reaches into a private class, and was written for these versions of it.
+PATCHED = triton.__version__.startswith("3.6.")
+interpreted = pytest.mark.skipif(
+    not (INTERPRETED and PATCHED), reason="run by the test below, interpreted"
+)
+if INTERPRETED and PATCHED:
+    # Their interpreter multiplies the bits of bfloat16 operands as if they were integers.
     import triton.language as tl
     from triton.runtime import interpreter
 
@@ -41,6 +47,11 @@ LIMITS = {F32: 1e-5, BF16: 2e-2}
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="is that run")
+@pytest.mark.skipif(
+    not PATCHED,
+    reason=f"the patch of Triton's interpreter is for Triton 3.6, this is {triton.__version__}: "
+    "see whether it is still needed, and name this version beside it",
+)
 def test_the_kernels_when_interpreted():
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreted",
@@ -49,7 +60,10 @@ def test_the_kernels_when_interpreted():
         capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-3000:]
-    assert "passed" in run.stdout
+    # This one alone is skipped there.
+    counts = re.search(r"^(\d+) passed, 1 skipped, \d+ deselected", run.stdout, re.MULTILINE)
+    assert counts is not None, run.stdout[-3000:]
+    assert int(counts[1]) >= 12
 
 
 def near(ours, expected, dtype=F32):
@@ -326,7 +340,6 @@ COMPILED = {
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiles_for_a_gpu_without_spilling(name, tmp_path):
     """For an H100, which need not be here, in bfloat16: on tensor cores, in registers alone."""
-    import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -357,7 +370,7 @@ def test_compiles_for_a_gpu_without_spilling(name, tmp_path):
 #: Pointers of the kernels that are few and small, by name; every other argument is a number.
 POINTERS = {
     "*fp32": "x y z bias dh kept total best p first second grad rates target scores ranking slopes"
-    " factors values before out",
+    " numbers values before out",
     "*u8": "mask train valid better finite present",
     "*i64": "clips order system",
     "*fp64": "mean_x mean_y",
@@ -380,7 +393,6 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_small_kernels_compile_for_a_gpu(name, one):
     """The interpreter takes what a compiler refuses; sizes of 1 are constants to Triton."""
-    import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from qamro_cache.heads.network import Architecture, Rows
-from qamro_cache.losses.registry import parse_loss
 from qamro_cache.training.problem import Problem, indices
 from qamro_cache.training.recipe import Job
 
@@ -75,14 +74,14 @@ def tensors_of_heads(
     # Equal training labels: no pair, so any range will do.
     high = torch.where(high > low, high, low + 1)
     scale = problem.ranges[row]
-    if jobs[0].recipe.normalize == "scale":
+    losses = [job.recipe.full_loss for job in jobs]
+    if losses[0].label_range == "scale":
         low, high = scale[:, 0], scale[:, 1]
-    losses = [parse_loss(job.recipe.loss) for job in jobs]
     numbers: dict[str, Any] = {
         name: [getattr(job.recipe, name) for job in jobs]
-        for name in ("alpha", "beta", "lr", "momentum", "weight_decay", "dropout")
+        for name in ("lr", "momentum", "weight_decay", "dropout")
     }
-    numbers["coefficients"] = [[term.coefficient for term in loss.terms] for loss in losses]
+    numbers["loss_numbers"] = [loss.numbers for loss in losses]
     heads = {
         name: torch.tensor(values, dtype=torch.float64).to(device, dtype)
         for name, values in numbers.items()

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from qamro_cache.evaluation import metrics
 from qamro_cache.heads.network import Rows, init_params, score_rows
-from qamro_cache.losses.registry import LossSettings, parse_loss
+from qamro_cache.losses.composed import LabelStats, value_and_grad
 from qamro_cache.training.net import Dropout, Group, make_net
 from qamro_cache.training.prepare import rows_of_folds, start_from, tensors_of_heads
 from qamro_cache.training.problem import Problem, make_schedule
-from qamro_cache.training.recipe import DEFAULT_LOSS, Bools, Job
+from qamro_cache.training.recipe import Bools, Job
 from qamro_cache.training.result import Result, empty_result
 from qamro_cache.training.schedule import Indices
 
@@ -31,6 +31,9 @@ WATCHED = (
     "system_srcc",
     "stability",
 )
+
+#: The terms and units that a GPU computes in a few launches, see `gpu.step_loss`.
+USUAL_LOSS = (("huber", "standardized"), ("qamro", "standardized"))
 
 #: Clips scored at once, so that activations stay small whatever the size of the set.
 EVAL_CLIPS = 2048
@@ -61,13 +64,12 @@ class Stack:
         self.problem, self.jobs, self.dtype = problem, list(jobs), dtype
         self.device = problem.targets.device
         recipe = jobs[0].recipe
-        self.settings, self.normalize = recipe.head, recipe.normalize
-        self.loss = parse_loss(recipe.loss)
+        self.settings, self.loss = recipe.head, recipe.full_loss
         # Triton's: on a GPU, or interpreted in tests.
         self.has_kernels = self.device.type == "cuda" or precision != "float32"
         one_pass = self.has_kernels and dtype == torch.float32
         self.net, optimizer = make_net(recipe, precision, one_pass)
-        usual = self.loss.structure == parse_loss(DEFAULT_LOSS).structure
+        usual = [(t.name, t.units) for t in self.loss.terms] == list(USUAL_LOSS)
         self.fuses_loss = one_pass and usual and problem.offsets is None
         self.schedule, orders = make_schedule(problem, jobs)
         self.keys = [(job.fold, order) for job, order in zip(jobs, orders, strict=True)]
@@ -106,19 +108,14 @@ class Stack:
         """Find the runs of heads that see the same rows; bind what depends on the heads."""
         self.groups = _runs(self.keys)
         heads = self.heads
-        self.loss_settings = LossSettings(
-            alpha=heads["alpha"],
-            beta=heads["beta"],
-            normalize=self.normalize,
-            label_range=(heads["low"], heads["high"]),
-            label_mean=heads["label_mean"],
-            label_std=heads["label_std"],
+        self.labels = LabelStats(
+            heads["label_mean"], heads["label_std"], heads["low"], heads["high"]
         )
         self.step_loss: StepLoss | None = None
         if self.fuses_loss:
             from qamro_cache.training.gpu import step_loss  # needs Triton
 
-            self.step_loss = step_loss.StepLoss(heads, self.normalize)
+            self.step_loss = step_loss.StepLoss(heads, self.loss)
 
     def batches(self, epoch: int) -> list[Batch]:
         """Return the steps of an epoch."""
@@ -190,12 +187,13 @@ class Stack:
         target = heads["target"].gather(1, clips)
         mask = heads["train"].gather(1, clips) & batch.valid[order]
         std = heads["label_std"][:, None]
-        value, grad = self.loss.value_and_grad(
+        value, grad = value_and_grad(
+            self.loss,
             scores[:, : clips.shape[1]] * std + heads["label_mean"][:, None],
             target,
             mask=mask,
-            settings=self.loss_settings,
-            coefficients=heads["coefficients"],
+            labels=self.labels,
+            numbers=heads["loss_numbers"],
         )
         heads["finite"].logical_and_(value.isfinite())
         grad = grad * std
@@ -242,12 +240,13 @@ class Stack:
         if self.step_loss is not None:
             loss = self.step_loss.validation(scores)
         else:
-            loss, _ = self.loss.value_and_grad(
+            loss, _ = value_and_grad(
+                self.loss,
                 pred,
                 target,
                 mask=mask,
-                settings=self.loss_settings,
-                coefficients=heads["coefficients"],
+                labels=self.labels,
+                numbers=heads["loss_numbers"],
             )
         table = torch.cat([loss.to(self.history.dtype).unsqueeze(0), self._figures(pred)])
         table = torch.where(running & heads["has_validation"], table, torch.nan)

@@ -1,6 +1,6 @@
 """The usual loss of a step in a few launches: Huber plus QAMRO on standardized labels, on a GPU.
 
-`qamro_cache.losses.registry` composes any losses from small operations, some fifty a step; with few
+`qamro_cache.losses.composed` adds up any losses from small operations, some fifty a step; with few
 heads a GPU spends its time on launching those. Here the ranking term is its own kernel and all else
 is one before it and one after it. Heads score in standardized labels, so nothing is converted.
 """
@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qamro_cache.losses.qamro import qamro_value_and_grad
+from qamro_cache.losses.terms import Loss
 
 _BLOCK = 256
 
@@ -38,19 +39,20 @@ def _batch(
 
 @triton.jit
 def _combine(
-    scores, y, mask, ranking, slopes, factors, values, grad, finite, n,
+    scores, y, mask, ranking, slopes, numbers, values, grad, finite, n,
     STEP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Add Huber's loss (its delta is 1) and the ranking term by the head's two factors."""
+    """Add Huber's loss and the ranking term by the head's numbers: weight, delta, weight."""
     head = tl.program_id(0).to(tl.int64)
-    huber, qamro = tl.load(factors + 2 * head), tl.load(factors + 2 * head + 1)
+    huber, delta = tl.load(numbers + 3 * head), tl.load(numbers + 3 * head + 1)
+    qamro = tl.load(numbers + 3 * head + 2)
     counts = tl.zeros((BLOCK,), tl.int32)
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, n, BLOCK):
         at = head * n + start + tl.arange(0, BLOCK)
         m = tl.load(mask + at, mask=at < (head + 1) * n, other=0) != 0
         error = tl.load(scores + at, mask=m, other=0.0) - tl.load(y + at, mask=m, other=0.0)
-        slope = tl.where(error > 1.0, 1.0, tl.where(error < -1.0, -1.0, error))
+        slope = tl.where(error > delta, delta, tl.where(error < -delta, -delta, error))
         total += slope * (error - slope / 2)
         counts += m.to(tl.int32)
     count = tl.maximum(tl.sum(counts), 1).to(tl.float32)
@@ -64,7 +66,7 @@ def _combine(
         inside = at < (head + 1) * n
         m = tl.load(mask + at, mask=inside, other=0) != 0
         error = tl.load(scores + at, mask=m, other=0.0) - tl.load(y + at, mask=m, other=0.0)
-        slope = tl.where(error > 1.0, 1.0, tl.where(error < -1.0, -1.0, error))
+        slope = tl.where(error > delta, delta, tl.where(error < -delta, -delta, error))
         rank = tl.load(slopes + at, mask=inside, other=0.0)
         tl.store(grad + at, huber * (slope / count) + qamro * rank, mask=inside)
 
@@ -72,13 +74,14 @@ def _combine(
 class StepLoss:
     """The loss of a stack's heads on a step's batch and on their validation sets, in float32."""
 
-    def __init__(self, heads: Mapping[str, Tensor], normalize: str) -> None:
-        """Standardize the labels, once; ``heads`` as `Stack` has them."""
+    def __init__(self, heads: Mapping[str, Tensor], loss: Loss) -> None:
+        """Standardize the labels, once; ``heads`` as `Stack` has them, ``loss`` the usual one."""
         mean, std = heads["label_mean"], heads["label_std"]
-        self.heads, self.normalize = heads, normalize
-        self.factors = heads["coefficients"].float().contiguous()
+        self.heads, self.normalize = heads, str(dict(loss.terms[1].parameters)["normalize"])
+        numbers = heads["loss_numbers"]
+        self.numbers = numbers[:, :3].float().contiguous()
         # What the ranking term would otherwise convert at every step.
-        self.alpha, self.beta = heads["alpha"].double(), heads["beta"].double()
+        self.alpha, self.beta = numbers[:, 3].double(), numbers[:, 4].double()
         low, high = ((heads[name] - mean) / std for name in ("low", "high"))
         self.label_range = low.double(), high.double()
         self.target, self.validation_target = (
@@ -121,7 +124,7 @@ class StepLoss:
         total, grad = torch.empty_like(value), torch.empty_like(scores)
         with torch.cuda.device_of(scores):
             _combine[(len(scores),)](
-                scores, y, mask.view(torch.uint8), value, slopes, self.factors, total, grad,
+                scores, y, mask.view(torch.uint8), value, slopes, self.numbers, total, grad,
                 self.heads["finite"].view(torch.uint8), scores.shape[1], STEP=step, BLOCK=_BLOCK,
             )  # fmt: skip
         return total, grad
