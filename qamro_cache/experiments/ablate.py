@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from qamro_cache.cache.reader import Cache, CacheLike
@@ -152,7 +153,7 @@ def _train_missing(
     try:
         for where, result in fit(
             plan.material.features,
-            plan.labeled,
+            plan.targets,
             plan.folds,
             [plan.jobs[k] for k in missing],
             device=device,
@@ -166,8 +167,16 @@ def _train_missing(
                 "predictions": np.where(test, result.predictions.float().numpy(), np.nan),
                 "best_epoch": result.best_epoch.numpy(),
                 "diverged": result.diverged.numpy(),
-                "stability": result.stability(),
+                "stability": _mean_known(result.stability.double().numpy()),
             }
             keep_stack(folder, [plan.keys[k] for k in heads], results)
     except ValueError as error:
         raise QamroError(str(error)) from error
+
+
+def _mean_known(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return each column's mean over its numbers; NaN for a column without any."""
+    seen = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        means: npt.NDArray[np.float64] = np.where(seen, values, 0).sum(0) / seen.sum(0)
+    return means

@@ -20,7 +20,7 @@ from qamro_cache.evaluation.score import Judged, warn_of_small_numbers
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.network import input_width, prepare_rows
 from qamro_cache.heads.pooling import clip_of_window, mean_rows, take_clips
-from qamro_cache.training.inputs import Bools, Features, Folds, Labeled
+from qamro_cache.training.inputs import Bools, Features, Folds, Targets
 
 logger = logging.getLogger("qamro_cache")
 
@@ -74,13 +74,11 @@ class Material:
             "feature": self.feature,
         }
 
-    def labeled(self) -> Labeled:
+    def targets(self) -> Targets:
         """Return the labels as `fit` takes them."""
         ranges = [[axis.low, axis.high] for axis in self.axes]
-        return Labeled(
-            torch.from_numpy(self.labels.mean.T.copy()),
-            torch.tensor(ranges, dtype=torch.float64),
-            torch.from_numpy(self.systems()),
+        return Targets(
+            torch.from_numpy(self.labels.mean.T.copy()), torch.tensor(ranges, dtype=torch.float64)
         )
 
     def systems(self) -> npt.NDArray[np.int64]:
@@ -172,8 +170,8 @@ def load_material(
     if only is not None:
         usable &= cache.clips["clip_id"].isin(only).to_numpy(dtype=bool)
     rows = _usable_rows(cache, usable, lacks)
-    of_window, new_offsets = take_clips(offsets, torch.from_numpy(rows))
-    chosen = Features(windows.float()[of_window], new_offsets, weights[of_window])
+    taken = take_clips(offsets, torch.from_numpy(rows))
+    chosen = Features(windows.float()[taken.windows], taken.offsets, weights[taken.windows])
     if not bool(chosen.windows.isfinite().all()):
         raise QamroError(
             f"{cache.paths[0]}: feature {feature!r} has values that are not finite; "

@@ -60,7 +60,7 @@ def fit_all(
     try:
         for where, result in fit(
             material.features,
-            material.labeled(),
+            material.targets(),
             folds,
             jobs,
             device=device,

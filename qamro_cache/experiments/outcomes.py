@@ -4,17 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from qamro_cache.evaluation.compare import baselines
 from qamro_cache.evaluation.score import Judged
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.plan import Plan
 from qamro_cache.experiments.tables import Outcome
-from qamro_cache.heads.network import Rows
-from qamro_cache.training.inputs import Inputs, make_schedule
 from qamro_cache.training.recipe import Job
-from qamro_cache.training.schedule import pair_coverage
+from qamro_cache.training.schedule import make_schedule, pair_coverage
 
 
 def head_outcomes(
@@ -101,12 +98,8 @@ class _Coverage:
         # Another seed's own batches differ only by chance: the first seed stands for all.
         key = (recipe.batch_size, recipe.batches, job.fold, job.target)
         if key not in self.known:
-            pools = Inputs(
-                Rows(torch.empty(0)), None, plan.labeled.targets, plan.labeled.ranges,
-                plan.folds, plan.labeled.systems, 0,
-            )  # fmt: skip
-            schedule, (order,) = make_schedule(pools, [job])
-            labels = plan.labeled.targets[job.target].numpy()
+            schedule, (order,) = make_schedule(plan.folds, plan.targets, [job])
+            labels = plan.targets.labels[job.target].numpy()
             train = plan.folds.train[job.fold]
             self.known[key] = pair_coverage(schedule, order, labels, train, 1)
         return self.known[key]

@@ -11,7 +11,7 @@ from qamro_cache.datasets.raters import subsampled_means
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.identity import canonical_json
-from qamro_cache.training.inputs import Folds, Labeled
+from qamro_cache.training.inputs import Folds, Targets
 from qamro_cache.training.recipe import Job, flat_recipe
 
 
@@ -22,7 +22,7 @@ class Plan:
     Attributes:
         material: clips and features.
         folds: shared by all jobs.
-        labeled: targets, a row for each that some job learns from.
+        targets: a row for each that some job learns from.
         jobs: the heads.
         cells: position of each job's cell in the grid.
         axes: each job's axis.
@@ -31,7 +31,7 @@ class Plan:
 
     material: Material
     folds: Folds
-    labeled: Labeled
+    targets: Targets
     jobs: list[Job]
     cells: list[int]
     axes: list[int]
@@ -54,30 +54,30 @@ def make_plan(
         seeds: heads a cell, axis and fold.
         precision: of products on a GPU, which a result depends on.
     """
-    base = material.labeled()
+    base = material.targets()
     # A row of targets for every axis, and one for every axis, number of raters and seed.
     rows: dict[tuple[int, int, int], int] = {(a, 0, 0): a for a in range(len(material.axes))}
-    targets = list(base.targets.numpy())
+    labels = list(base.labels.numpy())
     jobs, places, axes = [], [], []
     for place, cell in cells:
         for a in range(len(material.axes)):
             for seed in range(seeds):
                 key = (a, cell.raters, seed if cell.raters else 0)
                 if key not in rows:
-                    rows[key] = len(targets)
-                    targets.append(subsampled_means(material.labels, a, cell.raters, seed))
+                    rows[key] = len(labels)
+                    labels.append(subsampled_means(material.labels, a, cell.raters, seed))
                 for fold in range(len(folds.train)):
                     jobs.append(Job(cell.recipe, seed, fold, rows[key]))
                     places.append(place)
                     axes.append(a)
     axis_of_row = [key[0] for key, _ in sorted(rows.items(), key=lambda item: item[1])]
-    labeled = Labeled(torch.from_numpy(np.stack(targets)), base.ranges[axis_of_row], base.systems)
-    keys = _keys(material, folds, labeled, jobs, precision)
-    return Plan(material, folds, labeled, jobs, places, axes, keys)
+    targets = Targets(torch.from_numpy(np.stack(labels)), base.ranges[axis_of_row])
+    keys = _keys(material, folds, targets, jobs, precision)
+    return Plan(material, folds, targets, jobs, places, axes, keys)
 
 
 def _keys(
-    material: Material, folds: Folds, labeled: Labeled, jobs: Sequence[Job], precision: str
+    material: Material, folds: Folds, targets: Targets, jobs: Sequence[Job], precision: str
 ) -> list[str]:
     """Name each job's result by all that decides it."""
     data = hashlib.sha256()
@@ -95,8 +95,8 @@ def _keys(
             data.update(hashlib.sha256(values.contiguous().numpy().data).digest())
     for mask in (folds.train, folds.validation, folds.test):
         data.update(np.packbits(mask).tobytes())
-    rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in labeled.targets]
-    ranges = labeled.ranges.tolist()
+    rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in targets.labels]
+    ranges = targets.ranges.tolist()
     recipes = {id(job.recipe): flat_recipe(job.recipe) for job in jobs}
     keys = []
     for job in jobs:

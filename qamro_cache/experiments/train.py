@@ -110,7 +110,6 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         "seeds": options.seeds,
         "cv": cv,
         "stop": "inner" if inner else "fixed",
-        "adapted": [notice] if notice else [],
         "recipe": flat_recipe(recipe),
         "refit_epochs": {material.axes[t].name: final[t].epochs for t in targets},
         "versions": {"qamro_cache": __version__, "torch": torch.__version__},

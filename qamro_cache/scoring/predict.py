@@ -17,7 +17,7 @@ from qamro_cache.datasets.records import Labels
 from qamro_cache.errors import QamroError
 from qamro_cache.heads.file import AxisHead, Head, load_head
 from qamro_cache.heads.network import forward
-from qamro_cache.heads.pooling import clip_of_window, mean_rows, take_clips
+from qamro_cache.heads.pooling import mean_rows, take_clips
 from qamro_cache.identity import identity_differences
 from qamro_cache.scoring.request import PredictOptions, PredictRequest, predict_request
 from qamro_cache.scoring.table import COLUMNS, write_answer_file, write_predictions
@@ -127,12 +127,12 @@ def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame
     members = [np.full((len(one.seeds), len(cache.clips)), np.nan) for one in head.axes]
     ood = np.zeros(len(cache.clips), bool)
     for block in _blocks(counts, np.flatnonzero(scored)):
-        of_window, new_offsets = take_clips(offsets, torch.as_tensor(block, device=offsets.device))
-        w, share = windows[of_window].float(), weights[of_window]
+        taken = take_clips(offsets, torch.as_tensor(block, device=offsets.device))
+        w, share = windows[taken.windows].float(), weights[taken.windows]
         prompt = None if text is None else text[torch.as_tensor(block, device=text.device)]
         for one, scores in zip(head.axes, members, strict=True):
-            scores[:, block] = _members(head, one, w, new_offsets, share, prompt)
-        means = mean_rows(w.flatten(1), clip_of_window(new_offsets), share, len(block))
+            scores[:, block] = _members(head, one, w, taken.offsets, share, prompt)
+        means = mean_rows(w.flatten(1), taken.clip, share, len(block))
         ood[block] = head.reference.is_ood(means).cpu().numpy()
     parts = zip(head.axes, members, strict=True)
     return pd.concat(
