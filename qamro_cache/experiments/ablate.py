@@ -23,13 +23,11 @@ from qamro_cache.experiments.folds import default_cv, make_folds, wants_inner
 from qamro_cache.experiments.grid import Cell, Grid, cells_of
 from qamro_cache.experiments.tables import Outcome, write_tables
 from qamro_cache.experiments.train import check_head, clip_vectors, warn_of_small_sets
-from qamro_cache.heads.network import Rows
 from qamro_cache.identity import canonical_json
-from qamro_cache.training.adapt import adapt
-from qamro_cache.training.fit import Labeled, ProgressCallback, fit
-from qamro_cache.training.problem import Problem, make_schedule
-from qamro_cache.training.recipe import Bools, Folds, Job, flat_settings
-from qamro_cache.training.schedule import pair_coverage
+from qamro_cache.training.fit import ProgressCallback, fit
+from qamro_cache.training.inputs import Bools, Folds, Targets
+from qamro_cache.training.recipe import Job, flat_settings
+from qamro_cache.training.schedule import make_schedule, pair_coverage, passes_notice
 
 logger = logging.getLogger("qamro_cache")
 
@@ -41,7 +39,7 @@ class Plan:
     Attributes:
         material: clips and features.
         folds: shared by all jobs.
-        labeled: targets, a row for each that some job learns from.
+        targets: labels, a row for each that some job learns from.
         jobs: the heads.
         cells: position of each job's cell in the grid.
         axes: each job's axis.
@@ -50,7 +48,7 @@ class Plan:
 
     material: Material
     folds: Folds
-    labeled: Labeled
+    targets: Targets
     jobs: list[Job]
     cells: list[int]
     axes: list[int]
@@ -185,40 +183,40 @@ def _plan(
         check_head(cell.recipe.head, material)
     known = _known(material)
     folds, question = make_folds(material.clips, cv, known, inner=wants_inner(cv, stop))
-    _, reasons = adapt(cells[0][1].recipe, {}, int(folds.train.sum(1).min()))
-    for reason in reasons:
-        logger.info(reason)
-    base = material.labeled()
+    notice = passes_notice(int(folds.train.sum(1).min()), cells[0][1].recipe.batch_size)
+    if notice:
+        logger.info(notice)
+    base = material.targets()
     # A row of targets for every axis, and one for every axis, number of raters and seed.
     rows: dict[tuple[int, int, int], int] = {(a, 0, 0): a for a in range(len(material.axes))}
-    targets = list(base.targets.numpy())
+    labels = list(base.labels.numpy())
     jobs, places, axes = [], [], []
     for place, cell in cells:
         for a in range(len(material.axes)):
             for seed in range(seeds):
                 key = (a, cell.raters, seed if cell.raters else 0)
                 if key not in rows:
-                    rows[key] = len(targets)
-                    targets.append(subsampled_means(material.labels, a, cell.raters, seed))
+                    rows[key] = len(labels)
+                    labels.append(subsampled_means(material.labels, a, cell.raters, seed))
                 for fold in range(len(folds.train)):
                     jobs.append(Job(cell.recipe, seed, fold, rows[key]))
                     places.append(place)
                     axes.append(a)
     axis_of_row = [key[0] for key, _ in sorted(rows.items(), key=lambda item: item[1])]
-    labeled = Labeled(torch.from_numpy(np.stack(targets)), base.ranges[axis_of_row], base.systems)
+    targets = Targets(torch.from_numpy(np.stack(labels)), base.ranges[axis_of_row])
     return Plan(
         material,
         folds,
-        labeled,
+        targets,
         jobs,
         places,
         axes,
-        _keys(material, folds, labeled, jobs, precision),
+        _keys(material, folds, targets, jobs, precision),
     ), question
 
 
 def _keys(
-    material: Material, folds: Folds, labeled: Labeled, jobs: Sequence[Job], precision: str
+    material: Material, folds: Folds, targets: Targets, jobs: Sequence[Job], precision: str
 ) -> list[str]:
     """Name each job's result by all that decides it."""
     data = hashlib.sha256()
@@ -236,8 +234,8 @@ def _keys(
             data.update(hashlib.sha256(values.contiguous().numpy().data).digest())
     for mask in (folds.train, folds.validation, folds.test):
         data.update(np.packbits(mask).tobytes())
-    rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in labeled.targets]
-    ranges = labeled.ranges.tolist()
+    rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in targets.labels]
+    ranges = targets.ranges.tolist()
     recipes = {id(job.recipe): flat_settings(job.recipe) for job in jobs}
     keys = []
     for job in jobs:
@@ -271,7 +269,7 @@ def _train_missing(
     try:
         for where, result in fit(
             plan.material.features,
-            plan.labeled,
+            plan.targets,
             plan.folds,
             jobs,
             device=device,
@@ -363,12 +361,8 @@ class _Coverage:
         # Another seed's own batches differ only by chance: the first seed stands for all.
         key = (recipe.batch_size, recipe.batches, job.fold, job.target)
         if key not in self.known:
-            pools = Problem(
-                Rows(torch.empty(0)), None, plan.labeled.targets, plan.labeled.ranges,
-                plan.folds, plan.labeled.systems, 0,
-            )  # fmt: skip
-            schedule, (order,) = make_schedule(pools, [job])
-            labels = plan.labeled.targets[job.target].numpy()
+            schedule, (order,) = make_schedule(plan.folds, plan.targets, [job])
+            labels = plan.targets.labels[job.target].numpy()
             train = plan.folds.train[job.fold]
             self.known[key] = pair_coverage(schedule, order, labels, train, 1)
         return self.known[key]

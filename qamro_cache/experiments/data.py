@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from qamro_cache.cache.reader import Cache, open_cache
 from qamro_cache.datasets.labels import load_labels
 from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
 from qamro_cache.errors import QamroError
-from qamro_cache.training.fit import Features, Labeled
+from qamro_cache.heads.pooling import take_clips
+from qamro_cache.training.inputs import Features, Targets
 
 logger = logging.getLogger("qamro_cache")
 
@@ -53,13 +53,11 @@ class Material:
         """The chosen axes."""
         return self.labels.axes
 
-    def labeled(self) -> Labeled:
+    def targets(self) -> Targets:
         """Return the labels as `fit` takes them."""
         ranges = [[axis.low, axis.high] for axis in self.axes]
-        return Labeled(
-            torch.from_numpy(self.labels.mean.T.copy()),
-            torch.tensor(ranges, dtype=torch.float64),
-            torch.from_numpy(self.systems()),
+        return Targets(
+            torch.from_numpy(self.labels.mean.T.copy()), torch.tensor(ranges, dtype=torch.float64)
         )
 
     def systems(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
@@ -118,7 +116,8 @@ def load_material(
             why += f", {int((prompts.index < 0).sum())} without a prompt"
         logger.info("%d of %d clips are left out: %s", int((~usable).sum()), len(usable), why)
     rows = np.flatnonzero(usable)
-    chosen = _take(windows.float(), offsets, weights, torch.from_numpy(rows))
+    taken = take_clips(offsets, torch.from_numpy(rows))
+    chosen = Features(windows.float()[taken.windows], taken.offsets, weights[taken.windows])
     if not bool(chosen.windows.isfinite().all()):
         raise QamroError(
             f"{cache.paths[0]}: feature {feature!r} has values that are not finite; "
@@ -139,12 +138,3 @@ def load_material(
         dataset=cache.dataset,
         synthetic=cache.synthetic,
     )
-
-
-def _take(windows: Tensor, offsets: Tensor, weights: Tensor, rows: Tensor) -> Features:
-    """Return the features of the clips ``rows`` only."""
-    counts = offsets.diff()[rows]
-    through = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    place = torch.arange(int(through[-1])) - through[:-1].repeat_interleave(counts)
-    index = offsets[rows].repeat_interleave(counts) + place
-    return Features(windows[index], through, weights[index])

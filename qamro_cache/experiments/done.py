@@ -10,9 +10,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from qamro_cache.training.recipe import Bools
+from qamro_cache.training.inputs import Bools
 from qamro_cache.training.result import Result
-from qamro_cache.training.stack import WATCHED
 
 logger = logging.getLogger("qamro_cache")
 
@@ -27,7 +26,7 @@ def keep(folder: Path, keys: Sequence[str], test: Bools, result: Result) -> None
         result: of the stack.
     """
     predictions = np.where(test, result.predictions.float().numpy(), np.nan)
-    stability = result.history[:, WATCHED.index("stability")].double().numpy()
+    stability = result.stability.double().numpy()
     seen = np.isfinite(stability)
     with np.errstate(invalid="ignore"):
         stability = np.where(seen, stability, 0).sum(0) / seen.sum(0)
@@ -39,7 +38,6 @@ def keep(folder: Path, keys: Sequence[str], test: Bools, result: Result) -> None
             keys=np.array(keys),
             predictions=predictions.astype(np.float32),
             best_epoch=result.best_epoch.numpy(),
-            epochs=result.epochs.numpy(),
             diverged=result.diverged.numpy(),
             stability=stability,
         )

@@ -25,11 +25,9 @@ from qamro_cache.heads.network import Architecture, input_width, prepare_rows
 from qamro_cache.heads.ood import reference_clips
 from qamro_cache.heads.pooling import clip_of_window, mean_rows
 from qamro_cache.heads.published import published_start
-from qamro_cache.training.adapt import adapt
 from qamro_cache.training.fit import ProgressCallback, fit
+from qamro_cache.training.inputs import Bools, Folds
 from qamro_cache.training.recipe import (
-    Bools,
-    Folds,
     Job,
     Recipe,
     Settings,
@@ -37,7 +35,7 @@ from qamro_cache.training.recipe import (
     flat_settings,
 )
 from qamro_cache.training.result import Result
-from qamro_cache.training.schedule import passes_per_epoch
+from qamro_cache.training.schedule import passes_notice, passes_per_epoch
 
 logger = logging.getLogger("qamro_cache")
 
@@ -49,14 +47,12 @@ class Fitted:
     Attributes:
         predictions: [J, C] in label units, NaN for a diverged head.
         best_epoch: [J].
-        epochs: [J].
         diverged: [J].
-        parts: the chunks, for their parameters and history.
+        parts: the chunks, for their parameters.
     """
 
     predictions: npt.NDArray[np.float64]
     best_epoch: npt.NDArray[np.int64]
-    epochs: npt.NDArray[np.int64]
     diverged: Bools
     parts: list[tuple[list[int], Result]]
 
@@ -145,9 +141,9 @@ def train(
     inner = wants_inner(cv, stop)
     folds, question = make_folds(material.clips, cv, known, inner=inner)
     warn_of_small_sets(material, folds)
-    recipe, reasons = adapt(recipe, settings, int(folds.train.sum(1).min()))
-    for reason in reasons:
-        logger.info(reason)
+    notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
+    if notice:
+        logger.info(notice)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     jobs = [
         Job(recipe, seed, fold, target)
@@ -181,7 +177,6 @@ def train(
         "seeds": seeds,
         "cv": cv,
         "stop": "inner" if inner else "fixed",
-        "adapted": list(reasons),
         "recipe": flat_settings(recipe),
         "refit_epochs": {material.axes[job.target].name: job.recipe.epochs for job in final},
         "versions": {"qamro_cache": __version__, "torch": torch.__version__},
@@ -242,13 +237,13 @@ def fit_all(
     """Run `fit` to the end and put its chunks together."""
     clips = len(material.clips)
     predictions = np.full((len(jobs), clips), np.nan)
-    best, epochs = np.zeros(len(jobs), np.int64), np.zeros(len(jobs), np.int64)
+    best = np.zeros(len(jobs), np.int64)
     diverged = np.zeros(len(jobs), np.bool_)
     parts = []
     try:
         for where, result in fit(
             material.features,
-            material.labeled(),
+            material.targets(),
             folds,
             jobs,
             device=device,
@@ -257,14 +252,14 @@ def fit_all(
             progress=progress,
         ):
             predictions[where] = result.predictions.double().numpy()
-            best[where], epochs[where] = result.best_epoch.numpy(), result.epochs.numpy()
+            best[where] = result.best_epoch.numpy()
             diverged[where] = result.diverged.numpy()
             parts.append((where, result))
     except ValueError as error:
         raise QamroError(str(error)) from error
     if diverged.any():
         logger.warning("%d of %d heads diverged; lower --lr", int(diverged.sum()), len(jobs))
-    return Fitted(predictions, best, epochs, diverged, parts)
+    return Fitted(predictions, best, diverged, parts)
 
 
 def pool_folds(

@@ -17,7 +17,7 @@ from qamro_cache.datasets.records import Labels
 from qamro_cache.errors import QamroError
 from qamro_cache.heads.file import Head, load_head
 from qamro_cache.heads.network import forward
-from qamro_cache.heads.pooling import clip_of_window, mean_rows
+from qamro_cache.heads.pooling import clip_of_window, mean_rows, take_clips
 from qamro_cache.identity import identity_differences
 
 if TYPE_CHECKING:
@@ -304,12 +304,9 @@ def _select(
     windows: Tensor, offsets: Tensor, weights: Tensor, clips: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The windows, offsets and weights of some clips."""
-    chosen = torch.as_tensor(clips, device=offsets.device)
-    count = offsets.diff()[chosen]
-    new = torch.cat([count.new_zeros(1), count.cumsum(0)])
-    within = torch.arange(int(new[-1]), device=offsets.device) - new[:-1].repeat_interleave(count)
-    index = (offsets[chosen].repeat_interleave(count) + within).to(windows.device)
-    return windows[index].float(), new.to(windows.device), weights[index].to(windows.device)
+    taken = take_clips(offsets, torch.as_tensor(clips, device=offsets.device))
+    index, new = taken.windows.to(windows.device), taken.offsets.to(windows.device)
+    return windows[index].float(), new, weights[index].to(windows.device)
 
 
 def _targets(labels: Labels, axis: str) -> Any:

@@ -4,13 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict, Unpack
 
-import numpy as np
-import numpy.typing as npt
-
 from qamro_cache.errors import QamroError
 from qamro_cache.heads.architecture import Architecture
-
-Bools = npt.NDArray[np.bool_]
 
 #: Both terms see labels and predictions in units of the training labels' standard deviation, so
 #: that a Huber delta of 1 and the learning rate mean the same on a 1-to-5 and a 0-to-100 scale.
@@ -179,27 +174,3 @@ class Job:
     seed: int = 0
     fold: int = 0
     target: int = 0
-
-
-@dataclass(frozen=True)
-class Folds:
-    """Who may see what: rows of masks over the clips.
-
-    Attributes:
-        train: [F, C] clips whose labels a head learns from.
-        validation: [F, C] clips whose labels choose its epoch; an all-false row: a fixed number.
-        test: [F, C] clips it is judged by; no head of the fold ever sees their labels.
-        names: what each fold holds out, for people.
-    """
-
-    train: Bools
-    validation: Bools
-    test: Bools
-    names: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        counts = self.train.astype(np.int8) + self.validation + self.test
-        if (counts > 1).any():
-            raise ValueError("a clip is in two parts of one fold")
-        if not self.train.any(1).all():
-            raise ValueError(f"fold {int(self.train.any(1).argmin())} has no training clip")
