@@ -6,8 +6,6 @@ is one before it and one after it. Heads score in standardized labels, so nothin
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
-from collections.abc import Mapping
-
 import torch
 import triton
 import triton.language as tl
@@ -15,6 +13,9 @@ from torch import Tensor
 
 from qamro_cache.losses.qamro import qamro_value_and_grad
 from qamro_cache.losses.terms import Loss
+from qamro_cache.training.batches import Batch
+from qamro_cache.training.recipe import Recipe
+from qamro_cache.training.state import HeadState
 
 _BLOCK = 256
 
@@ -71,40 +72,36 @@ def _combine(
         tl.store(grad + at, huber * (slope / count) + qamro * rank, mask=inside)
 
 
-class StepLoss:
-    """The loss of a stack's heads on a step's batch and on their validation sets, in float32."""
+def covers(loss: Loss) -> bool:
+    """Whether this is the usual loss: Huber's and QAMRO on standardized labels, without bins."""
+    terms = [(term.name, term.units, dict(term.parameters).get("bins", "")) for term in loss.terms]
+    return terms == [("huber", "standardized", ""), ("qamro", "standardized", "")]
 
-    def __init__(self, heads: Mapping[str, Tensor], loss: Loss) -> None:
-        """Standardize the labels, once; ``heads`` as `Stack` has them, ``loss`` the usual one."""
-        mean, std = heads["label_mean"], heads["label_std"]
-        self.heads, self.normalize = heads, str(dict(loss.terms[1].parameters)["normalize"])
-        numbers = heads["loss_numbers"]
-        self.numbers = numbers[:, :3].float().contiguous()
+
+class FusedStepLoss:
+    """`ComposedStepLoss` of the usual loss, for float32 heads on one row a clip."""
+
+    def __init__(self, state: HeadState, recipe: Recipe) -> None:
+        """Standardize the labels, once."""
+        self.state = state
+        self.normalize = str(dict(recipe.loss.terms[1].parameters)["normalize"])
         # What the ranking term would otherwise convert at every step.
-        self.alpha, self.beta = numbers[:, 3].double(), numbers[:, 4].double()
-        low, high = ((heads[name] - mean) / std for name in ("low", "high"))
+        self.alpha, self.beta = (column.double() for column in state.loss_numbers[:, 3:].unbind(1))
+        self.numbers = state.loss_numbers[:, :3].float().contiguous()
+        low, high = (state.standardized(x) for x in (state.label_low, state.label_high))
         self.label_range = low.double(), high.double()
-        self.target, self.validation_target = (
-            ((heads[name] - mean[:, None]) / std[:, None]).contiguous()
-            for name in ("target", "validation_target")
-        )
+        self.target = state.standardized(state.target).contiguous()
+        self.validation_target = state.standardized(state.validation_target).contiguous()
 
-    def step(self, scores: Tensor, clips: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient [H, B] and the samples that count [H, B].
-
-        A head whose loss is not finite is marked so in ``heads["finite"]``.
-
-        Args:
-            scores: [H, B] in standardized labels.
-            clips: [orders, B] the step's.
-            valid: [orders, B] which of them count at all.
-        """
+    def step(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the gradient [H, b] and the samples that count [H, b], see `StepLoss`."""
+        clips, valid, state = batch.clips, batch.valid, self.state
         heads, n = scores.shape
         y, mask = torch.empty_like(scores), scores.new_empty(scores.shape, dtype=torch.bool)
-        bits = valid.view(torch.uint8), self.heads["train"].view(torch.uint8)
+        bits = valid.view(torch.uint8), state.train.view(torch.uint8)
         with torch.cuda.device_of(scores):  # Triton launches on the current device
             _batch[(heads,)](
-                clips, bits[0], self.heads["order"], self.target, bits[1], y,
+                clips, bits[0], state.order, self.target, bits[1], y,
                 mask.view(torch.uint8), n, clips.stride(0), valid.stride(0),
                 self.target.shape[1], BLOCK=_BLOCK,
             )  # fmt: skip
@@ -112,9 +109,7 @@ class StepLoss:
 
     def validation(self, scores: Tensor) -> Tensor:
         """Return the loss [H] of scores [H, S] on the validation sets."""
-        return self._loss(
-            scores, self.validation_target, self.heads["validation_mask"], step=False
-        )[0]
+        return self._loss(scores, self.validation_target, self.state.validation_mask, step=False)[0]
 
     def _loss(self, scores: Tensor, y: Tensor, mask: Tensor, step: bool) -> tuple[Tensor, Tensor]:
         value, slopes = qamro_value_and_grad(
@@ -125,6 +120,6 @@ class StepLoss:
         with torch.cuda.device_of(scores):
             _combine[(len(scores),)](
                 scores, y, mask.view(torch.uint8), value, slopes, self.numbers, total, grad,
-                self.heads["finite"].view(torch.uint8), scores.shape[1], STEP=step, BLOCK=_BLOCK,
+                self.state.finite.view(torch.uint8), scores.shape[1], STEP=step, BLOCK=_BLOCK,
             )  # fmt: skip
         return total, grad
