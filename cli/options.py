@@ -1,6 +1,7 @@
 """Command-line options, made from the declarations of `qamro_cache.settings`."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,8 @@ OUT_FOLDER = click.option("--out", type=File, required=True, help="Folder for th
 _METAVAR = {float: "NUMBER", int: "NUMBER", bool: "true|false", str: "TEXT"}
 
 
-class Value(click.ParamType):
+# Of older versions of click the class takes no type arguments.
+class Value(click.ParamType):  # type: ignore[type-arg]
     """A value of a setting; with ``listed``, several joined by commas."""
 
     name = "value"
@@ -64,11 +66,12 @@ def option_of(setting: Setting, *, listed: bool = False, flag: bool = True) -> C
         return click.option(both, setting.name, is_flag=True, default=None, help=setting.help)
     shown = setting.default_help or setting.show(setting.default)
     many = setting.several and setting.kind in (str, Path)
+    one = replace(setting, several=False) if many else setting
     choices = "|".join(choice for choice in setting.choices if choice)
     return click.option(
         name,
         setting.name,
-        type=File if setting.kind is Path else Value(setting, listed=listed),
+        type=File if setting.kind is Path else Value(one, listed=listed),
         multiple=many and not listed,
         default=None,
         metavar="FILE" if setting.kind is Path else choices or _METAVAR[setting.kind],
@@ -82,7 +85,7 @@ def setting_options(
     """Return a decorator that adds one option a setting, in their order."""
 
     def decorate(command: Command) -> Command:
-        for setting in reversed(settings.values()):
+        for setting in reversed(list(settings.values())):
             command = option_of(setting, listed=listed, flag=flag)(command)
         return command
 

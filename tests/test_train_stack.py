@@ -6,10 +6,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from qamro_cache.losses.registry import LossSettings, parse_loss
 from scipy.stats import spearmanr
 
 from qamro_cache.heads.network import Architecture, init_params, prepare_rows, score_rows
-from qamro_cache.losses.registry import LossSettings, parse_loss
 from qamro_cache.training.backend import plain_backend
 from qamro_cache.training.fit import fit
 from qamro_cache.training.inputs import Features, Folds, Inputs, Targets

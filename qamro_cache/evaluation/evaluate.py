@@ -107,8 +107,7 @@ class _Found:
 
     def places(self, part: pd.DataFrame) -> npt.NDArray[np.int64]:
         """Return the place among ``rows`` of each row of ``part``."""
-        places: npt.NDArray[np.int64] = part["clip_id"].map(self.position).to_numpy(np.int64)
-        return places
+        return np.array([self.position[clip_id] for clip_id in part["clip_id"]], np.int64)
 
 
 def _match(table: pd.DataFrame, truth: Dataset, split: str, path: Path) -> _Found:

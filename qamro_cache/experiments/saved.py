@@ -49,6 +49,7 @@ def save_run(
         save_head(new / "head.safetensors", _head(material, recipe, refit, config))
         if folds is None:
             return
+        (new / "folds").mkdir()
         for fold, name in enumerate(folds.names):
             note = {**config, "held_out": str(name)}
             head = _head(material, recipe, estimate, note, fold)

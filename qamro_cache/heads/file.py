@@ -59,7 +59,7 @@ class Head:
     """What `save_head` keeps.
 
     Attributes:
-        settings: the architecture, the same for all axes.
+        architecture: the same for all axes.
         row: shape of one row that the heads see ([D], or [L, D] of cached layers).
         feature: name of the audio feature in the cache.
         text_feature: name of the prompt's feature; empty for a head on audio alone.
@@ -69,7 +69,7 @@ class Head:
         training: how it was trained: dataset, settings, synthetic or not, versions. JSON types.
     """
 
-    settings: Architecture
+    architecture: Architecture
     row: tuple[int, ...]
     feature: str
     text_feature: str
@@ -96,7 +96,7 @@ def save_head(path: Path, head: Head) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     record = canonical_json(
         {
-            "settings": asdict(head.settings),
+            "architecture": asdict(head.architecture),
             "row": list(head.row),
             "feature": head.feature,
             "text_feature": head.text_feature,
@@ -165,13 +165,13 @@ def load_head(path: Path) -> Head:
 
 
 def _from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Head:
-    settings = Architecture(**record["settings"])
+    architecture = Architecture(**record["architecture"])
     row = tuple(int(size) for size in record["row"])
     axes = []
     for index, entry in enumerate(record["axes"]):
         seeds = tuple(int(seed) for seed in entry["seeds"])
         params = {}
-        for name, shape in parameter_shapes(settings, row).items():
+        for name, shape in parameter_shapes(architecture, row).items():
             params[name] = _tensor(tensors, f"{index}/params/{name}", (len(seeds), *shape))
         one = AxisHead(
             axis=_axis(**entry["axis"]),
@@ -200,7 +200,7 @@ def _from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> He
     if not (isinstance(record["identity"], dict) and isinstance(record["training"], dict)):
         raise ValueError("identity or training is no record")
     return Head(
-        settings=settings,
+        architecture=architecture,
         row=row,
         feature=str(record["feature"]),
         text_feature=str(record["text_feature"]),
