@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 from qamro_cache_cli.ablate import main as ablate
 from qamro_cache_cli.cache import main as cache
-from qamro_cache_cli.common import notices_to_stderr, printable, show_fields
+from qamro_cache_cli.common import notices_to_stderr, printable
 from qamro_cache_cli.evaluate import main as evaluate
 from qamro_cache_cli.extract import main as extract
 from qamro_cache_cli.predict import main as predict
+from qamro_cache_cli.tables import show_fields
 from qamro_cache_cli.train import main as train
 from synthetic_cache import write_synthetic
 
@@ -113,9 +114,9 @@ def test_mistakes_are_refused_before_torch_is_loaded(tmp_path):
             (command, [*common, path, "--cv", "song"], 1, "prompt, split or a number of folds"),
             (command, [*common, path, "--feature", "wave"], 1, "there are: embedding, layers"),
             (command, [*common, path, "--labels", "none.csv"], 1, "no label file none.csv"),
-            (command, [*common, path, "--alpha", "-1"], 1, "alpha must not be negative"),
-            (command, [*common, path, "--widths", "0"], 1, "widths must be positive"),
-            (command, [*common, path, "--seeds", "0"], 2, "--seeds"),
+            (command, [*common, path, "--alpha", "-1"], 2, "alpha must be at least 0"),
+            (command, [*common, path, "--widths", "0"], 2, "widths must be at least 1"),
+            (command, [*common, path, "--seeds", "0"], 2, "seeds must be at least 1"),
         ]
     grid = [*common, path, "--grid"]
     labels = ["--predictions", str(tmp_path / "p.csv"), "--labels"]

@@ -15,24 +15,24 @@ from qamro_cache.heads.network import Architecture, init_params
 from qamro_cache.heads.ood import reference_clips
 
 
-def make_head(settings=None, row=(6,)):
-    settings = settings or Architecture(widths=(4,))
+def make_head(architecture=None, row=(6,)):
+    architecture = architecture or Architecture(widths=(4,))
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(30, 6, generator=generator)
     axes = tuple(
         AxisHead(
             Axis(name, 0.0, 100.0),
             seeds=(0, 1, 2),
-            params=init_params(settings, row, [0, 1, 2]),
+            params=init_params(architecture, row, [0, 1, 2]),
             label_mean=50.0,
             label_std=20.0,
-            mean=rows.mean(0),
-            std=rows.std(0),
+            row_mean=rows.mean(0),
+            row_std=rows.std(0),
         )
         for name in ("quality", "interferer")
     )
     return Head(
-        settings,
+        architecture,
         row,
         "embedding",
         "",
@@ -45,7 +45,7 @@ def make_head(settings=None, row=(6,)):
 
 def same(a: Head, b: Head) -> bool:
     def parts(head):
-        plain = [head.settings, head.row, head.feature, head.text_feature, head.identity]
+        plain = [head.architecture, head.row, head.feature, head.text_feature, head.identity]
         plain += [head.training, head.reference.threshold]
         tensors = [head.reference.clips, head.reference.mean, head.reference.std]
         for one in head.axes:
@@ -58,15 +58,15 @@ def same(a: Head, b: Head) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("settings", "row"),
+    ("architecture", "row"),
     [
         (Architecture(widths=(4,)), (6,)),
         (Architecture(kind="linear", widths=()), (6,)),
         (Architecture(widths=(5, 3), layer_norm=True, activation="gelu", output="bounded"), (6,)),
     ],
 )
-def test_a_head_comes_back_as_it_was_saved(tmp_path, settings, row):
-    head = make_head(settings, row)
+def test_a_head_comes_back_as_it_was_saved(tmp_path, architecture, row):
+    head = make_head(architecture, row)
     save_head(tmp_path / "head.safetensors", head)
     assert same(load_head(tmp_path / "head.safetensors"), head)
     assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
@@ -129,8 +129,8 @@ def rewritten(raw: bytes, change) -> bytes:
         lambda record, tensors: tensors.update({"reference/clips": torch.ones(5)}),
         lambda record, tensors: record["axes"][0].update(label_std=0),
         lambda record, tensors: record["axes"][0].update(seeds=[]),
-        lambda record, tensors: record["settings"].update(kind="pickle"),
-        lambda record, tensors: record["settings"].update(widths=[10**12]),
+        lambda record, tensors: record["architecture"].update(kind="pickle"),
+        lambda record, tensors: record["architecture"].update(widths=[10**12]),
         lambda record, tensors: record.update(row=[-1]),
         lambda record, tensors: record.update(axes=[[]]),
         lambda record, tensors: record.pop("identity"),
