@@ -3,6 +3,12 @@
 from qamro_cache.errors import QamroError
 
 
+def refuse_device(name: str) -> None:
+    """Refuse a device that was named and is not there; torch is loaded only for a GPU's name."""
+    if name:
+        usable_device(name)
+
+
 def usable_device(name: str = "") -> str:
     """Return a torch device that tensors can be made on; a GPU if there is one and none is named.
 

@@ -7,7 +7,7 @@ table in docs/training.md are made from the same declarations.
 
 import difflib
 import inspect
-import math
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -120,7 +120,7 @@ class Setting:
         return self.kind(value)
 
     def _in_range(self, value: float) -> None:
-        # Written so that NaN is refused too.
+        # Written so that NaN is refused too, and whole numbers that no float can hold.
         if self.low is not None and not value >= self.low:
             raise ValueError(f"{self.name} must be at least {self.low:g}, got {value}")
         if self.above is not None and not value > self.above:
@@ -130,7 +130,7 @@ class Setting:
         if self.high is not None and not value <= self.high:
             why = f" ({self.why})" if self.why else ""
             raise ValueError(f"{self.name} must be at most {self.high:,g}{why}, got {value}")
-        if not math.isfinite(value):
+        if not abs(value) <= sys.float_info.max:
             raise ValueError(f"{self.name} must be finite, got {value}")
 
 

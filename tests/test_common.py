@@ -130,7 +130,7 @@ def test_mistakes_are_refused_before_torch_is_loaded(tmp_path):
         ("evaluate", [*labels, path, "--axis-map", "quality=beauty"], 1, "no axis 'beauty'"),
         ("predict", [*head, "none.safetensors", "--cache", path], 1, "none.safetensors: no such"),
         ("predict", [*head, path, "--cache", str(tmp_path / "none.h5")], 1, "there is no cache"),
-        ("predict", [*head, path, "--cache", path, "--answer-list", path], 2, "needs --answer"),
+        ("predict", [*head, path, "--cache", path, "--answer-list", path], 2, "give --answer FILE"),
         ("cache", ["verify", path, "--deep", "--sample", "0"], 2, "--sample"),
         ("cache", ["info", str(tmp_path / "text.h5")], 1, "not an HDF5 file"),
     ]

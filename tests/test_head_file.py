@@ -193,9 +193,9 @@ def test_saving_over_a_head_keeps_the_old_one_if_it_fails(tmp_path, monkeypatch)
     assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
 
 
-def test_a_clip_unlike_the_training_set_is_far():
+def test_a_clip_unlike_the_training_set_is_ood():
     rows = torch.randn(500, 8, generator=torch.Generator().manual_seed(1)) * 3 + 7
     reference = reference_clips(rows)
     new = torch.randn(200, 8, generator=torch.Generator().manual_seed(2)) * 3 + 7
-    assert reference.is_far(new).double().mean() < 0.06
-    assert reference.is_far(new + 60).all()
+    assert reference.is_ood(new).double().mean() < 0.06
+    assert reference.is_ood(new + 60).all()

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from qamro_cache.cache.reader import Cache, CacheLike
+from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.folds import default_cv, make_folds, wants_inner
@@ -62,7 +62,7 @@ def ablate(
 def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None) -> dict[str, Any]:
     """Do what was asked; see `ablate`."""
     options, out, cells = request.options, request.out, request.cells
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(options.device)
     common = _common_clips(request.caches)
     varied = {name for cell in cells for name in cell.names}
     outcomes: list[Outcome] = []

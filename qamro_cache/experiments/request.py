@@ -14,6 +14,7 @@ import numpy as np
 
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.datasets.records import select_axes
+from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.experiments.folds import make_folds
 from qamro_cache.experiments.grid import CELL, Cell, Grid, Reads, cells_of, find_grid, override
@@ -115,6 +116,7 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
     recipe = checked_recipe(recipe_given)
     out = Path(out)
     refuse_file(out)
+    refuse_device(options.device)
     opened = open_cache(cache)
     _check_axes(opened, options.axis, options.labels)
     opened.feature_name(options.feature)
@@ -158,6 +160,7 @@ def ablate_request(
     cells = cells_of(override(found, cells_given))
     out = Path(out)
     refuse_file(out)
+    refuse_device(options.device)
     if (out / "head.safetensors").exists():
         raise QamroError(f"{out} holds a run of qamro-train; name another folder for the grid")
     by_encoder = _open_by_encoder(caches)

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from qamro_cache.cache.reader import CacheLike
+from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.compare import baselines
 from qamro_cache.evaluation.score import Judged, score
@@ -80,7 +81,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
     if notice:
         logger.info(notice)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(options.device)
 
     def fit_jobs(jobs: list[Job], folds: Folds, progress: ProgressCallback | None) -> Fitted:
         return fit_all(material, folds, jobs, starts, device, options.precision, progress)

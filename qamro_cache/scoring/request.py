@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset
+from qamro_cache.devices import refuse_device
 from qamro_cache.encoders.protocol import WeightsOptions
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.files import refuse_same
@@ -71,6 +72,7 @@ def predict_request(
         raise OptionError("name one of a cache, a folder of audio and a manifest")
     if options.answer_list is not None and options.answer is None:
         raise OptionError("a list of clips needs an answer to write; give --answer FILE")
+    refuse_device(options.device)
     if isinstance(head, str):
         head = Path(head)
     for path in (head, options.audio):
