@@ -107,6 +107,8 @@ class Setting:
     def _one(self, value: Any) -> Any:
         if self.kind is Path:
             return None if value is None else Path(value)
+        if self.kind is str and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)  # ``cv = 5``
         wanted: Any = (int, float) if self.kind is float else self.kind
         if not isinstance(value, wanted) or (isinstance(value, bool) and self.kind is not bool):
             raise ValueError(f"{self.name} must be {_WORDS[self.kind]}, got {value!r}")

@@ -245,7 +245,7 @@ def test_a_loss_of_ones_own_is_a_file_and_a_row(tmp_path, monkeypatch):
     # A stack trains with it, heads with exponents of their own beside each other.
     features, labels = make_data()
     names = ("power@standardized", "power(power=3)@standardized", "mse@standardized")
-    jobs = [Job(Recipe(loss=name, epochs=2, lr=1e-2)) for name in names]
+    jobs = [Job(Recipe(loss=parse_loss(name), epochs=2, lr=1e-2)) for name in names]
     assert jobs[0].recipe.bucket == jobs[1].recipe.bucket != jobs[2].recipe.bucket
     squared, cubed, mse = (
         head["predictions"] for head in collect(features, labels, make_folds(), jobs)

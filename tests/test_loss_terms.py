@@ -198,7 +198,7 @@ def test_a_loss_is_refused_without_torch():
         "from qamro_cache.losses.terms import parse_loss\n"
         "from qamro_cache.training.recipe import make_recipe\n"
         "print(parse_loss('huber(delta=2)+qamro'))\n"
-        "try:\n    make_recipe(loss='qamro(alpha=x)')\n"
+        "try:\n    make_recipe({'loss': 'qamro(alpha=x)'})\n"
         "except ValueError as error:\n    print(error)\n"
         "print('torch' in sys.modules)\n"
     )

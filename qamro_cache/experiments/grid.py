@@ -20,7 +20,7 @@ _RUN_NAMES = ("seeds", "stop", "axis")
 class Reads:
     """What a head reads of a cache, and how clips are held out from it."""
 
-    feature: str = setting("", "Of the cache.", default_help="its first")
+    feature: str = setting("", "Feature of the cache that heads read.", default_help="its first")
     cv: str = setting(
         "",
         "How clips are held out: system, group, prompt, split or a number of folds.",
@@ -103,7 +103,9 @@ def read_grid(path: Path) -> Grid:
         record = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise QamroError(f"there is no grid file {path}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError as error:
+        raise QamroError(f"{path}: its values are nested too deeply") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise QamroError(f"{path}: {error}") from error
     allowed = ("about", "grid", "settings", "cells", "cv", *_RUN_NAMES)
     _names(record, allowed, f"{path}")

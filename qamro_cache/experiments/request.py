@@ -40,7 +40,7 @@ class RunOptions:
     )
     device: str = setting("", "Torch device.", default_help="a GPU if there is one")
     precision: str = setting(
-        "float32", "Of products on a GPU.", choices=("float32", "tf32", "bf16")
+        "float32", "Precision of products on a GPU.", choices=("float32", "tf32", "bf16")
     )
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class RunOptions:
 class TrainOptions(RunOptions, Reads):
     """What `train` takes beside the cache, the folder and the recipe."""
 
-    text_feature: str = setting("", "Of the prompts.", default_help="the cache's first")
+    text_feature: str = setting("", "Feature of the prompts.", default_help="the cache's first")
     save_folds: bool = setting(False, "Keep the heads of every fold too.")
     init: Path | None = setting(None, "Published Audiobox checkpoint to start from.")
     overwrite: bool = setting(False, "Replace another run in --out.")

@@ -25,9 +25,9 @@ class Recipe:
 
     head: Architecture = field(default_factory=Architecture)
     loss: Loss = field(default_factory=lambda: parse_loss(DEFAULT_LOSS))
-    optimizer: str = setting("sgd", "Optimizer.", choices=("sgd", "adamw"))
+    optimizer: str = setting("sgd", "Optimizer of the weights.", choices=("sgd", "adamw"))
     lr: float = setting(5e-4, "Learning rate.", low=0)
-    momentum: float = setting(0.9, "Of SGD.", low=0, below=1)
+    momentum: float = setting(0.9, "Momentum of SGD.", low=0, below=1)
     weight_decay: float = setting(0.0, "Weight decay, of biases too.", low=0)
     dropout: float = setting(0.0, "Share of hidden units set to 0 in training.", low=0, below=1)
     batch_size: int = setting(
