@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
+from qamro_cache.cache.assemble import Source, assemble, open_source
 from qamro_cache.cache.content import CacheContent, Header, clip_table
 from qamro_cache.cache.layout import label_arrays
-from qamro_cache.cache.merge import Source, assemble, open_source
 from qamro_cache.cache.reader import refuse_mixture
 from qamro_cache.datasets.records import Dataset, Labels, select_clips
 from qamro_cache.errors import QamroError
@@ -38,7 +38,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("qamro_cache")
 
 STORED_DTYPES = ("float32", "float16")
-_MEASURED = ("status", "reason", "audio_sha256", "duration", "audio_bytes", "audio_mtime_ns")
+_MEASURED = (
+    "status",
+    "reason",
+    "audio_sha256",
+    "samples_sha256",
+    "duration",
+    "peak",
+    "audio_bytes",
+    "audio_mtime_ns",
+)
 _RECORDED = ("qamro-cache", "torch", "numpy", "soundfile", "soxr", "torchaudio", "h5py")
 
 
@@ -197,7 +206,10 @@ def run_extraction(
             "bfloat16 errs by some percent of the distance between two clips (clap: below 10 %; "
             "float16: below 1 %); prefer --precision float16"
         )
-    header = Header(identity_of(engine.spec, dtype), dataset.name, dataset.synthetic, recorded)
+    licenses = {"data": dataset.license} if dataset.license else {}
+    header = Header(
+        identity_of(engine.spec, dtype), dataset.name, dataset.synthetic, recorded, licenses
+    )
     stats = Stats(clips_total=len(dataset.clips))
     with WorkFolder(out) as folder:
         kept, done = _kept(dataset, out, header, folder, retry_failed)
