@@ -154,5 +154,10 @@ def identity_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> 
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += [f"{key}.{line}" for line in identity_differences(a, b)]
         elif a != b:
-            lines.append(f"{key}: {a!r} here, {b!r} there")
+            lines.append(f"{key}: {_short(a)} here, {_short(b)} there")
     return lines
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

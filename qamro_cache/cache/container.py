@@ -216,7 +216,7 @@ def _read_index(path: Path, handle: int, size: int) -> Index:
     except ValueError as error:
         problem = words_of(error)
         if len(whole) < block:
-            problem = f"the file is cut short: it has {size} bytes and began with {block}"
+            problem = f"the file is cut short: it has {size} bytes, its list of arrays {block}"
     if _is_open_for_writing(handle, block):
         raise QamroError(
             f"{path} is open for writing in another program, or was left so by one that was "

@@ -29,6 +29,7 @@ MAX_ARRAYS, MAX_DIMENSIONS = 4096, 8
 MAX_REST = 16 << 20
 #: Longest text in a table, in bytes.
 MAX_TEXT = 1 << 16
+_NAME = re.compile(r"[A-Za-z0-9_.+/-]{1,120}")
 _NUMBERS = {"<f2", "<f4", "<f8", "<i2", "<i4", "<i8", "|u1"}
 _TEXT = re.compile(r"\|S([1-9]\d{0,4})")
 
@@ -156,7 +157,9 @@ def gaps(index: Index) -> Iterator[tuple[int, int]]:
 
 def _extent(name: str, entry: object) -> Extent:
     if not (isinstance(entry, list) and len(entry) == 4):
-        raise ValueError(f"/{name} is not described by four values")
+        raise ValueError(f"/{name[:60]} is not described by four values")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name[:60]!r} cannot name an array")
     dtype, shape, start, xxh3 = entry
     text = _TEXT.fullmatch(str(dtype))
     if not (text and int(text[1]) <= MAX_TEXT) and str(dtype) not in _NUMBERS:
