@@ -183,8 +183,8 @@ def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path):
     one = replace(
         make_head().axes[0],
         params=init_params(SETTINGS, (width,), [4, 5]),
-        mean=torch.zeros(width),
-        std=torch.ones(width),
+        row_mean=torch.zeros(width),
+        row_std=torch.ones(width),
     )
     head = make_head(feature=name, row=width, identity=identity_of(encoder.spec), axes=(one,))
     rows = torch.randn(30, width, generator=torch.Generator().manual_seed(0))
