@@ -58,14 +58,17 @@ def info(files: tuple[Path, ...], as_json: bool) -> None:
             axis.name: {
                 "low": axis.low,
                 "high": axis.high,
+                "guessed": axis.guessed,
                 "rated_clips": int((labels.mean[:, index] == labels.mean[:, index]).sum()),
             }
             for index, axis in enumerate(labels.axes)
         },
         "ratings": 0 if labels.ratings is None else len(labels.ratings.score),
+        "known": cache.count_known(),
         "identity_sha256": cache.identity_sha256,
         "identity": cache.identity,
         "provenance": cache.provenance,
+        "licenses": cache.licenses,
     }
     if as_json:
         click.echo(json.dumps(record, indent=2))
@@ -78,7 +81,8 @@ def _show_info(record: dict[str, Any]) -> None:
     synthetic = " (synthetic: clips or ratings were made by a program)"
     status = [f"{count} {code}" for code, count in record["status"].items()]
     axes = [
-        f"{name} {axis['low']:g} to {axis['high']:g} ({axis['rated_clips']} clips rated)"
+        f"{name} {axis['low']:g} to {axis['high']:g}{' (guessed)' if axis['guessed'] else ''} "
+        f"({axis['rated_clips']} clips rated)"
         for name, axis in record["axes"].items()
     ]
     features = {
@@ -100,6 +104,8 @@ def _show_info(record: dict[str, Any]) -> None:
             ("text features", features["text_features"] or "none"),
             ("axes", "; ".join(axes) or "none"),
             ("single ratings", str(record["ratings"])),
+            ("known of clips", _words(record["known"])),
+            ("licenses", _words(record["licenses"])),
         ]
     )
     click.echo("identity (what a head's clips must share)")

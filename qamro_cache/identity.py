@@ -6,11 +6,13 @@ device and host are recorded beside it (provenance) but never compared.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-FORMAT_VERSION = 1
+#: Deepest nesting of JSON that is read from a file, and most numbers in one window's feature.
+MAX_DEPTH, MAX_NUMBERS = 12, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,59 @@ def identity_of(spec: EncoderSpec, stored_dtype: str = "float32") -> dict[str, A
     record["text_features"] = {name: list(shape) for name, shape in spec.text_features.items()}
     record["options"] = dict(spec.options)
     record["stored_dtype"] = stored_dtype
-    record["format_version"] = FORMAT_VERSION
     return record
 
 
 def canonical_json(record: Mapping[str, Any]) -> str:
     """Return the one JSON text of a record: sorted keys, no spaces, ASCII."""
     return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def strict_json(text: str) -> Any:
+    """Parse a stranger's JSON: at most ``MAX_DEPTH`` levels, no NaN, no infinity.
+
+    Raises:
+        ValueError: it is not that.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        record = json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    level = [record]
+    for _ in range(MAX_DEPTH):
+        items = (list(v.values()) if isinstance(v, dict) else v for v in level)
+        level = [child for v in items if isinstance(v, list) for child in v]
+    if level:
+        raise ValueError("it is nested too deep")
+    return record
+
+
+def check_identity(record: Mapping[str, Any]) -> None:
+    """See that a stranger's record is one that `identity_of` could have returned.
+
+    Raises:
+        ValueError: a field is missing, is not known or has another type.
+    """
+    blank = identity_of(EncoderSpec("", "", AudioPolicy(1, 1, 1), {}))
+    for ours, theirs in ((blank, record), (blank["audio"], record.get("audio"))):
+        if not isinstance(theirs, Mapping) or ours.keys() != theirs.keys():
+            raise ValueError("the identity has other fields than this format's")
+        for name, value in ours.items():
+            if type(theirs[name]) is not type(value):
+                raise ValueError(f"the identity's {name} is of another type")
+    if not all(isinstance(value, str) for value in record["options"].values()):
+        raise ValueError("an option of the identity is no text")
+    for which in ("features", "text_features"):
+        for name, shape in record[which].items():
+            sizes = shape if isinstance(shape, list) else [None]
+            if not all(type(size) is int and size > 0 for size in sizes):
+                raise ValueError(f"the shape of {name!r} in the identity is none")
+            if math.prod(sizes) > MAX_NUMBERS:
+                raise ValueError(f"feature {name!r} has more than {MAX_NUMBERS} numbers")
 
 
 def identity_sha256(record: Mapping[str, Any]) -> str:
@@ -106,5 +154,10 @@ def identity_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> 
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += [f"{key}.{line}" for line in identity_differences(a, b)]
         elif a != b:
-            lines.append(f"{key}: {a!r} here, {b!r} there")
+            lines.append(f"{key}: {_short(a)} here, {_short(b)} there")
     return lines
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,6 +1,9 @@
 """The cache file: what is written is read back, and nothing else is."""
 
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from forgery import forged_cache, index_of, patch, sealed, set_attribute
 
-from qamro_cache.cache.content import CacheContent, Header, clip_table, concatenate
+from qamro_cache.cache.container import open_container
+from qamro_cache.cache.content import (
+    CacheContent,
+    Fingerprints,
+    Header,
+    clip_table,
+    concatenate,
+)
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.cache.writer import write_cache
 from qamro_cache.datasets.records import Axis, Labels, Ratings, labels_from_ratings
@@ -24,7 +35,8 @@ SPEC = EncoderSpec(
     {"layers": (2, 3), "embedding": (4,)},
     {"text": (5,)},
 )
-AXES = (Axis("quality", 1.0, 5.0), Axis("élan", 0.0, 100.0))
+AXES = (Axis("quality", 1.0, 5.0), Axis("élan", 0.0, 100.0, guessed=True))
+LICENSES = {"data": "CC BY 4.0", "encoder": "MIT"}
 
 
 def names_in(folder: Path) -> list[str]:
@@ -33,7 +45,11 @@ def names_in(folder: Path) -> list[str]:
 
 def header(**changes: object) -> Header:
     return Header(
-        identity_of(replace(SPEC, **changes)), "tiny", True, {"host": "here", "shard": "1/1"}
+        identity_of(replace(SPEC, **changes)),
+        "tiny",
+        True,
+        {"host": "here", "shard": "1/1"},
+        LICENSES,
     )
 
 
@@ -58,6 +74,10 @@ def content(size: int = 6, seed: int = 0, prefix: str = "clip") -> CacheContent:
                 "status": status,
                 "reason": reason,
                 "audio_sha256": [f"{i:064x}" for i in range(size)],
+                "samples_sha256": [f"{i:064x}" if i % 2 else "" for i in range(size)],
+                "reference": [f"{prefix}-{i // 3 * 3}/ü" for i in range(size)],
+                "source": ["2024", ""] * (size // 2),
+                "peak": np.where(np.arange(size) % 3, 0.5 + np.arange(size), np.nan),
                 "duration": rng.random(size) * 10,
                 "audio_bytes": np.arange(size),
                 "audio_mtime_ns": np.arange(size) * 10**18 // 7,
@@ -84,11 +104,16 @@ def content(size: int = 6, seed: int = 0, prefix: str = "clip") -> CacheContent:
         },
         prompts,
         {"text": rng.standard_normal((len(prompts), 5)).astype(np.float32)},
+        Fingerprints(
+            rng.integers(0, 256, 10 * size - 20).astype(np.uint8),
+            # The first and the last clip have none.
+            np.clip(np.arange(size + 1) * 10 - 10, 0, 10 * size - 20),
+        ),
     )
 
 
 def assert_labels_equal(ours: Labels, theirs: Labels) -> None:
-    assert ours.axes == theirs.axes
+    assert [vars(axis) for axis in ours.axes] == [vars(axis) for axis in theirs.axes]
     np.testing.assert_array_equal(ours.mean, theirs.mean)
     np.testing.assert_array_equal(ours.count, theirs.count)
     np.testing.assert_array_equal(ours.stderr, theirs.stderr)
@@ -111,6 +136,16 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert cache.identity_sha256 == identity_sha256(identity_of(SPEC))
     assert (cache.dataset, cache.synthetic) == ("tiny", True)
     assert cache.provenance == {"host": "here", "shard": "1/1"}
+    assert cache.licenses == LICENSES
+    for ours, theirs in zip(
+        vars(cache.read_fingerprints()).values(),
+        vars(written.fingerprints).values(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    assert cache.count_known() == {
+        "peak": 4, "fingerprint": 4, "samples_sha256": 3, "reference": 6, "source": 3,
+    }  # fmt: skip
     # In the encoder's order: the first is the default one.
     assert list(cache.features.items()) == [("layers", (2, 3)), ("embedding", (4,))]
     assert cache.text_features == {"text": (5,)}
@@ -128,7 +163,13 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 def test_plain_hdf5_tools_read_it_too(tmp_path: Path) -> None:
     written = content()
     write_cache(tmp_path / "a.h5", written, header())
+    container = open_container(tmp_path / "a.h5")
     with h5py.File(tmp_path / "a.h5") as file:
+        there = []
+        file.visititems(lambda name, item: there.append(name) if hasattr(item, "shape") else None)
+        assert sorted(there) == sorted(container.extents)
+        for name in there:
+            np.testing.assert_array_equal(file[name][()], container.load(name))
         np.testing.assert_array_equal(file["features/layers"][:], written.features["layers"])
         assert file["clips/clip_id"][0].decode() == "clip-0/ü"
         assert file["features/layers"].chunks is None
@@ -215,18 +256,21 @@ def test_a_file_that_is_no_cache_is_named_in_our_words(tmp_path: Path) -> None:
     whole = path.read_bytes()
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = np.zeros(3)
-    with h5py.File(tmp_path / "new.h5", "w") as file:
-        file.attrs["format"], file.attrs["format_version"] = np.bytes_("qamro-cache"), 7
-        file["quite/different"] = [1.0]
+    with h5py.File(tmp_path / "one.h5", "w") as file:
+        file.attrs["format"], file.attrs["format_version"] = np.bytes_("qamro-cache"), 1
     for name, begin, words in (
-        ("text.h5", b"clip_id,path\n", r"is no cache \(not an HDF5 file\); name a file"),
-        ("short.h5", b"\x89H", "the head of the file is damaged; extract it again"),
+        ("text.h5", b"clip_id,path\n", r"is no cache; name a file that qamro-extract wrote"),
+        ("short.h5", b"qamro-ca", "the head of the file is damaged; extract it again"),
         ("empty.h5", b"", "the file is empty; extract it again"),
-        ("cut.h5", whole[:-9], f"cut short, {len(whole) - 9} of its {len(whole)} bytes are there"),
-        ("head.h5", whole[:8] + bytes(40) + whole[48:], "head of the file is damaged; extract"),
-        ("other.h5", None, "is an HDF5 file, but no cache of this program; name a file"),
-        ("new.h5", None, r"newer version .*format 7, this one reads 1\); update qamro-cache"),
-    ):
+        ("block.h5", whole[:300], "cut short: it has 300 bytes, its list of arrays 8192; extract"),
+        ("cut.h5", whole[:-9], f"cut short: it has {len(whole) - 9} bytes of {len(whole)}; ext"),
+        ("long.h5", whole + b"9", f"too long: it has {len(whole) + 1} bytes of {len(whole)}; ext"),
+        ("head.h5", whole[:30] + bytes(40) + whole[70:], "its list of arrays is damaged; extract"),
+        ("other.h5", None, r"is an HDF5 file, but no cache of format 2 \(another .*\); extract it"),
+        ("one.h5", None, r"is an HDF5 file, but no cache of format 2 \(.*of an older format\); e"),
+        ("new.h5", whole.replace(b"cache 2", b"cache 7"), r"newer version .*format 7, this one "
+         r"reads 2\); update qamro-cache"),
+    ):  # fmt: skip
         if begin is not None:
             (tmp_path / name).write_bytes(begin)
         with pytest.raises(QamroError, match=words) as caught:
@@ -278,10 +322,21 @@ def test_an_interrupted_write_leaves_the_old_file(
 
 
 def _damage(path: Path, name: str, make: object) -> None:
+    """Change the file with HDF5, and set the size in its index right again."""
     with h5py.File(path, "a") as file:
         if name in file:
             del file[name]
         make(file)  # type: ignore[operator]
+    raw = path.read_bytes()
+    block, index = index_of(raw)
+    index["bytes"] = len(raw)
+    path.write_bytes(sealed(index, bytearray(raw), block))
+
+
+def _virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((10, 2, 3), "f4")
+    layout[:] = h5py.VirtualSource("gone.h5", "x", (10, 2, 3))
+    file.create_virtual_dataset("features/layers", layout)
 
 
 @pytest.mark.parametrize(
@@ -308,25 +363,15 @@ def _damage(path: Path, name: str, make: object) -> None:
         ),
         ("extra", lambda f: f.create_dataset("extra", (6,), h5py.ref_dtype)),
         ("extra", lambda f: f.create_dataset("extra", data=np.zeros(3))),
-        ("checksums", lambda f: None),
         ("features/layers", lambda f: f.create_dataset("features/layers", (10**12, 2, 3), "f4")),
+        ("features/layers", _virtual),
     ],
 )
 def test_links_and_foreign_objects_are_refused(tmp_path: Path, name: str, make: object) -> None:
     path = tmp_path / "a.h5"
     write_cache(path, content(), header())
     _damage(path, name, make)
-    with pytest.raises(QamroError):
-        open_cache(path)
-
-
-def test_a_virtual_dataset_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.h5"
-    write_cache(path, content(), header())
-    layout = h5py.VirtualLayout((10, 2, 3), "f4")
-    layout[:] = h5py.VirtualSource("gone.h5", "x", (10, 2, 3))
-    _damage(path, "features/layers", lambda f: f.create_virtual_dataset("features/layers", layout))
-    with pytest.raises(QamroError, match="one piece"):
+    with pytest.raises(QamroError, match="what lies between its arrays, is damaged"):
         open_cache(path)
 
 
@@ -358,3 +403,145 @@ def test_an_empty_cache_and_one_of_failures_only(tmp_path: Path) -> None:
         cache = open_cache(tmp_path / "none.h5")
         assert len(cache.clips) == size
         assert cache.read().windows.shape == (0, 2, 3)
+
+
+def test_what_is_not_known_has_a_value_of_its_own(tmp_path: Path) -> None:
+    clips = content().clips[["clip_id", "prompt", "status"]]
+    write_cache(
+        tmp_path / "a.h5", replace(content(), clips=clip_table(clips), fingerprints=None), header()
+    )
+    cache = open_cache(tmp_path / "a.h5")
+    assert cache.clips["peak"].isna().all()
+    assert cache.clips["peak"].dtype == np.float32
+    assert (cache.clips[["samples_sha256", "reference", "source"]] == "").all(axis=None)
+    assert cache.read_fingerprints().offsets.tolist() == [0] * 7
+    assert set(cache.count_known().values()) == {0}
+
+
+def test_a_cache_that_is_open_for_writing_is_called_that(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write_cache(path, content(), header())
+    before = path.read_bytes()
+    with h5py.File(path, "r+"), pytest.raises(QamroError, match="open for writing in another"):
+        open_cache(path)
+    assert path.read_bytes() == before
+    open_cache(path)
+    with h5py.File(path, "r"):
+        open_cache(path)
+    code = "import h5py, os, sys; file = h5py.File(sys.argv[1], 'r+'); os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", code, path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(QamroError, match="or was left so by one that was stopped"):
+        open_cache(path)
+
+
+def test_every_byte_outside_of_the_arrays_is_checked_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write_cache(path, content(), header())
+    raw = path.read_bytes()
+    block, index = index_of(raw)
+    in_array = np.zeros(len(raw), bool)
+    for dtype, shape, start, _ in index["arrays"].values():
+        in_array[start : start + int(np.prod(shape, dtype=int)) * np.dtype(dtype).itemsize] = True
+    assert not in_array[:block].any()
+    outside = np.flatnonzero(~in_array)
+    assert len(outside) > block
+    for place in [*range(64), *outside[64::23]]:
+        data = bytearray(raw)
+        data[place] ^= 1 << (place % 8)
+        path.write_bytes(data)
+        with pytest.raises(QamroError) as caught:
+            open_container(path)
+        assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        ("overlaps what lies before", lambda i, d: i["arrays"]["clips/path"].__setitem__(2, 600)),
+        ("overlaps", lambda i, d: i["arrays"].update(x=i["arrays"]["features/layers"])),
+        ("overlaps", lambda i, d: i["arrays"]["windows/start"].__setitem__(1, [10**12])),
+        ("/extra is missing or", lambda i, d: i["arrays"].update(extra=["<f4", [0], 0, ""])),
+        ("/clips/peak is missing or does", lambda i, d: i["arrays"].pop("clips/peak")),
+        ("does not fit the rest", lambda i, d: i["arrays"]["clips/peak"].__setitem__(0, "<i4")),
+        ("has a type no cache has", lambda i, d: i["arrays"]["clips/peak"].__setitem__(0, "|O")),
+        ("has a type no cache has", lambda i, d: i["arrays"]["clips/peak"].__setitem__(0, [])),
+        ("has a type no cache has", lambda i, d: i["arrays"]["clips/path"].__setitem__(0, "|S0")),
+        ("has a type no cache", lambda i, d: i["arrays"]["clips/path"].__setitem__(0, "|S70000")),
+        ("a shape or place", lambda i, d: i["arrays"]["clips/peak"].__setitem__(1, [-1])),
+        ("a shape or place", lambda i, d: i["arrays"]["clips/peak"].__setitem__(1, [1e3])),
+        ("a shape or place", lambda i, d: i["arrays"]["clips/peak"].__setitem__(2, True)),
+        ("too many dimensions", lambda i, d: i["arrays"]["clips/peak"].__setitem__(1, [0] * 9)),
+        ("which does not fit", lambda i, d: i["arrays"]["clips/peak"].__setitem__(1, [0, 10**15])),
+        ("not described by four", lambda i, d: i["arrays"].update({"clips/peak": {}})),
+        ("more than 4096 arrays", lambda i, d: i["arrays"].update(
+            {f"x{k}": ["<f4", [0], 0, ""] for k in range(5000)})),
+        ("parts of another type", lambda i, d: i.update(attributes=[])),
+        ("other parts than", lambda i, d: i.update(more=1)),
+        ("contradicts itself", lambda i, d: i["attributes"].update(more=1)),
+        ("contradicts itself", lambda i, d: i["attributes"].update(synthetic=1)),
+        ("nested too deep", lambda i, d: i["attributes"].update(provenance="[" * 3000)),
+        ("nested too deep", lambda i, d: i["attributes"].update(
+            provenance='{"a":' * 13 + "1" + "}" * 13)),
+        ("NaN is no JSON", lambda i, d: i["attributes"].update(provenance='{"a":NaN}')),
+        ("a license is no text", lambda i, d: set_attribute(i, "licenses", lambda r: {"data": 1})),
+        ("its licenses is no record", lambda i, d: set_attribute(i, "licenses", lambda r: [])),
+        ("other fields than", lambda i, d: set_attribute(i, "identity", lambda r: {**r, "x": 1})),
+        ("other fields than", lambda i, d: set_attribute(i, "identity", lambda r: {"name": "x"})),
+        ("text_length is of another", lambda i, d: set_attribute(
+            i, "identity", lambda r: {**r, "text_length": "1"})),
+        ("the shape of 'layers'", lambda i, d: set_attribute(
+            i, "identity", lambda r: {**r, "features": {"layers": [2.0, 3]}})),
+        ("more than 16777216 numbers", lambda i, d: set_attribute(
+            i, "identity", lambda r: {**r, "features": {"layers": [10**9, 10**9]}})),
+        ("names a value that is not there", lambda i, d: patch(i, d, "clips/status", np.int32(9))),
+        ("names a prompt that is not", lambda i, d: patch(i, d, "prompts/clip", np.int64(9))),
+        ("offsets go backwards", lambda i, d: patch(
+            i, d, "windows/offsets", np.array([0, 10**12], np.int64))),
+        ("offsets do not span", lambda i, d: patch(i, d, "fingerprints/offsets", np.int64(1))),
+        ("weight is not in", lambda i, d: patch(i, d, "windows/weight", np.float32(np.nan))),
+    ],
+)  # fmt: skip
+def test_a_forger_with_right_checksums_is_refused(
+    tmp_path: Path, words: str, change: object
+) -> None:
+    path = tmp_path / "a.h5"
+    write_cache(path, content(), header())
+    raw = path.read_bytes()
+    path.write_bytes(forged_cache(raw, lambda index, data: None))
+    assert path.read_bytes() == raw
+    path.write_bytes(forged_cache(raw, change))  # type: ignore[arg-type]
+    with pytest.raises(QamroError, match=words) as caught:
+        open_cache(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_an_index_has_one_spelling(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write_cache(path, content(), header())
+    raw = path.read_bytes()
+    block, _ = index_of(raw)
+    text = raw[58:block].rstrip(b"\n")
+    for other in (
+        text.replace(b'"bytes":', b'"bytes": '),
+        text.replace(b'"bytes":', b'"bytes":1,"bytes":'),
+        b"[" * 3000,
+        b"1",
+        b"",
+        "é".encode(),
+    ):
+        path.write_bytes(sealed(other, bytearray(raw), block))
+        with pytest.raises(QamroError):
+            open_cache(path)
+
+
+def test_a_text_too_long_for_a_reader_is_not_written(tmp_path: Path) -> None:
+    clips = content().clips
+    clips.loc[0, "path"] = "x" * 70_000
+    with pytest.raises(QamroError, match="has 70000 bytes; a cache holds at most 65536"):
+        write_cache(tmp_path / "a.h5", replace(content(), clips=clips), header())
+    long = Header(identity_of(SPEC), "tiny", True, {"note": "x" * (5 << 20)})
+    with pytest.raises(QamroError, match="its description takes"):
+        write_cache(tmp_path / "a.h5", content(), long)
+    assert names_in(tmp_path) == []

@@ -126,6 +126,26 @@ def test_relabel_touches_no_feature(tmp_path: Path) -> None:
     assert [axis.name for axis in cache.labels.axes] == ["loudness"]
     assert cache.labels.mean[:, 0].tolist() == [0, 10, 20, 30, 40, 50]
     assert cache.clips["system"].tolist() == ["T0", "T1"] * 3
+    kept = ["peak", "samples_sha256", "reference", "source"]
+    pd.testing.assert_frame_equal(cache.clips[kept], content().clips[kept])
+    assert cache.licenses == header().licenses
+    assert [axis.guessed for axis in cache.labels.axes] == [True]
+
+
+def test_merge_joins_licenses_and_marks(tmp_path: Path) -> None:
+    for name, data in (("a", "CC BY 4.0"), ("b", "CC0"), ("c", "CC BY 4.0")):
+        part = content(prefix=name)
+        axes = tuple(replace(axis, guessed=name == "b") for axis in part.labels.axes)
+        write_cache(
+            tmp_path / f"{name}.h5",
+            replace(part, labels=replace(part.labels, axes=axes)),
+            replace(header(), licenses={"data": data}, provenance={}),
+        )
+    merge_caches([tmp_path / f"{name}.h5" for name in "abc"], tmp_path / "m.h5")
+    cache = open_cache(tmp_path / "m.h5")
+    assert cache.licenses == {"data": "CC BY 4.0; CC0"}
+    assert [axis.guessed for axis in cache.labels.axes] == [True, True]
+    assert open_cache([tmp_path / "a.h5", tmp_path / "b.h5"]).licenses == cache.licenses
 
 
 @pytest.mark.parametrize("form", ["safetensors", "npy"])
@@ -143,13 +163,20 @@ def test_export_is_what_read_gives(tmp_path: Path, form: str) -> None:
         np.testing.assert_array_equal(arrays[f"features.{name}"], values)
     np.testing.assert_array_equal(arrays["text_features.text"], written.text_features["text"])
     np.testing.assert_array_equal(arrays["windows.offsets"], written.offsets)
+    prints = written.fingerprints
+    assert prints is not None
+    np.testing.assert_array_equal(arrays["fingerprints.values"], prints.values)
+    np.testing.assert_array_equal(arrays["fingerprints.offsets"], prints.offsets)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert set(manifest["arrays"]) == set(arrays)
     assert manifest["synthetic"] is True
+    assert manifest["licenses"] == {"data": "CC BY 4.0", "encoder": "MIT"}
     clips = pd.read_csv(folder / "clips.csv", keep_default_na=False)
     assert clips["clip_id"].tolist() == written.clips["clip_id"].tolist()
+    assert clips["reference"].tolist() == written.clips["reference"].tolist()
     scores = pd.read_csv(folder / "labels.csv")
     np.testing.assert_allclose(scores["mean"], written.labels.mean.reshape(-1))
+    assert scores["guessed"].tolist() == [False, True] * 6
     with pytest.raises(QamroError, match="exists"):
         export_cache([tmp_path / "a.h5"], folder)
 

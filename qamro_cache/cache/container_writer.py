@@ -1,10 +1,9 @@
-"""Write a container: room for every array by HDF5, the bytes by plain file calls, then its name."""
+"""Write a container: room for its arrays by HDF5, the bytes by plain file calls, then its index."""
 
+import errno
 import os
 import re
-import secrets
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,10 @@ import h5py
 import numpy as np
 import xxhash
 
-from qamro_cache.cache.container import (
-    BLOCK,
-    CHECKSUMS,
-    MAGIC,
-    Blocks,
-    attributes_xxh3,
-    bytes_of,
-    first_line,
-    nbytes_of,
-)
-from qamro_cache.errors import QamroError
+from qamro_cache.cache.container import BLOCK, Blocks, bytes_of, rest_xxh3
+from qamro_cache.cache.index import Extent, Index, block_size, nbytes_of, render
+from qamro_cache.errors import QamroError, words_of
+from qamro_cache.files import replacing
 
 
 def write_container(
@@ -31,98 +23,84 @@ def write_container(
     arrays: Mapping[str, Blocks],
     verify: Callable[[Path], object],
 ) -> None:
-    """Write a file under a temporary name, flush it to disk, verify it, and give it its name.
-
-    A crash at any moment leaves either no file of that name (or the former one) or the whole
-    new one; at worst a ``.NAME.*.tmp`` stays beside it.
+    """Write a file beside ``path``, flush it to disk, verify it, and give it its name.
 
     Args:
         path: final name; an existing file is replaced in one step.
-        attributes: text, integers or truth values at the root.
+        attributes: text, integers or truth values that are true of the whole file.
         arrays: name (``group/name``) -> rows.
         verify: called with the temporary file once it is on disk; raises if it is not right.
 
     Raises:
-        QamroError: the disk is full, or the folder is gone or cannot be written to.
+        QamroError: the disk is full, or the folder cannot be written to; ``path`` is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        starts = _make_directory(temporary, attributes, arrays)
+    with replacing(path) as temporary:
+        try:
+            block = block_size(attributes, {name: blocks.shape for name, blocks in arrays.items()})
+        except ValueError as error:
+            raise QamroError(f"{path} cannot be written: {words_of(error)}") from error
+        starts = _lay_out(temporary, attributes, arrays, block)
         handle = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
         try:
-            lines = [f"{attributes_xxh3(attributes)}  attributes\n"]
+            size = os.fstat(handle).st_size
+            extents = {}
             for name, blocks in arrays.items():
-                lines.append(f"{_write_blocks(handle, starts[name], name, blocks)}  {name}\n")
-            text = "".join(lines).encode()
-            text += f"{xxhash.xxh3_128_hexdigest(text)}  {CHECKSUMS}\n".encode()
-            _pwrite(handle, memoryview(text), starts[CHECKSUMS])
+                xxh3 = _write_blocks(handle, starts[name], name, blocks)
+                extents[name] = Extent(blocks.dtype, blocks.shape, starts[name], xxh3)
+            index = Index(block, size, attributes, extents, "")
+            index = Index(block, size, attributes, extents, rest_xxh3(handle, index))
+            _pwrite(handle, memoryview(render(index)), 0)
             os.fsync(handle)
         finally:
             os.close(handle)
         verify(temporary)
-        temporary.replace(path)
-        fsync_folder(path.parent)
-    # HDF5 raises an OSError or a RuntimeError without a number when it cannot write.
-    except (OSError, RuntimeError) as error:
-        size = sum(nbytes_of(blocks.dtype, blocks.shape) for blocks in arrays.values())
-        raise QamroError(
-            f"{path} ({size / 1e6:.1f} MB) cannot be written: {_why(error)}; mend that and run the "
-            "same command again, what is finished is kept"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames and new names in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        # Some network file systems cannot fsync a folder; the rename is then as safe as they are.
-        with suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _make_directory(
-    path: Path, attributes: Mapping[str, Any], arrays: Mapping[str, Blocks]
+def _lay_out(
+    path: Path, attributes: Mapping[str, Any], arrays: Mapping[str, Blocks], block: int
 ) -> dict[str, int]:
-    """Make the file with room for every array and return where each starts."""
-    length = sum(32 + 2 + len(name.encode()) + 1 for name in ["attributes", *arrays, CHECKSUMS])
-    shapes = {name: (blocks.dtype, blocks.shape) for name, blocks in arrays.items()}
-    shapes[CHECKSUMS] = (np.dtype(f"S{length}"), ())
+    """Make the HDF5 file with room for every array and return where each starts."""
     starts: dict[str, int] = {}
-    # The v110 format has checksums on its own metadata; text of fixed length stays out of the
-    # global heap, which has none.
-    with h5py.File(path, "w", libver=("v110", "v110"), locking=False) as file:
-        file.attrs["format"] = np.bytes_(MAGIC)
-        for name, value in attributes.items():
-            file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
-        for name, (dtype, shape) in shapes.items():
-            settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            settings.set_layout(h5py.h5d.CONTIGUOUS)
-            settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-            links.set_create_intermediate_group(True)
-            dataset = h5py.h5d.create(
-                file.id,
-                name.encode(),
-                h5py.h5t.py_create(dtype, logical=True),
-                h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR),
-                settings,
-                links,
-            )
-            starts[name] = dataset.get_offset() or 0
+    try:
+        # The v110 format has checksums on its own metadata; text of fixed length stays out of the
+        # global heap, which has none.
+        with h5py.File(
+            path, "w", libver=("v110", "v110"), locking=False, userblock_size=block
+        ) as file:
+            for name, value in attributes.items():
+                file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
+            for name, blocks in arrays.items():
+                starts[name] = _make_array(file, name, blocks)
+        # HDF5 may leave the room of the last array to whoever writes it.
+        ends = [starts[name] + nbytes_of(b.dtype, b.shape) for name, b in arrays.items()]
+        if path.stat().st_size < max(ends, default=0):
+            os.truncate(path, max(ends))
+    # HDF5 raises an OSError or a RuntimeError that has the number in its text alone.
+    except (OSError, RuntimeError) as error:
+        found = re.search(r"errno = (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) and error.errno else None
+        number = number or (int(found[1]) if found else errno.EIO)
+        raise OSError(number, os.strerror(number)) from error
     return starts
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno)
-    found = re.search(r"errno = (\d+)", str(error))
-    return os.strerror(int(found[1])) if found else first_line(error)
+def _make_array(file: h5py.File, name: str, blocks: Blocks) -> int:
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_layout(h5py.h5d.CONTIGUOUS)
+    settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    settings.set_obj_track_times(False)
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    dataset = h5py.h5d.create(
+        file.id,
+        name.encode(),
+        h5py.h5t.py_create(blocks.dtype, logical=True),
+        h5py.h5s.create_simple(blocks.shape),
+        settings,
+        links,
+    )
+    return dataset.get_offset() or 0 if nbytes_of(blocks.dtype, blocks.shape) else 0
 
 
 def _write_blocks(handle: int, start: int, name: str, blocks: Blocks) -> str:

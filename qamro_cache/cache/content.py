@@ -1,6 +1,5 @@
 """What a cache holds, in memory: clips, windows, features, prompts and labels."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.datasets.records import Labels, concatenate_labels
-from qamro_cache.errors import QamroError
 
 Array = npt.NDArray[Any]
 
@@ -25,10 +23,15 @@ TEXT_COLUMNS = (
     "status",
     "reason",
     "audio_sha256",
+    "samples_sha256",
+    "reference",
+    "source",
 )
-#: Seconds of audio as decoded; size and time of the audio file when it was read.
+#: Seconds of audio as decoded; its largest absolute sample; size and time of the audio file when
+#: it was read.
 NUMBER_COLUMNS: dict[str, np.dtype[Any]] = {
     "duration": np.dtype("<f8"),
+    "peak": np.dtype("<f4"),
     "audio_bytes": np.dtype("<i8"),
     "audio_mtime_ns": np.dtype("<i8"),
 }
@@ -43,12 +46,14 @@ _DEFAULTS: dict[str, Any] = {
     "status": "ok",
     "reason": "",
     "audio_sha256": "",
+    "samples_sha256": "",
+    "reference": "",
+    "source": "",
     "duration": np.nan,
+    "peak": np.nan,
     "audio_bytes": -1,
     "audio_mtime_ns": -1,
 }
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,33 @@ class Header:
         dataset: name of the clips' dataset.
         synthetic: the clips or ratings were made by a program.
         provenance: versions, device, host, times: recorded, never compared.
+        licenses: of the ``encoder``'s weights and of the ``data``, as far as they are known.
     """
 
     identity: Mapping[str, Any]
     dataset: str = ""
     synthetic: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    licenses: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """What tells two files of one sound, C clips; docs/cache.md says what the bytes mean.
+
+    Attributes:
+        values: [F] uint8.
+        offsets: [C+1] int64; clip c has the values ``offsets[c]`` to ``offsets[c+1]``, none where
+            its fingerprint is not known.
+    """
+
+    values: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+
+
+def no_fingerprints(num_clips: int) -> Fingerprints:
+    """Return fingerprints none of which is known."""
+    return Fingerprints(np.zeros(0, np.uint8), np.zeros(num_clips + 1, np.int64))
 
 
 @dataclass(frozen=True)
@@ -82,6 +108,7 @@ class CacheContent:
         features: name -> [W, ...].
         prompts: the P different prompts of the clips, in the order of their first clip.
         text_features: name -> [P, ...].
+        fingerprints: of the clips; None where none is known.
     """
 
     clips: pd.DataFrame
@@ -92,6 +119,7 @@ class CacheContent:
     features: Mapping[str, Array]
     prompts: tuple[str, ...] = ()
     text_features: Mapping[str, Array] = field(default_factory=dict)
+    fingerprints: Fingerprints | None = None
 
 
 def clip_table(clips: pd.DataFrame) -> pd.DataFrame:
@@ -120,90 +148,6 @@ def prompt_index(prompts: Sequence[str], of: Sequence[str]) -> npt.NDArray[np.in
     return np.array([place[prompt] if prompt else -1 for prompt in of], np.int64)
 
 
-def check_content(content: CacheContent, header: Header) -> None:
-    """Raise a QamroError if the parts do not fit each other."""
-    clips = content.clips
-    size, windows = len(clips), len(content.weights)
-    ok = (clips["status"] == "ok").to_numpy()
-    check_windows(ok, content.offsets, content.weights, content.starts)
-    if not clips["clip_id"].is_unique or (clips["clip_id"] == "").any():
-        raise QamroError("clip ids are not all different, or one is empty")
-    if set(content.prompts) != set(clips["prompt"].unique()) - {""}:
-        raise QamroError("the prompts are not those of the clips")
-    if len(set(content.prompts)) != len(content.prompts):
-        raise QamroError("a prompt is listed twice")
-    _check_features("features", content.features, header, windows)
-    _check_features("text_features", content.text_features, header, len(content.prompts))
-    check_labels(content.labels, size)
-
-
-def check_windows(
-    ok: npt.NDArray[np.bool_],
-    offsets: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.float32],
-    starts: npt.NDArray[np.int64],
-) -> None:
-    """Raise a QamroError unless the windows fit clips of which ``ok`` [C] are usable."""
-    size, windows = len(ok), len(weights)
-    if offsets.shape != (size + 1,) or offsets[0] != 0 or offsets[-1] != windows:
-        raise QamroError(f"window offsets do not span {size} clips and {windows} windows")
-    counts = np.diff(offsets)
-    if (counts < 0).any() or (counts[ok] == 0).any() or (counts[~ok] != 0).any():
-        raise QamroError("a clip without windows is called ok, or one with windows is not")
-    if starts.shape != (windows,) or (starts < 0).any():
-        raise QamroError("window starts do not fit the windows")
-    if not ((weights > 0) & (weights <= 1)).all():
-        raise QamroError("a window's weight is not in (0, 1]")
-
-
-def _check_features(which: str, features: Mapping[str, Array], header: Header, rows: int) -> None:
-    check_feature_shapes(
-        which, {name: (value.dtype, value.shape) for name, value in features.items()}, header, rows
-    )
-
-
-def check_feature_shapes(
-    which: str,
-    features: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
-    header: Header,
-    rows: int,
-) -> None:
-    """See that arrays are those which the identity promises, with ``rows`` rows each."""
-    promised = header.identity.get(which)
-    if not isinstance(promised, Mapping) or set(promised) != set(features):
-        raise QamroError(f"the {which} are {sorted(features)}; the identity names others")
-    for name, (dtype, shape) in features.items():
-        if not _NAME.fullmatch(name):
-            raise QamroError(f"{name!r} cannot name a feature: use letters, digits and _ . + -")
-        if str(dtype) != header.identity.get("stored_dtype"):
-            raise QamroError(f"feature {name} is {dtype}, which is not what the identity says")
-        if not isinstance(promised[name], Sequence) or shape != (rows, *promised[name]):
-            raise QamroError(f"feature {name} has the shape {shape}, not that of the identity")
-
-
-def check_labels(labels: Labels, num_clips: int) -> None:
-    """Raise a QamroError if labels do not fit the number of clips or themselves."""
-    shape = (num_clips, len(labels.axes))
-    if any(value.shape != shape for value in (labels.mean, labels.count, labels.stderr)):
-        raise QamroError(f"labels have the shape {labels.mean.shape}, not {shape}")
-    if len({axis.name for axis in labels.axes}) != len(labels.axes):
-        raise QamroError("two axes have one name")
-    if not all(axis.low < axis.high for axis in labels.axes):
-        raise QamroError("an axis' lowest rating is not below its highest")
-    ratings = labels.ratings
-    if ratings is not None:
-        sizes = {len(value) for value in (ratings.clip, ratings.axis, ratings.rater, ratings.score)}
-        limits = (
-            (ratings.clip, 0, num_clips),
-            (ratings.axis, 0, len(labels.axes)),
-            (ratings.rater, -1, len(ratings.raters)),
-        )
-        if len(sizes) != 1 or any(
-            len(value) and (value.min() < low or value.max() >= high) for value, low, high in limits
-        ):
-            raise QamroError("a rating names a clip, axis or rater that is not there")
-
-
 def concatenate(contents: Sequence[CacheContent]) -> CacheContent:
     """Put caches of one identity after one another; a prompt's first features are kept."""
     starts = np.cumsum([0] + [len(content.weights) for content in contents])
@@ -227,6 +171,19 @@ def concatenate(contents: Sequence[CacheContent]) -> CacheContent:
         },
         prompts,
         text,
+        concatenate_fingerprints(
+            [c.fingerprints or no_fingerprints(len(c.clips)) for c in contents]
+        ),
+    )
+
+
+def concatenate_fingerprints(parts: Sequence[Fingerprints]) -> Fingerprints:
+    """Join the fingerprints of several sets of clips, one after the other."""
+    starts = np.cumsum([0] + [len(part.values) for part in parts])
+    offsets = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)]
+    return Fingerprints(
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([[0], *offsets]).astype(np.int64),
     )
 
 

@@ -1,17 +1,21 @@
 """Make something else of a cache: other labels, or files for other programs."""
 
+import errno
 import json
-import secrets
-import shutil
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from qamro_cache.cache.merge import assemble, open_source, refuse_loss
+from qamro_cache.cache.assemble import assemble, open_source
+from qamro_cache.cache.content import Array
+from qamro_cache.cache.merge import refuse_loss
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.errors import QamroError
+from qamro_cache.files import replace_folder, write_json, write_table
 
 if TYPE_CHECKING:
     from qamro_cache.cache.reader import Cache
@@ -66,25 +70,21 @@ def export_cache(paths: list[Path], folder: Path, form: str = "safetensors") -> 
     """
     if form not in FORMATS:
         raise QamroError(f"no form {form!r}; there are {' and '.join(FORMATS)}")
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         raise QamroError(f"{folder} exists; name a new folder")
     cache = open_cache(paths)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    temporary.mkdir()
-    try:
-        _write_arrays(cache, temporary, form)
-        _write_tables(cache, temporary)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with replace_folder(folder, ()) as new:
+        _write_arrays(cache, new, form)
+        _write_tables(cache, new)
     return sorted(path.name for path in folder.iterdir())
 
 
-def _write_arrays(cache: "Cache", folder: Path, form: str) -> None:
-    from safetensors.numpy import save_file
-
-    arrays = {}
+def _arrays(cache: "Cache") -> dict[str, Array]:
+    fingerprints = cache.read_fingerprints()
+    arrays: dict[str, Array] = {
+        "fingerprints.values": fingerprints.values,
+        "fingerprints.offsets": fingerprints.offsets,
+    }
     for name in cache.features:
         windows, offsets, weights = cache.read(name)
         arrays[f"features.{name}"] = windows.numpy()
@@ -93,8 +93,22 @@ def _write_arrays(cache: "Cache", folder: Path, form: str) -> None:
         embeddings, index = cache.read_text(name)
         arrays[f"text_features.{name}"] = embeddings.numpy()
         arrays["prompts.clip"] = index.numpy()
+    return arrays
+
+
+def _write_arrays(cache: "Cache", folder: Path, form: str) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    arrays = _arrays(cache)
     if form == "safetensors":
-        save_file(arrays, folder / "features.safetensors", {"identity": json.dumps(cache.identity)})
+        path = folder / "features.safetensors"
+        try:
+            save_file(arrays, path, {"identity": json.dumps(cache.identity)})
+        except SafetensorError as error:
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else errno.EIO
+            raise OSError(number, os.strerror(number)) from error
     else:
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
@@ -111,33 +125,37 @@ def _write_arrays(cache: "Cache", folder: Path, form: str) -> None:
         "identity": cache.identity,
         "identity_sha256": cache.identity_sha256,
         "provenance": cache.provenance,
+        "licenses": cache.licenses,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    write_json(folder / "manifest.json", manifest)
 
 
 def _write_tables(cache: "Cache", folder: Path) -> None:
-    cache.clips.to_csv(folder / "clips.csv", index=False, errors="surrogateescape")
+    write_table(folder / "clips.csv", cache.clips)
     labels, ids = cache.labels, cache.clips["clip_id"].to_numpy(object)
     names = np.array([axis.name for axis in labels.axes], object)
-    pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "clip_id": np.repeat(ids, len(names)),
             "axis": np.tile(names, len(ids)),
             "low": np.tile([axis.low for axis in labels.axes], len(ids)),
             "high": np.tile([axis.high for axis in labels.axes], len(ids)),
+            "guessed": np.tile([axis.guessed for axis in labels.axes], len(ids)),
             "mean": labels.mean.reshape(-1),
             "count": labels.count.reshape(-1),
             "stderr": labels.stderr.reshape(-1),
         }
-    ).to_csv(folder / "labels.csv", index=False, errors="surrogateescape")
+    )
+    write_table(folder / "labels.csv", rows)
     ratings = labels.ratings
     if ratings is not None:
         raters = np.array([*ratings.raters, ""], object)
-        pd.DataFrame(
+        rows = pd.DataFrame(
             {
                 "clip_id": ids[ratings.clip],
                 "axis": names[ratings.axis],
                 "rater": raters[ratings.rater],
                 "score": ratings.score,
             }
-        ).to_csv(folder / "ratings.csv", index=False, errors="surrogateescape")
+        )
+        write_table(folder / "ratings.csv", rows)

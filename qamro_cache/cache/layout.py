@@ -1,41 +1,34 @@
-"""Format 1: which arrays a cache file has, and how tables and labels become arrays and back.
+"""Format 2: which arrays a cache file has, and how tables and labels become arrays and back.
 
-    /clips          one row a clip: clip_id, path, status, reason, audio_sha256, duration, ...
-    /windows        offsets [C+1], weight [W], start [W]
-    /features       NAME [W, ...]
-    /prompts        text [P], clip [C] (-1: the clip has no prompt)
-    /text_features  NAME [P, ...]
-    /labels         system, group, split; axes, low, high; mean, count, stderr [C, A];
-                    ratings (clip, axis, rater, score, raters), where single ratings are known
-    /checksums      the xxh3-128 of the bytes of each array, one line each, as text
-
-The root's attributes are format, format_version, dataset, synthetic, identity (JSON),
-identity_sha256 and provenance (JSON). Text is UTF-8 of fixed length; a column of few different
-values is an int32 code beside ``NAME_names``.
+docs/cache.md is the format's page. Text is UTF-8 of fixed length; a column of few different values
+is an int32 code beside ``NAME_names``.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from qamro_cache.cache.container import Blocks, Container, damaged, parse_json, whole
+from qamro_cache.cache.container import Blocks, Container, damaged, whole
 from qamro_cache.cache.content import (
     NUMBER_COLUMNS,
     Array,
     CacheContent,
     Header,
+    no_fingerprints,
     prompt_index,
 )
+from qamro_cache.cache.index import FORMAT_VERSION, MAX_TEXT, Extent
 from qamro_cache.datasets.records import Labels
-from qamro_cache.errors import QamroError
-from qamro_cache.identity import FORMAT_VERSION, canonical_json, identity_sha256
+from qamro_cache.errors import QamroError, words_of
+from qamro_cache.identity import canonical_json, check_identity, identity_sha256, strict_json
 
-PLAIN = ("clip_id", "path", "audio_sha256")
+FORMAT = "qamro-cache"
+PLAIN = ("clip_id", "path", "audio_sha256", "samples_sha256")
 CODED = ("status", "reason")
-LABEL_COLUMNS = ("system", "group", "split")
+LABEL_COLUMNS = ("system", "group", "split", "reference", "source")
 RATINGS: dict[str, np.dtype[Any]] = {
     "clip": np.dtype("<i4"),
     "axis": np.dtype("<i2"),
@@ -44,9 +37,62 @@ RATINGS: dict[str, np.dtype[Any]] = {
 }
 
 
+#: Every array but the features, with its type (S: text) and its shape in C clips, W windows,
+#: P prompts, A axes, F bytes of fingerprints; * is any number.
+ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    **{f"clips/{name}": ("S", ("C",)) for name in PLAIN},
+    **{f"clips/{name}": (dtype.str, ("C",)) for name, dtype in NUMBER_COLUMNS.items()},
+    **{f"clips/{name}": ("<i4", ("C",)) for name in CODED},
+    **{f"clips/{name}_names": ("S", ("*",)) for name in CODED},
+    "windows/offsets": ("<i8", ("C+1",)),
+    "windows/weight": ("<f4", ("W",)),
+    "windows/start": ("<i8", ("W",)),
+    "prompts/text": ("S", ("P",)),
+    "prompts/clip": ("<i8", ("C",)),
+    "fingerprints/offsets": ("<i8", ("C+1",)),
+    "fingerprints/values": ("|u1", ("F",)),
+    **{f"labels/{name}": ("<i4", ("C",)) for name in LABEL_COLUMNS},
+    **{f"labels/{name}_names": ("S", ("*",)) for name in LABEL_COLUMNS},
+    "labels/axes": ("S", ("A",)),
+    "labels/low": ("<f8", ("A",)),
+    "labels/high": ("<f8", ("A",)),
+    "labels/guessed": ("|u1", ("A",)),
+    "labels/mean": ("<f8", ("C", "A")),
+    "labels/count": ("<i4", ("C", "A")),
+    "labels/stderr": ("<f8", ("C", "A")),
+}
+#: Where single ratings are known: R of them.
+RATING_ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    **{f"labels/ratings/{name}": (dtype.str, ("R",)) for name, dtype in RATINGS.items()},
+    "labels/ratings/raters": ("S", ("*",)),
+}
+
+
+def check_arrays(extents: Mapping[str, Extent]) -> None:
+    """See that a file has the arrays of the format and no others, and that their shapes agree.
+
+    Features are left to the identity, which names them.
+    """
+    there = {n for n in extents if not n.startswith(("features/", "text_features/"))}
+    expected = ARRAYS | (RATING_ARRAYS if there & RATING_ARRAYS.keys() else {})
+    if there != expected.keys():
+        raise QamroError(f"/{min(there ^ expected.keys())} is missing or does not belong there")
+    sizes: dict[str, int] = {}
+    for name, (kind, dimensions) in expected.items():
+        dtype, shape = extents[name].dtype, extents[name].shape
+        fits = dtype.kind == "S" if kind == "S" else dtype.str == kind
+        fits = fits and len(shape) == len(dimensions)
+        for letter, length in zip(dimensions, shape, strict=False):
+            length -= letter.endswith("+1")
+            fits = fits and (letter == "*" or sizes.setdefault(letter[0], length) == length)
+        if not fits:
+            raise QamroError(f"/{name} is {dtype} {shape}, which does not fit the rest")
+
+
 def attributes_of(header: Header) -> dict[str, Any]:
-    """Return the root attributes of a header."""
+    """Return a file's attributes of a header."""
     return {
+        "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "dataset": header.dataset,
         "synthetic": bool(header.synthetic),
@@ -54,20 +100,30 @@ def attributes_of(header: Header) -> dict[str, Any]:
         "identity": json.dumps(header.identity),
         "identity_sha256": identity_sha256(header.identity),
         "provenance": canonical_json(header.provenance),
+        "licenses": canonical_json(header.licenses),
     }
 
 
 def header_of(container: Container) -> Header:
-    """Read and check the root attributes of a file."""
-    path, found = container.path, container.attributes
-    version = found.get("format_version")
-    if version != FORMAT_VERSION:
-        raise damaged(path, f"cache format {version!r}, this program reads {FORMAT_VERSION}")
-    identity = parse_json(path, "identity", found.get("identity"))
-    provenance = parse_json(path, "provenance", found.get("provenance"))
-    header = Header(identity, found.get("dataset"), found.get("synthetic"), provenance)  # type: ignore[arg-type]
-    if attributes_of(header) != found:
-        raise damaged(path, "its description contradicts itself")
+    """Read and check a file's attributes."""
+    found = container.attributes
+    records = []
+    try:
+        for name in ("identity", "provenance", "licenses"):
+            record = strict_json(str(found.get(name)))
+            if not isinstance(record, dict):
+                raise ValueError(f"its {name} is no record")
+            records.append(record)
+        identity, provenance, licenses = records
+        check_identity(identity)
+        if not all(isinstance(value, str) for value in licenses.values()):
+            raise ValueError("a license is no text")
+        header = Header(identity, str(found.get("dataset")), found.get("synthetic") is True,
+                        provenance, licenses)  # fmt: skip
+        if attributes_of(header) != found:
+            raise ValueError("its description contradicts itself")
+    except ValueError as error:
+        raise damaged(container.path, words_of(error)) from error
     return header
 
 
@@ -96,6 +152,9 @@ def _small_arrays(content: CacheContent) -> dict[str, Array]:
     arrays["windows/start"] = content.starts
     arrays["prompts/text"] = encode_text(content.prompts)
     arrays["prompts/clip"] = prompt_index(content.prompts, clips["prompt"].tolist())
+    fingerprints = content.fingerprints or no_fingerprints(len(clips))
+    arrays["fingerprints/offsets"] = fingerprints.offsets
+    arrays["fingerprints/values"] = fingerprints.values
     return arrays | label_arrays(clips, content.labels)
 
 
@@ -107,6 +166,7 @@ def label_arrays(clips: pd.DataFrame, labels: Labels) -> dict[str, Array]:
     arrays["labels/axes"] = encode_text([axis.name for axis in labels.axes])
     arrays["labels/low"] = np.array([axis.low for axis in labels.axes], np.float64)
     arrays["labels/high"] = np.array([axis.high for axis in labels.axes], np.float64)
+    arrays["labels/guessed"] = np.array([axis.guessed for axis in labels.axes], np.uint8)
     arrays["labels/mean"] = labels.mean.astype(np.float64)
     arrays["labels/count"] = labels.count.astype(np.int32)
     arrays["labels/stderr"] = labels.stderr.astype(np.float64)
@@ -122,7 +182,13 @@ def encode_text(values: Sequence[str] | pd.Series) -> Array:
     encoded = [str(value).encode("utf-8", "surrogateescape") for value in values]
     if any(b"\0" in value for value in encoded):
         raise QamroError("a name holds a NUL character, which cannot be stored")
-    return np.array(encoded, f"S{max(map(len, encoded), default=0) or 1}")
+    longest = max(encoded, key=len, default=b"")
+    if len(longest) > MAX_TEXT:
+        begin = longest[:60].decode("utf-8", "replace")
+        raise QamroError(
+            f"the text {begin!r} ... has {len(longest)} bytes; a cache holds at most {MAX_TEXT}"
+        )
+    return np.array(encoded, f"S{len(longest) or 1}")
 
 
 def decode_text(values: Array) -> list[str]:

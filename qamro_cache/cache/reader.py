@@ -1,7 +1,7 @@
 """Read a cache: one file or several of one identity, in one sequential pass."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from qamro_cache.cache.container import Container, nbytes_of, open_container
-from qamro_cache.cache.content import unique_prompts
+from qamro_cache.cache.container import Container, open_container
+from qamro_cache.cache.content import Fingerprints, concatenate_fingerprints, unique_prompts
+from qamro_cache.cache.index import nbytes_of
 from qamro_cache.cache.tables import Tables
 from qamro_cache.datasets.records import Labels, concatenate_labels
 from qamro_cache.errors import QamroError
@@ -56,8 +57,8 @@ class Cache:
     Attributes:
         paths: the files.
         clips: one row a clip: clip_id, path, system, group, split, prompt, status (``ok`` or a
-            ``ClipError`` code), reason, audio_sha256, duration in seconds, audio_bytes,
-            audio_mtime_ns.
+            ``ClipError`` code), reason, audio_sha256, samples_sha256, reference, source, duration
+            in seconds, peak, audio_bytes, audio_mtime_ns; docs/cache.md says what is not known.
         features: name -> shape of one window's feature.
         text_features: name -> shape of one prompt's feature.
         identity: what made the features.
@@ -66,6 +67,7 @@ class Cache:
         synthetic: the clips or ratings were made by a program.
         dataset: name of the set.
         provenance: of the first file: versions, device, times.
+        licenses: of the encoder's weights and of the data, as far as they are known.
     """
 
     def __init__(self, containers: Sequence[Container]) -> None:
@@ -81,6 +83,7 @@ class Cache:
         self.dataset = first.dataset
         self.synthetic = any(header.synthetic for header in headers)
         self.provenance: dict[str, Any] = dict(first.provenance)
+        self.licenses = join_licenses([header.licenses for header in headers])
         self.features = _shapes(first.identity["features"])
         self.text_features = _shapes(first.identity["text_features"])
         self._parts = parts
@@ -198,6 +201,25 @@ class Cache:
             torch.tensor(index, dtype=torch.int64, device=device),
         )
 
+    def count_known(self) -> dict[str, int]:
+        """Return how many clips have what a cache may leave unknown, by its name."""
+        prints = sum(int((np.diff(part.fingerprint_offsets) > 0).sum()) for part in self._parts)
+        texts = ("samples_sha256", "reference", "source")
+        return {
+            "peak": int(self.clips["peak"].notna().sum()),
+            "fingerprint": prints,
+            **{name: int((self.clips[name] != "").sum()) for name in texts},
+        }
+
+    def read_fingerprints(self) -> Fingerprints:
+        """Read the fingerprints of all clips, checksum verified."""
+        return concatenate_fingerprints(
+            [
+                Fingerprints(container.load("fingerprints/values"), part.fingerprint_offsets)
+                for container, part in zip(self._containers, self._parts, strict=True)
+            ]
+        )
+
     def _read(self, which: str, name: str) -> Any:
         extents = [container.extents[f"{which}/{name}"] for container in self._containers]
         rows = [extent.shape[0] for extent in extents]
@@ -213,6 +235,13 @@ class Cache:
 
 def _shapes(features: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(shape) for name, shape in features.items()}
+
+
+def join_licenses(licenses: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the licenses of several files: each different one named once."""
+    names = sorted({name for one in licenses for name in one})
+    found = {name: dict.fromkeys(one[name] for one in licenses if name in one) for name in names}
+    return {name: "; ".join(texts) for name, texts in found.items()}
 
 
 def refuse_mixture(path: Path, ours: Any, other: Path, theirs: Any) -> None:

@@ -14,39 +14,26 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.cache.container import Container, damaged
-from qamro_cache.cache.content import (
-    NUMBER_COLUMNS,
-    Array,
-    CacheContent,
-    Header,
+from qamro_cache.cache.checks import (
     check_content,
     check_feature_shapes,
     check_labels,
+    check_offsets,
     check_windows,
-    clip_table,
 )
+from qamro_cache.cache.container import Container, damaged
+from qamro_cache.cache.content import NUMBER_COLUMNS, Array, CacheContent, Header, clip_table
 from qamro_cache.cache.layout import (
     CODED,
     LABEL_COLUMNS,
     PLAIN,
     RATINGS,
+    check_arrays,
     decode_text,
     header_of,
 )
 from qamro_cache.datasets.records import Axis, Labels, Ratings
 from qamro_cache.errors import QamroError
-
-_NAMES = {
-    *(f"clips/{name}" for name in (*PLAIN, *CODED, *NUMBER_COLUMNS)),
-    *(f"clips/{name}_names" for name in CODED),
-    *(f"labels/{name}" for name in LABEL_COLUMNS),
-    *(f"labels/{name}_names" for name in LABEL_COLUMNS),
-    *(f"labels/{name}" for name in ("axes", "low", "high", "mean", "count", "stderr")),
-    *(f"windows/{name}" for name in ("offsets", "weight", "start")),
-    *(f"prompts/{name}" for name in ("text", "clip")),
-}
-_RATING_NAMES = {f"labels/ratings/{name}" for name in (*RATINGS, "raters")}
 
 
 class Tables:
@@ -59,6 +46,7 @@ class Tables:
         weights: [W] float32.
         starts: [W] int64.
         prompt_index: [C] int64, row of ``prompts``; -1 for none.
+        fingerprint_offsets: [C+1] int64; see ``Fingerprints``.
 
     Raises:
         QamroError: a part is missing, damaged, or does not fit the others; from the properties,
@@ -97,12 +85,12 @@ class Tables:
     def labels(self) -> Labels:
         """Ratings of the clips."""
         with _one_line(self._container.path):
-            labels = _labels_of(self._small, self.size)
+            labels = _labels_of(self._small)
             check_labels(labels, self.size)
             return labels
 
     def content(self) -> CacheContent:
-        """Everything at once, checked; the features stay empty."""
+        """Everything at once, checked; features and fingerprints stay empty."""
         content = CacheContent(
             self.clips, self.labels, self.offsets, self.weights, self.starts, {}, self.prompts
         )
@@ -113,45 +101,42 @@ class Tables:
 
     def _load(self) -> None:
         container = self._container
-        names = {
-            name
-            for name in container.extents
-            if not name.startswith(("features/", "text_features/"))
-        }
-        expected = _NAMES | (_RATING_NAMES if names & _RATING_NAMES else set())
-        if names != expected:
-            raise QamroError(f"/{min(names ^ expected)} is missing or does not belong there")
-        small = self._small = {name: container.load(name) for name in sorted(names)}
-        ids = _array(small, "clips/clip_id", "S", 1)
-        size = self.size = len(ids)
-        for name in PLAIN:
-            _array(small, f"clips/{name}", "S", 1, (size,))
-        for name, dtype in NUMBER_COLUMNS.items():
-            _array(small, f"clips/{name}", dtype.kind, 1, (size,))
-        coded = [f"clips/{name}" for name in CODED] + [f"labels/{name}" for name in LABEL_COLUMNS]
-        for name in coded:
-            _check_codes(small, name, size)
-        prompts = _array(small, "prompts/text", "S", 1)
-        index = self.prompt_index = _array(small, "prompts/clip", "i", 1, (size,))
+        extents = container.extents
+        check_arrays(extents)
+        self.size = extents["clips/clip_id"].shape[0]
+        for which, rows in (
+            ("features", extents["windows/weight"].shape[0]),
+            ("text_features", extents["prompts/text"].shape[0]),
+        ):
+            shapes = {
+                name.removeprefix(f"{which}/"): (extent.dtype, extent.shape)
+                for name, extent in extents.items()
+                if name.startswith(f"{which}/")
+            }
+            check_feature_shapes(which, shapes, self.header, rows)
+        large = ("features/", "text_features/", "fingerprints/values")
+        names = sorted(name for name in extents if not name.startswith(large))
+        small = self._small = {name: container.load(name) for name in names}
+        for name in (*(f"clips/{n}" for n in CODED), *(f"labels/{n}" for n in LABEL_COLUMNS)):
+            codes, values = small[name], small[f"{name}_names"]
+            if self.size and (codes.min() < 0 or codes.max() >= len(values)):
+                raise QamroError(f"/{name} names a value that is not there")
+        prompts = small["prompts/text"]
+        index = self.prompt_index = small["prompts/clip"]
         if ((index < -1) | (index >= len(prompts))).any():
             raise QamroError("a clip names a prompt that is not there")
         used = np.bincount(index[index >= 0], minlength=len(prompts)) > 0
         if not used.all() or len(set(prompts.tolist())) != len(prompts):
             raise QamroError("the prompts are not those of the clips, or one is listed twice")
-        self.offsets = _array(small, "windows/offsets", "i", 1, (size + 1,))
-        self.weights = _array(small, "windows/weight", "f", 1)
-        self.starts = _array(small, "windows/start", "i", 1)
+        self.offsets = small["windows/offsets"]
+        self.weights = small["windows/weight"]
+        self.starts = small["windows/start"]
         good = [name == b"ok" for name in small["clips/status_names"].tolist()]
-        ok = np.array(good, bool)[small["clips/status"]] if size else np.zeros(0, bool)
+        ok = np.array(good, bool)[small["clips/status"]] if self.size else np.zeros(0, bool)
         check_windows(ok, self.offsets, self.weights, self.starts)
-        _array(small, "labels/axes", "S", 1)
-        for which, rows in {"features": len(self.weights), "text_features": len(prompts)}.items():
-            shapes = {
-                name.removeprefix(f"{which}/"): (extent.dtype, extent.shape)
-                for name, extent in container.extents.items()
-                if name.startswith(f"{which}/")
-            }
-            check_feature_shapes(which, shapes, self.header, rows)
+        self.fingerprint_offsets = small["fingerprints/offsets"]
+        total = extents["fingerprints/values"].shape[0]
+        check_offsets(self.fingerprint_offsets, self.size, total)
 
 
 @contextmanager
@@ -166,47 +151,22 @@ def _one_line(path: Path) -> Iterator[None]:
         raise damaged(path, f"the file is damaged ({str(error).splitlines()[0]})") from error
 
 
-def _check_codes(small: Mapping[str, Array], name: str, size: int) -> None:
-    codes = _array(small, name, "i", 1, (size,))
-    names = _array(small, f"{name}_names", "S", 1)
-    if size and (codes.min() < 0 or codes.max() >= len(names)):
-        raise QamroError(f"/{name} names a value that is not there")
-
-
 def _column(small: Mapping[str, Array], name: str) -> npt.NDArray[np.object_]:
     return np.array(decode_text(small[f"{name}_names"]), object)[small[name]]
 
 
-def _labels_of(small: Mapping[str, Array], size: int) -> Labels:
-    names = decode_text(_array(small, "labels/axes", "S", 1))
-    shape = (size, len(names))
-    low = _array(small, "labels/low", "f", 1, (len(names),))
-    high = _array(small, "labels/high", "f", 1, (len(names),))
+def _labels_of(small: Mapping[str, Array]) -> Labels:
     ratings = None
     if "labels/ratings/clip" in small:
-        parts = {
-            name: _array(small, f"labels/ratings/{name}", dtype.kind, 1)
-            for name, dtype in RATINGS.items()
-        }
-        raters = decode_text(_array(small, "labels/ratings/raters", "S", 1))
-        ratings = Ratings(**parts, raters=tuple(raters))
+        parts = {name: small[f"labels/ratings/{name}"] for name in RATINGS}
+        ratings = Ratings(**parts, raters=tuple(decode_text(small["labels/ratings/raters"])))
+    names = decode_text(small["labels/axes"])
+    columns = (small[f"labels/{name}"].tolist() for name in ("low", "high", "guessed"))
+    axes = zip(names, *columns, strict=True)
     return Labels(
-        tuple(Axis(name, float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)),
-        _array(small, "labels/mean", "f", 2, shape),
-        _array(small, "labels/count", "i", 2, shape),
-        _array(small, "labels/stderr", "f", 2, shape),
+        tuple(Axis(name, low, high, bool(guessed)) for name, low, high, guessed in axes),
+        small["labels/mean"],
+        small["labels/count"],
+        small["labels/stderr"],
         ratings,
     )
-
-
-def _array(
-    small: Mapping[str, Array],
-    name: str,
-    kind: str,
-    ndim: int,
-    shape: tuple[int, ...] | None = None,
-) -> Array:
-    array = small[name]
-    if array.dtype.kind != kind or array.ndim != ndim or shape not in (None, array.shape):
-        raise QamroError(f"/{name} is {array.dtype} {array.shape}, which does not fit the rest")
-    return array

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from qamro_cache.cache.assemble import open_source
 from qamro_cache.cache.container import BLOCK, Container
-from qamro_cache.cache.merge import open_source
 from qamro_cache.errors import QamroError
 
 

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from qamro_cache.cache.checks import check_content
 from qamro_cache.cache.container import open_container
 from qamro_cache.cache.container_writer import write_container
-from qamro_cache.cache.content import CacheContent, Header, check_content
+from qamro_cache.cache.content import CacheContent, Header
 from qamro_cache.cache.layout import arrays_of, attributes_of
 from qamro_cache.cache.tables import Tables
 

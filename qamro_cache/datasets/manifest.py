@@ -64,9 +64,9 @@ def load_manifest(path: Path, data_dir: Path | None = None) -> Dataset:
 def guess_axis(name: str, scores: npt.NDArray[np.float64]) -> Axis:
     """Make an axis with the usual scale that holds all scores, or else with their range."""
     if not np.isfinite(scores).any():
-        return Axis(name, *_SCALES[0])
+        return Axis(name, *_SCALES[0], guessed=True)
     low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
     for scale in _SCALES:
         if scale[0] <= low and high <= scale[1]:
-            return Axis(name, *scale)
-    return Axis(name, low, high)
+            return Axis(name, *scale, guessed=True)
+    return Axis(name, low, high, guessed=True)

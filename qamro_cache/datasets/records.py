@@ -15,11 +15,19 @@ CLIP_COLUMNS = ("clip_id", "path", "system", "group", "prompt", "split")
 
 @dataclass(frozen=True)
 class Axis:
-    """One question the listeners answered, on a scale from ``low`` to ``high``."""
+    """One question the listeners answered, on a scale from ``low`` to ``high``.
+
+    Attributes:
+        name: of the question.
+        low: lowest rating of the scale.
+        high: highest.
+        guessed: nobody named the scale, it was guessed from the scores. Not compared.
+    """
 
     name: str
     low: float
     high: float
+    guessed: bool = field(default=False, compare=False)
 
     def notice_outside(self, predictions: npt.NDArray[np.float64]) -> str:
         """Return a line that counts the predictions off the scale (rounding apart); or empty."""
@@ -249,8 +257,10 @@ def concatenate_labels(parts: Sequence[Labels]) -> Labels:
             np.concatenate([one.score for one, _ in rated]),
             names,
         )
+    guessed = [any(part.axes[a].guessed for part in parts) for a in range(len(parts[0].axes))]
+    axes = zip(parts[0].axes, guessed, strict=True)
     return Labels(
-        parts[0].axes,
+        tuple(replace(axis, guessed=guess) for axis, guess in axes),
         np.concatenate([part.mean for part in parts]),
         np.concatenate([part.count for part in parts]),
         np.concatenate([part.stderr for part in parts]),

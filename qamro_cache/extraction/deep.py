@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qamro_cache.cache.merge import open_source
+from qamro_cache.cache.assemble import open_source
 from qamro_cache.cache.reader import refuse_mixture
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.pipeline import Pipeline

@@ -151,9 +151,9 @@ def run_extraction(
             "bfloat16 errs by some percent of the distance between two clips (clap: below 10 %; "
             "float16: below 1 %); prefer --precision float16"
         )
-    header = Header(
-        identity_of(engine.spec, request.dtype), dataset.name, dataset.synthetic, recorded
-    )
+    licenses = {"data": dataset.license} if dataset.license else {}
+    identity = identity_of(engine.spec, request.dtype)
+    header = Header(identity, dataset.name, dataset.synthetic, recorded, licenses)
     stats = Stats(clips_total=len(dataset.clips))
     with WorkFolder(out) as folder:
         kept, done = find_kept(dataset, out, header, folder, request.retry_failed)

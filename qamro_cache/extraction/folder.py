@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from qamro_cache.cache.assemble import Source, open_source
 from qamro_cache.cache.content import CacheContent, Header
-from qamro_cache.cache.merge import Source, open_source
 from qamro_cache.cache.writer import check_file, write_cache
 from qamro_cache.errors import QamroError
 
