@@ -63,8 +63,6 @@ class ClipDecoder:
     def _windows(self, handle: int) -> Iterator[Window]:
         info = os.fstat(handle)
         self.nbytes, self.mtime_ns = info.st_size, info.st_mtime_ns
-        if info.st_size == 0:
-            raise ClipError("empty", f"{self.path} has no bytes")
         with open(handle, "rb", buffering=0, closefd=False) as raw:
             self.sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
         yield from self._cut(handle)

@@ -44,10 +44,14 @@ def parts_of(handle: int, path: Path) -> tuple[Part, ...]:
     """Return what of an open file must be decoded; see ``promised_parts``.
 
     Raises:
-        ClipError: ``unreadable``: the file holds less than it promises, or something else within.
+        ClipError: ``empty``, or ``unreadable``: the file holds less than it promises, or something
+            else within.
     """
+    data = FileBytes(handle)
+    if data.size == 0:
+        raise ClipError("empty", f"{path} has no bytes")
     try:
-        return promised_parts(FileBytes(handle))
+        return promised_parts(data)
     except ClipError as error:
         raise ClipError(error.code, f"{path} {error.reason}") from error
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
+from qamro_cache.audio.check import oddity_message
 from qamro_cache.cache.content import CacheContent, Header, clip_table
 from qamro_cache.cache.layout import label_arrays
 from qamro_cache.cache.merge import Source, assemble, open_source
@@ -91,6 +92,7 @@ class Summary:
             "windows": self.windows,
             "extracted": self.stats.clips_done,
             "reused": self.stats.clips_reused,
+            "odd_levels": {oddity: count for oddity, (count, _) in self.stats.odd.items()},
             **self.stats.figures(),
         }
 
@@ -216,6 +218,8 @@ def run_extraction(
                         progress(stats)
         content = _publish(dataset, out, header, kept + folder.written())
         folder.clear()
+    for oddity, (count, names) in stats.odd.items():
+        logger.warning("%s", oddity_message(oddity, count, names))
     status = content.clips["status"]
     failed = status[status != "ok"].value_counts().sort_index()
     return Summary(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from qamro_cache.audio.check import oddity_of
 from qamro_cache.audio.decode import ClipDecoder
 from qamro_cache.audio.windows import Window
 from qamro_cache.cache.content import (
@@ -246,8 +247,11 @@ class Pipeline:
                 continue
             content = self._unit_content(item, features)
             stats.add(encode_seconds=time.monotonic() - start)
-            for status in content.clips["status"]:
+            for clip, status in zip(item.clips, content.clips["status"], strict=True):
                 stats.count_clip(status)
+                oddity = oddity_of(clip.decoder.peak, clip.decoder.mixed_peak)
+                if status == "ok" and oddity:
+                    stats.count_odd(oddity, [clip.job.clip_id])
             yield content
             features = {name: [] for name in features}
 

@@ -3,6 +3,7 @@
 import logging
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from qamro_cache.audio.endings import AUDIO_ENDINGS, find_audio, others_message
 from qamro_cache.datasets.records import Labels
 from qamro_cache.errors import QamroError
 from qamro_cache.heads.file import Head, load_head
@@ -45,9 +47,6 @@ COLUMNS = (
     "ood",
     "reason",
 )
-
-#: What libsndfile reads, by the file's ending.
-AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")
 
 
 def predict(
@@ -240,8 +239,9 @@ def _clips_of(head: Head, audio: Path) -> "Dataset":
         )
     if not audio.exists():
         raise QamroError(f"{audio}: no such file or folder")
-    found = [audio] if audio.is_file() else sorted(p for p in audio.rglob("*") if p.is_file())
-    paths = [p for p in found if p.suffix.lower() in AUDIO_ENDINGS]
+    paths, others = ([audio], Counter[str]()) if audio.is_file() else find_audio(audio)
+    if others:
+        logger.warning("%s: %s", audio, others_message(others))
     if not paths:
         raise QamroError(f"{audio}: no audio file there (looked for {', '.join(AUDIO_ENDINGS)})")
     folder = audio.parent if audio.is_file() else audio

@@ -9,6 +9,7 @@ from qamro_cache.audio.containers.caf import is_caf, walk_caf
 from qamro_cache.audio.containers.flac import is_flac, walk_flac
 from qamro_cache.audio.containers.mpeg import is_mpeg, walk_mpeg
 from qamro_cache.audio.containers.ogg import is_ogg, walk_ogg
+from qamro_cache.audio.containers.rare import is_rare, walk_rare
 from qamro_cache.audio.containers.riff import is_riff, walk_riff
 from qamro_cache.audio.containers.sound import skip_padding
 from qamro_cache.audio.containers.source import FileBytes, Part
@@ -26,6 +27,7 @@ _WALKS: tuple[tuple[Callable[[bytes], bool], Walk], ...] = (
     (is_flac, walk_flac),
     (is_ogg, walk_ogg),
     (is_mpeg, walk_mpeg),
+    (is_rare, walk_rare),
 )
 
 
