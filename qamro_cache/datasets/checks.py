@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.audio.check import oddity_message
 from qamro_cache.datasets.headers import Headers, open_headers
 from qamro_cache.datasets.records import Dataset, Labels
 
@@ -53,7 +54,7 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
         *_count_problems(dataset, rows_of),
         *_overlap_problems(splits, dataset.group_kind),
         *_file_problems(clips, sizes, same_audio),
-        *_header_problems(paths, headers),
+        *_header_problems(clips, headers),
         *_label_problems(dataset.labels, clips, dataset.published.steps),
         *_rater_problems(dataset.labels),
         *_system_problems(clips),
@@ -299,9 +300,14 @@ def _file_problems(
         )
 
 
-def _header_problems(paths: Sequence[str], headers: Headers | None) -> Iterable[Problem]:
-    if headers is not None and headers.reasons:
-        yield _problem("unreadable-audio", headers.message(paths))
+def _header_problems(clips: pd.DataFrame, headers: Headers | None) -> Iterable[Problem]:
+    if headers is None:
+        return
+    if headers.errors:
+        yield _problem("unreadable-audio", headers.message())
+    for oddity, rows in headers.odd.items():
+        names = clips["clip_id"].iloc[list(rows[:3])].tolist()
+        yield _problem(f"{oddity}-audio", oddity_message(oddity, len(rows), names))
 
 
 def _label_problems(

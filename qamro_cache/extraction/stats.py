@@ -4,6 +4,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from qamro_cache.audio.check import Oddity
+
 
 @dataclass
 class Stats:
@@ -14,6 +16,7 @@ class Stats:
         clips_reused: found done when the run started.
         clips_done: finished by this run, failures included.
         failures: of those, by status.
+        odd: clips whose level is odd, by what is odd: how many, and the first names.
         windows: encoded.
         audio_seconds: decoded.
         decode_seconds: of work, summed over the decoding threads.
@@ -28,6 +31,7 @@ class Stats:
     clips_reused: int = 0
     clips_done: int = 0
     failures: dict[str, int] = field(default_factory=dict)
+    odd: dict[Oddity, tuple[int, list[str]]] = field(default_factory=dict)
     windows: int = 0
     audio_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -58,6 +62,12 @@ class Stats:
             if status != "ok":
                 self.failures[status] = self.failures.get(status, 0) + 1
 
+    def count_odd(self, oddity: Oddity, names: list[str], count: int = 1) -> None:
+        """Count clips whose level is odd, and keep the first names."""
+        with self._lock:
+            before, known = self.odd.get(oddity, (0, []))
+            self.odd[oddity] = before + count, [*known, *names][:3]
+
     def merge(self, other: "Stats") -> None:
         """Add the work of another process."""
         with self._lock:
@@ -67,6 +77,8 @@ class Stats:
             self.clips_done += other.clips_done
             for status, count in other.failures.items():
                 self.failures[status] = self.failures.get(status, 0) + count
+        for oddity, (count, names) in other.odd.items():
+            self.count_odd(oddity, names, count)
 
     @property
     def elapsed(self) -> float:
