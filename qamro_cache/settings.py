@@ -6,6 +6,7 @@ table in docs/training.md are made from the same declarations.
 """
 
 import difflib
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -28,8 +29,9 @@ class Setting:
         help: one line for ``--help`` and the docs.
         several: whether the value is a tuple.
         choices: what text may be; empty for any.
-        low: the least number.
+        low: the least number. No number is infinite or NaN.
         high: the greatest.
+        above: what a number must stay over.
         below: what a number must stay under.
         why: what the greatest number protects from.
         default_help: the default in words, where the value alone says too little.
@@ -43,6 +45,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
+    above: float | None = None
     below: float | None = None
     why: str = ""
     default_help: str = ""
@@ -75,7 +78,7 @@ class Setting:
             return "-".join(map(str, value))
         if isinstance(value, bool):
             return str(value).lower()
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return short(value) if isinstance(value, float) else str(value)
 
     def _number(self, text: str) -> Any:
         text = text.strip()
@@ -104,14 +107,24 @@ class Setting:
         return self.kind(value)
 
     def _in_range(self, value: float) -> None:
-        # Written so that NaN is refused too.
+        # Written so that NaN is refused too, and whole numbers that no float can hold.
         if self.low is not None and not value >= self.low:
             raise ValueError(f"{self.name} must be at least {self.low:g}, got {value}")
+        if self.above is not None and not value > self.above:
+            raise ValueError(f"{self.name} must be above {self.above:g}, got {value}")
         if self.below is not None and not value < self.below:
             raise ValueError(f"{self.name} must be below {self.below:g}, got {value}")
         if self.high is not None and not value <= self.high:
             why = f" ({self.why})" if self.why else ""
             raise ValueError(f"{self.name} must be at most {self.high:,g}{why}, got {value}")
+        if not abs(value) <= sys.float_info.max:
+            raise ValueError(f"{self.name} must be finite, got {value}")
+
+
+def short(value: float) -> str:
+    """Return the shortest text that `float` reads back as the same number: 7 for 7.0."""
+    text = f"{value:g}"
+    return text if float(text) == value else repr(value)
 
 
 def setting(default: Any, help: str, **more: Any) -> Any:

@@ -24,9 +24,13 @@ from qamro_cache.training.gpu import kernels, passes, ranks, step_loss
 from qamro_cache.training.gpu.epilogue import ACTIVATIONS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="run by the test below, interpreted")
-if INTERPRETED and triton.__version__.startswith("3.6."):
-    # This version's interpreter multiplies the bits of bfloat16 operands as if they were integers.
+#: The patch below reaches into a private class, and was written for these versions of it.
+PATCHED = triton.__version__.startswith("3.6.")
+interpreted = pytest.mark.skipif(
+    not (INTERPRETED and PATCHED), reason="run by the test below, interpreted"
+)
+if INTERPRETED and PATCHED:
+    # Their interpreter multiplies the bits of bfloat16 operands as if they were integers.
     import triton.language as tl
     from triton.runtime import interpreter
 
@@ -44,6 +48,11 @@ LIMITS = {F32: 1e-5, BF16: 2e-2}
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="is that run")
+@pytest.mark.skipif(
+    not PATCHED,
+    reason=f"the patch of Triton's interpreter is for Triton 3.6, this is {triton.__version__}: "
+    "see whether it is still needed, and name this version beside it",
+)
 def test_the_kernels_when_interpreted():
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreted",
@@ -52,8 +61,10 @@ def test_the_kernels_when_interpreted():
         capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-3000:]
-    # All of them, but for this one, whose name is among those asked for.
-    assert re.search(r"\b1[0-9] passed, 1 skipped\b", run.stdout), run.stdout[-3000:]
+    # This one alone is skipped there.
+    counts = re.search(r"^(\d+) passed, 1 skipped, \d+ deselected", run.stdout, re.MULTILINE)
+    assert counts is not None, run.stdout[-3000:]
+    assert int(counts[1]) >= 12
 
 
 def near(ours, expected, dtype=F32):
@@ -346,7 +357,7 @@ def test_compiles_for_a_gpu_without_spilling(name, tmp_path):
 #: Pointers of the kernels that are few and small, by name; every other argument is a number.
 POINTERS = {
     "*fp32": "x y z bias dh kept total best p first second grad rates target scores ranking slopes"
-    " factors values before",
+    " numbers values before",
     "*u8": "mask train valid better finite",
     "*i64": "clips order",
     "*fp64": "out",

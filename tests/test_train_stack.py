@@ -9,7 +9,8 @@ import torch
 from scipy.stats import spearmanr
 
 from qamro_cache.heads.network import Architecture, init_params, prepare_rows, score_rows
-from qamro_cache.losses.registry import LossSettings, parse_loss
+from qamro_cache.losses.composed import LabelStats, composed_loss
+from qamro_cache.losses.terms import parse_loss
 from qamro_cache.training.backend import plain_backend
 from qamro_cache.training.fit import fit
 from qamro_cache.training.inputs import Features, Folds, Inputs, Targets
@@ -73,7 +74,11 @@ def varied_jobs(base, count=8):
     terms = parse_loss(base.loss).terms
     for k in range(count):
         weighed = (
-            dataclasses.replace(term, coefficient=term.coefficient * [1, 0.51, 2][(k + place) % 3])
+            dataclasses.replace(
+                term,
+                weight=term.weight * [1, 0.51, 2][(k + place) % 3],
+                parameters=(("delta", [1.0, 0.3][k % 2]),) if term.name == "huber" else (),
+            )
             for place, term in enumerate(terms)
         )
         recipe = dataclasses.replace(
@@ -108,15 +113,8 @@ def naive(features, targets, folds, job):
     train = train & known
     mean, std = y[train].mean(), y[train].std(correction=0)
     low, high = y[train].min().item(), y[train].max().item()
-    loss_settings = LossSettings(
-        alpha=recipe.alpha,
-        beta=recipe.beta,
-        normalize="train",
-        label_range=(low, high),
-        label_mean=float(mean),
-        label_std=float(std),
-    )
-    loss = parse_loss(recipe.loss)
+    stats = LabelStats(float(mean), float(std), low, high)
+    loss = parse_loss(recipe.loss, {"alpha": recipe.alpha, "beta": recipe.beta})
     params = init_params(settings, (rows.values.shape[1],), [job.seed], dtype=F64)
     leaves = [p.requires_grad_() for p in params.values()]
     if recipe.optimizer == "sgd":
@@ -151,13 +149,13 @@ def naive(features, targets, folds, job):
             if not mask.any():
                 continue
             pred = predict(batch, drop)
-            value = loss(pred, y[batch].nan_to_num(), mask=mask, settings=loss_settings)
+            value = composed_loss(loss, pred, y[batch].nan_to_num(), mask=mask, labels=stats)
             optimizer.zero_grad()
             value.sum().backward()
             optimizer.step()
         if stop.any():
             with torch.no_grad():
-                value = loss(predict(stop), y[stop], settings=loss_settings).item()
+                value = composed_loss(loss, predict(stop), y[stop], labels=stats).item()
             losses.append(value)
             if value < best:
                 best, best_epoch = value, epoch + 1

@@ -14,12 +14,11 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from qamro_cache.losses.registry import parse_loss
 from qamro_cache.training import stopping
 from qamro_cache.training.batches import Batches, EagerEpochs, EpochRunner, TrainEpoch
 from qamro_cache.training.net import AutogradNet, LayeredNet, Net, is_layered
 from qamro_cache.training.optimizer import SGD, AdamW, Optimizer
-from qamro_cache.training.recipe import DEFAULT_LOSS, Recipe
+from qamro_cache.training.recipe import Recipe
 from qamro_cache.training.state import HeadState
 from qamro_cache.training.step_loss import ComposedStepLoss, StepLoss
 
@@ -86,7 +85,7 @@ def plain_backend(recipe: Recipe, half: bool = False) -> Backend:
         if layered
         else partial(AutogradNet, recipe.head, half),
         optimizer=SGD if recipe.optimizer == "sgd" else AdamW,
-        loss=partial(ComposedStepLoss, recipe=recipe),
+        loss=partial(ComposedStepLoss, loss=recipe.full_loss),
     )
 
 
@@ -107,8 +106,9 @@ def _with_kernels(
         backend = replace(backend, epochs=graph.GraphEpochs)
     if dtype != torch.float32:
         return backend
-    if not windows and parse_loss(recipe.loss).structure == parse_loss(DEFAULT_LOSS).structure:
-        backend = replace(backend, loss=partial(step_loss.FusedStepLoss, recipe=recipe))
+    if not windows and step_loss.fuses(recipe.full_loss):
+        fused = partial(step_loss.FusedStepLoss, loss=recipe.full_loss)
+        backend = replace(backend, loss=fused)
     if precision != "float32" and kernel_net.covers(head, dropout=recipe.dropout > 0):
         return replace(
             backend,

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from qamro_cache.errors import QamroError
 from qamro_cache.heads.architecture import Architecture
+from qamro_cache.losses.terms import PARAMETERS, Loss, parse_loss
 
 #: Both terms see labels and predictions in units of the training labels' standard deviation, so
 #: that a Huber delta of 1 and the learning rate mean the same on a 1-to-5 and a 0-to-100 scale.
@@ -18,7 +19,7 @@ class Recipe:
 
     Attributes:
         head: architecture.
-        loss: sum of named terms, see `qamro_cache.losses.registry`.
+        loss: sum of named terms, see `qamro_cache.losses.terms`.
         alpha: QAMRO's margin per unit of label difference.
         beta: QAMRO's weight of a pair whose better clip has the best label.
         normalize: what QAMRO's label quality is relative to: ``train`` labels of the fold,
@@ -69,21 +70,23 @@ class Recipe:
         for name in ("batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.loss != DEFAULT_LOSS:
-            # Loads torch, which takes seconds: what else is wrong has been said by now.
-            from qamro_cache.losses.registry import parse_loss
+        _ = self.full_loss
 
-            parse_loss(self.loss)
+    @property
+    def full_loss(self) -> Loss:
+        """The loss with alpha, beta and normalize in the terms that take them."""
+        short = {name: getattr(self, name) for name in ("alpha", "beta", "normalize")}
+        changed = {
+            name: value for name, value in short.items() if value != PARAMETERS[name].default
+        }
+        return parse_loss(self.loss, changed)
 
     @property
     def bucket(self) -> tuple[object, ...]:
         """What heads must share to be trained in one stack."""
-        from qamro_cache.losses.registry import parse_loss
-
         return (
             self.head,
-            parse_loss(self.loss).structure,
-            self.normalize,
+            self.full_loss.structure,
             self.optimizer,
             self.batch_size,
             self.batches,

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qamro_cache.losses.registry import parse_loss
 from qamro_cache.training.inputs import Bools, Inputs
 from qamro_cache.training.recipe import Job
 
@@ -21,7 +20,7 @@ class HeadState:
 
     Attributes:
         lr, momentum, weight_decay, dropout: [H] of the recipe.
-        loss_numbers: [H, P] alpha, beta, and the coefficients of the loss' terms.
+        loss_numbers: [H, P] `Loss.numbers` of the recipe.
         max_epochs, patience, seed: [H] int64, of the recipe and the job.
         order: [H] int64, which order of the schedule the head follows.
         target: [H, C] labels in their own units, 0 where a clip has none.
@@ -97,13 +96,13 @@ def make_state(
     target = torch.where(known, target, 0)
     mean, std, low, high = _label_stats(target, train)
     scale = inputs.targets.ranges[row]
-    if jobs[0].recipe.normalize == "scale":
+    if jobs[0].recipe.full_loss.label_range == "scale":
         low, high = scale[:, 0], scale[:, 1]
     places, inside = (
         torch.from_numpy(x).to(device) for x in _validation_sets(inputs.folds.validation, jobs)
     )
 
-    def reals(values: Sequence[float] | Sequence[list[float]]) -> Tensor:
+    def reals(values: Sequence[float] | Sequence[tuple[float, ...]]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64).to(device, dtype)
 
     def whole(values: Sequence[int]) -> Tensor:
@@ -116,7 +115,7 @@ def make_state(
         momentum=reals([recipe.momentum for recipe in recipes]),
         weight_decay=reals([recipe.weight_decay for recipe in recipes]),
         dropout=reals([recipe.dropout for recipe in recipes]),
-        loss_numbers=reals([_loss_numbers(job) for job in jobs]),
+        loss_numbers=reals([recipe.full_loss.numbers for recipe in recipes]),
         max_epochs=whole([recipe.epochs for recipe in recipes]),
         patience=whole([recipe.patience for recipe in recipes]),
         seed=whole([job.seed for job in jobs]),
@@ -138,15 +137,6 @@ def make_state(
         best_loss=torch.full((len(jobs),), torch.inf, device=device, dtype=dtype),
         best_epoch=torch.zeros(len(jobs), dtype=torch.int64, device=device),
     )
-
-
-def _loss_numbers(job: Job) -> list[float]:
-    recipe = job.recipe
-    return [
-        recipe.alpha,
-        recipe.beta,
-        *(term.coefficient for term in parse_loss(recipe.loss).terms),
-    ]
 
 
 def _label_stats(target: Tensor, train: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

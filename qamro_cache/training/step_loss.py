@@ -5,9 +5,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from qamro_cache.losses.registry import LossSettings, parse_loss
+from qamro_cache.losses.composed import LabelStats, value_and_grad
+from qamro_cache.losses.terms import Loss
 from qamro_cache.training.batches import Batch
-from qamro_cache.training.recipe import Recipe
 from qamro_cache.training.state import HeadState
 
 
@@ -28,18 +28,10 @@ class StepLoss(Protocol):
 class ComposedStepLoss:
     """Any loss, in plain torch."""
 
-    def __init__(self, state: HeadState, recipe: Recipe) -> None:
-        """Bind the loss of ``recipe`` to the heads, which have its numbers."""
-        self.state, self.loss = state, parse_loss(recipe.loss)
-        alpha, beta, *coefficients = state.loss_numbers.unbind(1)
-        self.coefficients = torch.stack(coefficients, 1)
-        self.settings = LossSettings(
-            alpha=alpha.contiguous(),
-            beta=beta.contiguous(),
-            normalize=recipe.normalize,
-            label_range=(state.label_low, state.label_high),
-            label_mean=state.label_mean,
-            label_std=state.label_std,
+    def __init__(self, state: HeadState, loss: Loss) -> None:
+        self.state, self.loss = state, loss
+        self.labels = LabelStats(
+            state.label_mean, state.label_std, state.label_low, state.label_high
         )
 
     def step(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -62,6 +54,7 @@ class ComposedStepLoss:
         return self._value_and_grad(pred, state.validation_target, state.validation_mask)[0]
 
     def _value_and_grad(self, pred: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self.loss.value_and_grad(
-            pred, target, mask=mask, settings=self.settings, coefficients=self.coefficients
+        numbers = self.state.loss_numbers
+        return value_and_grad(
+            self.loss, pred, target, mask=mask, labels=self.labels, numbers=numbers
         )

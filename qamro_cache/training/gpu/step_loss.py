@@ -1,6 +1,6 @@
 """The usual loss of a step in a few launches: Huber plus QAMRO on standardized labels, on a GPU.
 
-`qamro_cache.losses.registry` composes any losses from small operations, some fifty a step; with few
+`qamro_cache.losses.composed` adds up any losses from small operations, some fifty a step; with few
 heads a GPU spends its time on launching those. Here the ranking term is its own kernel and all else
 is one before it and one after it. Heads score in standardized labels, so nothing is converted.
 """
@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from qamro_cache.losses.qamro import qamro_value_and_grad
+from qamro_cache.losses.terms import Loss
 from qamro_cache.training.batches import Batch
-from qamro_cache.training.recipe import Recipe
 from qamro_cache.training.state import HeadState
 
 _BLOCK = 256
@@ -39,19 +39,20 @@ def _batch(
 
 @triton.jit
 def _combine(
-    scores, y, mask, ranking, slopes, factors, values, grad, finite, n,
+    scores, y, mask, ranking, slopes, numbers, values, grad, finite, n,
     STEP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Add Huber's loss (its delta is 1) and the ranking term by the head's two factors."""
+    """Add Huber's loss and the ranking term by the head's numbers: weight, delta, weight."""
     head = tl.program_id(0).to(tl.int64)
-    huber, qamro = tl.load(factors + 2 * head), tl.load(factors + 2 * head + 1)
+    huber, delta = tl.load(numbers + 3 * head), tl.load(numbers + 3 * head + 1)
+    qamro = tl.load(numbers + 3 * head + 2)
     counts = tl.zeros((BLOCK,), tl.int32)
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, n, BLOCK):
         at = head * n + start + tl.arange(0, BLOCK)
         m = tl.load(mask + at, mask=at < (head + 1) * n, other=0) != 0
         error = tl.load(scores + at, mask=m, other=0.0) - tl.load(y + at, mask=m, other=0.0)
-        slope = tl.where(error > 1.0, 1.0, tl.where(error < -1.0, -1.0, error))
+        slope = tl.where(error > delta, delta, tl.where(error < -delta, -delta, error))
         total += slope * (error - slope / 2)
         counts += m.to(tl.int32)
     count = tl.maximum(tl.sum(counts), 1).to(tl.float32)
@@ -65,20 +66,26 @@ def _combine(
         inside = at < (head + 1) * n
         m = tl.load(mask + at, mask=inside, other=0) != 0
         error = tl.load(scores + at, mask=m, other=0.0) - tl.load(y + at, mask=m, other=0.0)
-        slope = tl.where(error > 1.0, 1.0, tl.where(error < -1.0, -1.0, error))
+        slope = tl.where(error > delta, delta, tl.where(error < -delta, -delta, error))
         rank = tl.load(slopes + at, mask=inside, other=0.0)
         tl.store(grad + at, huber * (slope / count) + qamro * rank, mask=inside)
+
+
+def fuses(loss: Loss) -> bool:
+    """Whether `FusedStepLoss` computes this loss: the usual terms, whatever their numbers."""
+    usual = [("huber", "standardized"), ("qamro", "standardized")]
+    return [(term.name, term.units) for term in loss.terms] == usual
 
 
 class FusedStepLoss:
     """`ComposedStepLoss` of the usual loss, for float32 heads on one row a clip."""
 
-    def __init__(self, state: HeadState, recipe: Recipe) -> None:
+    def __init__(self, state: HeadState, loss: Loss) -> None:
         """Standardize the labels, once."""
-        self.state, self.normalize = state, recipe.normalize
+        self.state, self.normalize = state, str(dict(loss.terms[1].parameters)["normalize"])
+        self.numbers = state.loss_numbers[:, :3].float().contiguous()
         # What the ranking term would otherwise convert at every step.
-        self.alpha, self.beta = (column.double() for column in state.loss_numbers[:, :2].unbind(1))
-        self.factors = state.loss_numbers[:, 2:].float().contiguous()
+        self.alpha, self.beta = (state.loss_numbers[:, k].double() for k in (3, 4))
         low, high = (state.standardized(x) for x in (state.label_low, state.label_high))
         self.label_range = low.double(), high.double()
         self.target = state.standardized(state.target).contiguous()
@@ -110,7 +117,7 @@ class FusedStepLoss:
         total, grad = torch.empty_like(value), torch.empty_like(scores)
         with torch.cuda.device_of(scores):
             _combine[(len(scores),)](
-                scores, y, mask.view(torch.uint8), value, slopes, self.factors, total, grad,
+                scores, y, mask.view(torch.uint8), value, slopes, self.numbers, total, grad,
                 self.state.finite.view(torch.uint8), scores.shape[1], STEP=step, BLOCK=_BLOCK,
             )  # fmt: skip
         return total, grad
