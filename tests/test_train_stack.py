@@ -308,6 +308,8 @@ def test_a_diverging_head_leaves_the_others_untouched():
         mixed = collect(features, targets, folds, jobs, chunk=5, dtype=torch.float32)
         assert [head["diverged"] for head in mixed] == [False, True, False, True, False]
         assert mixed[1]["predictions"].isnan().all()
+        # Without a validation set too it leaves when a step's loss is not finite, not at the end.
+        assert [head["best_epoch"] for head in mixed[2:4]] == [30, 0]
         clean = collect(features, targets, folds, jobs[::2], chunk=5, dtype=torch.float32)
         for a, b in zip(mixed[::2], clean, strict=True):
             assert torch.allclose(a["predictions"], b["predictions"], atol=1e-4)
