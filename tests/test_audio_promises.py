@@ -375,7 +375,7 @@ def test_a_header_frame_that_counts_itself(tmp_path: Path) -> None:
 
 
 def test_mpeg_within_a_wav(tmp_path: Path) -> None:
-    mp3 = files.without_header_frame(mp3("VARIABLE"))
+    stream = files.without_header_frame(mp3("VARIABLE"))
     expected = found_in(tmp_path, stream)
     form = struct.pack("<HHIIHHHHIHHH", 0x55, 2, RATE, 8000, 1, 0, 12, 1, 2, 576, 1, 1393)
     head = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data"
