@@ -114,7 +114,9 @@ class ClipDecoder:
                 break
             done += len(block)
             self.duration = before + done / file.samplerate
-            samples = block[:, 0] if file.channels == 1 else block.mean(axis=1, dtype=np.float32)
+            with np.errstate(invalid="ignore", over="ignore"):
+                mono = file.channels == 1
+                samples = block[:, 0] if mono else block.mean(axis=1, dtype=np.float32)
             if not np.isfinite(samples).all():
                 raise ClipError("not-finite", f"{self.path} holds NaN or infinite samples")
             self._measure(block, samples)

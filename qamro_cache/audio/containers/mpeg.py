@@ -22,6 +22,8 @@ _BITRATES = {
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+#: Places that are tried for a frame behind the last one.
+_TRIES = 100_000
 #: Samples that a decoder may cut off: delay and padding are fields of 12 bits in LAME's tag.
 _DELAYS = 2 * 4095 + 529
 #: Of a frame without a fixed bitrate ("free format") at most so many bytes are searched.
@@ -136,7 +138,31 @@ def walk_mpeg(data: FileBytes, start: int, stop: int) -> tuple[tuple[Part, ...],
         raise ClipError("unreadable", "has no whole MPEG frame")
     rest = stop - place
     parts = tuple(_part(stream, rest if stream is streams[-1] else 0) for stream in streams)
+    if rest and _has_frames(data, place, stop):
+        raise ClipError(
+            "unreadable",
+            f"changes its rate or layer, or has something else between its frames, {rest} bytes "
+            "before its end; make the file again",
+        )
     return parts, stop
+
+
+def _has_frames(data: FileBytes, place: int, stop: int) -> bool:
+    """Whether three frames of one kind follow one another somewhere behind ``place``."""
+    for _ in range(_TRIES):
+        place = data.find(b"\xff", place, stop)
+        if place < 0:
+            return False
+        after = place
+        keys: list[int] = []
+        while len(keys) < 3 and is_mpeg(head := data.at(after, 4)):
+            kind = _KINDS[head[1] << 8 | head[2]]
+            keys.append((head[1] << 8 | head[2]) & _SAME)
+            after += kind.size or stop
+        if len(keys) == 3 and len(set(keys)) == 1 and after <= stop:
+            return True
+        place += 1
+    return True
 
 
 def _header_frame(data: FileBytes, place: int, size: int, kind: _Kind, head: bytes) -> bytes:

@@ -6,7 +6,7 @@ first and the last page.
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qamro_cache.audio.containers.source import FileBytes, Part
 from qamro_cache.errors import ClipError
@@ -14,6 +14,8 @@ from qamro_cache.errors import ClipError
 _MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 _CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
 _BEGINS, _ENDS = 2, 4
+#: Places that look like a page and are none; each may cost a checksum of 64 kB.
+_WRONG = 1000
 
 
 def is_ogg(head: bytes) -> bool:
@@ -43,6 +45,7 @@ class _Link:
     granule: int = 0
     ended: bool = False
     begun: bool = False  # its first pages are over
+    serials: set[int] = field(default_factory=set)
 
     @property
     def length(self) -> str:
@@ -56,10 +59,13 @@ def walk_ogg(data: FileBytes, first: int, stop: int) -> tuple[tuple[Part, ...], 
         ClipError: a page is missing or damaged, or the last one has not come.
     """
     links: list[_Link] = []
-    place = first
+    place, wrong = first, 0
     while place >= 0:
         page = _page(data, place, stop)
         if page is None:
+            wrong += 1
+            if wrong > _WRONG:
+                raise ClipError("unreadable", "has damaged Ogg pages; copy or make it again")
             place = data.find(b"OggS", place + 1, stop)
             continue
         place += page.size
@@ -101,6 +107,7 @@ def _page(data: FileBytes, place: int, stop: int) -> _Page | None:
 
 def _begin(data: FileBytes, page: _Page, link: _Link) -> None:
     """Take a first page: the first stream of sound is the one that is decoded."""
+    link.serials.add(page.serial)
     packet = data.at(page.body, 48)
     if link.serial >= 0 or not packet.startswith(_CODECS):
         return
@@ -115,9 +122,9 @@ def _begin(data: FileBytes, page: _Page, link: _Link) -> None:
 
 def _go_on(page: _Page, link: _Link) -> None:
     """Take a later page; those of other streams, as of a video, do not count."""
-    if page.serial != link.serial or link.ended:
+    if page.serial != link.serial and page.serial in link.serials:
         return
-    if page.number != (link.number + 1) & 0xFFFFFFFF:
+    if page.serial != link.serial or link.ended or page.number != (link.number + 1) & 0xFFFFFFFF:
         raise ClipError(
             "unreadable",
             f"lacks Ogg pages after {link.length}, or they are damaged; copy or make it again",

@@ -16,11 +16,12 @@ _HEAD = 1 << 20
 def left_open(size: int, bits: int) -> bool:
     """Whether a size is what programs write that cannot go back to it, as into a pipe.
 
-    These are 0 and the largest number of the field, signed or not, which some round down to whole
-    frames or pages: sox writes 0x7ffff000, arecord 0x80000000, ffmpeg 0xffffffff.
+    These are 0 and the largest number of the field, signed or not, which some round to whole
+    frames or pages, or to which they add a header: sox writes 0x7ffff000, arecord 0x80000000,
+    ffmpeg 0xffffffff.
     """
     top = 1 << bits
-    return size == 0 or top // 2 - 4096 <= size <= top // 2 or size >= top - 4096
+    return size == 0 or abs(size - top // 2) <= 4096 or size >= top - 4096
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,9 @@ class FileBytes:
 
     def rfind(self, what: bytes, start: int, stop: int) -> int:
         """Return where ``what`` begins last in [start, stop), -1 if nowhere."""
-        while start < stop:
-            first = max(start, stop - BLOCK)
+        while stop - start >= len(what):
+            # Blocks of fixed places, so that the next search finds this one in memory.
+            first = max(start, (stop - len(what)) // BLOCK * BLOCK)
             place = self.at(first, stop - first).rfind(what)
             if place >= 0:
                 return first + place

@@ -49,8 +49,12 @@ def walk_w64(data: FileBytes, first: int, stop: int) -> tuple[tuple[Part, ...], 
 
 def _sound_part(data: FileBytes, sound: Sound, stop: int) -> tuple[tuple[Part, ...], int]:
     is_open = sound.size == 0 or sound.size >= _ENDLESS
-    end, after, _ = _LAYOUT.find_end(data, sound, stop, is_open)
-    return (sound.part(end),), after
+    end, after, is_open = _LAYOUT.find_end(data, sound, stop, is_open)
+    head = b""
+    if is_open:
+        size = struct.pack("<Q", end - sound.start + 24)
+        head = sound.mended(data, (sound.start - 8, size))
+    return (sound.part(end, head),), after
 
 
 def _chunk_size(head: bytes, left: int) -> int | None:
