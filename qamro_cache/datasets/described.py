@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.datasets.assemble import group_rows
-from qamro_cache.datasets.description import Description, Prompts, Table
+from qamro_cache.datasets.description import Description, Listing, Prompts
 from qamro_cache.datasets.records import (
     CLIP_COLUMNS,
     Dataset,
@@ -44,7 +44,7 @@ class _Part:
     labels: Labels
     columns: dict[str, Text]
     audio_found: npt.NDArray[np.bool_]
-    table: Table
+    table: Listing
     file: Path
 
 
@@ -129,7 +129,7 @@ def _without_repeats(parts: list[_Part]) -> list[_Part]:
     return kept
 
 
-def _read_part(description: Description, table: Table, file: Path, data_dir: Path) -> _Part:
+def _read_part(description: Description, table: Listing, file: Path, data_dir: Path) -> _Part:
     rows = read_rows(table, file)
     raters = table.raters or bool({"rater", "axis"} & set(table.fields))
     listed = group_rows(rows.columns, str(file), rows.numbers, raters=raters)
@@ -192,7 +192,7 @@ def _prompt_texts(
         return None
     texts: dict[str, str] = {}
     for file in files:
-        rows = read_rows(Table(entry.path, entry.format), file)
+        rows = read_rows(Listing(entry.path, entry.format), file)
         for key, text in zip(
             render("{" + entry.id + "}", rows.columns, str(file)),
             render("{" + entry.text + "}", rows.columns, str(file)),
@@ -206,7 +206,7 @@ def _join_ratings(
     description: Description, data_dir: Path, parts: list[_Part], labels: Labels
 ) -> tuple[Labels, list[str]]:
     """Put single ratings in the place of means, and say where they do not average to them."""
-    read: list[tuple[Rows, Table]] = [
+    read: list[tuple[Rows, Listing]] = [
         (read_rows(table, file), table)
         for table in description.ratings
         for file in find_files(table.path, data_dir, description, optional=table.optional)

@@ -91,7 +91,7 @@ def relabel(path: Path, clips: pd.DataFrame, labels: Labels) -> tuple[pd.DataFra
 
 
 @dataclass(frozen=True)
-class _Table:
+class _LabelFile:
     path: Path
     columns: dict[str, Text]
     raters: Text | None
@@ -100,7 +100,7 @@ class _Table:
     scores: list[npt.NDArray[np.float64]]
 
 
-def _read(path: Path) -> _Table:
+def _read(path: Path) -> _LabelFile:
     frame = read_table(path)
     if "clip_id" not in frame.columns:
         there = ", ".join(map(str, frame.columns))
@@ -111,10 +111,10 @@ def _read(path: Path) -> _Table:
     grouped = group_rows(columns, str(path), row_numbers, raters=raters is not None)
     axes = [str(name) for name in frame.columns if name not in (*CLIP_COLUMNS, "rater")]
     scores = [numbers(frame, name, path) for name in axes]
-    return _Table(path, columns, raters, grouped, axes, scores)
+    return _LabelFile(path, columns, raters, grouped, axes, scores)
 
 
-def _labels(table: _Table, at: npt.NDArray[np.int64], axes: tuple[Axis, ...]) -> Labels:
+def _labels(table: _LabelFile, at: npt.NDArray[np.int64], axes: tuple[Axis, ...]) -> Labels:
     known = {axis.name: axis for axis in axes}
     made = tuple(
         _axis(known.get(name), guess_axis(name, score), score)
@@ -124,7 +124,7 @@ def _labels(table: _Table, at: npt.NDArray[np.int64], axes: tuple[Axis, ...]) ->
     return select_labels(labels, at)
 
 
-def _place(table: _Table, clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+def _place(table: _LabelFile, clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:
     """[C] the table's clip for each id; -1 for none."""
     path, names = table.path, list(table.grouped.clips["clip_id"])
     at = match_ids(names, clip_ids)
