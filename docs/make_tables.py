@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from qamro_cache.evaluation.request import EvaluateOptions
+from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.experiments.grid import Cell
-from qamro_cache.experiments.request import AblateOptions, TrainOptions
+from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.extraction.request import ExtractRequest
-from qamro_cache.scoring.request import PredictOptions
+from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.settings import Setting, settings_of
 from qamro_cache.training.recipe import RECIPE
 

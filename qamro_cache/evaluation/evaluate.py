@@ -14,7 +14,8 @@ from qamro_cache.datasets.labels import match_ids
 from qamro_cache.datasets.records import Axis, Dataset, select_clips
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.files import read_predictions
-from qamro_cache.evaluation.request import EvaluateOptions, EvaluateRequest, evaluate_request
+from qamro_cache.evaluation.options import EvaluateOptions
+from qamro_cache.evaluation.request import EvaluateRequest, evaluate_request
 from qamro_cache.settings import documented
 
 logger = logging.getLogger("qamro_cache")

@@ -14,9 +14,10 @@ from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.folds import default_cv, make_folds, wants_inner
 from qamro_cache.experiments.grid import CELL, Cell, Grid
+from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes
 from qamro_cache.experiments.plan import Plan, make_plan
-from qamro_cache.experiments.request import AblateOptions, AblateRequest, ablate_request
+from qamro_cache.experiments.request import AblateRequest, ablate_request
 from qamro_cache.experiments.store import keep_stack, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
 from qamro_cache.files import write_json

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from qamro_cache.cache.reader import Cache
+from qamro_cache.cache.reader import Cache, TextFeatures, WindowFeatures
 from qamro_cache.datasets.labels import load_labels
 from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
 from qamro_cache.errors import QamroError
@@ -155,13 +155,11 @@ def load_material(
         rated = load_labels(labels, list(cache.clips["clip_id"]), rated.axes)
     rated = select_axes(rated, axes)
     feature = cache.feature_name(feature)
-    windows, offsets, weights = cache.read(feature)
-    prompts = None
-    if text:
-        text_feature = cache.feature_name(text_feature, "text_features")
-        prompts = cache.read_text(text_feature)
+    read = cache.read(feature)
+    text_feature = cache.feature_name(text_feature, "text_features") if text else ""
+    prompts = cache.read_text(text_feature) if text else None
     lacks = {
-        "features": offsets.diff().numpy() <= 0,
+        "features": read.offsets.diff().numpy() <= 0,
         "a label": ~np.isfinite(rated.mean).any(1),
     }
     if prompts is not None:
@@ -170,28 +168,34 @@ def load_material(
     if only is not None:
         usable &= cache.clips["clip_id"].isin(only).to_numpy(dtype=bool)
     rows = _usable_rows(cache, usable, lacks)
-    taken = take_clips(offsets, torch.from_numpy(rows))
-    chosen = Features(windows.float()[taken.windows], taken.offsets, weights[taken.windows])
-    if not bool(chosen.windows.isfinite().all()):
+    features = _take(read, prompts, torch.from_numpy(rows))
+    if not bool(features.windows.isfinite().all()):
         raise QamroError(
             f"{cache.paths[0]}: feature {feature!r} has values that are not finite; "
             "run qamro-cache verify and extract it again"
         )
-    if prompts is not None:
-        embeddings = prompts.embeddings.float()[prompts.index[torch.from_numpy(rows)]]
-        chosen = chosen._replace(text=embeddings.flatten(1))
     return Material(
         clips=cache.clips.iloc[rows].reset_index(drop=True),
-        features=chosen,
+        features=features,
         labels=select_labels(rated, rows),
         feature=feature,
-        text_feature=text_feature if text else "",
+        text_feature=text_feature,
         encoder=str(cache.identity.get("name", "")),
         identity=cache.identity,
         identity_sha256=cache.identity_sha256,
         dataset=cache.dataset,
         synthetic=cache.synthetic,
     )
+
+
+def _take(read: WindowFeatures, prompts: TextFeatures | None, rows: Tensor) -> Features:
+    """Return the features of some clips."""
+    taken = take_clips(read.offsets, rows)
+    text = None
+    if prompts is not None:
+        text = prompts.embeddings.float()[prompts.index[rows]].flatten(1)
+    windows = read.windows.float()[taken.windows]
+    return Features(windows, taken.offsets, read.weights[taken.windows], text)
 
 
 def _usable_rows(cache: Cache, usable: Bools, lacks: dict[str, Bools]) -> npt.NDArray[np.int64]:
