@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.datasets.labels import match_ids
+from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.records import Axis, Dataset, select_clips
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.files import read_predictions

@@ -156,7 +156,7 @@ def run_extraction(
     licenses = {"data": dataset.license} if dataset.license else {}
     identity = identity_of(engine.spec, request.dtype)
     header = Header(identity, dataset.name, dataset.synthetic, recorded, licenses)
-    stats = Stats(clips_total=len(dataset.clips))
+    stats = Stats(clips_total=len(dataset.clips), on_move=progress)
     with WorkFolder(out) as folder:
         kept, done = find_kept(dataset, out, header, folder, request.retry_failed)
         stats.clips_reused = len(done)
