@@ -374,6 +374,36 @@ def test_a_header_frame_that_counts_itself(tmp_path: Path) -> None:
     assert isinstance(found_in(tmp_path, lost), str)
 
 
+def test_header_frames_of_other_writers(tmp_path: Path) -> None:
+    for mode in ("CONSTANT", "VARIABLE"):
+        data = mp3(mode)
+        end = files.mp3_frames(data)[1]
+        stream = data[end:]
+        frames = len(files.mp3_frames(stream)) - 1
+        expected = found_in(tmp_path, stream)
+        assert len(expected) == 576 * frames
+        numbers = {
+            "nothing": struct.pack(">I", 0),
+            "bytes": struct.pack(">II", 2, len(data)),
+            "frames": struct.pack(">II", 1, frames),
+        }
+        for name, named in numbers.items():
+            tag = (data[:21] + b"Xing" + named).ljust(end, b"\0")
+            found = found_in(tmp_path, tag + stream)
+            # Where the frames are counted the decoder cuts its own delay off.
+            np.testing.assert_array_equal(found, expected[529 if name == "frames" else 0 :])
+            cut = tag + stream[: files.mp3_frames(stream)[-2]]
+            assert isinstance(found_in(tmp_path, cut), str) == (name != "nothing")
+        # Fraunhofer's is sound to the decoder: one silent frame.
+        tag = data[:4] + bytes(32) + b"VBRI" + struct.pack(">HHHII", 1, 0, 75, len(data), frames)
+        found = found_in(tmp_path, tag.ljust(end, b"\0") + stream)
+        assert len(found) == 576 * (frames + 1)
+        assert np.abs(found[:500]).max() < 1e-6
+        plainly = plain_of(tmp_path, tag.ljust(end, b"\0") + stream)
+        np.testing.assert_array_equal(found[: len(plainly)], plainly)
+        assert isinstance(found_in(tmp_path, tag.ljust(end, b"\0") + stream[:-1]), str)
+
+
 def test_mpeg_within_a_wav(tmp_path: Path) -> None:
     stream = files.without_header_frame(mp3("VARIABLE"))
     expected = found_in(tmp_path, stream)
