@@ -508,6 +508,22 @@ def test_what_ffmpeg_writes_into_a_pipe_and_into_a_file(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_no_part_is_lost_without_a_word(tmp_path: Path, kind: str) -> None:
+    data = encoded(noise(6000), kind)
+    whole = found_in(tmp_path, data)
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        first, last = sorted(rng.integers(0, len(data), 2).tolist())
+        for damaged in (data[:last], data[:first] + data[last:]):
+            found = found_in(tmp_path, damaged)
+            # What is lost may be padding, or a name within the header.
+            assert isinstance(found, str) or len(found) == len(whole), (first, last)
+        for damaged in (data + data[first:last], data[:last] + data[first:]):
+            found = found_in(tmp_path, damaged)
+            assert isinstance(found, str) or len(found) >= len(whole), (first, last)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_hostile_bytes_are_read_or_refused(tmp_path: Path, kind: str) -> None:
     data = encoded(noise(3000), kind)
     for content in (*files.mutants(data, 7, 40), *files.mutants(data * 2, 8, 10)):
