@@ -15,6 +15,7 @@ import soundfile
 from audio_files import FRAMES, KINDS, RATE, encoded, noise, put, with_size
 
 from qamro_cache.audio.check import look_at
+from qamro_cache.audio.containers.source import Part
 from qamro_cache.audio.decode import BLOCK, ClipDecoder
 from qamro_cache.errors import ClipError
 from qamro_cache.identity import AudioPolicy
@@ -415,6 +416,26 @@ def test_mpeg_within_a_wav(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, expected)
         found = found_in(tmp_path, wav + struct.pack("<I", size) + stream[:-100])
         assert isinstance(found, str)
+
+
+def test_a_decoder_that_stops_early_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All frames of the MP3 are there, but libsndfile gives up where the channels change."""
+    mono, stereo = (
+        files.without_header_frame(encoded(noise(channels=channels), "mp3")) for channels in (1, 2)
+    )
+    for content in (mono + stereo, stereo + mono):
+        found = found_in(tmp_path, content)
+        assert isinstance(found, str)
+        assert "ends after 1.58 of 3.17 s" in found
+    path = tmp_path / "a.wav"
+    path.write_bytes(encoded(noise(), "wav"))
+    part = Part(0, path.stat().st_size, FRAMES + RATE)
+    monkeypatch.setattr("qamro_cache.audio.open.promised_parts", lambda data: (part,))
+    assert "of 2.50 s the decoder finds 1.50 s" in str(outcome(path))
+    with pytest.raises(ClipError):
+        look_at(path)
 
 
 # ------------------------------------------------------------------------------------ FLAC, Ogg
