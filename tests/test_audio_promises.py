@@ -15,6 +15,7 @@ import soundfile
 from audio_files import FRAMES, KINDS, RATE, encoded, noise, put, with_size
 
 from qamro_cache.audio.check import look_at
+from qamro_cache.audio.containers.source import Part
 from qamro_cache.audio.decode import BLOCK, ClipDecoder
 from qamro_cache.errors import ClipError
 from qamro_cache.identity import AudioPolicy
@@ -374,6 +375,36 @@ def test_a_header_frame_that_counts_itself(tmp_path: Path) -> None:
     assert isinstance(found_in(tmp_path, lost), str)
 
 
+def test_header_frames_of_other_writers(tmp_path: Path) -> None:
+    for mode in ("CONSTANT", "VARIABLE"):
+        data = mp3(mode)
+        end = files.mp3_frames(data)[1]
+        stream = data[end:]
+        frames = len(files.mp3_frames(stream)) - 1
+        expected = found_in(tmp_path, stream)
+        assert len(expected) == 576 * frames
+        numbers = {
+            "nothing": struct.pack(">I", 0),
+            "bytes": struct.pack(">II", 2, len(data)),
+            "frames": struct.pack(">II", 1, frames),
+        }
+        for name, named in numbers.items():
+            tag = (data[:21] + b"Xing" + named).ljust(end, b"\0")
+            found = found_in(tmp_path, tag + stream)
+            # Where the frames are counted the decoder cuts its own delay off.
+            np.testing.assert_array_equal(found, expected[529 if name == "frames" else 0 :])
+            cut = tag + stream[: files.mp3_frames(stream)[-2]]
+            assert isinstance(found_in(tmp_path, cut), str) == (name != "nothing")
+        # Fraunhofer's is sound to the decoder: one silent frame.
+        tag = data[:4] + bytes(32) + b"VBRI" + struct.pack(">HHHII", 1, 0, 75, len(data), frames)
+        found = found_in(tmp_path, tag.ljust(end, b"\0") + stream)
+        assert len(found) == 576 * (frames + 1)
+        assert np.abs(found[:500]).max() < 1e-6
+        plainly = plain_of(tmp_path, tag.ljust(end, b"\0") + stream)
+        np.testing.assert_array_equal(found[: len(plainly)], plainly)
+        assert isinstance(found_in(tmp_path, tag.ljust(end, b"\0") + stream[:-1]), str)
+
+
 def test_mpeg_within_a_wav(tmp_path: Path) -> None:
     stream = files.without_header_frame(mp3("VARIABLE"))
     expected = found_in(tmp_path, stream)
@@ -385,6 +416,26 @@ def test_mpeg_within_a_wav(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, expected)
         found = found_in(tmp_path, wav + struct.pack("<I", size) + stream[:-100])
         assert isinstance(found, str)
+
+
+def test_a_decoder_that_stops_early_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All frames of the MP3 are there, but libsndfile gives up where the channels change."""
+    mono, stereo = (
+        files.without_header_frame(encoded(noise(channels=channels), "mp3")) for channels in (1, 2)
+    )
+    for content in (mono + stereo, stereo + mono):
+        found = found_in(tmp_path, content)
+        assert isinstance(found, str)
+        assert "ends after 1.58 of 3.17 s" in found
+    path = tmp_path / "a.wav"
+    path.write_bytes(encoded(noise(), "wav"))
+    part = Part(0, path.stat().st_size, FRAMES + RATE)
+    monkeypatch.setattr("qamro_cache.audio.open.promised_parts", lambda data: (part,))
+    assert "of 2.50 s the decoder finds 1.50 s" in str(outcome(path))
+    with pytest.raises(ClipError):
+        look_at(path)
 
 
 # ------------------------------------------------------------------------------------ FLAC, Ogg
@@ -475,6 +526,22 @@ def test_what_ffmpeg_writes_into_a_pipe_and_into_a_file(tmp_path: Path, name: st
 
 
 # -------------------------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_part_is_lost_without_a_word(tmp_path: Path, kind: str) -> None:
+    data = encoded(noise(6000), kind)
+    whole = found_in(tmp_path, data)
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        first, last = sorted(rng.integers(0, len(data), 2).tolist())
+        for damaged in (data[:last], data[:first] + data[last:]):
+            found = found_in(tmp_path, damaged)
+            # What is lost may be padding, or a name within the header.
+            assert isinstance(found, str) or len(found) == len(whole), (first, last)
+        for damaged in (data + data[first:last], data[:last] + data[first:]):
+            found = found_in(tmp_path, damaged)
+            assert isinstance(found, str) or len(found) >= len(whole), (first, last)
 
 
 @pytest.mark.parametrize("kind", KINDS)

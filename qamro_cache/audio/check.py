@@ -72,8 +72,12 @@ def look_at(path: Path) -> Oddity | None:
                         raise ClipError("unreadable", reason) from error
                     if len(block) == 0:
                         break
+                    with np.errstate(invalid="ignore", over="ignore"):
+                        mixed = block.mean(axis=1)
+                    if not np.isfinite(mixed).all():
+                        raise ClipError("not-finite", f"{path} holds NaN or infinite samples")
                     peak = max(peak, float(np.abs(block).max()))
-                    mixed_peak = max(mixed_peak, float(np.abs(block.mean(axis=1)).max()))
+                    mixed_peak = max(mixed_peak, float(np.abs(mixed).max()))
     if frames == 0:
         raise ClipError("empty", f"{path} holds no audio")
     return oddity_of(peak, mixed_peak)

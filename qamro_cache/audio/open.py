@@ -9,11 +9,22 @@ from typing import Any
 
 from qamro_cache.audio.containers.promise import promised_parts
 from qamro_cache.audio.containers.source import FileBytes, Part, PartFile
-from qamro_cache.audio.endings import AUDIO_ENDINGS, CONVERT
+from qamro_cache.audio.endings import CONVERT
 from qamro_cache.errors import ClipError
 
 #: Sample rates that are taken for true, in Hz.
 RATES = (1_000, 1_000_000)
+#: Formats that libsndfile does not read, with the bytes that tell them and where these stand.
+_FOREIGN = {
+    "MP4 (AAC or ALAC)": (4, b"ftyp"),
+    "AAC": (0, b"\xff\xf1"),
+    "AAC (MPEG 2)": (0, b"\xff\xf9"),
+    "WebM or Matroska": (0, b"\x1aE\xdf\xa3"),
+    "Windows Media": (0, b"0&\xb2u\x8ef\xcf\x11"),
+    "AMR": (0, b"#!AMR"),
+    "Monkey's Audio": (0, b"MAC "),
+    "WavPack": (0, b"wvpk"),
+}
 
 
 @contextmanager
@@ -77,7 +88,7 @@ def open_part(handle: int, part: Part, path: Path) -> Iterator[Any]:
         os.lseek(handle, 0, os.SEEK_SET)
         file = soundfile.SoundFile(source, closefd=False)
     except soundfile.LibsndfileError as error:
-        raise ClipError("unreadable", f"{_kind(path)}: {error.error_string}") from error
+        raise _unknown(handle, path, error.error_string) from error
     with file:
         rate = file.samplerate
         if not RATES[0] <= rate <= RATES[1]:
@@ -93,8 +104,17 @@ def open_part(handle: int, part: Part, path: Path) -> Iterator[Any]:
         raise source.error
 
 
-def _kind(path: Path) -> str:
-    suffix = path.suffix.lower()
-    kind = suffix.lstrip(".") or "no extension"
-    advice = "" if suffix in AUDIO_ENDINGS else f"; {CONVERT}"
-    return f"{path} ({kind}) is not audio that can be read here (WAV, FLAC, OGG, MP3){advice}"
+def _unknown(handle: int, path: Path, reason: str) -> ClipError:
+    """Return what to say of a file that libsndfile does not know."""
+    head = os.pread(handle, 12, 0)
+    for name, (offset, magic) in _FOREIGN.items():
+        if head[offset:].startswith(magic):
+            return ClipError(
+                "unreadable", f"{path} is {name}, which cannot be read here; {CONVERT}"
+            )
+    kind = path.suffix.lstrip(".").lower() or "no extension"
+    reason = reason.strip().rstrip(".")
+    return ClipError(
+        "unreadable",
+        f"{path} ({kind}) is not audio that can be read here ({reason}); if it is sound, {CONVERT}",
+    )

@@ -6,7 +6,7 @@ and stops there. mutagen, which knows the tags, guesses likewise; neither looks 
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qamro_cache.audio.containers.source import FileBytes, Part
 from qamro_cache.audio.containers.tags import skip_tags, skip_zeros
@@ -26,8 +26,8 @@ _BITRATES = {
 _TRIES = 100_000
 #: Samples that a decoder may cut off: delay and padding are fields of 12 bits in LAME's tag.
 _DELAYS = 2 * 4095 + 529
-#: Of a frame without a fixed bitrate ("free format") at most so many bytes are searched.
-_FREE = 8192
+#: Bytes that a frame has at most; free format (no fixed bitrate) could have more.
+_LARGEST = 8192
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _header_frame(data: FileBytes, place: int, size: int, kind: _Kind, head: byt
 def _free_size(data: FileBytes, place: int, stop: int) -> int:
     """Return the bytes of a free-format frame without its padding, from where the next begins."""
     first = data.at(place, 4)
-    block = data.at(place, min(_FREE, stop - place))
+    block = data.at(place, min(_LARGEST, stop - place))
     found = 24
     while (found := block.find(first[:2], found)) >= 0:
         same = block[found + 2 : found + 3]
@@ -220,28 +220,27 @@ def _part(stream: _Stream, rest: int) -> Part:
             f"ends after {has * seconds:.2f} of {frames * seconds:.2f} s, or has something else "
             "between its frames; copy or make the file again",
         )
-    if rest and not frames:
+    if not frames and (rest or stream.nbytes < nbytes):
         raise ClipError(
             "unreadable",
             f"has {has * seconds:.2f} s of MPEG frames, then {rest} bytes that are none or are "
             "part of one; cut short or damaged: copy or make the file again",
         )
+    part = Part(stream.start, stream.stop, rate=kind.rate)
+    # Without a count that it knows the decoder guesses a length from the first frame and the
+    # number of bytes, and never goes beyond it.
+    room = (has + 2) * _LARGEST
+    if stream.head[36:40] == b"VBRI":
+        # The decoder takes this frame for sound.
+        return replace(part, frames=(has + 1) * kind.frames, room=room)
+    if not frames:
+        return replace(part, start=stream.sound, frames=has * kind.frames, room=room)
     if has < frames:
         # The decoder believes the count, so it may lack a frame and what it cuts off the ends.
-        samples = max(0, has * kind.frames - _DELAYS)
-        return Part(stream.start, stream.stop, samples, rate=kind.rate)
-    if frames and (has == frames or stream.nbytes <= nbytes):
-        # The decoder takes the length from the header frame, less the encoder's delay.
-        return Part(stream.start, stream.stop, rate=kind.rate)
-    if frames:
-        return Part(stream.sound, stream.stop, head=_with_count(stream.head, has), rate=kind.rate)
-    # The decoder guesses a length from the first frame and the bytes, and never goes beyond it.
-    room = (has + 2) * stream.kind.size
-    return Part(stream.sound, stream.stop, has * kind.frames, rate=kind.rate, room=room)
-
-
-def _with_count(tag: bytes, frames: int) -> bytes:
-    """Return a header frame with another number of frames."""
-    place = max(tag.find(b"Xing", 0, 60), tag.find(b"Info", 0, 60))
-    place = place + 8 if place >= 0 else 36 + 14
-    return tag[:place] + struct.pack(">I", frames) + tag[place + 4 :]
+        return replace(part, frames=max(0, has * kind.frames - _DELAYS))
+    if has > frames and stream.nbytes > nbytes:
+        place = max(stream.head.find(b"Xing", 0, 60), stream.head.find(b"Info", 0, 60)) + 8
+        head = stream.head[:place] + struct.pack(">I", has) + stream.head[place + 4 :]
+        return replace(part, start=stream.sound, head=head)
+    # The decoder takes the length from the count, less the encoder's delay.
+    return part

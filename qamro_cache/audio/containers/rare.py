@@ -27,12 +27,9 @@ def walk_rare(data: FileBytes, first: int, stop: int) -> tuple[tuple[Part, ...],
     Raises:
         ClipError: the sound is cut short, or longer than the header says.
     """
-    head = data.at(first, 4096)
+    head = data.at(first, 4096).ljust(4096, b"\0")
     reader = next(read for name, read in _READERS.items() if head.startswith(name))
-    try:
-        sound = reader(data, first, stop, head)
-    except struct.error:
-        sound = None
+    sound = reader(data, first, stop, head)
     if sound is not None:
         sound.check_held(stop)
         if skip_padding(data, sound.start + sound.size, stop) < stop:
