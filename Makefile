@@ -17,10 +17,11 @@ demo: $(VENV)/.demo  ## embed a small synthetic set with distillmos, train heads
 test: $(VENV)/.test  ## run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
-check: $(VENV)/.test  ## ruff (lint and format) and mypy, without changing a file
+check: $(VENV)/.test  ## ruff (lint and format), mypy and the arrows between rooms, without changing a file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.test  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -39,7 +39,8 @@ from qamro_cache.encoders.precision import computing_in  # noqa: E402
 from qamro_cache.encoders.protocol import Encoder, EncoderOptions  # noqa: E402
 from qamro_cache.encoders.registry import load_encoder  # noqa: E402
 from qamro_cache.encoders.upstream import relative_error  # noqa: E402
-from qamro_cache.extraction.extract import available_processors, extract  # noqa: E402
+from qamro_cache.extraction.extract import extract  # noqa: E402
+from qamro_cache.extraction.units import available_processors  # noqa: E402
 
 SOUNDS = 4  # different ones
 

@@ -33,7 +33,8 @@ from qamro_cache.cache.verify import verify_cache
 from qamro_cache.cache.writer import write_cache
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.encoders.registry import load_encoder
-from qamro_cache.extraction.extract import available_processors, extract
+from qamro_cache.extraction.extract import extract
+from qamro_cache.extraction.units import available_processors
 from qamro_cache.identity import AudioPolicy, EncoderSpec, identity_of
 
 SECONDS, RATE = 22, 44_100

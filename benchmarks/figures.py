@@ -55,12 +55,12 @@ def run(folder: Path) -> None:
         words = line.format(**caches).split()
         out = folder / name
         command = [str(commands / f"qamro-{words[0]}"), *words[1:], "--out", str(out)]
-        subprocess.run([*command, "--device", "cpu"], check=True, capture_output=True)
+        subprocess.run([*command, "--device", "cpu"], check=True, stdout=subprocess.DEVNULL)
         head = out / "head.safetensors"
         if head.exists():
             more = [str(commands / "qamro-predict"), "--head", str(head)]
             more += ["--cache", str(caches["plain"]), "--out", str(out / "again.csv")]
-            subprocess.run(more, check=True, capture_output=True)
+            subprocess.run(more, check=True, stdout=subprocess.DEVNULL)
 
 
 def bins() -> dict[str, str]:

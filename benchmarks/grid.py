@@ -33,8 +33,9 @@ from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 
 from qamro_cache.extraction.extract import available_processors
-from qamro_cache.training.fit import Features, Labeled, fit
-from qamro_cache.training.recipe import Folds, Job, Recipe
+from qamro_cache.training.fit import fit
+from qamro_cache.training.inputs import Features, Folds, Targets
+from qamro_cache.training.recipe import Job, Recipe
 
 CLIPS, DEV, WIDTH, BATCH = 2048, 256, 512, 256
 #: Clips of MusicEval, which has 31 systems.
@@ -43,7 +44,7 @@ ALPHAS, BETAS = (0.1, 0.2, 0.5), (3.0, 5.0, 7.0, 10.0)
 # Products of a head's step: forward and both gradients, but no gradient of the input.
 FLOP = 2 * BATCH * (2 * WIDTH * 256 + 3 * 256 * 64 + 3 * 64)
 WEIGHTS = WIDTH * 256 + 256 + 256 * 64 + 64 + 64 + 1
-Data = tuple[Features, Labeled, Folds]
+Data = tuple[Features, Targets, Folds]
 
 
 def step_bytes(activation: int) -> int:
@@ -67,14 +68,14 @@ def make_data(leave_out: int = 0) -> Data:
     y = 3 + 0.5 * (x[:, :4].sum(1) / 2 + 0.5 * torch.randn(total, generator=g))
     y = ((y * 5).round() / 5).clamp(1, 5).double()
     systems = torch.arange(total) % (leave_out or 31)
-    labels = Labeled(y[None], torch.tensor([[1.0, 5.0]]), systems)
+    targets = Targets(y[None], torch.tensor([[1.0, 5.0]]))
     features = Features(x, torch.arange(total + 1), torch.ones(total))
     if leave_out:
         held = systems.numpy() == np.arange(leave_out)[:, None]
-        return features, labels, Folds(~held, np.zeros_like(held), held)
+        return features, targets, Folds(~held, np.zeros_like(held), held)
     dev = np.arange(total) >= CLIPS
     folds = Folds(~dev[None], dev[None], np.zeros((1, total), bool))
-    return features, labels, folds
+    return features, targets, folds
 
 
 def make_jobs(heads: int, epochs: int, folds: int) -> list[Job]:
@@ -117,8 +118,8 @@ def stacked(
 
 def usual(data: Data, epochs: int, device: str) -> float:
     """Seconds for one head as it is usually written."""
-    features, labels, _ = data
-    y = labels.targets[0].float()
+    features, targets, _ = data
+    y = targets.labels[0].float()
     dataset = torch.utils.data.TensorDataset(features.windows[:CLIPS], y[:CLIPS])
     loader = torch.utils.data.DataLoader(dataset, BATCH, shuffle=True)
     torch.manual_seed(0)
@@ -165,10 +166,10 @@ def vmapped(data: Data, heads: int, epochs: int, device: str) -> float:
     """Seconds for ``heads`` heads by torch.func, without dev metrics (in its favor)."""
     from torch.func import functional_call, grad, stack_module_state, vmap
 
-    features, labels, _ = data
+    features, targets, _ = data
     if device == "cuda":
         torch.cuda.synchronize()
-    x_all, y_all = features.windows[:CLIPS].to(device), labels.targets[0, :CLIPS].float().to(device)
+    x_all, y_all = features.windows[:CLIPS].to(device), targets.labels[0, :CLIPS].float().to(device)
     start = time.perf_counter()
 
     def make() -> nn.Module:

@@ -1,134 +1,62 @@
 """qamro-ablate: every cell of a grid at once, on the same held-out clips."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from qamro_cache.errors import QamroError
+from qamro_cache.experiments.grid import CELL, shipped_grids
+from qamro_cache.experiments.request import AblateOptions, ablate_request
 
-from .common import (
-    notices_to_stderr,
-    one_line_errors,
-    printable,
-    show_table,
-    version_option,
-)
-from .recipe_options import SETTINGS, File, parse_widths, run_options, training_bar
+from .common import OneLine, notices_to_stderr, printable, version_option
+from .options import CACHES, OUT_FOLDER, given, request_options, setting_options
+from .tables import number, show_table
+from .training_bar import training_bar
 
-
-def _values(kind: Any, name: str) -> Callable[..., list[Any] | None]:
-    """Return a callback that reads values of one type joined by commas: ``0.1,0.2``."""
-    one = click.types.convert_type(kind)
-
-    def read(context: click.Context, option: click.Parameter, text: str | None) -> Any:
-        if text is None:
-            return None
-        parts = [part.strip() for part in text.split(",")]
-        if name == "widths":
-            return [parse_widths(part) for part in parts]
-        return [one.convert(part, option, context) for part in parts]
-
-    return read
+#: Of ``summary.csv``, on the screen.
+_SHOWN = ("clip_mse", "clip_srcc", "clip_srcc_low", "clip_srcc_high", "system_srcc", "diverged")
 
 
-def _setting_options(command: Any) -> Any:
-    own: dict[str, tuple[Any, str]] = {
-        "feature": (str, "Of the cache [its first]."),
-        "raters": (int, "Ratings a clip behind the training labels, 0 for all [0]."),
-        "cv": (
-            str,
-            "How clips are held out: system, group, prompt, split or a number of folds "
-            "[the split column, else group, else 5].",
-        ),
-    }
-    for name, (kind, text) in reversed({**SETTINGS, **own}.items()):
-        flag = f"--{name.replace('_', '-')}"
-        add = click.option(
-            flag, name, metavar="LIST", default=None, help=text, callback=_values(kind, name)
-        )
-        command = add(command)
-    return command
+def _list_grids(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    """Show the grids that come along, and leave."""
+    import tomllib
+
+    if wanted:
+        for name, path in shipped_grids().items():
+            click.echo(f"{name:20} {tomllib.loads(path.read_text()).get('about', '')}")
+        context.exit()
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=OneLine)
+@CACHES
+@OUT_FOLDER
+@click.option("--grid", default="", help="A TOML file, or a name from --list-grids.")
 @click.option(
-    "--cache",
-    "caches",
-    type=File,
-    required=True,
-    multiple=True,
-    help="From qamro-extract; caches of several encoders are compared.",
+    "--list-grids",
+    is_flag=True,
+    is_eager=True,
+    callback=_list_grids,
+    expose_value=False,
+    help="Show the grids that come along.",
 )
-@click.option("--out", type=File, required=True, help="Folder for the tables; goes on in it.")
-@click.option("--grid", "grid_name", default="", help="A TOML file, or a name from --list-grids.")
-@click.option("--list-grids", is_flag=True, is_eager=True, help="Show the grids that come along.",
-              callback=lambda ctx, _, value: _list_grids(ctx) if value else None,
-              expose_value=False)  # fmt: skip
-@click.option(
-    "--seeds", type=click.IntRange(min=1), default=None, help="Heads a cell and fold [5]."
-)
-@click.option(
-    "--resamples",
-    default=1000,
-    type=click.IntRange(min=0),
-    show_default=True,
-    help="Bootstrap draws.",
-)
+@request_options(AblateOptions)
+@setting_options(CELL, listed=True, flag=False)
 @click.option("--json", "as_json", is_flag=True, help="Print best.json on stdout.")
-@run_options
-@_setting_options
 @version_option
-@one_line_errors
-def main(
-    caches: tuple[Path, ...],
-    out: Path,
-    grid_name: str,
-    axis: tuple[str, ...],
-    labels: Path | None,
-    seeds: int | None,
-    stop: str | None,
-    resamples: int,
-    device: str,
-    precision: str,
-    as_json: bool,
-    **values: Any,
-) -> None:
+def main(cache: tuple[Path, ...], out: Path, grid: str, as_json: bool, **options: Any) -> None:
     """Train heads for every combination of settings and compare them on held-out clips.
 
-    Settings take several values joined by commas (--alpha 0.1,0.2,0.5 --beta 3,5,7,10). Options
-    given here replace those of --grid. Stopped at any moment, the same command goes on.
+    Caches of several encoders are compared. Settings take several values joined by commas (--alpha
+    0.1,0.2,0.5 --beta 3,5,7,10). Options given here replace those of --grid. Stopped at any moment,
+    the same command goes on.
     """
     notices_to_stderr()
-    from qamro_cache.experiments.early import check_ablate
-    from qamro_cache.experiments.grid import Grid, override, read_grid
-
-    grid = read_grid(_grid_file(grid_name)) if grid_name else Grid()
-    grid = override(grid, {name: value for name, value in values.items() if value is not None})
-    run = grid.run
-    asked: dict[str, Any] = {
-        "grid": grid,
-        "axis": axis or tuple(run.get("axis", ())),
-        "labels": labels,
-        "seeds": int(run.get("seeds", 5)) if seeds is None else seeds,
-        "cv": str(run.get("cv", "")),
-    }
-    opened = check_ablate(caches, out, **asked)
-    from qamro_cache.evaluation.score import json_text
-    from qamro_cache.experiments.ablate import ablate
+    request = ablate_request(cache, out, grid, given(options))
+    from qamro_cache.experiments.ablate import run_ablate
+    from qamro_cache.files import json_text
 
     with training_bar() as progress:
-        best = ablate(
-            opened,
-            out,
-            **asked,
-            stop=str(run.get("stop", "")) if stop is None else stop,
-            resamples=resamples,
-            device=device,
-            precision=precision,
-            progress=progress,
-        )
+        best = run_ablate(request, progress)
     if as_json:
         click.echo(json_text(best))
         return
@@ -136,78 +64,36 @@ def main(
 
 
 def _show(out: Path, best: dict[str, Any]) -> None:
+    """Print ``summary.csv``, a table a question, with the verdict below."""
     import pandas as pd
 
     from qamro_cache.experiments.tables import question
 
     summary = pd.read_csv(out / "summary.csv", keep_default_na=False, dtype={"cv": str})
-    fixed = list(summary.columns[: summary.columns.get_loc("seeds")])
-    columns = [
-        "clip_mse",
-        "clip_srcc",
-        "clip_srcc_low",
-        "clip_srcc_high",
-        "system_srcc",
-        "diverged",
-    ]
+    named = [name for name in summary.columns[: summary.columns.get_loc("seeds")] if name != "axis"]
     asked = [
         question(axis, cv)
         for axis, cv in zip(summary["axis"], summary.get("cv", [None] * len(summary)), strict=True)
     ]
     for axis, part in summary.groupby(asked, sort=False):
         rows = [
-            [str(row[name]) for name in fixed if name != "axis"]
-            + [_number(row.get(name, "")) for name in columns]
+            [str(row[name]) for name in named] + [number(row.get(name, "")) for name in _SHOWN]
             for _, row in part.iterrows()
         ]
-        left = [name for name in fixed if name != "axis"]
         title = f"{'synthetic data: ' if best['synthetic'] else ''}{axis}"
-        show_table([*left, *columns], rows, title=title, left=len(left))
-        record = best["axes"][axis]
-        if record["cell"] is None:
-            click.echo(printable(f"{axis}: no best cell: {record['reason']}"))
-            continue
-        cell = ", ".join(f"{name}={value}" for name, value in record["cell"].items())
-        verdict = (
-            "clearly above all others"
-            if record["clearly_best"]
-            else f"but {len(record['not_told_apart'])} others cannot be told from it"
-            if record["not_told_apart"]
-            else "the only cell"
-        )
-        click.echo(
-            printable(f"{axis}: highest {record['metric']} with {cell or 'this cell'}, {verdict}")
-        )
+        show_table([*named, *_SHOWN], rows, title=title, left=len(named))
+        click.echo(printable(_verdict(str(axis), best["axes"][axis])))
 
 
-def _number(value: Any) -> str:
-    try:
-        return f"{float(value):.3f}"
-    except ValueError:
-        return "-"
-
-
-def _grid_folder() -> Path:
-    from importlib.resources import files
-
-    return Path(str(files("qamro_cache_data"))) / "grids"
-
-
-def _grid_file(name: str) -> Path:
-    """Return a file that exists, or the shipped grid of that name."""
-    path = Path(name)
-    shipped = {grid.stem: grid for grid in sorted(_grid_folder().glob("*.toml"))}
-    if not path.exists() and name not in shipped:
-        raise QamroError(
-            f"--grid {name}: there is no such file, and no grid of that name; "
-            f"there are: {', '.join(shipped)}"
-        )
-    return path if path.exists() else shipped[name]
-
-
-def _list_grids(context: click.Context) -> None:
-    import tomllib
-
-    for path in sorted(_grid_folder().glob("*.toml")):
-        click.echo(f"{path.stem:20} {tomllib.loads(path.read_text()).get('about', '')}")
-    context.exit()
+def _verdict(axis: str, record: dict[str, Any]) -> str:
+    """Say which cell is best, and whether others can be told from it."""
+    if record["cell"] is None:
+        return f"{axis}: no best cell: {record['reason']}"
+    cell = ", ".join(f"{name}={value}" for name, value in record["cell"].items())
+    others = len(record["not_told_apart"])
+    verdict = "the only cell"
+    if record["clearly_best"]:
+        verdict = "clearly above all others"
+    elif others:
+        verdict = f"but {others} others cannot be told from it"
+    return f"{axis}: highest {record['metric']} with {cell or 'this cell'}, {verdict}"

@@ -6,21 +6,23 @@ from typing import Any
 
 import click
 
+from qamro_cache.encoders.protocol import WeightsOptions
+from qamro_cache.settings import from_options
+
 from .common import (
+    OneLineGroup,
     fail,
     notices_to_stderr,
-    one_line_errors,
     printable,
-    show_fields,
-    usable_device,
     version_option,
-    weights_options,
 )
+from .options import given, request_options
+from .tables import show_fields
 
 _FILES = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.group()
+@click.group(cls=OneLineGroup)
 @version_option
 def main() -> None:
     """Look at cache files, verify, join, relabel and export them."""
@@ -29,7 +31,6 @@ def main() -> None:
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=_FILES)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@one_line_errors
 def info(files: tuple[Path, ...], as_json: bool) -> None:
     """Show what one cache holds, in one file or several."""
     notices_to_stderr()
@@ -137,24 +138,15 @@ def _words(value: Any) -> str:
     help="Clips of each file for --deep.",
 )
 @click.option("--seed", default=0, help="Of the random choice for --deep.")
-@weights_options
-@click.option(
-    "--device",
-    callback=usable_device,
-    default="cpu",
-    show_default=True,
-    help="Torch device, for --deep.",
-)
-@one_line_errors
+@request_options(WeightsOptions)
+@click.option("--device", default="cpu", help="Torch device, for --deep [cpu].")
 def verify(
     files: tuple[Path, ...],
     deep: bool,
     sample: int,
     seed: int,
-    checkpoint: str,
-    tokenizer: str,
     device: str,
-    allow_pickle: bool,
+    **weights: Any,
 ) -> None:
     """Read files in full: checksums, shapes, offsets, identity, finite numbers."""
     notices_to_stderr()
@@ -175,7 +167,7 @@ def verify(
         from qamro_cache.extraction.deep import verify_deep
 
         made_by = open_cache(path).identity
-        options = options_of(made_by, checkpoint, tokenizer, allow_pickle)
+        options = options_of(made_by, from_options(WeightsOptions, given(weights)))
         encoder = load_encoder(made_by["name"], options, device)
         again = verify_deep(path, encoder, device=device, sample=sample, seed=seed)
         click.echo(
@@ -187,7 +179,6 @@ def verify(
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=_FILES)
 @click.option("--out", required=True, type=_FILES, help="Cache file to make.")
-@one_line_errors
 def merge(files: tuple[Path, ...], out: Path) -> None:
     """Join files of one identity, in the order given (a run's shards by their numbers)."""
     notices_to_stderr()
@@ -201,7 +192,6 @@ def merge(files: tuple[Path, ...], out: Path) -> None:
 @click.argument("file", type=_FILES)
 @click.option("--labels", required=True, type=_FILES, help="CSV: clip_id, [rater], axes ...")
 @click.option("--out", type=_FILES, help="Cache file to make; default: replace FILE.")
-@one_line_errors
 def relabel(file: Path, labels: Path, out: Path | None) -> None:
     """Replace ratings, systems, groups and splits; no feature changes."""
     notices_to_stderr()
@@ -215,7 +205,6 @@ def relabel(file: Path, labels: Path, out: Path | None) -> None:
 @click.argument("files", nargs=-1, required=True, type=_FILES)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 @click.option("--format", "form", type=click.Choice(["safetensors", "npy"]), default="safetensors")
-@one_line_errors
 def export(files: tuple[Path, ...], out: Path, form: str) -> None:
     """Write arrays, tables and a manifest for other programs."""
     notices_to_stderr()

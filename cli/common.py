@@ -1,67 +1,67 @@
-"""What the commands share: one clear line for a user's mistake, tables, progress bars."""
+"""What the commands share: one clear line for a mistake, and notices on stderr."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, NoReturn
 
 import click
 
-from qamro_cache.errors import QamroError
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
+from qamro_cache.errors import OptionError, QamroError
 
 #: ``--version`` of every command.
 version_option = click.version_option(package_name="qamro-cache", message="%(prog)s %(version)s")
 
 
-def one_line_errors(command: Command) -> Command:
-    """Turn the user's mistakes into one line on stderr and exit code 1; never a traceback."""
+class OneLine(click.Command):
+    """A command whose mistakes are one line on stderr, never a traceback.
 
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            fail(
-                "stopped; run the same command again "
-                "(qamro-extract and qamro-ablate go on where they were)"
-            )
-        except (QamroError, OSError) as error:
-            fail(printable(str(error)))
+    Wrong usage leaves with exit code 2, everything else that was not done with 1.
+    """
 
-    return wrapped  # type: ignore[return-value]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["context_settings"] = {"help_option_names": ["-h", "--help"]}
+        super().__init__(*args, **kwargs)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, and leave the process."""
+        _run(super().main, *args, **kwargs)
 
 
-def usable_device(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """Refuse a torch device that is not there; torch is only asked about one that was named."""
-    if value not in ("", "cpu"):
-        import torch
+class OneLineGroup(click.Group):
+    """A group of commands, each as `OneLine`."""
 
-        try:
-            torch.empty(0, device=value)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).strip().split("\n")[0]
-            fail(f"--device {value} cannot be used here ({reason}); use cpu, cuda or cuda:N")
-    return value
+    command_class = OneLine
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["context_settings"] = {"help_option_names": ["-h", "--help"]}
+        super().__init__(*args, **kwargs)
 
-def weights_options(command: Command) -> Command:
-    """Add the options that say where an encoder's weights and vocabulary are on this machine."""
-    for option in (
-        click.option("--allow-pickle", is_flag=True, help="Load checkpoints that can run code."),
-        click.option("--tokenizer", default="", help="Folder of the text tower's tokenizer."),
-        click.option("--checkpoint", default="", help="The encoder's weights, a file or a folder."),
-    ):
-        command = option(command)
-    return command
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, and leave the process."""
+        _run(super().main, *args, **kwargs)
 
 
-def fail(message: str) -> None:
-    """Say what is wrong on stderr and leave with exit code 1."""
-    click.echo(f"error: {message}", err=True)
-    sys.exit(1)
+def _run(command: Any, *args: Any, **kwargs: Any) -> NoReturn:
+    try:
+        code = command(*args, **{**kwargs, "standalone_mode": False})
+    except click.UsageError as error:
+        name = "" if error.ctx is None else f"; see {error.ctx.command_path} --help"
+        fail(f"{error.format_message().rstrip('.')}{name}", code=2)
+    except OptionError as error:
+        fail(str(error), code=2)
+    except (KeyboardInterrupt, click.Abort):
+        fail(
+            "stopped; run the same command again "
+            "(qamro-extract and qamro-ablate go on where they were)"
+        )
+    except (QamroError, OSError) as error:
+        fail(str(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Say what is wrong in one line on stderr and leave."""
+    click.echo(f"error: {printable(message)}", err=True)
+    sys.exit(code)
 
 
 def printable(text: str) -> str:
@@ -69,110 +69,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def show_table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    title: str = "",
-    left: int = 1,
-    err: bool = False,
-) -> None:
-    """Print a table: the first ``left`` columns aligned left, the others right."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    # A pipe or a log file has no width; do not fold a table there.
-    console = Console(stderr=err, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=err, highlight=False, width=160)
-    console.print(table)
-
-
-def show_fields(fields: Iterable[tuple[str, str]], *, indent: int = 0) -> None:
-    """Print labels with their values beside them, within 80 columns where words are that short."""
-    import textwrap
-
-    fields = list(fields)
-    margin = indent + max((len(label) for label, _ in fields), default=0) + 2
-    for label, value in fields:
-        label, value = printable(label), printable(value)
-        # What does not fit beside its label (a hash, a long path) stands below it, in one piece.
-        beside = max(map(len, value.split()), default=0) <= 80 - margin
-        place = margin if beside else indent + 4
-        lines = textwrap.wrap(
-            value, 80 - place, break_long_words=False, break_on_hyphens=False
-        ) or ["-"]
-        head = " " * indent + label
-        click.echo(f"{head:{margin}}{lines.pop(0)}" if beside else head)
-        for line in lines:
-            click.echo(" " * place + line)
-
-
 def notices_to_stderr() -> None:
     """Send the library's notices (logging, logger ``qamro_cache``) to stderr, a line each."""
     import logging
 
-    class OneLine(logging.Formatter):
+    class OneLineFormatter(logging.Formatter):
         # Notices quote paths and names out of files, which may hold terminal escapes.
         def format(self, record: logging.LogRecord) -> str:
             return printable(super().format(record))
 
     handler = logging.StreamHandler()
-    handler.setFormatter(OneLine("%(levelname)s: %(message)s"))
+    handler.setFormatter(OneLineFormatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("qamro_cache")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
-
-
-def show_scores(
-    title: str, models: Mapping[str, Mapping[str, Any]], ceiling: Mapping[str, float] | None
-) -> None:
-    """Print what `qamro_cache.evaluation.score.score` returned for each model, a level a row."""
-    rows = []
-    fitted = False
-    for model, scored in models.items():
-        for level, count in (("clip", "clips"), ("system", "systems")):
-            metrics = scored["metrics"]
-            if f"{level}_srcc" not in metrics:
-                continue
-            fitted |= f"{level}_mse_fit" in metrics
-            mse = metrics.get(f"{level}_mse") or metrics[f"{level}_mse_fit"]
-            others = [metrics.get(f"{level}_{name}") for name in ("lcc", "srcc", "ktau")]
-            srcc = metrics[f"{level}_srcc"]
-            rows.append(
-                [
-                    model,
-                    level,
-                    str(scored[count]),
-                    _number(mse["value"]),
-                    *(_number(metric["value"]) if metric else "" for metric in others),
-                    _span(srcc["low"], srcc["high"]),
-                    _number(srcc["std"]),
-                ]
-            )
-    for name, value in (ceiling or {}).items():
-        level = name.partition("_")[0]
-        rows.append(["raters' ceiling", level, "", "", "", _number(value), "", "", ""])
-    mse_name = "MSE (fit)" if fitted else "MSE"
-    columns = ["", "level", "n", mse_name, "LCC", "SRCC", "KTAU", "SRCC, 95 %", "std"]
-    show_table(columns, rows, title=title, left=2)
-
-
-def _span(low: float | None, high: float | None) -> str:
-    """An interval; - where there is none."""
-    if low is None or low != low:
-        return "-"
-    return f"{_number(low)} to {_number(high)}"
-
-
-def _number(value: float | None) -> str:
-    """Three decimals, one for large errors; - where there is none."""
-    if value is None or value != value:
-        return "-"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"

@@ -1,103 +1,67 @@
 """``qamro-predict``: scores for new clips from a head file."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import (
-    fail,
-    notices_to_stderr,
-    one_line_errors,
-    printable,
-    show_table,
-    usable_device,
-    version_option,
-    weights_options,
-)
+from qamro_cache.scoring.request import PredictOptions, predict_request
+
+from .common import OneLine, fail, notices_to_stderr, printable, version_option
 from .extraction_bar import ExtractionBar
+from .options import File, given, request_options
+from .tables import number, show_table
 
 if TYPE_CHECKING:
-    from qamro_cache.datasets.records import Dataset
+    import pandas as pd
 
-File = click.Path(path_type=Path)
+_FAILURES_SHOWN = 5
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=OneLine)
 @click.option("--head", type=File, required=True, help="head.safetensors of a qamro-train run.")
 @click.option("--cache", type=File, multiple=True, help="Embeddings of the clips; may repeat.")
-@click.option("--audio", type=File, help="A folder of audio (or one file), embedded on the fly.")
-@click.option(
-    "--manifest",
-    type=File,
-    help="Clips with prompts, embedded likewise: a CSV with clip_id, path, prompt.",
-)
-@weights_options
-@click.option(
-    "--device",
-    callback=usable_device,
-    default="cpu",
-    show_default=True,
-    help="cpu, cuda or cuda:N.",
-)
-@click.option("--out", type=File, required=True, help="predictions.csv to write.")
-@click.option("--answer", type=File, help="Also write the AudioMOS challenge's answer.txt.")
-@click.option("--answer-list", type=File, help="The challenge's list of clips, for --answer.")
+@request_options(PredictOptions)
 @version_option
-@one_line_errors
-def main(
-    head: Path,
-    cache: tuple[Path, ...],
-    audio: Path | None,
-    manifest: Path | None,
-    checkpoint: str,
-    tokenizer: str,
-    allow_pickle: bool,
-    device: str,
-    out: Path,
-    answer: Path | None,
-    answer_list: Path | None,
-) -> None:
+def main(head: Path, cache: tuple[Path, ...], **options: Any) -> None:
     """Predict mean opinion scores with a trained head.
 
     Clips come from a cache (--cache), or from a folder of audio (--audio) or a manifest
     (--manifest), which are embedded with the encoder that the head was trained on.
     """
-    from qamro_cache.cache.reader import open_cache
-
-    if sum(bool(given) for given in (cache, audio, manifest)) != 1:
-        raise click.UsageError("name one of --cache, --audio and --manifest")
-    if answer_list is not None and answer is None:
-        raise click.UsageError("--answer-list needs --answer FILE")
     notices_to_stderr()
-    for path in (head, *([audio] if audio else [])):
-        if not path.exists():
-            fail(printable(f"{path}: no such file"))
-    opened = open_cache(list(cache)) if cache else None
-    clips: Path | Dataset | None = audio
-    if manifest is not None:
-        from qamro_cache.datasets.manifest import load_manifest
-
-        clips = load_manifest(manifest)
+    if options["out"] is None:
+        raise click.UsageError("give --out FILE for the predictions")
+    request = predict_request(head, cache or None, given(options))
     # Loads torch, which takes seconds: a wrong name has been refused by now.
     from qamro_cache.heads.file import load_head
-    from qamro_cache.scoring.predict import predict, refuse_other_file, write_predictions
+    from qamro_cache.scoring.predict import run_predict
 
-    refuse_other_file(out)
     loaded = load_head(head)
-    with nullcontext() if opened is not None else ExtractionBar() as bar:
-        table = predict(
-            loaded,
-            cache=opened,
-            audio=clips,
-            checkpoint=checkpoint,
-            tokenizer=tokenizer,
-            allow_pickle=allow_pickle,
-            device=device,
-            progress=None if bar is None else bar.show,
-        )
-    write_predictions(table, out)
+    with nullcontext() if request.cache is not None else ExtractionBar() as bar:
+        table = run_predict(replace(request, head=loaded), None if bar is None else bar.show)
+    synthetic = " (trained on synthetic data)" if loaded.training.get("synthetic") else ""
+    _show(table, f"predictions of {head}{synthetic}", request.options.out)
+    for path in (request.options.out, request.options.answer):
+        if path is not None:
+            click.echo(printable(f"wrote {path}"), err=True)
+
+
+def _show(table: "pd.DataFrame", title: str, out: Path | None) -> None:
+    """Print a row an axis, and the first clips that have no prediction."""
+    failed = table.drop_duplicates("clip_id")
+    failed = failed[failed["reason"] != ""]
+    for clip_id, reason in list(zip(failed["clip_id"], failed["reason"], strict=True))[
+        :_FAILURES_SHOWN
+    ]:
+        click.echo(printable(f"no prediction for {clip_id}: {reason}"), err=True)
+    if len(failed) > _FAILURES_SHOWN:
+        more = len(failed) - _FAILURES_SHOWN
+        click.echo(printable(f"and {more} more; {out} has the reasons"), err=True)
+    if len(failed) and len(failed) == table["clip_id"].nunique():
+        fail("no clip could be used")
     rows = []
     for axis, part in table.groupby("axis", sort=False):
         known = part["prediction"].notna()
@@ -106,31 +70,11 @@ def main(
                 str(axis),
                 f"{known.sum()}",
                 f"{(~known).sum()}",
-                *(
-                    f"{mean:.3f}" if mean == mean else "-"
-                    for mean in (part["prediction"].mean(), part["std"].mean())
-                ),
+                number(part["prediction"].mean()),
+                number(part["std"].mean()),
                 f"{part['ood'].sum()}",
                 str(part["scale"].iloc[0]),
             ]
         )
-    synthetic = " (trained on synthetic data)" if loaded.training.get("synthetic") else ""
-    failed = table.drop_duplicates("clip_id")
-    failed = failed[failed["reason"] != ""]
-    for clip_id, reason in list(zip(failed["clip_id"], failed["reason"], strict=True))[:5]:
-        click.echo(f"no prediction for {printable(f'{clip_id}: {reason}')}", err=True)
-    if len(failed) > 5:
-        click.echo(f"and {len(failed) - 5} more; {out} has the reasons", err=True)
-    if len(failed) and len(failed) == table["clip_id"].nunique():
-        fail("no clip could be used")
-    show_table(
-        ["axis", "clips", "without", "mean", "seeds' std", "out of distribution", "scale"],
-        rows,
-        title=f"predictions of {head}{synthetic}",
-    )
-    click.echo(f"wrote {out}", err=True)
-    if answer is not None:
-        from qamro_cache.scoring.predict import write_answer_file
-
-        write_answer_file(table, answer, answer_list)
-        click.echo(f"wrote {answer}", err=True)
+    columns = ["axis", "clips", "without", "mean", "seeds' std", "out of distribution", "scale"]
+    show_table(columns, rows, title=title)

@@ -5,66 +5,35 @@ from typing import Any
 
 import click
 
-from .common import (
-    notices_to_stderr,
-    one_line_errors,
-    printable,
-    show_scores,
-    version_option,
-)
-from .recipe_options import File, given_settings, recipe_options, run_options, training_bar
+from qamro_cache.experiments.request import TrainOptions, train_request
+from qamro_cache.training.recipe import RECIPE
+
+from .common import OneLine, notices_to_stderr, printable, version_option
+from .options import CACHES, OUT_FOLDER, given, request_options, setting_options
+from .tables import show_scores
+from .training_bar import training_bar
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--cache",
-    "caches",
-    type=File,
-    required=True,
-    multiple=True,
-    help="From qamro-extract; may repeat.",
-)
-@click.option("--out", type=File, required=True, help="Folder for the results.")
-@click.option("--feature", default="", help="Of the cache [its first].")
-@click.option("--text-feature", default="", help="Of the prompts [the cache's first].")
-@click.option(
-    "--seeds",
-    default=5,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Heads of different initialization.",
-)
-@click.option(
-    "--cv",
-    default="",
-    metavar="system|group|prompt|split|K",
-    help="How clips are held out [the split column, else group, else 5].",
-)
-@click.option("--save-folds", is_flag=True, help="Keep the heads of every fold too.")
-@click.option("--init", type=File, help="Published Audiobox checkpoint to start from.")
-@click.option("--overwrite", is_flag=True, help="Replace another run in --out.")
+@click.command(cls=OneLine)
+@CACHES
+@OUT_FOLDER
+@request_options(TrainOptions)
+@setting_options(RECIPE, flag=False)
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json on stdout.")
-@run_options
-@recipe_options
 @version_option
-@one_line_errors
-def main(caches: tuple[Path, ...], out: Path, device: str, as_json: bool, **options: Any) -> None:
+def main(cache: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Train heads on cached embeddings with the QAMRO recipe.
 
     Heads are judged on clips that they were not trained on (--cv); the saved head is then trained
     on all clips, one member a seed. Defaults stand in brackets.
     """
     notices_to_stderr()
-    from qamro_cache.experiments.early import check_train
-
-    settings: Any = given_settings(options)
-    options["stop"] = options["stop"] or ""
-    cache, _ = check_train(caches, out, settings=settings, **options)
-    from qamro_cache.evaluation.score import json_text
-    from qamro_cache.experiments.train import train
+    request = train_request(cache, out, given(options))
+    from qamro_cache.experiments.train import run_train
+    from qamro_cache.files import json_text
 
     with training_bar() as progress:
-        record = train(cache, out, device=device, progress=progress, **options, **settings)
+        record = run_train(request, progress)
     if as_json:
         click.echo(json_text(record))
         return

@@ -6,6 +6,8 @@ The public names are loaded on first use, so that importing the package costs no
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qamro_cache.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from qamro_cache.cache.reader import open_cache as open_cache
     from qamro_cache.evaluation.evaluate import evaluate as evaluate
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from qamro_cache.losses.qamro import QAMROLoss as QAMROLoss
     from qamro_cache.losses.qamro import qamro_loss as qamro_loss
     from qamro_cache.scoring.predict import predict as predict
-
-__version__ = "0.1.0"
 
 _HOME = {
     "QAMROLoss": "qamro_cache.losses.qamro",

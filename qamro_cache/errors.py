@@ -7,6 +7,10 @@ class QamroError(Exception):
     """Something the user can mend; the message is one line: what, where, what to do."""
 
 
+class OptionError(QamroError):
+    """An option that cannot be right, whatever the files hold: wrong usage, exit code 2."""
+
+
 class ClipError(QamroError):
     """One clip cannot be used; the run goes on and the clip becomes a row with this reason.
 

@@ -6,13 +6,20 @@ table in docs/training.md are made from the same declarations.
 """
 
 import difflib
+import inspect
+import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from qamro_cache.errors import OptionError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_CLOSING = {"(": ")", "[": "]", "'": "'", '"': '"'}
 _WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
 
 
@@ -28,8 +35,9 @@ class Setting:
         help: one line for ``--help`` and the docs.
         several: whether the value is a tuple.
         choices: what text may be; empty for any.
-        low: the least number.
+        low: the least number. No number is infinite or NaN.
         high: the greatest.
+        above: what a number must stay over.
         below: what a number must stay under.
         why: what the greatest number protects from.
         default_help: the default in words, where the value alone says too little.
@@ -43,6 +51,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
+    above: float | None = None
     below: float | None = None
     why: str = ""
     default_help: str = ""
@@ -73,9 +82,16 @@ class Setting:
         """Return a value as `parse` reads it."""
         if self.several:
             return "-".join(map(str, value))
+        if value is None:
+            return ""
         if isinstance(value, bool):
             return str(value).lower()
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return short(value) if isinstance(value, float) else str(value)
+
+    @property
+    def default_text(self) -> str:
+        """The default in words."""
+        return self.default_help or self.show(self.default) or "none"
 
     def _number(self, text: str) -> Any:
         text = text.strip()
@@ -91,6 +107,8 @@ class Setting:
     def _one(self, value: Any) -> Any:
         if self.kind is Path:
             return None if value is None else Path(value)
+        if self.kind is str and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)  # ``cv = 5``
         wanted: Any = (int, float) if self.kind is float else self.kind
         if not isinstance(value, wanted) or (isinstance(value, bool) and self.kind is not bool):
             raise ValueError(f"{self.name} must be {_WORDS[self.kind]}, got {value!r}")
@@ -104,14 +122,24 @@ class Setting:
         return self.kind(value)
 
     def _in_range(self, value: float) -> None:
-        # Written so that NaN is refused too.
+        # Written so that NaN is refused too, and whole numbers that no float can hold.
         if self.low is not None and not value >= self.low:
             raise ValueError(f"{self.name} must be at least {self.low:g}, got {value}")
+        if self.above is not None and not value > self.above:
+            raise ValueError(f"{self.name} must be above {self.above:g}, got {value}")
         if self.below is not None and not value < self.below:
             raise ValueError(f"{self.name} must be below {self.below:g}, got {value}")
         if self.high is not None and not value <= self.high:
             why = f" ({self.why})" if self.why else ""
             raise ValueError(f"{self.name} must be at most {self.high:,g}{why}, got {value}")
+        if not abs(value) <= sys.float_info.max:
+            raise ValueError(f"{self.name} must be finite, got {value}")
+
+
+def short(value: float) -> str:
+    """Return the shortest text that `float` reads back as the same number: 7 for 7.0."""
+    text = f"{value:g}"
+    return text if float(text) == value else repr(value)
 
 
 def setting(default: Any, help: str, **more: Any) -> Any:
@@ -144,6 +172,76 @@ def check_settings(record: Any) -> None:
     kind: Any = type(record)
     for name, declared in settings_of(kind).items():
         object.__setattr__(record, name, declared.check(getattr(record, name)))
+
+
+def from_options(record: Any, options: Mapping[str, Any]) -> Any:
+    """Make a dataclass of declared fields from keywords, a user's mistake being one line.
+
+    Raises:
+        OptionError: an unknown name, or a value that its declaration does not allow.
+    """
+    known = settings_of(record)
+    for name in options:
+        if name not in known:
+            raise OptionError(f"there is no option {name!r}{nearest(name, tuple(known))}")
+    try:
+        return record(**options)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+
+
+def documented(*declared: Any) -> Callable[[Function], Function]:
+    """Give a function that takes declared options their names in its signature and docstring.
+
+    Args:
+        declared: dataclasses with declared fields, or mappings of name to `Setting`.
+    """
+    options = [
+        one
+        for part in declared
+        for one in (part if isinstance(part, Mapping) else settings_of(part)).values()
+    ]
+
+    def describe(function: Function) -> Function:
+        lines = [f"    {one.name}: {one.help} [{one.default_text}]" for one in options]
+        doc = inspect.cleandoc(function.__doc__ or "")
+        function.__doc__ = "\n".join([doc, "", "Options:", *lines, ""])
+        own = inspect.signature(function)
+        kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        added = [inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default)
+                 for one in options]  # fmt: skip
+        function.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
+        return function
+
+    return describe
+
+
+def split_list(text: str) -> list[str]:
+    """Split a list at its commas, but not inside brackets or quotes.
+
+    >>> split_list("huber, qamro(alpha=0.1,beta=3)")
+    ['huber', 'qamro(alpha=0.1,beta=3)']
+
+    Raises:
+        ValueError: a bracket or quote is not closed, or a part is empty.
+    """
+    parts, start, open_ = [], 0, ""
+    for place, sign in enumerate(text):
+        if open_ and sign == open_[-1]:
+            open_ = open_[:-1]
+        elif open_[-1:] in ("'", '"'):
+            continue
+        elif sign in _CLOSING:
+            open_ += _CLOSING[sign]
+        elif sign == "," and not open_:
+            parts.append(text[start:place].strip())
+            start = place + 1
+    if open_:
+        raise ValueError(f"{text!r} has no closing {open_[-1]}")
+    parts.append(text[start:].strip())
+    if not all(parts):
+        raise ValueError(f"{text!r} has an empty part between commas")
+    return parts
 
 
 def nearest(name: object, names: Sequence[str]) -> str:

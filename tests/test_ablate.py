@@ -23,6 +23,7 @@ from qamro_cache.datasets.records import labels_from_means
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.grid import Grid, cells_of, override, read_grid
+from qamro_cache.experiments.request import ablate_request
 from qamro_cache.experiments.train import train
 from qamro_cache.training.schedule import Schedule, comparable_pairs, pair_coverage
 
@@ -284,7 +285,77 @@ def test_command_line_values_replace_those_of_a_grid():
     grid = Grid({"alpha": [0.1, 0.2], "beta": [3.0, 5.0]}, (), {"lr": 0.1})
     changed = override(grid, {"alpha": [0.7], "lr": [0.2, 0.3]})
     assert dict(changed.values) == {"beta": [3.0, 5.0], "lr": [0.2, 0.3]}
-    assert {cell.recipe.alpha for cell in cells_of(changed)} == {0.7}
+    assert {str(cell.recipe.loss) for cell in cells_of(changed)} == {
+        "huber@standardized+qamro(alpha=0.7,beta=3)@standardized",
+        "huber@standardized+qamro(alpha=0.7,beta=5)@standardized",
+    }
+
+
+def test_python_does_what_the_command_does(cache, tmp_path):
+    """A grid's own seeds, cv, stop and axis count in both, and options replace them in both."""
+    (tmp_path / "grid.toml").write_text(
+        'seeds = 1\ncv = "3"\nstop = "inner"\naxis = ["match"]\n'
+        '[grid]\nloss = ["huber", "huber(delta=2)+margin(width=0.5)"]\nlr = [0.01]\n'
+        "[settings]\nepochs = 3\nwidths = [8]\n"
+    )
+    options = {"loss": ["huber(delta=0.5)", "qamro(alpha=0.1,beta=3)"], "resamples": 20, "lr": 0.02}
+    ablate(cache, tmp_path / "python", grid=tmp_path / "grid.toml", **options)
+    result = run("--cache", cache, "--out", tmp_path / "command", "--grid", tmp_path / "grid.toml",
+                 "--loss", "huber(delta=0.5),qamro(alpha=0.1,beta=3)", "--resamples", 20,
+                 "--lr", 0.02)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    for name in ("results.csv", "summary.csv", "best.json", "config.json"):
+        mine, theirs = (tmp_path / way / name for way in ("python", "command"))
+        assert mine.read_bytes() == theirs.read_bytes()
+    table = pd.read_csv(tmp_path / "python" / "results.csv")
+    assert set(table["axis"]) == {"match"}
+    assert set(table["seed"]) == {0}
+    assert len(table[table["model"] == "head"]) == 2
+    config = json.loads((tmp_path / "python" / "config.json").read_text())
+    assert config["materials"][0]["split"].startswith("3 random parts")
+    assert table["stability"].notna().any(), "an inner validation set stopped the heads"
+    with pytest.raises(QamroError, match=r"no option 'seed'; did you mean 'seeds'\?"):
+        ablate(cache, tmp_path / "other", seed=3)
+    assert "alpha: QAMRO's margin" in ablate.__doc__
+
+
+def test_a_parameter_goes_to_the_losses_that_take_it():
+    shared = Grid({}, [{"loss": "huber"}, {"loss": "huber+qamro"}], {"alpha": 0.4})
+    assert [str(cell.recipe.loss) for cell in cells_of(shared)][1:] == [
+        "huber@raw", "huber@raw+qamro(alpha=0.4)@raw",
+    ]  # fmt: skip
+    with pytest.raises(QamroError, match="no loss of the grid has a parameter width"):
+        cells_of(Grid({}, (), {"width": 0.4}))
+    with pytest.raises(QamroError, match="no term of the loss 'huber' takes it"):
+        cells_of(Grid({"alpha": [0.1, 0.2]}, (), {"loss": "huber"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seeds = 'x'", "seeds must be a whole number, got 'x'"),
+        ("axis = 1", "axis must be a list of values, got 1"),
+        ("stop = true", "stop must be text, got True"),
+        ("cv = 0.5", "cv must be text, got 0.5"),
+        ("cells = 3", "cells must be tables"),
+        ("[[cells]]\nlr = [1, 2]", "lr must be a number, got \\[1, 2\\]"),
+        ("grid = 3", "grid must be a table"),
+        ("[settings]\nwidths = 8", "widths must be a list of values, got 8"),
+        ("[grid]\nlr = [true]", "lr must be a number, got True"),
+        ("[grid]\nlr = []", "no values for lr"),
+        ("[grid]\nlr = ['0.1']", "lr must be a number, got '0.1'"),
+        ("[grid]\nlearning_rate = [1]", "there is no setting 'learning_rate'"),
+        ("[grid]\nbatch_siz = [1]", "did you mean 'batch_size'"),
+        ("[settings.widths]\na = 1", "widths must be a list of values"),
+        ("x = " + "[" * 2000, "nest"),
+    ],
+)
+def test_what_a_grid_file_gets_wrong_is_one_line(tmp_path, text, words):
+    path = tmp_path / "grid.toml"
+    path.write_text(text)
+    with pytest.raises(QamroError, match=words) as found:
+        ablate_request(tmp_path / "none.h5", tmp_path / "out", path, {})
+    assert "\n" not in str(found.value)
 
 
 def test_mistakes_are_one_line(cache, tmp_path):
@@ -294,14 +365,15 @@ def test_mistakes_are_one_line(cache, tmp_path):
         (["--grid", tmp_path / "bad.toml"], "gamma"),
         (["--grid", tmp_path / "worse.toml"], "worse.toml"),
         (["--grid", "nothing"], "there are: alpha_beta, annotation_noise, batch_size"),
-        (["--alpha", "0.1,-1"], "alpha"),
         (["--alpha", "0.1,0.1"], "twice"),
         (["--cv", "group,song"], "song"),
     ):
         result = run("--cache", cache, "--out", tmp_path / "out", *arguments)
         assert result.exit_code == 1, result.output
         assert words in result.stderr.strip().splitlines()[-1]
-    assert run("--cache", cache, "--out", tmp_path / "out", "--alpha", "x").exit_code == 2
+    for values in ("x", "0.1,-1", "0.1,", "0.1,0.2)"):
+        result = run("--cache", cache, "--out", tmp_path / "out", "--alpha", values)
+        assert result.exit_code == 2, (values, result.output)
     only_means = labels_from_means((), np.zeros((3, 0)))
     with pytest.raises(QamroError, match="only mean scores"):
         subsampled_means(only_means, 0, 1, 0)

@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 from qamro_cache_cli.ablate import main as ablate
 from qamro_cache_cli.cache import main as cache
-from qamro_cache_cli.common import notices_to_stderr, printable, show_fields
+from qamro_cache_cli.common import notices_to_stderr, printable
 from qamro_cache_cli.evaluate import main as evaluate
 from qamro_cache_cli.extract import main as extract
 from qamro_cache_cli.predict import main as predict
+from qamro_cache_cli.tables import show_fields
 from qamro_cache_cli.train import main as train
 from synthetic_cache import write_synthetic
 
@@ -33,7 +34,7 @@ from qamro_cache.cache.reader import open_cache
 def test_a_device_that_is_not_there_is_one_line(command, arguments, device):
     failed = CliRunner().invoke(command, [*arguments, "--device", device])
     assert failed.exit_code == 1
-    assert failed.stderr.startswith(f"error: --device {device} cannot be used here")
+    assert failed.stderr.startswith(f"error: device {device!r} cannot be used here")
     assert failed.stderr.count("\n") == 1
 
 
@@ -113,9 +114,9 @@ def test_mistakes_are_refused_before_torch_is_loaded(tmp_path):
             (command, [*common, path, "--cv", "song"], 1, "prompt, split or a number of folds"),
             (command, [*common, path, "--feature", "wave"], 1, "there are: embedding, layers"),
             (command, [*common, path, "--labels", "none.csv"], 1, "no label file none.csv"),
-            (command, [*common, path, "--alpha", "-1"], 1, "alpha must not be negative"),
-            (command, [*common, path, "--widths", "0"], 1, "widths must be positive"),
-            (command, [*common, path, "--seeds", "0"], 2, "--seeds"),
+            (command, [*common, path, "--alpha", "-1"], 2, "alpha must be at least 0"),
+            (command, [*common, path, "--widths", "0"], 2, "widths must be at least 1"),
+            (command, [*common, path, "--seeds", "0"], 2, "seeds must be at least 1"),
         ]
     grid = [*common, path, "--grid"]
     labels = ["--predictions", str(tmp_path / "p.csv"), "--labels"]
@@ -129,7 +130,7 @@ def test_mistakes_are_refused_before_torch_is_loaded(tmp_path):
         ("evaluate", [*labels, path, "--axis-map", "quality=beauty"], 1, "no axis 'beauty'"),
         ("predict", [*head, "none.safetensors", "--cache", path], 1, "none.safetensors: no such"),
         ("predict", [*head, path, "--cache", str(tmp_path / "none.h5")], 1, "there is no cache"),
-        ("predict", [*head, path, "--cache", path, "--answer-list", path], 2, "needs --answer"),
+        ("predict", [*head, path, "--cache", path, "--answer-list", path], 2, "give --answer FILE"),
         ("cache", ["verify", path, "--deep", "--sample", "0"], 2, "--sample"),
         ("cache", ["info", str(tmp_path / "text.h5")], 1, "not an HDF5 file"),
     ]

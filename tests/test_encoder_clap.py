@@ -13,7 +13,7 @@ from clap_reference import write_vocabulary
 
 from qamro_cache.encoders.clap import load_network
 from qamro_cache.encoders.prompts import refuse_alike
-from qamro_cache.encoders.protocol import EncoderOptions
+from qamro_cache.encoders.protocol import EncoderOptions, WeightsOptions
 from qamro_cache.encoders.registry import load_encoder, options_of
 from qamro_cache.encoders.roberta import (
     find_tokenizer,
@@ -187,11 +187,11 @@ def test_an_identity_is_made_again_by_its_options(clap_reference):
         checkpoint=checkpoint, tokenizer="none", rate_policy="as-is", int16=False
     )
     identity = identity_of(load_encoder("clap", options).spec)
-    assert options_of(identity, checkpoint) == options
+    assert options_of(identity, WeightsOptions(checkpoint)) == options
     for name in ("mel", "clap"):
         whole = EncoderOptions(
             checkpoint=checkpoint if name == "clap" else "",
             tokenizer=str(clap_reference.tokenizer) if name == "clap" else "",
         )
         identity = identity_of(load_encoder(name, whole).spec)
-        assert options_of(identity, whole.checkpoint, whole.tokenizer) == whole
+        assert options_of(identity, WeightsOptions(whole.checkpoint, whole.tokenizer)) == whole

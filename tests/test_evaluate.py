@@ -12,7 +12,8 @@ from qamro_cache_cli.evaluate import main
 
 from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.evaluate import evaluate, read_predictions, read_truth
+from qamro_cache.evaluation.evaluate import evaluate
+from qamro_cache.evaluation.files import read_predictions, read_truth
 
 
 def evaluated(tmp_path, ratings, predictions, systems="abcdefghijkl"):

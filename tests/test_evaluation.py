@@ -12,7 +12,8 @@ from qamro_cache.evaluation.bootstrap import (
     resampled_metrics,
 )
 from qamro_cache.evaluation.ceiling import split_half
-from qamro_cache.evaluation.score import score
+from qamro_cache.evaluation.compare import paired_gap
+from qamro_cache.evaluation.score import Judged, score
 
 
 @pytest.fixture
@@ -98,11 +99,12 @@ def test_pairing_makes_a_small_constant_difference_certain():
     pred, target, system = simulated()
     worse = pred + np.random.default_rng(5).normal(0, 0.5, len(pred))
     alone = bootstrap_intervals(pred[None], target, system)["clip_lcc"]
-    paired = bootstrap_intervals(pred[None], target, system, minus=worse[None])["clip_lcc"]
-    assert paired.low > 0
-    assert paired.high - paired.low < (alone.high - alone.low) / 1.5
-    same = bootstrap_intervals(pred[None], target, system, minus=pred[None])["clip_lcc"]
-    assert same == (0.0, 0.0, 0.0)
+    judged = Judged(target, system)
+    low, high = paired_gap(pred[None], worse[None], judged, "clip_lcc", 1000)
+    assert low > 0
+    assert high - low < (alone.high - alone.low) / 1.5
+    assert paired_gap(pred[None], pred[None], judged, "clip_lcc", 1000) == (0.0, 0.0)
+    assert paired_gap(pred[None], worse[None], judged, "clip_lcc", 0) is None
 
 
 def test_the_ceiling_is_what_a_perfect_predictor_reaches():
@@ -133,7 +135,7 @@ def test_figures_of_several_seeds_are_averaged_not_the_predictions():
     pred, target, system = simulated()
     seeds = np.stack([pred, pred + np.random.default_rng(6).normal(0, 2, len(pred))])
     want = np.mean([scipy.stats.spearmanr(row, target).statistic for row in seeds])
-    scored = score(seeds, target, system)
+    scored = score(seeds, Judged(target, system))
     assert scored["metrics"]["clip_srcc"]["value"] == pytest.approx(want)
     assert (scored["clips"], scored["systems"], scored["seeds"]) == (200, 20, 2)
     spread = np.std([scipy.stats.pearsonr(row, target).statistic for row in seeds], ddof=1)
@@ -142,7 +144,7 @@ def test_figures_of_several_seeds_are_averaged_not_the_predictions():
 
 def test_without_systems_there_are_no_system_figures_and_clips_are_resampled():
     pred, target, _ = simulated()
-    scored = score(pred[None], target, np.full(len(pred), -1))
+    scored = score(pred[None], Judged(target, np.full(len(pred), -1)))
     assert scored["systems"] == 0
     assert "system_srcc" not in scored["metrics"]
     low, value, high = (scored["metrics"]["clip_srcc"][k] for k in ("low", "value", "high"))
@@ -151,14 +153,14 @@ def test_without_systems_there_are_no_system_figures_and_clips_are_resampled():
 
 def test_one_system_has_no_interval():
     pred, target, system = simulated()
-    one = score(pred[None], target, np.zeros_like(system))
+    one = score(pred[None], Judged(target, np.zeros_like(system)))
     assert np.isnan(one["metrics"]["clip_srcc"]["low"])
 
 
 def test_clips_that_were_not_predicted_or_not_rated_are_not_counted():
     pred, target, system = simulated()
     pred[3], target[7] = np.nan, np.nan
-    scored = score(pred[None], target, system)
+    scored = score(pred[None], Judged(target, system))
     assert scored["clips"] == 198
     kept = ~(np.isnan(pred) | np.isnan(target))
     want = scipy.stats.kendalltau(pred[kept], target[kept]).statistic
@@ -168,7 +170,7 @@ def test_clips_that_were_not_predicted_or_not_rated_are_not_counted():
 def test_linear_fit_metrics_ignore_the_scale_of_the_predictions():
     pred, target, system = simulated()
     slope, cut = np.polyfit(pred, target, 1)
-    scored = score(pred[None] * 20 + 50, target, system, same_scale=False)
+    scored = score(pred[None] * 20 + 50, Judged(target, system, same_scale=False))
     assert "clip_mse" not in scored["metrics"]
     want = np.mean((slope * pred + cut - target) ** 2)
     assert scored["metrics"]["clip_mse_fit"]["value"] == pytest.approx(want)

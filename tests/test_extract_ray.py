@@ -11,6 +11,7 @@ from fake_encoder import FakeEncoder
 
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.extract import extract, run_extraction
+from qamro_cache.extraction.request import ExtractRequest
 from qamro_cache.extraction.stats import Stats
 
 pytest.importorskip("ray", reason="Ray is an extra: pip install 'qamro-cache[ray]'")
@@ -42,16 +43,11 @@ def test_a_killed_worker_is_replaced_and_its_work_done_again(
             killed.append(int(min(path.name for path in pids.iterdir())))
             os.kill(killed[0], signal.SIGKILL)
 
-    engine = RayEngine(
-        partial(load_fake, pids),
-        address="local",
-        num_workers=2,
-        workers=1,
-        paths=noises.clips["path"].tolist(),
-    )
+    request = ExtractRequest(ray="local", num_workers=2, workers=1, batch_size=8)
+    engine = RayEngine(partial(load_fake, pids), request, noises.clips["path"].tolist())
     assert engine.spec == FakeEncoder().spec
     try:
-        summary = run_extraction(noises, tmp_path / "emb.h5", engine, unit=8, progress=kill_one)
+        summary = run_extraction(noises, tmp_path / "emb.h5", engine, request, kill_one)
     finally:
         engine.close()
     assert killed
@@ -69,9 +65,10 @@ def test_what_cannot_be_done_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch
     def refuse(**_: object) -> None:
         raise ConnectionError("could not find a head node\nand much more")
 
-    make = partial(
-        RayEngine, partial(load_fake, Path()), address="far:1", num_workers=3, paths=["/a/b.wav"]
-    )
+    def make(gpus: float = 0.0) -> RayEngine:
+        request = ExtractRequest(ray="far:1", num_workers=3, gpus_per_worker=gpus)
+        return RayEngine(partial(load_fake, Path()), request, ["/a/b.wav"])
+
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(
         QamroError, match=r"^no Ray cluster at 'far:1' \(could not find a head node"
@@ -82,4 +79,4 @@ def test_what_cannot_be_done_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(
         QamroError, match="3 workers with 1 GPUs each do not fit: the cluster has 2"
     ):
-        make(gpus_per_worker=1.0)
+        make(1.0)

@@ -18,15 +18,15 @@ from qamro_cache.identity import AudioPolicy, EncoderSpec, identity_of
 SPEC = EncoderSpec("mel", "1", AudioPolicy(16000, 16000, 16000), {"embedding": (6,)})
 
 
-def make_head(settings=None, row=(6,)):
-    settings = settings or Architecture(widths=(4,))
+def make_head(architecture=None, row=(6,)):
+    architecture = architecture or Architecture(widths=(4,))
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(30, 6, generator=generator)
     axes = tuple(
         AxisHead(
             Axis(name, 0.0, 100.0),
             seeds=(0, 1, 2),
-            params=init_params(settings, row, [0, 1, 2]),
+            params=init_params(architecture, row, [0, 1, 2]),
             label_mean=50.0,
             label_std=20.0,
             row_mean=rows.mean(0),
@@ -35,7 +35,7 @@ def make_head(settings=None, row=(6,)):
         for name in ("quality", "interferer")
     )
     return Head(
-        settings,
+        architecture,
         row,
         "embedding",
         "",
@@ -48,7 +48,7 @@ def make_head(settings=None, row=(6,)):
 
 def same(a: Head, b: Head) -> bool:
     def parts(head):
-        plain = [head.settings, head.row, head.feature, head.text_feature, head.identity]
+        plain = [head.architecture, head.row, head.feature, head.text_feature, head.identity]
         plain += [head.training, head.reference.threshold]
         tensors = [head.reference.clips, head.reference.mean, head.reference.std]
         for one in head.axes:
@@ -61,15 +61,15 @@ def same(a: Head, b: Head) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("settings", "row"),
+    ("architecture", "row"),
     [
         (Architecture(widths=(4,)), (6,)),
         (Architecture(kind="linear", widths=()), (6,)),
         (Architecture(widths=(5, 3), layer_norm=True, activation="gelu", output="bounded"), (6,)),
     ],
 )
-def test_a_head_comes_back_as_it_was_saved(tmp_path, settings, row):
-    head = make_head(settings, row)
+def test_a_head_comes_back_as_it_was_saved(tmp_path, architecture, row):
+    head = make_head(architecture, row)
     save_head(tmp_path / "head.safetensors", head)
     assert same(load_head(tmp_path / "head.safetensors"), head)
     assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
@@ -136,8 +136,8 @@ def nested(depth):
         lambda record, tensors: tensors.update({"reference/clips": torch.ones(5)}),
         lambda record, tensors: record["axes"][0].update(label_std=0),
         lambda record, tensors: record["axes"][0].update(seeds=[]),
-        lambda record, tensors: record["settings"].update(kind="pickle"),
-        lambda record, tensors: record["settings"].update(widths=[10**12]),
+        lambda record, tensors: record["architecture"].update(kind="pickle"),
+        lambda record, tensors: record["architecture"].update(widths=[10**12]),
         lambda record, tensors: record.update(row=[-1]),
         lambda record, tensors: record.update(axes=[[]]),
         lambda record, tensors: record.pop("identity"),
@@ -161,9 +161,9 @@ def nested(depth):
         lambda record, tensors: record.update(feature=["embedding"]),
         lambda record, tensors: record.update(feature="other"),
         lambda record, tensors: record.update(ood=True),
-        lambda record, tensors: record["settings"].update(widths=["4"]),
-        lambda record, tensors: record["settings"].update(layer_norm=0),
-        lambda record, tensors: record["settings"].update(more=0),
+        lambda record, tensors: record["architecture"].update(widths=["4"]),
+        lambda record, tensors: record["architecture"].update(layer_norm=0),
+        lambda record, tensors: record["architecture"].update(more=0),
         lambda record, tensors: record["identity"].update(name=1),
         lambda record, tensors: record.update(training={"a": float("nan")}),
         lambda record, tensors: record.update(training=nested(20)),
@@ -276,7 +276,7 @@ def test_saving_over_a_head_keeps_the_old_one_if_it_fails(tmp_path, monkeypatch)
     assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
 
 
-def test_a_clip_unlike_the_training_set_is_out_of_distribution():
+def test_a_clip_unlike_the_training_set_is_ood():
     rows = torch.randn(500, 8, generator=torch.Generator().manual_seed(1)) * 3 + 7
     reference = reference_clips(rows)
     new = torch.randn(200, 8, generator=torch.Generator().manual_seed(2)) * 3 + 7

@@ -1,6 +1,7 @@
 """The Triton kernel: by Triton's interpreter on the CPU, and on a GPU where there is one."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 import torch
 from test_loss_qamro import dense
 
+from qamro_cache.losses.composed import LabelStats, value_and_grad
 from qamro_cache.losses.qamro import qamro_loss, qamro_value_and_grad
-from qamro_cache.losses.registry import LossSettings, parse_loss
+from qamro_cache.losses.terms import parse_loss
 
 gpu = pytest.mark.gpu
 cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -26,7 +28,10 @@ def test_the_kernel_passes_the_tests_of_every_form_when_interpreted():
         capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-3000:]
-    assert "passed" in run.stdout
+    # Two have thousands of samples, which would take the interpreter hours.
+    counts = re.search(r"^(\d+) passed, 2 skipped, \d+ deselected", run.stdout, re.MULTILINE)
+    assert counts is not None, run.stdout[-3000:]
+    assert int(counts[1]) >= 15
 
 
 def test_a_cpu_tensor_is_refused():
@@ -117,19 +122,22 @@ def test_lower_precision_on_the_gpu(dtype):
 
 @gpu
 @cuda_only
-@pytest.mark.parametrize("method", ["fused", "pairs"])
-def test_a_cuda_graph_captures_the_composed_loss(method):
+def test_a_cuda_graph_captures_the_composed_loss():
     pred, target, mask, alpha, beta = (x.cuda() for x in stack())
     loss = parse_loss("huber+qamro")
-    settings = LossSettings(alpha=alpha, beta=beta, method=method)
+    one = torch.ones_like(alpha)
+    options = {
+        "mask": mask, "labels": LabelStats(low=1.0, high=5.0),
+        "numbers": torch.stack([one, one, one, alpha, beta], -1),
+    }  # fmt: skip
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        expected = loss.value_and_grad(pred, target, mask=mask, settings=settings)
+        expected = value_and_grad(loss, pred, target, **options)
     stream.synchronize()
     static = torch.zeros_like(pred)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        result = loss.value_and_grad(static, target, mask=mask, settings=settings)
+        result = value_and_grad(loss, static, target, **options)
     static.copy_(pred)
     graph.replay()
     torch.testing.assert_close(result, expected)

@@ -6,21 +6,27 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from qamro_cache.losses import listwise
+from qamro_cache.losses import listwise, samples
+from qamro_cache.losses.samples import Samples
 
 PRED = [0.3, -1.2, 2.0, 0.7, 0.7]
 TARGET = [3.0, 1.0, 4.5, 3.0, 2.25]
 MASKED = torch.tensor([[True] * 5 + [False] * 2])
 
 
-def value(loss, pred=PRED, target=TARGET, **settings):
+def column(number):
+    return torch.full((1, 1), number, dtype=torch.float64)
+
+
+def value(loss, pred=PRED, target=TARGET, **parameters):
     """The loss, whether or not it is given two masked samples besides."""
     rows = torch.tensor([pred], dtype=torch.float64), torch.tensor([target], dtype=torch.float64)
-    (plain,) = loss(*rows, None, **settings).tolist()
+    parameters = {name: column(number) for name, number in parameters.items()}
+    (plain,) = loss(Samples(*rows), **parameters)[0].tolist()
     padded = [torch.nn.functional.pad(row, (0, 2), value=torch.nan) for row in rows]
     mask = torch.tensor([[True] * len(pred) + [False] * 2])
-    padded[1] = torch.where(mask, padded[1], 0)  # as the registry hands labels over
-    (masked,) = loss(*padded, mask, **settings).tolist()
+    padded[1] = torch.where(mask, padded[1], 0)  # as a composed loss hands labels over
+    (masked,) = loss(Samples(*padded, mask), **parameters)[0].tolist()
     assert masked == pytest.approx(plain, abs=1e-12)
     return plain
 
@@ -35,7 +41,7 @@ def test_listnet(temperature):
     wanted, given = (softmax([v / temperature for v in row]) for row in (TARGET, PRED))
     expected = sum(w * math.log(w / g) for w, g in zip(wanted, given, strict=True))
     assert value(listwise.listnet, temperature=temperature) == pytest.approx(expected)
-    assert value(listwise.listnet, pred=TARGET) == pytest.approx(0)
+    assert value(listwise.listnet, pred=TARGET, temperature=1.0) == pytest.approx(0)
 
 
 def test_listmle_is_the_likelihood_of_the_order():
@@ -84,7 +90,7 @@ def test_margin_ranking():
     expected = torch.nn.functional.margin_ranking_loss(
         torch.tensor(pairs()), torch.zeros(len(pairs())), torch.ones(len(pairs())), margin=0.6
     )
-    assert value(listwise.margin_ranking, margin=0.6) == pytest.approx(expected.item())
+    assert value(listwise.margin, width=0.6) == pytest.approx(expected.item())
 
 
 def test_ranknet():
@@ -93,18 +99,19 @@ def test_ranknet():
 
 
 @pytest.mark.parametrize(
-    "loss",
+    ("loss", "parameters"),
     [
-        listwise.listmle,
-        listwise.approx_ndcg,
-        listwise.spearman,
-        listwise.margin_ranking,
-        listwise.ranknet,
+        (listwise.listmle, {}),
+        (listwise.approx_ndcg, {"temperature": 0.1}),
+        (listwise.spearman, {"temperature": 0.1}),
+        (listwise.margin, {"width": 0.1}),
+        (listwise.ranknet, {"temperature": 1.0}),
     ],
 )
-def test_equal_labels_and_equal_predictions(loss):
+def test_equal_labels_and_equal_predictions(loss, parameters):
     pred, target = torch.zeros(2, 4), torch.tensor([[2.0] * 4, [1.0, 2.0, 3.0, 4.0]])
-    value, grad = listwise.by_autograd(loss, pred, target, None)
+    parameters = {name: column(number) for name, number in parameters.items()}
+    value, grad = loss(Samples(pred, target), **parameters)
     assert value[0] == 0
     assert not grad[0].any()
     assert value[1] > 0
@@ -113,7 +120,7 @@ def test_equal_labels_and_equal_predictions(loss):
 
 def test_heads_in_blocks_equal_heads_at_once(monkeypatch):
     pred, target = torch.randn(5, 6), torch.rand(5, 6)
-    mask = torch.rand(5, 6) < 0.7
-    whole = listwise.by_autograd(listwise.spearman, pred, target, mask)
-    monkeypatch.setattr(listwise, "_BLOCK", 72)
-    torch.testing.assert_close(listwise.by_autograd(listwise.spearman, pred, target, mask), whole)
+    some, temperature = Samples(pred, target, torch.rand(5, 6) < 0.7), torch.rand(5, 1) + 0.1
+    whole = listwise.spearman(some, temperature=temperature)
+    monkeypatch.setattr(samples, "_BLOCK", 72)
+    torch.testing.assert_close(listwise.spearman(some, temperature=temperature), whole)

@@ -12,6 +12,7 @@ from qamro_cache.settings import check_settings, setting, settings_of
 class Record:
     rate: float = setting(0.5, "Rate.", low=0, below=1)
     count: int = setting(3, "Count.", low=1, high=100, why="more would not fit")
+    step: float = setting(1.0, "Step.", above=0)
     kind: str = setting("one", "Kind.", choices=("one", "two"), name="variant")
     widths: tuple[int, ...] = setting((4, 2), "Widths.", low=1)
     on: bool = setting(False, "On.")
@@ -27,7 +28,7 @@ def test_values_come_out_in_their_types():
     assert isinstance(record.rate, float)
     assert record.widths == (8,)
     assert record.file == Path("a.csv")
-    assert list(settings_of(Record)) == ["rate", "count", "kind", "widths", "on", "file"]
+    assert list(settings_of(Record)) == ["rate", "count", "step", "kind", "widths", "on", "file"]
     assert settings_of(Record)["kind"].name == "variant"
 
 
@@ -40,6 +41,9 @@ def test_values_come_out_in_their_types():
         ({"rate": True}, "rate must be a number, got True"),
         ({"count": 2.0}, "count must be a whole number, got 2.0"),
         ({"count": 101}, r"count must be at most 100 \(more would not fit\), got 101"),
+        ({"step": 0}, "step must be above 0, got 0"),
+        ({"step": float("inf")}, "step must be finite, got inf"),
+        ({"step": 10**400}, "step must be finite, got 1000"),
         ({"kind": "tow"}, "variant must be one of one, two, got 'tow'; did you mean 'two'?"),
         ({"widths": "8"}, "widths must be a list of values, got '8'"),
         ({"widths": (8, 0)}, "widths must be at least 1, got 0"),
@@ -53,7 +57,13 @@ def test_what_is_not_declared_is_refused(given, words):
 
 def test_a_value_is_read_as_it_is_shown():
     declared = settings_of(Record)
-    for name, value in (("rate", 0.25), ("widths", (256, 64)), ("on", True), ("widths", ())):
+    for name, value in (
+        ("rate", 0.25),
+        ("rate", 0.1 + 0.2),
+        ("widths", (256, 64)),
+        ("on", True),
+        ("widths", ()),
+    ):
         assert declared[name].parse(declared[name].show(value)) == value
     with pytest.raises(ValueError, match="widths must be a whole number, got 'x'"):
         declared["widths"].parse("8-x")

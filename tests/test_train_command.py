@@ -180,7 +180,6 @@ def test_mistakes_are_one_line(cache, tmp_path):
     for arguments, words in (
         (["--axis", "beauty"], "no axis 'beauty'; there are: quality, match"),
         (["--feature", "nothing"], "there are: embedding, layers"),
-        (["--loss", "hubert"], "hubert"),
         (["--head", "audiobox"], "layers"),
         (["--cv", "prompts"], "--cv prompts"),
         (["--lr", "1e30", "--cv", "3"], "diverged"),
@@ -190,6 +189,19 @@ def test_mistakes_are_one_line(cache, tmp_path):
         last = result.stderr.strip().splitlines()[-1]
         assert last.startswith("error: "), last
         assert words in last
+    for arguments, words in (
+        (["--loss", "hubert"], "did you mean 'huber'?"),
+        (["--loss", "huber", "--alpha", "0.3"], "no term of the loss 'huber' takes it"),
+        (["--loss", "qamro(alpha=0.1)", "--alpha", "0.3"], "give it once"),
+        (["--alpha", "-1"], "alpha must be at least 0"),
+        (["--head", "mpl"], "did you mean 'mlp'?"),
+        (["--sede", "3"], "--sede"),
+    ):
+        result = run("--cache", cache, "--out", tmp_path / "run", *arguments)
+        assert result.exit_code == 2, (arguments, result.output)
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+        assert words in result.stderr
     assert run("--cache", tmp_path / "none.h5", "--out", tmp_path).exit_code == 1
     assert run("--cache", cache).exit_code == 2
 
@@ -222,8 +234,8 @@ def test_another_run_in_the_folder_is_kept(cache, tmp_path):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     replaced = run(*arguments, "--alpha", "0.5", "--overwrite")
     assert replaced.exit_code == 0, replaced.output
-    assert json.loads((out / "config.json").read_text())["recipe"]["alpha"] == 0.5
-    assert not list((out / "folds").iterdir()), "heads of the replaced run are left"
+    assert "alpha=0.5" in json.loads((out / "config.json").read_text())["recipe"]["loss"]
+    assert not (out / "folds").exists(), "heads of the replaced run are left"
 
 
 def test_training_on_three_clips_or_one_rating_says_what_it_is_worth(cache, tmp_path):

@@ -10,15 +10,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_train_stack import collect, make_data, make_folds, varied_jobs
+from test_train_stack import collect, make_data, make_folds, trained, varied_jobs
 
 from qamro_cache.evaluation import metrics
 from qamro_cache.heads.network import Architecture, Rows, init_params
-from qamro_cache.training.net import Dropout, Group, LayeredNet
+from qamro_cache.training.backend import choose_backend
+from qamro_cache.training.net import AutogradNet, Dropout, Group, LayeredNet
 from qamro_cache.training.recipe import Job, Recipe
 
 pytest.importorskip("triton")
-from qamro_cache.training.gpu import kernels, measures, passes, step_loss
+from qamro_cache.training.gpu import kernels, passes, ranks, step_loss
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="run by the test below, interpreted")
@@ -219,27 +220,21 @@ def test_one_pass_between_products_interpreted(activation):
 
 
 @interpreted
-def test_measures_interpreted():
-    """Ties, masks, constants, an unknown system, an empty one and a NaN: as the metrics have it."""
-    heads, clips, systems = 6, 70, 35
+def test_stability_interpreted():
+    """Ties, masks, a constant, NaN and no sample at all: as the metrics have it."""
+    heads, clips = 6, 70
     g = torch.Generator().manual_seed(0)
-    target, pred, before = (torch.randint(1, 9, (heads, clips), generator=g) / k for k in (2, 3, 1))
+    pred, before = (torch.randint(1, 9, (heads, clips), generator=g) / k for k in (3, 1))
     mask = torch.rand(heads, clips, generator=g) < 0.8
-    system = torch.randint(-1, systems - 2, (heads, clips), generator=g)
     pred[1] = 2.5
     pred[2, 7], mask[2, 7] = torch.nan, True
     pred[3, 7], mask[3, 7] = torch.nan, False
     mask[4] = False
     mask[5, 1:] = False
-    ours = measures.measure(pred, before, target, mask, system, systems)
-    seen = mask.double()
-    x, y = (metrics.system_means(v, system, systems, seen) for v in (pred, target))
-    there = (x.clips > 0).double()
-    three = metrics.mse, metrics.lcc, metrics.srcc
-    rows = [f(pred, target, seen) for f in three] + [f(x.mean, y.mean, there) for f in three]
-    expected = torch.stack([*rows, metrics.srcc(pred, before, seen)])
-    assert expected[:, [0, 3]].isfinite().all()
-    assert torch.allclose(ours.double(), expected, rtol=1e-6, atol=1e-7, equal_nan=True)
+    ours = ranks.stability(pred, before, mask)
+    expected = metrics.srcc(pred, before, mask.double())
+    assert expected.isfinite().tolist() == [True, False, False, True, False, False]
+    assert torch.allclose(ours, expected, rtol=1e-12, atol=0, equal_nan=True)
 
 
 RECIPES = {
@@ -263,19 +258,20 @@ def short_jobs(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_stack_interpreted(name):
     """Equals the torch path to 1e-5 of the labels' deviation, alone or with neighbors."""
-    features, labels = make_data()
+    features, targets = make_data()
     jobs = short_jobs(name)
     options = {"dtype": F32, "chunk": len(jobs)}
-    ours = collect(features, labels, make_folds(), jobs, precision="tf32", **options)
-    theirs = collect(features, labels, make_folds(), jobs, **options)
+    ours = collect(features, targets, make_folds(), jobs, precision="tf32", **options)
+    theirs = collect(features, targets, make_folds(), jobs, **options)
     for job, a, b in zip(jobs, ours, theirs, strict=True):
-        assert (a["best_epoch"], a["epochs"]) == (b["best_epoch"], b["epochs"])
-        deviation = labels.targets[job.target].nan_to_num(50).std()
+        assert trained(a) == trained(b)
+        deviation = targets.labels[job.target].nan_to_num(50).std()
         assert (a["predictions"] - b["predictions"]).abs().max() < 1e-5 * deviation
-        assert torch.allclose(a["history"], b["history"], rtol=1e-3, atol=1e-3, equal_nan=True)
+        for name in ("validation_loss", "stability"):
+            assert torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-3, equal_nan=True)
     if name == "sgd":
         return  # many steps, slowly
-    alone = collect(features, labels, make_folds(), jobs[:1], precision="tf32", dtype=F32)[0]
+    alone = collect(features, targets, make_folds(), jobs[:1], precision="tf32", dtype=F32)[0]
     for key, p in alone["params"].items():
         assert torch.allclose(p, ours[0]["params"][key], rtol=1e-5, atol=1e-6)
 
@@ -283,21 +279,21 @@ def test_a_stack_interpreted(name):
 @interpreted
 def test_bfloat16_interpreted():
     """Near the float32 path: to 3 % of the labels' deviation after an epoch."""
-    features, labels = make_data()
+    features, targets = make_data()
     recipe = dataclasses.replace(RECIPES["sgd"], epochs=1, lr=3e-3, batch_size=16)
     jobs = [Job(recipe, 0, 0)]
-    ours = collect(features, labels, make_folds(), jobs, precision="bf16", dtype=F32)
-    theirs = collect(features, labels, make_folds(), jobs, dtype=F32)
+    ours = collect(features, targets, make_folds(), jobs, precision="bf16", dtype=F32)
+    theirs = collect(features, targets, make_folds(), jobs, dtype=F32)
     for a, b in zip(ours, theirs, strict=True):
         difference = (a["predictions"] - b["predictions"]).abs().max()
-        assert 0 < difference < 3e-2 * labels.targets[0].std()
+        assert 0 < difference < 3e-2 * targets.labels[0].std()
 
 
-def test_bfloat16_is_what_heads_without_kernels_compute_in_too():
-    from qamro_cache.training.net import AutogradNet, make_net
-
+def test_bfloat16_is_what_heads_without_kernels_compute_in_too(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
     for changes in ({"dropout": 0.2}, {"head": Architecture(kind="linear", widths=())}):
-        net, _ = make_net(dataclasses.replace(Recipe(), **changes), "bf16", one_pass=True)
+        recipe = dataclasses.replace(Recipe(), **changes)
+        net = choose_backend(recipe, torch.device("cpu"), precision="bf16").net()
         assert isinstance(net, AutogradNet)
         assert net.half
 
@@ -357,15 +353,13 @@ def test_compiles_for_a_gpu_without_spilling(name, tmp_path):
 #: Pointers of the kernels that are few and small, by name; every other argument is a number.
 POINTERS = {
     "*fp32": "x y z bias dh kept total best p first second grad rates target scores ranking slopes"
-    " factors values before out",
-    "*u8": "mask train valid better finite present",
-    "*i64": "clips order system",
-    "*fp64": "mean_x mean_y",
+    " factors values before",
+    "*u8": "mask train valid better finite",
+    "*i64": "clips order",
+    "*fp64": "out",
 }
 SMALL = {
-    "agreement": (measures._agreement, {"RANKS_ONLY": False, "BLOCK": 64}),
-    "ranks": (measures._agreement, {"RANKS_ONLY": True, "BLOCK": 64}),
-    "by_system": (measures._by_system, {"BLOCK": 64, "SYSTEMS": 32}),
+    "srcc": (ranks._srcc, {"BLOCK": 64}),
     "batch": (step_loss._batch, {"BLOCK": 256}),
     "combine": (step_loss._combine, {"STEP": True, "BLOCK": 256}),
     "activate": (passes._activate, {"ACTIVATION": "relu", "BLOCK": 1024}),
@@ -418,16 +412,16 @@ def gpu_jobs(optimizer):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("precision", TOLERANCES)
 def test_lower_precision_on_the_gpu(precision, optimizer):
-    features, labels = make_data()
+    features, targets = make_data()
     jobs = gpu_jobs(optimizer)
     options = {"dtype": F32, "device": "cuda", "chunk": len(jobs)}
-    ours = collect(features, labels, make_folds(), jobs, precision=precision, **options)
-    theirs = collect(features, labels, make_folds(), jobs, **options)
-    alone = collect(features, labels, make_folds(), jobs[4:5], precision=precision, **options)
+    ours = collect(features, targets, make_folds(), jobs, precision=precision, **options)
+    theirs = collect(features, targets, make_folds(), jobs, **options)
+    alone = collect(features, targets, make_folds(), jobs[4:5], precision=precision, **options)
     assert torch.allclose(alone[0]["params"]["0.weight"], ours[4]["params"]["0.weight"], atol=1e-5)
     for a, b in zip(ours, theirs, strict=True):
         difference = (a["predictions"] - b["predictions"]).abs().max()
-        assert difference < TOLERANCES[precision] * labels.targets[0].std()
+        assert difference < TOLERANCES[precision] * targets.labels[0].std()
 
 
 @gpu
@@ -435,13 +429,13 @@ def test_lower_precision_on_the_gpu(precision, optimizer):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_float32_on_the_gpu_equals_float64_on_the_cpu(optimizer):
     """To 1e-3 of the labels' deviation after 20 epochs."""
-    features, labels = make_data()
+    features, targets = make_data()
     jobs = gpu_jobs(optimizer)
-    ours = collect(features, labels, make_folds(), jobs, dtype=F32, device="cuda")
-    theirs = collect(features, labels, make_folds(), jobs)
+    ours = collect(features, targets, make_folds(), jobs, dtype=F32, device="cuda")
+    theirs = collect(features, targets, make_folds(), jobs)
     for a, b in zip(ours, theirs, strict=True):
         difference = (a["predictions"].double() - b["predictions"]).abs().max()
-        assert difference < 1e-3 * labels.targets[0].std()
+        assert difference < 1e-3 * targets.labels[0].std()
 
 
 @gpu
@@ -451,12 +445,12 @@ def test_float32_on_the_gpu_equals_float64_on_the_cpu(optimizer):
 def test_a_replayed_graph_of_kernels_equals_eager(monkeypatch, name, precision):
     from qamro_cache.training.gpu import graph
 
-    features, labels = make_data()
+    features, targets = make_data()
     jobs = varied_jobs(RECIPES[name])
     options = {"device": "cuda", "dtype": F32, "chunk": len(jobs), "precision": precision}
-    replayed = collect(features, labels, make_folds(), jobs, **options)
-    monkeypatch.setattr(graph.EpochGraph, "_capture", lambda self: None)
-    eager = collect(features, labels, make_folds(), jobs, **options)
+    replayed = collect(features, targets, make_folds(), jobs, **options)
+    monkeypatch.setattr(graph.GraphEpochs, "_capture", lambda self: None)
+    eager = collect(features, targets, make_folds(), jobs, **options)
     for a, b in zip(replayed, eager, strict=True):
         assert a["best_epoch"] == b["best_epoch"]
         assert torch.equal(a["params"]["0.weight"], b["params"]["0.weight"])

@@ -1,19 +1,22 @@
 """The stacked trainer against plain PyTorch, one head at a time."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 import torch
-
-from qamro_cache.evaluation import metrics
-from qamro_cache.heads.network import Architecture, init_params, prepare_rows, score_rows
 from qamro_cache.losses.registry import LossSettings, parse_loss
-from qamro_cache.training.fit import Features, Labeled, fit
+from scipy.stats import spearmanr
+
+from qamro_cache.heads.network import Architecture, init_params, prepare_rows, score_rows
+from qamro_cache.training.backend import plain_backend
+from qamro_cache.training.fit import fit
+from qamro_cache.training.inputs import Features, Folds, Inputs, Targets
 from qamro_cache.training.net import Dropout
-from qamro_cache.training.problem import Problem, make_schedule
-from qamro_cache.training.recipe import Folds, Job, Recipe
-from qamro_cache.training.stack import WATCHED
+from qamro_cache.training.recipe import Job, Recipe
+from qamro_cache.training.schedule import make_schedule, passes_notice
+from qamro_cache.training.stack import Stack
 
 CLIPS, WIDTH, GROUPS = 60, 7, 6
 F64 = torch.float64
@@ -29,11 +32,8 @@ def make_data(windows=False, seed=0):
     labels = (labels + torch.randn(2, CLIPS, generator=g)).mul(2).round().div(2)
     labels[1, 5] = torch.nan
     weights = torch.rand(len(rows), generator=g) * 0.9 + 0.1
-    systems = torch.arange(CLIPS) % 7
-    systems[3] = -1
     features = Features(rows, offsets, weights)
-    ranges = torch.tensor([[0.0, 100], [1, 5]])
-    return features, Labeled(labels, ranges, systems)
+    return features, Targets(labels, torch.tensor([[0.0, 100], [1, 5]]))
 
 
 def make_folds():
@@ -44,22 +44,27 @@ def make_folds():
     return Folds(~test & ~stop, stop, test)
 
 
-def collect(features, labels, folds, jobs, **options):
+def collect(features, targets, folds, jobs, **options):
     options = {"dtype": F64, **options}
     out = [None] * len(jobs)
-    for positions, result in fit(features, labels, folds, jobs, **options):
+    for positions, result in fit(features, targets, folds, jobs, **options):
         for row, k in enumerate(positions):
             out[k] = {
                 "predictions": result.predictions[row],
                 "best_epoch": int(result.best_epoch[row]),
-                "epochs": int(result.epochs[row]),
                 "diverged": bool(result.diverged[row]),
-                "history": result.history[:, :, row],
+                "validation_loss": result.validation_loss[:, row],
+                "stability": result.stability[:, row],
                 "params": {name: p[row] for name, p in result.params.items()},
                 "mean": None if result.row_mean is None else result.row_mean[row],
                 "std": None if result.row_std is None else result.row_std[row],
             }
     return out
+
+
+def trained(head):
+    """The best epoch, and how many the head was measured in: as long as it ran."""
+    return head["best_epoch"], int(head["validation_loss"].isfinite().sum())
 
 
 def varied_jobs(base, count=8):
@@ -87,14 +92,14 @@ def varied_jobs(base, count=8):
     return jobs
 
 
-def naive(features, labels, folds, job):
+def naive(features, targets, folds, job):
     """One head as anybody would write it: autograd and torch.optim, the same batch schedule."""
     recipe, settings = job.recipe, job.recipe.head
     rows = prepare_rows(
         settings, features.windows.double(), features.offsets, features.weights.double()
     )
     assert rows.windows is None
-    y = labels.targets[job.target]
+    y = targets.labels[job.target]
     known = y.isfinite()
     train = torch.from_numpy(folds.train[job.fold])
     stop = torch.from_numpy(folds.validation[job.fold]) & known
@@ -120,15 +125,14 @@ def naive(features, labels, folds, job):
         )
     else:
         optimizer = torch.optim.AdamW(leaves, recipe.lr, weight_decay=recipe.weight_decay)
-    bounds = torch.stack([(r - mean) / std for r in labels.ranges[job.target]])[None]
+    bounds = torch.stack([(r - mean) / std for r in targets.ranges[job.target]])[None]
 
     def predict(select, dropout=None):
         part = rows._replace(values=x[select])
         scores = score_rows(settings, params, part, bounds=bounds, dropout=dropout)
         return scores * std + mean
 
-    placed = Problem(rows, None, labels.targets, labels.ranges, folds, labels.systems, order_seed=0)
-    schedule, (order,) = make_schedule(placed, [job])
+    schedule, (order,) = make_schedule(folds, targets, [job])
     best, best_epoch, kept, steps = float("inf"), 0, None, 0
     losses = []
     for epoch in range(recipe.epochs):
@@ -192,17 +196,18 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_head_equals_plain_pytorch(name):
-    features, labels = make_data()
+    features, targets = make_data()
     folds = make_folds()
     jobs = varied_jobs(VARIANTS[name])
-    stacked = collect(features, labels, folds, jobs, chunk=len(jobs))
+    stacked = collect(features, targets, folds, jobs, chunk=len(jobs))
     stopped_early = 0
     for job, ours in zip(jobs, stacked, strict=True):
-        predictions, best_epoch, epochs, losses = naive(features, labels, folds, job)
+        predictions, best_epoch, epochs, losses = naive(features, targets, folds, job)
         assert not ours["diverged"]
-        assert (ours["best_epoch"], ours["epochs"]) == (best_epoch, epochs)
+        assert trained(ours) == (best_epoch, len(losses))
+        assert len(losses) in (0, epochs)
         assert torch.allclose(ours["predictions"], predictions, rtol=1e-9, atol=1e-9)
-        watched = ours["history"][: len(losses), 0].double()
+        watched = ours["validation_loss"][: len(losses)].double()
         assert torch.allclose(watched, torch.tensor(losses, dtype=F64), rtol=1e-5)
         stopped_early += epochs < job.recipe.epochs
     assert stopped_early >= 2, "no head stopped early, so that path is not tested"
@@ -211,11 +216,11 @@ def test_every_head_equals_plain_pytorch(name):
 @pytest.mark.parametrize(("pooling", "chunk"), [("attention", 1), ("scores", 3), ("mean", 1)])
 def test_a_head_does_not_depend_on_its_stack(pooling, chunk):
     """Windows of unequal number, unequal everything else; alone, in threes, or all together."""
-    features, labels = make_data(windows=True)
+    features, targets = make_data(windows=True)
     head = Architecture(widths=(6,), activation="tanh", pooling=pooling)
     jobs = varied_jobs(Recipe(head=head, batch_size=16, dropout=0.2), 7)
-    together = collect(features, labels, make_folds(), jobs, chunk=7)
-    apart = collect(features, labels, make_folds(), jobs, chunk=chunk)
+    together = collect(features, targets, make_folds(), jobs, chunk=7)
+    apart = collect(features, targets, make_folds(), jobs, chunk=chunk)
     for a, b in zip(together, apart, strict=True):
         assert a["best_epoch"] == b["best_epoch"]
         assert torch.allclose(a["predictions"], b["predictions"], rtol=0, atol=1e-9)
@@ -224,22 +229,22 @@ def test_a_head_does_not_depend_on_its_stack(pooling, chunk):
 
 
 def test_weights_are_left_out_where_nobody_asks():
-    features, labels = make_data()
+    features, targets = make_data()
     jobs = [Job(Recipe(batch_size=16, epochs=2), 0, fold) for fold in (0, 1)]
-    ((_, result),) = fit(features, labels, make_folds(), jobs, weights=False)
+    ((_, result),) = fit(features, targets, make_folds(), jobs, weights=False)
     assert result.params == {}
-    expected = collect(features, labels, make_folds(), jobs, dtype=torch.float32)
+    expected = collect(features, targets, make_folds(), jobs, dtype=torch.float32)
     assert torch.equal(result.predictions[1], expected[1]["predictions"])
 
 
 def test_kept_parameters_give_the_predictions():
-    features, labels = make_data(windows=True)
+    features, targets = make_data(windows=True)
     from qamro_cache.heads.network import forward
 
     for pooling in ("mean", "attention", "scores"):
         recipe = Recipe(head=Architecture(widths=(6,), pooling=pooling), epochs=5, lr=1e-2)
         jobs = [Job(recipe, seed, fold) for seed in (0, 1) for fold in (0, 2)]
-        for job, head in zip(jobs, collect(features, labels, make_folds(), jobs), strict=True):
+        for job, head in zip(jobs, collect(features, targets, make_folds(), jobs), strict=True):
             scores = forward(
                 recipe.head,
                 {name: p[None] for name, p in head["params"].items()},
@@ -249,7 +254,7 @@ def test_kept_parameters_give_the_predictions():
                 mean=head["mean"],
                 std=head["std"],
             )[0]
-            y = labels.targets[0][torch.from_numpy(make_folds().train[job.fold])]
+            y = targets.labels[0][torch.from_numpy(make_folds().train[job.fold])]
             expected = scores * y.std(correction=0) + y.mean()
             assert torch.allclose(head["predictions"], expected, atol=1e-5)
 
@@ -257,56 +262,56 @@ def test_kept_parameters_give_the_predictions():
 @pytest.mark.parametrize("batches", ["shared", "own"])
 def test_held_out_labels_change_nothing(batches):
     """Bit for bit: not the predictions, not the epoch, not the weights."""
-    features, labels = make_data()
+    features, targets = make_data()
     folds = make_folds()
     recipe = Recipe(batch_size=16, lr=1e-2, epochs=20, patience=3, batches=batches)
     jobs = [Job(recipe, seed, fold) for seed in (0, 1) for fold in range(GROUPS)]
     options = {"dtype": torch.float32, "chunk": 5}
-    honest = collect(features, labels, folds, jobs, **options)
+    honest = collect(features, targets, folds, jobs, **options)
     for job in jobs[::5]:
         held = np.flatnonzero(folds.test[job.fold])
-        changed = labels.targets.clone()
+        changed = targets.labels.clone()
         changed[:, held] = changed[:, held[::-1].copy()] * 3 - 7
-        after = collect(features, dataclasses.replace(labels, targets=changed), folds, [job])[0]
-        again = collect(features, labels, folds, [job])[0]
+        after = collect(features, dataclasses.replace(targets, labels=changed), folds, [job])[0]
+        again = collect(features, targets, folds, [job])[0]
         assert torch.equal(after["predictions"], again["predictions"])
         assert after["best_epoch"] == again["best_epoch"]
     # In a stack too: all held-out labels of one fold change, its own heads do not.
     held = np.flatnonzero(folds.test[3])
-    changed = labels.targets.clone()
+    changed = targets.labels.clone()
     changed[:, held] = changed[:, held[::-1].copy()] * 3 - 7
-    after = collect(features, dataclasses.replace(labels, targets=changed), folds, jobs, **options)
+    after = collect(features, dataclasses.replace(targets, labels=changed), folds, jobs, **options)
     for job, a, b in zip(jobs, honest, after, strict=True):
         assert torch.equal(a["predictions"], b["predictions"]) == (job.fold == 3)
 
 
 def test_a_held_out_clip_does_not_move_standardization():
     """An absurd embedding of a held-out clip changes that clip's prediction only."""
-    features, labels = make_data()
+    features, targets = make_data()
     folds = make_folds()
     jobs = [Job(Recipe(batch_size=16, epochs=5), 0, fold) for fold in range(GROUPS)]
-    before = collect(features, labels, folds, jobs)
+    before = collect(features, targets, folds, jobs)
     held = int(np.flatnonzero(folds.test[4])[0])
     windows = features.windows.clone()
     windows[held] = 1e4
-    after = collect(features._replace(windows=windows), labels, folds, jobs)
+    after = collect(features._replace(windows=windows), targets, folds, jobs)
     others = torch.arange(CLIPS) != held
     assert torch.equal(before[4]["predictions"][others], after[4]["predictions"][others])
     assert not torch.equal(before[0]["predictions"][others], after[0]["predictions"][others])
 
 
 def test_a_diverging_head_leaves_the_others_untouched():
-    features, labels = make_data()
+    features, targets = make_data()
     folds = make_folds()
     base = Recipe(batch_size=16, epochs=30, patience=30, lr=1e-2)
     for optimizer in ("sgd", "adamw"):
         sane = dataclasses.replace(base, optimizer=optimizer)
         absurd = dataclasses.replace(sane, lr=1e18 if optimizer == "sgd" else 1e30)
         jobs = [Job(sane, 0), Job(absurd, 1), Job(sane, 2, 2), Job(absurd, 3, 2), Job(sane, 4, 1)]
-        mixed = collect(features, labels, folds, jobs, chunk=5, dtype=torch.float32)
+        mixed = collect(features, targets, folds, jobs, chunk=5, dtype=torch.float32)
         assert [head["diverged"] for head in mixed] == [False, True, False, True, False]
         assert mixed[1]["predictions"].isnan().all()
-        clean = collect(features, labels, folds, jobs[::2], chunk=5, dtype=torch.float32)
+        clean = collect(features, targets, folds, jobs[::2], chunk=5, dtype=torch.float32)
         for a, b in zip(mixed[::2], clean, strict=True):
             assert torch.allclose(a["predictions"], b["predictions"], atol=1e-4)
             assert a["best_epoch"] == b["best_epoch"]
@@ -314,7 +319,7 @@ def test_a_diverging_head_leaves_the_others_untouched():
 
 def test_what_becomes_of_a_finished_head_is_not_told():
     """It stays in the stack until enough have finished, trained on for nothing, maybe to NaN."""
-    features, labels = make_data()
+    features, targets = make_data()
     linear = Architecture(kind="linear", widths=())
     sane = Recipe(
         head=linear, loss="mse@standardized", batch_size=16, epochs=60, patience=60, lr=1e-3
@@ -322,44 +327,38 @@ def test_what_becomes_of_a_finished_head_is_not_told():
     wild = dataclasses.replace(sane, epochs=1, lr=1.0)
     for fold in (1, 2):
         jobs = [Job(wild, 0, fold), *(Job(sane, seed, 1) for seed in range(1, 6))]
-        head = collect(features, labels, make_folds(), jobs, chunk=6, dtype=torch.float32)[0]
-        alone = collect(features, labels, make_folds(), jobs[:1], dtype=torch.float32)[0]
+        head = collect(features, targets, make_folds(), jobs, chunk=6, dtype=torch.float32)[0]
+        alone = collect(features, targets, make_folds(), jobs[:1], dtype=torch.float32)[0]
         assert not alone["diverged"]
         assert not head["diverged"]
         assert torch.allclose(head["predictions"], alone["predictions"])
 
 
-def test_clips_without_systems():
-    """Their own figures are measured as ever; those of systems are unknown."""
-    features, labels = make_data()
-    job = Job(Recipe(batch_size=16, epochs=3), 0, 1)
-    nobody = dataclasses.replace(labels, systems=torch.full_like(labels.systems, -1))
-    known = collect(features, labels, make_folds(), [job])[0]
-    unknown = collect(features, nobody, make_folds(), [job])[0]
-    assert torch.equal(known["predictions"], unknown["predictions"])
-    of_systems = torch.tensor([name.startswith("system") for name in WATCHED])
-    assert torch.equal(known["history"][1:, ~of_systems], unknown["history"][1:, ~of_systems])
-    assert unknown["history"][:, of_systems].isnan().all()
-
-
 def test_history_is_what_the_metrics_say():
-    """The last epoch of a head that never improves again, measured from its predictions."""
-    features, labels = make_data()
+    """Stability of two epochs, from the predictions of heads that train for one and for two."""
+    features, targets = make_data()
     folds = make_folds()
-    recipe = Recipe(batch_size=16, epochs=12, patience=12, lr=1e-2)
+    held = folds.validation[1].copy()
+    fixed = Folds(folds.train, folds.validation & False, folds.test)
     for target in (0, 1):
-        head = collect(features, labels, folds, [Job(recipe, 0, 1, target)])[0]
-        row = dict(zip(WATCHED, head["history"][head["best_epoch"] - 1].tolist(), strict=True))
-        y = labels.targets[target]
-        stop = torch.from_numpy(folds.validation[1]) & y.isfinite()
-        p = head["predictions"]
-        for name in ("mse", "lcc", "srcc"):
-            expected = metrics.METRICS[name](p[stop], y[stop]).item()
-            assert row[f"clip_{name}"] == pytest.approx(expected, rel=1e-4)
-        systems = sorted({int(s) for s in labels.systems[stop] if s >= 0})
-        means = [[v[stop & (labels.systems == s)].mean().item() for s in systems] for v in (p, y)]
-        expected = metrics.srcc(*map(torch.tensor, means)).item()
-        assert row["system_srcc"] == pytest.approx(expected, rel=1e-4)
+        recipe = Recipe(batch_size=16, epochs=3, patience=3, lr=1e-2)
+        head = collect(features, targets, folds, [Job(recipe, 0, 1, target)])[0]
+        jobs = [
+            Job(dataclasses.replace(recipe, epochs=epochs), 0, 1, target) for epochs in (1, 2, 3)
+        ]
+        after = [one["predictions"] for one in collect(features, targets, fixed, jobs)]
+        seen = torch.from_numpy(held) & targets.labels[target].isfinite()
+        expected = [spearmanr(a[seen], b[seen])[0] for a, b in itertools.pairwise(after)]
+        assert head["stability"][0].isnan()
+        assert head["stability"][1:].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_small_set_is_passed_over_several_times():
+    assert passes_notice(96, 64) == (
+        "96 training clips make 2 steps of 64: an epoch is 4 passes, for at least 8 steps"
+    )
+    assert passes_notice(40, 64).startswith("40 training clips make 1 step of 64: an epoch is 8")
+    assert passes_notice(8 * 64, 64) == ""
 
 
 def test_refused_settings():
@@ -373,11 +372,11 @@ def test_refused_settings():
     ):
         with pytest.raises(ValueError, match=next(iter(change))):
             Recipe(**change)
-    features, labels = make_data()
+    features, targets = make_data()
     for precision in ("tf32", "bf16", "float16"):
         with pytest.raises(ValueError, match=f"precision must be .*'{precision}' on cpu"):
             collect(
-                features, labels, make_folds(), [Job(Recipe())],
+                features, targets, make_folds(), [Job(Recipe())],
                 precision=precision, dtype=torch.float32,
             )  # fmt: skip
     mask = np.ones((1, 4), bool)
@@ -390,27 +389,30 @@ def test_refused_settings():
 @pytest.mark.parametrize("pooling", ["attention", "scores", "mean"])
 def test_shapes_of_a_captured_epoch_change_nothing(pooling):
     """What a CUDA graph needs, on the CPU: padded windows, and one path for every step."""
-    from qamro_cache.training.stack import Stack
-
-    features, labels = make_data(windows=True)
+    features, targets = make_data(windows=True)
     recipe = Recipe(head=Architecture(widths=(6,), pooling=pooling), batch_size=16, epochs=3)
     jobs = [Job(recipe, seed, fold) for fold in (0, 2) for seed in (0, 1)]
     rows = prepare_rows(
         recipe.head, features.windows.double(), features.offsets, features.weights.double()
     )
     offsets = None if rows.windows is None else features.offsets
-    problem = Problem(rows, offsets, labels.targets, labels.ranges, make_folds(), labels.systems, 0)
-    plain, fixed = (Stack(problem, jobs, F64, {}) for _ in range(2))
+    inputs = Inputs(rows, offsets, targets, make_folds())
+    plain, fixed = (Stack(inputs, jobs, plain_backend(recipe), F64) for _ in range(2))
     with torch.no_grad():
         for epoch in range(3):
-            steps = plain.batches(epoch)
-            plain.train_epoch(steps, [None] * len(steps))
-            caps = [fixed.row_cap(step.clips.shape[1]) for step in steps]
+            steps = plain.batches.epoch(epoch)
+            plain.train_epoch(steps)
+            caps = [fixed.batches.row_cap(step.clips.shape[1]) for step in steps]
             assert pooling == "mean" or all(
                 cap > int(features.offsets.diff()[step.clips[0]].sum())
                 for cap, step in zip(caps, steps, strict=True)
             )
-            fixed.train_epoch([step._replace(everybody=False) for step in steps], caps)
+            fixed.train_epoch(
+                [
+                    step._replace(everybody=False, row_cap=cap)
+                    for step, cap in zip(steps, caps, strict=True)
+                ]
+            )
     for name, p in plain.params.items():
         assert torch.allclose(p, fixed.params[name], rtol=0, atol=1e-11)
-    assert plain.nobody_starves()
+    assert plain.batches.nobody_starves()

@@ -258,15 +258,22 @@ def refuse_mixture(path: Path, ours: Any, other: Path, theirs: Any) -> None:
         )
 
 
-def open_cache(path: str | Path | Sequence[str | Path]) -> Cache:
+#: What names a cache: a file, several files, or one that is open.
+CacheLike = str | Path | Sequence[str | Path] | Cache
+
+
+def open_cache(path: CacheLike) -> Cache:
     """Open a cache.
 
     Args:
-        path: a file, or several of one identity with different clips, in order.
+        path: a file, or several of one identity with different clips, in order. A cache that is
+            open already is returned as it is.
 
     Raises:
         QamroError: a file is missing, damaged or no cache; or the files do not belong together.
     """
+    if isinstance(path, Cache):
+        return path
     paths = [path] if isinstance(path, str | Path) else list(path)
     if not paths:
         raise QamroError("no cache file was given")

@@ -9,6 +9,7 @@ from pathlib import Path
 from qamro_cache.datasets.demo import load_demo
 from qamro_cache.datasets.described import load_described
 from qamro_cache.datasets.description import Description, read_description
+from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.errors import QamroError
 
@@ -35,21 +36,25 @@ def list_datasets() -> dict[str, str]:
     return found
 
 
-def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
+def load_dataset(name: str | Path, data_dir: Path | None = None) -> Dataset:
     """Load a rated set.
 
     Args:
-        name: one of ``list_datasets()``, or the path of a description (``.toml``) of your own.
+        name: one of ``list_datasets()``, or the path of a description (``.toml``) or a manifest
+            of your own; a manifest that does not end in ``.csv`` is given as a ``Path``.
         data_dir: the folder of the release; None: for ``demo``, a folder in the user's cache (it is
-            made there), for a description of your own, the folder that it is in.
+            made there), for a description or a manifest of your own, the folder that it is in.
 
     Raises:
         QamroError: an unknown name, no folder, or a release that is not as described.
     """
+    path = Path(name)
+    if path.suffix == ".toml":
+        return load_described(read_description(path), data_dir or path.parent)
+    if isinstance(name, Path) or path.suffix == ".csv":
+        return load_manifest(path, data_dir)
     if name == "demo":
         return load_demo(data_dir)
-    if name.endswith(".toml"):
-        return load_described(read_description(Path(name)), data_dir or Path(name).parent)
     if name in descriptions():
         return _load(descriptions()[name], data_dir)
     for point in entry_points(group=ENTRY_POINTS):

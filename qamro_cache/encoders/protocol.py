@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from qamro_cache.identity import EncoderSpec
+from qamro_cache.settings import setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,25 +35,42 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
-class EncoderOptions:
-    """What a user may set about an encoder; each encoder refuses what it cannot honor.
+class WeightsOptions:
+    """Where an encoder's weights and vocabulary are on this machine.
 
     Attributes:
         checkpoint: file or folder with the weights; empty: the encoder's own default.
         tokenizer: folder with the text tower's vocabulary; empty: the local hub cache; ``none``:
             leave the text tower out.
+        allow_pickle: load a checkpoint that needs unrestricted unpickling, which can run code.
+    """
+
+    checkpoint: str = setting("", "The encoder's weights, a file or a folder.")
+    tokenizer: str = setting("", "Folder of the text tower's tokenizer; none: no text tower.")
+    allow_pickle: bool = setting(False, "Load checkpoints that can run code.")
+
+
+@dataclass(frozen=True)
+class EncoderOptions(WeightsOptions):
+    """What a user may set about an encoder; each encoder refuses what it cannot honor.
+
+    Attributes:
         precision: ``float32``, ``tf32``, ``bfloat16`` or ``float16``.
         rate_policy: ``resample`` or ``as-is``.
-        allow_pickle: load a checkpoint that needs unrestricted unpickling, which can run code.
         int16: truncate samples to 16 bits where the encoder's upstream does; False: nowhere.
     """
 
-    checkpoint: str = ""
-    tokenizer: str = ""
-    precision: str = "float32"
-    rate_policy: str = "resample"
-    allow_pickle: bool = False
-    int16: bool = True
+    precision: str = setting(
+        "float32",
+        "What the encoder computes in.",
+        choices=("float32", "tf32", "bfloat16", "float16"),
+    )
+    rate_policy: str = setting(
+        "resample",
+        "as-is feeds samples of any rate unchanged, as some published code does.",
+        choices=("resample", "as-is"),
+    )
+    int16: bool = setting(True, "Truncate samples to 16 bits where clap's authors do.")
 
 
 @dataclass(frozen=True)

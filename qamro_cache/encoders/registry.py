@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
+from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions, WeightsOptions
 from qamro_cache.errors import QamroError
 
 GROUP = "qamro_cache.encoders"
@@ -87,24 +87,20 @@ def load_encoder(name: str, options: EncoderOptions | None = None, device: str =
 
 
 def options_of(
-    identity: Mapping[str, Any],
-    checkpoint: str = "",
-    tokenizer: str = "",
-    allow_pickle: bool = False,
+    identity: Mapping[str, Any], weights: WeightsOptions | None = None
 ) -> EncoderOptions:
     """Return the options under which the encoder of an identity makes its features again.
 
     Args:
         identity: of a cache or a head; its ``name`` is what to load.
-        checkpoint: where the weights are on this machine.
-        tokenizer: where the vocabulary is; left out where the identity has none.
-        allow_pickle: as in ``EncoderOptions``.
+        weights: where they are on this machine; the vocabulary is left out where the identity has
+            none.
 
     Raises:
         QamroError: a field of the identity is missing.
     """
     try:
-        return _options_of(identity, checkpoint, tokenizer, allow_pickle)
+        return _options_of(identity, weights or WeightsOptions())
     except (KeyError, TypeError) as error:
         raise QamroError(
             f"the identity names no encoder that can be loaded (field {error}); "
@@ -112,17 +108,16 @@ def options_of(
         ) from error
 
 
-def _options_of(
-    identity: Mapping[str, Any], checkpoint: str, tokenizer: str, allow_pickle: bool
-) -> EncoderOptions:
+def _options_of(identity: Mapping[str, Any], weights: WeightsOptions) -> EncoderOptions:
     name, audio = str(identity["name"]), identity["audio"]
     has_text_tower = name == "clap" or name.startswith("hf:")
+    no_vocabulary = has_text_tower and not identity["tokenizer_sha256"]
     return EncoderOptions(
-        checkpoint=checkpoint,
-        tokenizer="none" if has_text_tower and not identity["tokenizer_sha256"] else tokenizer,
+        checkpoint=weights.checkpoint,
+        tokenizer="none" if no_vocabulary else weights.tokenizer,
         precision=str(identity["precision"]),
         rate_policy=str(audio["rate_policy"]),
-        allow_pickle=allow_pickle,
+        allow_pickle=weights.allow_pickle,
         # Only clap truncates, so only there does False mean that it was told not to.
         int16=bool(audio["int16"]) or name != "clap",
     )

@@ -1,4 +1,4 @@
-"""How far a figure moves by chance: cluster bootstrap over systems, paired between two models.
+"""How far a figure moves by chance: cluster bootstrap over systems.
 
 Clips of one system are not independent, so whole systems are drawn with replacement (Field and
 Welsh, "Bootstrapping clustered data", 2007). A resample is a count a system, which the metrics
@@ -89,7 +89,6 @@ def bootstrap_intervals(
     target: npt.NDArray[np.float64],
     system: npt.NDArray[np.int64],
     *,
-    minus: npt.NDArray[np.float64] | None = None,
     system_truth: Tensor | None = None,
     resamples: int = 1000,
     level: float = 0.95,
@@ -102,8 +101,6 @@ def bootstrap_intervals(
             data and in each resample.
         target: [N] labels.
         system: [N] each clip's system from 0; give every clip its own where there are none.
-        minus: [J, N] predictions of another model: the intervals are those of the difference
-            ``pred`` minus ``minus`` on the same resamples (paired).
         system_truth: [S] published system scores, see `true_system_scores`.
         resamples: bootstrap draws.
         level: share of the resamples inside the interval.
@@ -114,9 +111,6 @@ def bootstrap_intervals(
     # The data as they are stand first: every system drawn once.
     counts = torch.cat([torch.ones_like(drawn[:1]), drawn])
     figures = _seed_mean(torch.as_tensor(pred), t, s, counts, system_truth)
-    if minus is not None:
-        other = _seed_mean(torch.as_tensor(minus), t, s, counts, system_truth)
-        figures = {name: figures[name] - other[name] for name in figures}
     return {name: interval(f[0].item(), f[1:], level) for name, f in figures.items()}
 
 

@@ -2,29 +2,27 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.datasets.answers import TRACK_AXES, read_answer, read_answer_list
-from qamro_cache.datasets.labels import load_rated, match_ids
+from qamro_cache.datasets.labels import match_ids
 from qamro_cache.datasets.records import Axis, Dataset, select_clips
-from qamro_cache.datasets.tables import numbers, read_table, text
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.files import read_predictions
+from qamro_cache.evaluation.request import EvaluateOptions, EvaluateRequest, evaluate_request
+from qamro_cache.settings import documented
 
 logger = logging.getLogger("qamro_cache")
 
 
+@documented(EvaluateOptions)
 def evaluate(
-    predictions: Path,
-    labels: Path | Dataset,
-    *,
-    axis_map: Mapping[str, str] | None = None,
-    split: str = "",
-    answer_list: Path | None = None,
-    resamples: int = 1000,
+    predictions: str | Path, labels: str | Path | Dataset | None = None, **options: Any
 ) -> dict[str, Any]:
     """Score predictions as the challenge does, with intervals and the raters' ceiling.
 
@@ -32,13 +30,10 @@ def evaluate(
         predictions: ``predictions.csv`` of qamro-train or qamro-predict (columns clip_id, axis,
             prediction, optionally seed and scale), or a challenge's ``answer.txt``.
         labels: the truth: a data set, a cache (``.h5``), or a CSV with clip_id, optionally system
-            and split, and a column an axis.
-        axis_map: predicted axis -> axis of the labels. Axes of the same name are compared when it
-            is empty. A mapped axis is taken to be on another scale.
-        split: score the clips of this split only; empty: all that were predicted.
-        answer_list: the challenge's list of clips, which an ``answer.txt`` must match: ids, order
-            and number.
-        resamples: bootstrap draws of the intervals.
+            and split, and a column an axis; or name ``dataset``.
+        options: those of qamro-evaluate by their names; ``axis_map`` may be a mapping of predicted
+            axis -> axis of the labels. Axes of the same name are compared when it is empty. A
+            mapped axis is taken to be on another scale.
 
     Returns:
         ``axes``: for each axis of the labels what `score` returns, with ``predicted_axis``,
@@ -51,9 +46,72 @@ def evaluate(
     Raises:
         QamroError: the files do not fit each other.
     """
-    truth = labels if isinstance(labels, Dataset) else read_truth(labels)
-    table = read_predictions(predictions, answer_list)
-    pairs = _pairs(table, truth, axis_map or {}, predictions)
+    return run_evaluate(evaluate_request(predictions, labels, options))
+
+
+def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
+    """Do what was asked; see `evaluate`."""
+    truth, options = request.truth, request.options
+    table = read_predictions(request.predictions, options.answer_list)
+    pairs = _pairs(table, truth, options.axes, request.predictions)
+    found = _match(table, truth, options.split, request.predictions)
+    # Loads torch, which takes seconds: what is wrong with the files has been said by now.
+    from qamro_cache.evaluation.score import Judged, score, warn_of_small_numbers
+
+    axes: dict[str, Any] = {}
+    for theirs, ours in pairs.items():
+        part = found.table[found.table["axis"] == theirs]
+        index = truth.labels.axis_index(ours)
+        axis = truth.labels.axes[index]
+        target, published = truth.labels.mean[found.rows, index], _published(truth, index)
+        same_scale = theirs == ours and _same_scale(part, axis, target[found.places(part)])
+        if same_scale and (off := axis.notice_outside(part["prediction"].to_numpy(np.float64))):
+            logger.warning(off)
+        pred = _by_seed(part, found)
+        judged = Judged(target, found.system, published, same_scale)
+        predicted = np.where(np.isfinite(pred).all(0), target, np.nan)
+        warn_of_small_numbers(ours, Judged(predicted, found.system))
+        scored = score(pred, judged, resamples=options.resamples)
+        scored["predicted_axis"] = theirs
+        scored["scale"] = [axis.low, axis.high]
+        scored["ood"] = int((part["ood"] == "True").sum()) if "ood" in part else None
+        scored["published_systems"] = 0 if published is None else int(np.isfinite(published).sum())
+        scored["ceiling"] = _ceilings(truth, found, index)
+        axes[ours] = scored
+    return {
+        "dataset": truth.name,
+        "synthetic": truth.synthetic,
+        "unpredicted": len(found.rows) - len(found.position),
+        "unlabeled": found.unlabeled,
+        "axes": axes,
+    }
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Predictions beside the clips of the truth that they are of.
+
+    Attributes:
+        table: rows of predictions whose clip has labels.
+        rows: [C] the clips of the truth that are scored.
+        system: [C] of these, -1 for none.
+        position: clip id as predicted -> place among ``rows``.
+        unlabeled: predicted clips that the truth does not have.
+    """
+
+    table: pd.DataFrame
+    rows: npt.NDArray[np.int64]
+    system: npt.NDArray[np.int64]
+    position: Mapping[str, int]
+    unlabeled: int
+
+    def places(self, part: pd.DataFrame) -> npt.NDArray[np.int64]:
+        """Return the place among ``rows`` of each row of ``part``."""
+        return np.array([self.position[clip_id] for clip_id in part["clip_id"]], np.int64)
+
+
+def _match(table: pd.DataFrame, truth: Dataset, split: str, path: Path) -> _Found:
+    """Find the clips of the truth that were predicted."""
     clips = truth.clips
     rows = np.arange(len(clips))
     if split:
@@ -66,115 +124,25 @@ def evaluate(
     empty = int(table["prediction"].isna().sum())
     table = table[table["prediction"].notna()]
     if empty:
-        logger.warning("%s: %d rows have no prediction and are left out", predictions, empty)
+        logger.warning("%s: %d rows have no prediction and are left out", path, empty)
     predicted = list(dict.fromkeys(table["clip_id"]))
     if not predicted:
-        raise QamroError(f"{predictions}: no row has a prediction; see its column reason")
+        raise QamroError(f"{path}: no row has a prediction; see its column reason")
     at = match_ids(predicted, list(clips["clip_id"].iloc[rows]))
     position = {predicted[place]: row for row, place in enumerate(at) if place >= 0}
     if not position:
         raise QamroError(
-            f"{predictions}: none of its clips is in the labels: it has {predicted[0]!r}, they "
+            f"{path}: none of its clips is in the labels: it has {predicted[0]!r}, they "
             f"have {clips['clip_id'].iloc[rows[0]]!r}; are these the labels of the same clips?"
         )
-    # Loads torch, which takes seconds: what is wrong with the files has been said by now.
-    from qamro_cache.evaluation.score import score, warn_of_small_numbers
-
-    systems = sorted(set(clips["system"]) - {""})
-    number = {name: index for index, name in enumerate(systems)}
+    number = {name: index for index, name in enumerate(_systems(truth))}
     system = np.array([number.get(name, -1) for name in clips["system"].iloc[rows]], np.int64)
-    result: dict[str, Any] = {
-        "dataset": truth.name,
-        "synthetic": truth.synthetic,
-        "unpredicted": len(rows) - len(position),
-        "unlabeled": len(predicted) - len(position),
-        "axes": {},
-    }
-    for theirs, ours in pairs.items():
-        part = table[(table["axis"] == theirs) & table["clip_id"].isin(position.keys())]
-        index = truth.labels.axis_index(ours)
-        axis = truth.labels.axes[index]
-        target, published = truth.labels.mean[rows, index], _published(truth, systems, index)
-        scored_predictions = _by_seed(part, position, len(rows))
-        judged = np.isfinite(scored_predictions).all(0)
-        warn_of_small_numbers(ours, np.where(judged, target, np.nan), system)
-        same_scale = theirs == ours and _same_scale(
-            part, axis, target[part["clip_id"].map(position).to_numpy(np.int64)]
-        )
-        if same_scale and (off := axis.notice_outside(part["prediction"].to_numpy(np.float64))):
-            logger.warning(off)
-        scored = score(
-            scored_predictions,
-            target,
-            system,
-            system_truth=published,
-            same_scale=same_scale,
-            resamples=resamples,
-        )
-        scored["predicted_axis"] = theirs
-        scored["scale"] = [axis.low, axis.high]
-        scored["ood"] = int((part["ood"] == "True").sum()) if "ood" in part else None
-        scored["published_systems"] = 0 if published is None else int(np.isfinite(published).sum())
-        scored["ceiling"] = _ceilings(truth, rows, index, system)
-        result["axes"][ours] = scored
-    return result
+    known = table[table["clip_id"].isin(position.keys())]
+    return _Found(known, rows, system, position, len(predicted) - len(position))
 
 
-def read_truth(path: Path) -> Dataset:
-    """Read labels to score against from a cache, or from a CSV (see `evaluate`)."""
-    if path.suffix in (".h5", ".hdf5"):
-        from qamro_cache.cache.reader import open_cache
-
-        cache = open_cache(path)
-        return Dataset(cache.dataset, cache.clips, cache.labels, cache.synthetic)
-    return Dataset(path.stem, *load_rated(path))
-
-
-def read_predictions(path: Path, answer_list: Path | None = None) -> pd.DataFrame:
-    """Read predictions as one row a clip, axis and seed: clip_id, axis, seed, prediction, ...
-
-    Args:
-        path: see `evaluate`.
-        answer_list: see `evaluate`.
-
-    Raises:
-        QamroError: a column is missing, a clip is twice in one axis and seed, or a prediction is
-            no number.
-    """
-    if path.suffix == ".txt":
-        answer = read_answer(path, None if answer_list is None else read_answer_list(answer_list))
-        parts = [
-            pd.DataFrame(
-                {"clip_id": answer.clip_ids, "axis": axis, "seed": "", "prediction": scores}
-            )
-            for axis, scores in zip(TRACK_AXES[answer.track], answer.scores.T, strict=True)
-        ]
-        return pd.concat(parts, ignore_index=True)
-    if answer_list is not None:
-        raise QamroError(f"{path}: a list is for an answer.txt; leave it out for a predictions.csv")
-    frame = read_table(path)
-    for required in ("clip_id", "axis", "prediction"):
-        if required not in frame.columns:
-            raise QamroError(
-                f"{path}, row 1: there is no column {required!r} "
-                f"(columns: {', '.join(map(str, frame.columns))}); give a predictions.csv of "
-                "qamro-train or qamro-predict, or an answer.txt"
-            )
-    if frame.empty:
-        raise QamroError(f"{path}, row 2: there are no predictions; predict some clips first")
-    table = pd.DataFrame({name: text(frame, name) for name in frame.columns})
-    table["prediction"] = numbers(frame, "prediction", path)
-    if "seed" not in table:
-        table["seed"] = ""
-    twice = table.duplicated(["clip_id", "axis", "seed"])
-    if twice.any():
-        row = int(np.flatnonzero(twice)[0])
-        clip_id, axis = table["clip_id"].iloc[row], table["axis"].iloc[row]
-        raise QamroError(
-            f"{path}, row {frame.index[row]}: clip {clip_id!r} has a prediction on {axis!r} "
-            "already; keep one a clip, axis and seed"
-        )
-    return table
+def _systems(truth: Dataset) -> list[str]:
+    return sorted(set(truth.clips["system"]) - {""})
 
 
 def _pairs(
@@ -198,18 +166,15 @@ def _pairs(
     return pairs
 
 
-def _by_seed(
-    part: pd.DataFrame, position: Mapping[str, int], num_clips: int
-) -> np.ndarray[Any, Any]:
+def _by_seed(part: pd.DataFrame, found: _Found) -> npt.NDArray[np.float64]:
     """Predictions [seeds, clips], NaN where a clip has none."""
     seeds = {seed: row for row, seed in enumerate(dict.fromkeys(part["seed"]))}
-    out = np.full((len(seeds), num_clips), np.nan)
-    rows = part["seed"].map(seeds).to_numpy(np.int64)
-    out[rows, part["clip_id"].map(position).to_numpy(np.int64)] = part["prediction"].to_numpy()
+    out = np.full((len(seeds), len(found.rows)), np.nan)
+    out[part["seed"].map(seeds).to_numpy(np.int64), found.places(part)] = part["prediction"]
     return out
 
 
-def _same_scale(part: pd.DataFrame, axis: Axis, labels: np.ndarray[Any, Any]) -> bool:
+def _same_scale(part: pd.DataFrame, axis: Axis, labels: npt.NDArray[np.float64]) -> bool:
     """Whether predictions are on the labels' scale; those that tell nothing are taken to be.
 
     Those of qamro-predict name their scale. Those of qamro-train hold the labels that they were
@@ -224,26 +189,25 @@ def _same_scale(part: pd.DataFrame, axis: Axis, labels: np.ndarray[Any, Any]) ->
     return len(known) == 0 or bool(np.median(known) <= (axis.high - axis.low) / 4)
 
 
-def _published(truth: Dataset, systems: list[str], index: int) -> np.ndarray[Any, Any] | None:
+def _published(truth: Dataset, index: int) -> npt.NDArray[np.float64] | None:
     if not truth.system_scores:
         return None
     missing = [np.nan] * len(truth.labels.axes)
-    return np.array([truth.system_scores.get(name, missing)[index] for name in systems])
+    scores = [truth.system_scores.get(name, missing)[index] for name in _systems(truth)]
+    return np.array(scores, np.float64)
 
 
-def _ceilings(
-    truth: Dataset, rows: np.ndarray[Any, Any], index: int, system: np.ndarray[Any, Any]
-) -> dict[str, float] | None:
+def _ceilings(truth: Dataset, found: _Found, index: int) -> dict[str, float] | None:
     """SRCC that a perfect predictor of these raters' opinion would reach."""
     from qamro_cache.evaluation.ceiling import split_half
 
-    labels = select_clips(truth, rows).labels
+    labels = select_clips(truth, found.rows).labels
     clip = split_half(labels, index)
     if clip is None:
         return None
     result = {"clip_srcc": clip.ceiling}
-    if (system >= 0).any():
-        of_systems = split_half(labels, index, system)
+    if (found.system >= 0).any():
+        of_systems = split_half(labels, index, found.system)
         if of_systems is not None:
             result["system_srcc"] = of_systems.ceiling
     return result

@@ -1,153 +1,103 @@
 """Train every cell of a grid on the same folds at once, and compare them honestly."""
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
-from qamro_cache.cache.reader import Cache
-from qamro_cache.datasets.raters import subsampled_means
+from qamro_cache.cache.reader import Cache, CacheLike
+from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.baselines import ridge, train_mean
-from qamro_cache.evaluation.score import json_text
 from qamro_cache.experiments.data import Material, load_material
-from qamro_cache.experiments.done import keep, read_done
-from qamro_cache.experiments.early import check_ablate
-from qamro_cache.experiments.files import write_text
 from qamro_cache.experiments.folds import default_cv, make_folds, wants_inner
-from qamro_cache.experiments.grid import Cell, Grid, cells_of
+from qamro_cache.experiments.grid import CELL, Cell, Grid
+from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes
+from qamro_cache.experiments.plan import Plan, make_plan
+from qamro_cache.experiments.request import AblateOptions, AblateRequest, ablate_request
+from qamro_cache.experiments.store import keep_stack, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
-from qamro_cache.experiments.train import check_head, clip_vectors, warn_of_small_sets
-from qamro_cache.heads.network import Rows
-from qamro_cache.identity import canonical_json
-from qamro_cache.training.adapt import adapt
-from qamro_cache.training.fit import Labeled, ProgressCallback, fit
-from qamro_cache.training.problem import Problem, make_schedule
-from qamro_cache.training.recipe import Bools, Folds, Job, flat_settings
-from qamro_cache.training.schedule import pair_coverage
+from qamro_cache.files import write_json
+from qamro_cache.settings import documented
+from qamro_cache.training.fit import ProgressCallback, fit
+from qamro_cache.training.recipe import flat_recipe
+from qamro_cache.training.schedule import passes_notice
 
 logger = logging.getLogger("qamro_cache")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The heads of one material: jobs, what each belongs to, and a key that names its result.
-
-    Attributes:
-        material: clips and features.
-        folds: shared by all jobs.
-        labeled: targets, a row for each that some job learns from.
-        jobs: the heads.
-        cells: position of each job's cell in the grid.
-        axes: each job's axis.
-        keys: sha256 of everything that decides a job's result.
-    """
-
-    material: Material
-    folds: Folds
-    labeled: Labeled
-    jobs: list[Job]
-    cells: list[int]
-    axes: list[int]
-    keys: list[str]
-
-
+@documented(AblateOptions, CELL)
 def ablate(
-    caches: str | Path | Sequence[str | Path] | Sequence[Cache],
+    cache: CacheLike | Sequence[CacheLike],
     out: str | Path,
     *,
-    grid: Grid,
-    axis: Sequence[str] = (),
-    labels: Path | None = None,
-    seeds: int = 5,
-    cv: str = "",
-    stop: str = "",
-    resamples: int = 1000,
-    device: str = "",
-    precision: str = "float32",
+    grid: str | Path | Grid = "",
     progress: ProgressCallback | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train all cells x seeds x folds x axes in stacks and write the tables that compare them.
 
     Results are kept in ``out/done`` as each stack finishes; the same call goes on from there.
 
     Args:
-        caches: cache files. Those of one identity are parts of one cache; those of different
-            ones are compared: each cell is trained on each, on the clips that all have. Or
-            open caches of different identities.
+        cache: cache files, or open caches. Those of one identity are parts of one cache; those of
+            different ones are compared: each cell is trained on each, on the clips that all have.
         out: folder for ``results.csv``, ``summary.csv``, ``best.json`` and ``config.json``.
-        grid: the cells.
-        axis: axes; empty for all.
-        labels: a label file in place of the caches' labels.
-        seeds: heads a cell, fold and axis.
-        cv: as in `train`, for cells that don't name their own.
-        stop: as in `train`.
-        resamples: bootstrap draws of the intervals.
-        device: torch device; empty: a GPU if there is one.
-        precision: see `fit`.
+        grid: the cells: a TOML file, the name of a grid that comes along, or a `Grid`.
         progress: see `fit`.
+        options: those of qamro-ablate by their names. A setting of a cell is a value or a list of
+            values, which replaces the grid's.
 
     Returns:
         What ``best.json`` holds.
 
     Raises:
-        QamroError: a cache, label file or grid cannot be used.
+        QamroError: a cache, label file, grid or option cannot be used.
     """
-    out = Path(out)
-    by_encoder = check_ablate(caches, out, grid=grid, axis=axis, labels=labels, seeds=seeds, cv=cv)
-    (out / "done").mkdir(parents=True, exist_ok=True)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    cells = cells_of(grid)
-    common = _common_clips(by_encoder)
+    return run_ablate(ablate_request(cache, out, grid, options), progress)
+
+
+def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None) -> dict[str, Any]:
+    """Do what was asked; see `ablate`."""
+    options, out, cells = request.options, request.out, request.cells
+    device = usable_device(options.device)
+    common = _common_clips(request.caches)
     varied = {name for cell in cells for name in cell.names}
     outcomes: list[Outcome] = []
-    config: dict[str, Any] = {
-        "seeds": seeds,
-        "device": device,
-        "precision": precision,
-        "materials": [],
-    }
-    for cache in by_encoder:
+    materials = []
+    for cache in request.caches:
         for (feature, text, own_cv), members in _by_material(cells).items():
             material = load_material(
-                cache, axes=axis, labels=labels, feature=feature, text=text, only=common
+                cache,
+                axes=options.axis,
+                labels=options.labels,
+                feature=feature,
+                text=text,
+                only=common,
             )
-            chosen = [(place, cells[place]) for place in members]
-            held_out = own_cv or cv or default_cv(material.clips, _known(material))
-            plan, question = _plan(material, chosen, seeds, held_out, stop, precision)
-            warn_of_small_sets(material, plan.folds)
-            _train_missing(plan, out / "done", device, precision, progress)
-            origin = {"encoder": material.encoder} if len(by_encoder) > 1 else {}
+            cv = own_cv or default_cv(material.clips, material.known)
+            plan, question = _plan(material, [(k, cells[k]) for k in members], cv, options)
+            _train_missing(plan, out / "done", device, options.precision, progress)
+            origin = {"encoder": material.encoder} if len(request.caches) > 1 else {}
             # What baselines depend on too.
-            reads = {"feature": material.feature, "cv": held_out}
+            reads = {"feature": material.feature, "cv": cv}
             origin |= {name: value for name, value in reads.items() if name in varied}
-            outcomes += _outcomes(plan, out / "done", origin, cells)
-            outcomes += _baselines(plan, origin)
-            config["materials"].append(
-                {
-                    "dataset": material.dataset,
-                    "synthetic": material.synthetic,
-                    "encoder": material.encoder,
-                    "identity_sha256": material.identity_sha256,
-                    "feature": material.feature,
-                    "split": question,
-                    "heads": len(plan.jobs),
-                }
-            )
-    config["cells"] = [{**cell.names, "recipe": flat_settings(cell.recipe)} for cell in cells]
-    write_text(out / "config.json", json_text(config))
-    synthetic = any(item["synthetic"] for item in config["materials"])
-    return write_tables(out, outcomes, synthetic, resamples)
-
-
-def _known(material: Material) -> Bools:
-    known: Bools = np.isfinite(material.labels.mean).any(1)
-    return known
+            done = read_stacks(out / "done", len(material.clips))
+            outcomes += head_outcomes(plan, done, origin, cells)
+            outcomes += baseline_outcomes(plan, origin)
+            materials.append({**material.origin(), "split": question, "heads": len(plan.jobs)})
+    config = {
+        "seeds": options.seeds,
+        "device": device,
+        "precision": options.precision,
+        "materials": materials,
+        "cells": [{**cell.names, "recipe": flat_recipe(cell.recipe)} for cell in cells],
+    }
+    write_json(out / "config.json", config)
+    synthetic = any(item["synthetic"] for item in materials)
+    return write_tables(out, outcomes, synthetic, options.resamples)
 
 
 def _common_clips(caches: Sequence[Cache]) -> frozenset[str] | None:
@@ -174,92 +124,25 @@ def _by_material(cells: Sequence[Cell]) -> dict[tuple[str, bool, str], list[int]
 
 
 def _plan(
-    material: Material,
-    cells: Sequence[tuple[int, Cell]],
-    seeds: int,
-    cv: str,
-    stop: str,
-    precision: str,
+    material: Material, cells: Sequence[tuple[int, Cell]], cv: str, options: AblateOptions
 ) -> tuple[Plan, str]:
+    """Return the jobs of the cells of one material, and the line that says what folds ask."""
     for _, cell in cells:
-        check_head(cell.recipe.head, material)
-    known = _known(material)
-    folds, question = make_folds(material.clips, cv, known, inner=wants_inner(cv, stop))
-    _, reasons = adapt(cells[0][1].recipe, {}, int(folds.train.sum(1).min()))
-    for reason in reasons:
-        logger.info(reason)
-    base = material.labeled()
-    # A row of targets for every axis, and one for every axis, number of raters and seed.
-    rows: dict[tuple[int, int, int], int] = {(a, 0, 0): a for a in range(len(material.axes))}
-    targets = list(base.targets.numpy())
-    jobs, places, axes = [], [], []
-    for place, cell in cells:
-        for a in range(len(material.axes)):
-            for seed in range(seeds):
-                key = (a, cell.raters, seed if cell.raters else 0)
-                if key not in rows:
-                    rows[key] = len(targets)
-                    targets.append(subsampled_means(material.labels, a, cell.raters, seed))
-                for fold in range(len(folds.train)):
-                    jobs.append(Job(cell.recipe, seed, fold, rows[key]))
-                    places.append(place)
-                    axes.append(a)
-    axis_of_row = [key[0] for key, _ in sorted(rows.items(), key=lambda item: item[1])]
-    labeled = Labeled(torch.from_numpy(np.stack(targets)), base.ranges[axis_of_row], base.systems)
-    return Plan(
-        material,
-        folds,
-        labeled,
-        jobs,
-        places,
-        axes,
-        _keys(material, folds, labeled, jobs, precision),
-    ), question
-
-
-def _keys(
-    material: Material, folds: Folds, labeled: Labeled, jobs: Sequence[Job], precision: str
-) -> list[str]:
-    """Name each job's result by all that decides it."""
-    data = hashlib.sha256()
-    for part in (
-        material.identity_sha256,
-        material.feature,
-        material.text_feature,
-        "\n".join(material.clips["clip_id"]),
-        "\n".join(material.clips["system"]),
-    ):
-        data.update(hashlib.sha256(part.encode()).digest())
-    # The embeddings too: other sounds may stand behind the same names.
-    for values in material.features:
-        if values is not None:
-            data.update(hashlib.sha256(values.contiguous().numpy().data).digest())
-    for mask in (folds.train, folds.validation, folds.test):
-        data.update(np.packbits(mask).tobytes())
-    rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in labeled.targets]
-    ranges = labeled.ranges.tolist()
-    recipes = {id(job.recipe): flat_settings(job.recipe) for job in jobs}
-    keys = []
-    for job in jobs:
-        record = {
-            "data": data.hexdigest(),
-            "recipe": recipes[id(job.recipe)],
-            "seed": job.seed,
-            "fold": job.fold,
-            "target": rows[job.target],
-            "range": ranges[job.target],
-            "precision": precision,
-            "version": 1,
-        }
-        keys.append(hashlib.sha256(canonical_json(record).encode()).hexdigest())
-    return keys
+        material.check_head(cell.recipe.head)
+    inner = wants_inner(cv, options.stop)
+    folds, question = make_folds(material.clips, cv, material.known, inner=inner)
+    material.warn_of_small_sets(folds)
+    notice = passes_notice(int(folds.train.sum(1).min()), cells[0][1].recipe.batch_size)
+    if notice:
+        logger.info(notice)
+    return make_plan(material, folds, cells, options.seeds, options.precision), question
 
 
 def _train_missing(
     plan: Plan, folder: Path, device: str, precision: str, progress: ProgressCallback | None
 ) -> None:
     """Train the jobs that have no result yet, and keep each stack's results when it is done."""
-    done = read_done(folder)
+    done = read_stacks(folder, len(plan.material.clips))
     missing = [k for k, key in enumerate(plan.keys) if key not in done]
     if not missing:
         return
@@ -267,13 +150,12 @@ def _train_missing(
         logger.info(
             "%d of %d heads are done already", len(plan.jobs) - len(missing), len(plan.jobs)
         )
-    jobs = [plan.jobs[k] for k in missing]
     try:
         for where, result in fit(
             plan.material.features,
-            plan.labeled,
+            plan.targets,
             plan.folds,
-            jobs,
+            [plan.jobs[k] for k in missing],
             device=device,
             precision=precision,
             weights=False,
@@ -281,94 +163,20 @@ def _train_missing(
         ):
             heads = [missing[k] for k in where]
             test = plan.folds.test[[plan.jobs[k].fold for k in heads]]
-            keep(folder, [plan.keys[k] for k in heads], test, result)
+            results: Mapping[str, Any] = {
+                "predictions": np.where(test, result.predictions.float().numpy(), np.nan),
+                "best_epoch": result.best_epoch.numpy(),
+                "diverged": result.diverged.numpy(),
+                "stability": _mean_known(result.stability.double().numpy()),
+            }
+            keep_stack(folder, [plan.keys[k] for k in heads], results)
     except ValueError as error:
         raise QamroError(str(error)) from error
 
 
-def _outcomes(
-    plan: Plan, folder: Path, origin: Mapping[str, str], cells: Sequence[Cell]
-) -> list[Outcome]:
-    """Pool the folds of each cell, axis and seed."""
-    done = read_done(folder)
-    groups: dict[tuple[int, int], dict[int, list[int]]] = {}
-    for k, job in enumerate(plan.jobs):
-        by_seed = groups.setdefault((plan.cells[k], plan.axes[k]), {})
-        by_seed.setdefault(job.seed, []).append(k)
-    coverage = _Coverage(plan)
-    test = plan.folds.test.any(0)
-    outcomes = []
-    for (cell, axis), by_seed in groups.items():
-        predictions = np.full((len(by_seed), len(test)), np.nan)
-        details: dict[str, list[float]] = {
-            name: [] for name in ("best_epoch", "diverged", "stability", "pair_coverage")
-        }
-        for row, heads in enumerate(by_seed.values()):
-            results = [done[plan.keys[k]] for k in heads]
-            for k, one in zip(heads, results, strict=True):
-                held = plan.folds.test[plan.jobs[k].fold]
-                predictions[row, held] = one["predictions"][held]
-            details["best_epoch"].append(float(np.median([r["best_epoch"] for r in results])))
-            details["diverged"].append(float(sum(bool(r["diverged"]) for r in results)))
-            details["stability"].append(float(np.mean([r["stability"] for r in results])))
-            details["pair_coverage"].append(coverage.of(heads))
-        outcomes.append(
-            Outcome(
-                {**origin, **cells[cell].names},
-                "head",
-                plan.material.axes[axis].name,
-                list(by_seed),
-                predictions,
-                np.where(test, plan.material.labels.mean[:, axis], np.nan),
-                plan.material.systems(),
-                {name: np.array(values) for name, values in details.items()},
-            )
-        )
-    return outcomes
-
-
-def _baselines(plan: Plan, origin: Mapping[str, str]) -> list[Outcome]:
-    """Predict the same held-out clips by ridge and by the training mean."""
-    material, folds = plan.material, plan.folds
-    learned, test = folds.train | folds.validation, folds.test.any(0)
-    vectors = clip_vectors(material)
-    outcomes = []
-    for axis, info in enumerate(material.axes):
-        truth = material.labels.mean[:, axis]
-        for model, predictions in (
-            ("ridge", ridge(vectors, truth, learned, folds.test)),
-            ("train mean", train_mean(truth, learned, folds.test)),
-        ):
-            target = np.where(test, truth, np.nan)
-            outcomes.append(
-                Outcome(dict(origin), model, info.name, [0], predictions[None], target,
-                        material.systems(), {})
-            )  # fmt: skip
-    return outcomes
-
-
-class _Coverage:
-    """Pair coverage of heads, computed once for all that see the same batches and labels."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.known: dict[tuple[object, ...], float] = {}
-
-    def of(self, heads: Sequence[int]) -> float:
-        """Return the mean over the folds of one cell, axis and seed."""
-        return float(np.mean([self._head(self.plan.jobs[k]) for k in heads]))
-
-    def _head(self, job: Job) -> float:
-        plan, recipe = self.plan, job.recipe
-        # Another seed's own batches differ only by chance: the first seed stands for all.
-        key = (recipe.batch_size, recipe.batches, job.fold, job.target)
-        if key not in self.known:
-            pools = Problem(
-                Rows(torch.empty(0)), None, plan.labeled.targets, plan.labeled.ranges,
-                plan.folds, plan.labeled.systems, 0,
-            )  # fmt: skip
-            schedule, (order,) = make_schedule(pools, [job])
-            labels = plan.labeled.targets[job.target].numpy()
-            train = plan.folds.train[job.fold]
-            self.known[key] = pair_coverage(schedule, order, labels, train, 1)
-        return self.known[key]
+def _mean_known(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return each column's mean over its numbers; NaN for a column without any."""
+    seen = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        means: npt.NDArray[np.float64] = np.where(seen, values, 0).sum(0) / seen.sum(0)
+    return means

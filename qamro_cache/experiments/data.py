@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
 
-from qamro_cache.cache.reader import Cache, open_cache
+from qamro_cache.cache.reader import Cache
 from qamro_cache.datasets.labels import load_labels
 from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
 from qamro_cache.errors import QamroError
-from qamro_cache.training.fit import Features, Labeled
+from qamro_cache.evaluation.score import Judged, warn_of_small_numbers
+from qamro_cache.heads.architecture import Architecture
+from qamro_cache.heads.network import input_width, prepare_rows
+from qamro_cache.heads.pooling import clip_of_window, mean_rows, take_clips
+from qamro_cache.training.inputs import Bools, Features, Folds, Targets
 
 logger = logging.getLogger("qamro_cache")
 
@@ -53,25 +58,76 @@ class Material:
         """The chosen axes."""
         return self.labels.axes
 
-    def labeled(self) -> Labeled:
+    @property
+    def known(self) -> Bools:
+        """[C] the clips that have a label."""
+        known: Bools = np.isfinite(self.labels.mean).any(1)
+        return known
+
+    def origin(self) -> dict[str, Any]:
+        """Return what a run's ``config.json`` says of the clips and their features."""
+        return {
+            "dataset": self.dataset,
+            "synthetic": self.synthetic,
+            "encoder": self.encoder,
+            "identity_sha256": self.identity_sha256,
+            "feature": self.feature,
+        }
+
+    def targets(self) -> Targets:
         """Return the labels as `fit` takes them."""
         ranges = [[axis.low, axis.high] for axis in self.axes]
-        return Labeled(
-            torch.from_numpy(self.labels.mean.T.copy()),
-            torch.tensor(ranges, dtype=torch.float64),
-            torch.from_numpy(self.systems()),
+        return Targets(
+            torch.from_numpy(self.labels.mean.T.copy()), torch.tensor(ranges, dtype=torch.float64)
         )
 
-    def systems(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def systems(self) -> npt.NDArray[np.int64]:
         """Return each clip's system as a number, -1 for none."""
         names = self.clips["system"].to_numpy(dtype=str)
         known = np.unique(names[names != ""])
         index = np.searchsorted(known, names)
         return np.where(names == "", -1, index).astype(np.int64)
 
+    def clip_means(self) -> Tensor:
+        """Return the mean of each clip's windows [C, D], flattened, without the prompt."""
+        windows, offsets, weights, _ = self.features
+        return mean_rows(windows.flatten(1), clip_of_window(offsets), weights, len(self.clips))
+
+    def clip_vectors(self) -> npt.NDArray[np.float64]:
+        """Return one vector a clip [C, D] for baselines: its windows' mean, with the prompt's."""
+        values, text = self.clip_means(), self.features.text
+        vectors: npt.NDArray[np.float64] = (
+            (values if text is None else torch.cat([values, text], 1)).double().numpy()
+        )
+        return vectors
+
+    def check_head(self, head: Architecture) -> None:
+        """Refuse a head that does not take the feature."""
+        text = self.features.text
+        width = 0 if text is None else text.shape[1]
+        try:
+            input_width(head, self.features.windows.shape[1:], width)
+        except ValueError as error:
+            raise QamroError(f"feature {self.feature!r}: {error}") from error
+
+    def row_shape(self, head: Architecture) -> tuple[int, ...]:
+        """Return the shape of one row that a head sees."""
+        windows, offsets, weights, text = self.features
+        few = int(offsets[1])
+        one = None if text is None else text[:1]
+        rows = prepare_rows(head, windows[:few], offsets[:2], weights[:few], one)
+        return tuple(rows.values.shape[1:])
+
+    def warn_of_small_sets(self, folds: Folds) -> None:
+        """Log where held-out clips are too few, or too much alike, for figures that mean much."""
+        judged, system = folds.test.any(0), self.systems()
+        for index, axis in enumerate(self.axes):
+            target = np.where(judged, self.labels.mean[:, index], np.nan)
+            warn_of_small_numbers(axis.name, Judged(target, system))
+
 
 def load_material(
-    caches: str | Path | Sequence[str | Path] | Cache,
+    cache: Cache,
     *,
     axes: Sequence[str] = (),
     labels: Path | None = None,
@@ -83,7 +139,7 @@ def load_material(
     """Read a cache and leave out what cannot be trained on.
 
     Args:
-        caches: a cache file, or several of one identity, or an open cache.
+        cache: open.
         axes: names; empty for all.
         labels: a label file in place of the cache's own labels.
         feature: name; empty for the encoder's first.
@@ -94,43 +150,40 @@ def load_material(
     Raises:
         QamroError: no such axis or feature, no clip with a label, a NaN among the features.
     """
-    cache = caches if isinstance(caches, Cache) else open_cache(caches)
     rated = cache.labels
     if labels is not None:
         rated = load_labels(labels, list(cache.clips["clip_id"]), rated.axes)
     rated = select_axes(rated, axes)
     feature = cache.feature_name(feature)
     windows, offsets, weights = cache.read(feature)
-    known = np.isfinite(rated.mean).any(1)
-    has_windows = offsets.diff().numpy() > 0
-    usable = has_windows & known
+    prompts = None
     if text:
         text_feature = cache.feature_name(text_feature, "text_features")
         prompts = cache.read_text(text_feature)
-        usable &= prompts.index.numpy() >= 0
+    lacks = {
+        "features": offsets.diff().numpy() <= 0,
+        "a label": ~np.isfinite(rated.mean).any(1),
+    }
+    if prompts is not None:
+        lacks["a prompt"] = prompts.index.numpy() < 0
+    usable = ~np.logical_or.reduce(list(lacks.values()))
     if only is not None:
         usable &= cache.clips["clip_id"].isin(only).to_numpy(dtype=bool)
-    if not usable.any():
-        raise QamroError(f"{cache.paths[0]}: no clip has features and a label; use --labels FILE")
-    if not usable.all():
-        why = f"{int((~has_windows).sum())} without features, {int((~known).sum())} without a label"
-        if text:
-            why += f", {int((prompts.index < 0).sum())} without a prompt"
-        logger.info("%d of %d clips are left out: %s", int((~usable).sum()), len(usable), why)
-    rows = np.flatnonzero(usable)
-    chosen = _take(windows.float(), offsets, weights, torch.from_numpy(rows))
+    rows = _usable_rows(cache, usable, lacks)
+    taken = take_clips(offsets, torch.from_numpy(rows))
+    chosen = Features(windows.float()[taken.windows], taken.offsets, weights[taken.windows])
     if not bool(chosen.windows.isfinite().all()):
         raise QamroError(
             f"{cache.paths[0]}: feature {feature!r} has values that are not finite; "
             "run qamro-cache verify and extract it again"
         )
-    if text:
+    if prompts is not None:
         embeddings = prompts.embeddings.float()[prompts.index[torch.from_numpy(rows)]]
         chosen = chosen._replace(text=embeddings.flatten(1))
     return Material(
         clips=cache.clips.iloc[rows].reset_index(drop=True),
         features=chosen,
-        labels=select_labels(rated, rows.astype(np.int64)),
+        labels=select_labels(rated, rows),
         feature=feature,
         text_feature=text_feature if text else "",
         encoder=str(cache.identity.get("name", "")),
@@ -141,10 +194,11 @@ def load_material(
     )
 
 
-def _take(windows: Tensor, offsets: Tensor, weights: Tensor, rows: Tensor) -> Features:
-    """Return the features of the clips ``rows`` only."""
-    counts = offsets.diff()[rows]
-    through = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    place = torch.arange(int(through[-1])) - through[:-1].repeat_interleave(counts)
-    index = offsets[rows].repeat_interleave(counts) + place
-    return Features(windows[index], through, weights[index])
+def _usable_rows(cache: Cache, usable: Bools, lacks: dict[str, Bools]) -> npt.NDArray[np.int64]:
+    """Return the rows of the clips that are used, and say why others are not."""
+    if not usable.any():
+        raise QamroError(f"{cache.paths[0]}: no clip has features and a label; use --labels FILE")
+    if not usable.all():
+        why = ", ".join(f"{int(missing.sum())} without {what}" for what, missing in lacks.items())
+        logger.info("%d of %d clips are left out: %s", int((~usable).sum()), len(usable), why)
+    return np.flatnonzero(usable).astype(np.int64)

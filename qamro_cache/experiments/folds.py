@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.errors import QamroError
-from qamro_cache.training.recipe import Bools, Folds
+from qamro_cache.training.inputs import Bools, Folds
 
 logger = logging.getLogger("qamro_cache")
 

@@ -8,13 +8,47 @@ from pathlib import Path
 from typing import Any
 
 from qamro_cache.errors import QamroError
-from qamro_cache.training.recipe import Recipe, Settings, make_recipe
+from qamro_cache.losses.terms import PARAMETERS, parse_loss
+from qamro_cache.settings import Setting, check_settings, nearest, setting, settings_of
+from qamro_cache.training.recipe import DEFAULT_LOSS, RECIPE, Recipe, make_recipe
 
-#: What a cell may name beside a recipe's settings: the feature of the cache, how many ratings of
-#: each clip the training labels are averaged from (0: all), and how clips are held out.
-OWN_NAMES = ("feature", "raters", "cv")
+#: What a grid file may say of the run, beside its cells; options of `ablate` all but ``cv``.
+_RUN_NAMES = ("seeds", "stop", "axis")
 
-_RUN_NAMES = ("seeds", "cv", "stop", "axis")
+
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What a head reads of a cache, and how clips are held out from it."""
+
+    feature: str = setting("", "Feature of the cache that heads read.", default_help="its first")
+    cv: str = setting(
+        "",
+        "How clips are held out: system, group, prompt, split or a number of folds.",
+        default_help="the split column, else group, else 5",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell(Reads):
+    """One cell.
+
+    Attributes:
+        names: what the cell sets, as it stands in the tables.
+        recipe: how its heads are trained.
+    """
+
+    names: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
+    raters: int = setting(
+        0, "Ratings a clip behind the training labels, 0 for all.", low=0, high=1_000_000
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+#: Everything that a cell may set, by name.
+CELL: Mapping[str, Setting] = {**RECIPE, **settings_of(Cell)}
 
 
 @dataclass(frozen=True)
@@ -22,10 +56,10 @@ class Grid:
     """A set of cells.
 
     Attributes:
-        values: name -> the values to multiply out; names of `Settings` and OWN_NAMES.
+        values: name -> the values to multiply out; names of `CELL`.
         cells: further cells, each name -> value, on top of ``settings``.
-        settings: what all cells share.
-        run: ``seeds``, ``cv``, ``stop`` and ``axis`` as the file suggests them.
+        settings: what all cells share. A loss parameter goes to the cells whose loss takes it.
+        run: ``seeds``, ``stop`` and ``axis`` as the file suggests them.
     """
 
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -34,23 +68,29 @@ class Grid:
     run: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell.
+def find_grid(name: str) -> Grid:
+    """Read a grid file, or the grid of that name that comes along; empty: a grid of one cell.
 
-    Attributes:
-        names: what the cell sets, as it stands in the tables.
-        recipe: how its heads are trained.
-        feature: of the cache; empty for its first.
-        raters: ratings a clip behind the training labels; 0 for all.
-        cv: as in `train`; empty for the run's.
+    Raises:
+        QamroError: there is neither, or the file is no grid.
     """
+    if not name:
+        return Grid()
+    path, shipped = Path(name), shipped_grids()
+    if not path.exists() and name not in shipped:
+        raise QamroError(
+            f"--grid {name}: there is no such file, and no grid of that name; "
+            f"there are: {', '.join(shipped)}"
+        )
+    return read_grid(path if path.exists() else shipped[name])
 
-    names: Mapping[str, Any]
-    recipe: Recipe
-    feature: str = ""
-    raters: int = 0
-    cv: str = ""
+
+def shipped_grids() -> dict[str, Path]:
+    """Return the grids that come along: name -> file."""
+    from importlib.resources import files
+
+    folder = Path(str(files("qamro_cache_data"))) / "grids"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def read_grid(path: Path) -> Grid:
@@ -63,28 +103,60 @@ def read_grid(path: Path) -> Grid:
         record = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise QamroError(f"there is no grid file {path}") from error
+    except RecursionError as error:
+        raise QamroError(f"{path}: its values are nested too deeply") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise QamroError(f"{path}: {error}") from error
-    allowed = {"grid", "settings", "cells", "about", *_RUN_NAMES}
-    for name in record:
-        if name not in allowed:
-            raise QamroError(f"{path}: {name!r} is not one of {', '.join(sorted(allowed))}")
-    values = {
-        name: value if isinstance(value, list) else [value]
-        for name, value in record.get("grid", {}).items()
-    }
+    allowed = ("about", "grid", "settings", "cells", "cv", *_RUN_NAMES)
+    _names(record, allowed, f"{path}")
+    values = _table(record, "grid", path)
+    settings = _table(record, "settings", path)
+    cells = record.get("cells", [])
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+        raise QamroError(f"{path}: cells must be tables, [[cells]]")
+    for table in (values, settings, *cells):
+        _names(table, tuple(CELL), f"{path}")
+    if "cv" in record:
+        settings = {"cv": record["cv"], **settings}
     run = {name: record[name] for name in _RUN_NAMES if name in record}
-    return Grid(values, record.get("cells", []), record.get("settings", {}), run)
+    return Grid({n: _listed(CELL[n], v) for n, v in values.items()}, cells, settings, run)
 
 
-def override(grid: Grid, given: Mapping[str, Sequence[Any]]) -> Grid:
-    """Return the grid with a command line's values in place of its own; one value is a setting."""
-    values = {name: value for name, value in grid.values.items() if name not in given}
-    values |= {name: value for name, value in given.items() if len(value) > 1}
-    settings = dict(grid.settings) | {
-        name: value[0] for name, value in given.items() if len(value) == 1
-    }
-    return Grid(values, grid.cells, settings, grid.run)
+def _table(record: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    table = record.get(name, {})
+    if not isinstance(table, dict):
+        raise QamroError(f"{path}: {name} must be a table, [{name}]")
+    return table
+
+
+def _names(table: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
+    for name in table:
+        if name not in allowed:
+            like = nearest(name, allowed) or f"; there are: {', '.join(allowed)}"
+            raise QamroError(f"{where}: there is no setting {name!r}{like}")
+
+
+def _listed(declared: Setting, value: Any) -> list[Any]:
+    """Return values as a list; a single one, or a single tuple of widths, is a list of one."""
+    if not isinstance(value, list | tuple):
+        return [value]
+    if declared.several and not any(isinstance(item, list | tuple) for item in value):
+        return [list(value)]
+    return list(value)
+
+
+def override(grid: Grid, given: Mapping[str, Any]) -> Grid:
+    """Return the grid with other values in place of its own; one value is a setting.
+
+    Args:
+        grid: of a file.
+        given: name of `CELL` -> a value, or a list of values.
+    """
+    lists = {name: _listed(CELL[name], value) for name, value in given.items()}
+    values = {name: value for name, value in grid.values.items() if name not in lists}
+    values |= {name: value for name, value in lists.items() if len(value) != 1}
+    single = {name: value[0] for name, value in lists.items() if len(value) == 1}
+    return Grid(values, grid.cells, {**grid.settings, **single}, grid.run)
 
 
 def cells_of(grid: Grid) -> list[Cell]:
@@ -102,18 +174,26 @@ def cells_of(grid: Grid) -> list[Cell]:
     shared = dict(grid.settings)
     if len(grid.values.get("batch_size", ())) > 1:
         shared.setdefault("batches", "own")
-    cells = [
+    own = [
         dict(zip(grid.values, combination, strict=True))
         for combination in product(*grid.values.values())
     ]
-    made = [_cell(shared, cell) for cell in [*cells, *map(dict, grid.cells)]]
-    seen: list[tuple[Recipe, str, int, str]] = []
-    for cell in made:
+    own += map(dict, grid.cells)
+    cells = [_cell(shared, one) for one in own]
+    _refuse_doubles(cells)
+    for name in set(shared) & set(PARAMETERS):
+        if not any(cell.recipe.loss.takes(name) for cell in cells):
+            raise QamroError(f"no loss of the grid has a parameter {name}")
+    return cells
+
+
+def _refuse_doubles(cells: Sequence[Cell]) -> None:
+    seen = set()
+    for cell in cells:
         what = (cell.recipe, cell.feature, cell.raters, cell.cv)
         if what in seen:
             raise QamroError(f"the grid has a cell twice: {label(cell.names)}")
-        seen.append(what)
-    return made
+        seen.add(what)
 
 
 def label(names: Mapping[str, Any]) -> str:
@@ -122,23 +202,17 @@ def label(names: Mapping[str, Any]) -> str:
 
 
 def _cell(shared: Mapping[str, Any], own: Mapping[str, Any]) -> Cell:
-    everything = {**shared, **own}
-    feature, raters = everything.pop("feature", ""), everything.pop("raters", 0)
-    cv = str(everything.pop("cv", ""))
-    for name, value in everything.items():
-        if name not in Settings.__annotations__:
-            raise QamroError(f"the grid sets {name!r}, which is no setting")
-        if isinstance(value, list):
-            everything[name] = tuple(value)
+    """Make a cell of its own values on top of the shared ones."""
     try:
-        recipe = make_recipe(**everything)
-    except (ValueError, TypeError) as error:
+        given = {name: CELL[name].check(value) for name, value in {**shared, **own}.items()}
+        loss = parse_loss(given.get("loss", DEFAULT_LOSS))
+        # What all share is for those that have a use for it; what a cell sets itself it must take.
+        for name in set(PARAMETERS) & set(shared) - set(own):
+            if not loss.takes(name):
+                del given[name]
+        reads = {name: given.pop(name) for name in settings_of(Cell) if name in given}
+        recipe = make_recipe(given)
+    except ValueError as error:
         raise QamroError(f"cell {label(own)}: {error}") from error
-    if not isinstance(raters, int) or raters < 0:
-        raise QamroError(f"raters must be a number of ratings, 0 for all, got {raters!r}")
-    names = {name: _shown(value) for name, value in own.items()}
-    return Cell(names, recipe, str(feature), raters, cv)
-
-
-def _shown(value: Any) -> Any:
-    return "-".join(map(str, value)) if isinstance(value, list | tuple) else value
+    names = {n: CELL[n].show(v) if CELL[n].several else v for n, v in own.items()}
+    return Cell(names=names, recipe=recipe, **reads)

@@ -8,21 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 
-from qamro_cache.evaluation.bootstrap import draw_clusters, interval
-from qamro_cache.evaluation.metrics import srcc, system_means
-from qamro_cache.evaluation.score import json_text, score
-from qamro_cache.experiments.files import write_text
+from qamro_cache.evaluation.compare import PARTS, best_of, columns
+from qamro_cache.evaluation.score import Judged, score
+from qamro_cache.files import write_json, write_table
 
 Floats = npt.NDArray[np.float64]
-
-METRIC_NAMES = tuple(
-    f"{level}_{name}" for level in ("clip", "system") for name in ("mse", "lcc", "srcc", "ktau")
-)
-
-#: Systems from which the system level decides which cell is best.
-MIN_SYSTEMS = 10
 
 
 @dataclass(frozen=True)
@@ -31,12 +22,11 @@ class Outcome:
 
     Attributes:
         names: the cell's settings by name.
-        model: ``head``, ``ridge`` or ``train mean``.
+        model: ``head``, or a baseline's name.
         axis: name.
         seeds: K seeds.
         predictions: [K, C] held-out predictions of all folds together.
-        target: [C] labels, NaN where no fold holds the clip out.
-        systems: [C] int64, -1 for none.
+        judged: the labels of the clips that some fold holds out.
         details: per seed columns [K]: ``best_epoch`` (median over the folds), ``diverged``
             (heads), ``stability`` (mean SRCC of an epoch's predictions of the validation set with
             those of the epoch before), and ``pair_coverage`` (share of comparable training pairs
@@ -48,8 +38,7 @@ class Outcome:
     axis: str
     seeds: Sequence[int]
     predictions: Floats
-    target: Floats
-    systems: npt.NDArray[np.int64]
+    judged: Judged
     details: Mapping[str, Floats]
 
 
@@ -62,38 +51,26 @@ def write_tables(
     settings = dict.fromkeys(name for outcome in outcomes for name in outcome.names)
     for outcome in outcomes:
         head = {**settings, **outcome.names, "model": outcome.model, "axis": outcome.axis}
-        scored = score(outcome.predictions, outcome.target, outcome.systems, resamples=resamples)
+        scored = score(outcome.predictions, outcome.judged, resamples=resamples)
         counts = {name: scored[name] for name in ("clips", "systems")}
-        for row, seed in enumerate(outcome.seeds):
-            one = score(outcome.predictions[row : row + 1], outcome.target, outcome.systems,
-                        resamples=0)  # fmt: skip
-            figures = {name: _value(one, name) for name in METRIC_NAMES}
-            details = {name: values[row] for name, values in outcome.details.items()}
-            results.append({**head, "seed": seed, **figures, **counts, **details})
-        figures = {}
-        for name in METRIC_NAMES:
-            figures[name] = _value(scored, name)
-            for part in ("std", "low", "high"):
-                figures[f"{name}_{part}"] = _value(scored, name, part)
-        details = {
-            name: float(values.sum() if name == "diverged" else values.mean())
-            for name, values in outcome.details.items()
-        }
-        seeds = len(outcome.seeds)
-        summary.append({**head, "seeds": seeds, **counts, **figures, **details})
+        results += [{**head, **row, **counts} for row in _rows_of_seeds(outcome)]
+        summary.append({**head, "seeds": len(outcome.seeds), **counts, **_figures(outcome, scored)})
     for name, rows in (("results", results), ("summary", summary)):
         table = pd.DataFrame(rows)
         if synthetic:
             table["synthetic"] = True
-        write_text(out / f"{name}.csv", table.to_csv(index=False).rstrip("\n"))
+        write_table(out / f"{name}.csv", table)
     # Cells that hold out other clips answer another question: no best one among them.
     asked: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.model == "head":
             asked.setdefault(question(outcome.axis, outcome.names.get("cv")), []).append(outcome)
-    best = {name: _best(cells, resamples) for name, cells in asked.items()}
+    best = {
+        name: best_of([(c.names, c.predictions) for c in cells], cells[0].judged, resamples)
+        for name, cells in asked.items()
+    }
     record = {"synthetic": synthetic, "axes": best}
-    write_text(out / "best.json", json_text(record))
+    write_json(out / "best.json", record)
     return record
 
 
@@ -102,81 +79,20 @@ def question(axis: str, cv: str | None) -> str:
     return axis if cv is None else f"{axis}, cv {cv}"
 
 
-def _value(scored: Mapping[str, Any], name: str, part: str = "value") -> float:
-    metric = scored["metrics"].get(name)
-    return float(metric[part]) if metric else float("nan")
+def _rows_of_seeds(outcome: Outcome) -> list[dict[str, Any]]:
+    """Return the columns of ``results.csv`` that are figures, a row a seed."""
+    rows = []
+    for row, seed in enumerate(outcome.seeds):
+        scored = score(outcome.predictions[row : row + 1], outcome.judged, resamples=0)
+        details = {name: values[row] for name, values in outcome.details.items()}
+        rows.append({"seed": seed, **columns(scored), **details})
+    return rows
 
 
-def _best(outcomes: Sequence[Outcome], resamples: int) -> dict[str, Any]:
-    """Find the cell of the highest SRCC, and those that a paired bootstrap cannot tell from it."""
-    usable = [o for o in outcomes if np.isfinite(o.predictions[:, np.isfinite(o.target)]).all()]
-    if not usable:
-        return {"cell": None, "reason": "every cell has heads that diverged"}
-    first = usable[0]
-    known = np.isfinite(first.target)
-    systems = len(np.unique(first.systems[known & (first.systems >= 0)]))
-    level = "system" if systems >= MIN_SYSTEMS else "clip"
-    metric = f"{level}_srcc"
-    values = [_value(score(o.predictions, o.target, o.systems, resamples=0), metric)
-              for o in usable]  # fmt: skip
-    if not np.isfinite(values).any():
-        return {"cell": None, "reason": f"{metric} is undefined"}
-    place = int(np.nanargmax(values))
-    winner = usable[place]
-    alike = []
-    for other, value in zip(usable, values, strict=True):
-        if other is winner:
-            continue
-        gap = _gap(winner, other, metric, resamples)
-        if gap is None or not gap[0] > 0:
-            alike.append({"cell": dict(other.names), metric: value, "gap_95": gap})
-    return {
-        "metric": metric,
-        "cell": dict(winner.names),
-        metric: values[place],
-        "systems": systems,
-        "clearly_best": len(usable) > 1 and not alike,
-        "not_told_apart": alike,
-        "note": "chosen on the clips it is reported on, so the figure flatters it",
+def _figures(outcome: Outcome, scored: Mapping[str, Any]) -> dict[str, float]:
+    """Return the columns of ``summary.csv`` that are figures."""
+    details = {
+        name: float(values.sum() if name == "diverged" else values.mean())
+        for name, values in outcome.details.items()
     }
-
-
-def _gap(
-    winner: Outcome, other: Outcome, metric: str, resamples: int
-) -> tuple[float, float] | None:
-    """Return the 95 % interval of the difference on the same resamples; None without draws."""
-    both = np.isfinite(winner.target) & np.isfinite(other.target)
-    if len(both) == 0 or resamples == 0:
-        return None
-    systems = winner.systems
-    if (systems >= 0).any():
-        both &= systems >= 0
-        cluster = np.unique(systems[both], return_inverse=True)[1]
-    else:
-        cluster = np.arange(int(both.sum()))
-    counts = torch.as_tensor(draw_clusters(int(cluster.max()) + 1, resamples))
-    differences = _srcc(winner, both, cluster, counts, metric) - _srcc(
-        other, both, cluster, counts, metric
-    )
-    found = interval(float("nan"), differences)
-    return found.low, found.high
-
-
-def _srcc(
-    outcome: Outcome,
-    known: npt.NDArray[np.bool_],
-    cluster: npt.NDArray[np.int64],
-    counts: torch.Tensor,
-    metric: str,
-) -> torch.Tensor:
-    """Return the SRCC of each resample [R], the mean over seeds; only this figure is compared."""
-    pred, target = torch.as_tensor(outcome.predictions[:, known]), outcome.target[known]
-    truth, place = torch.as_tensor(target), torch.as_tensor(cluster)
-    if metric == "system_srcc":
-        pred = system_means(pred, place, counts.shape[1]).mean
-        truth, clips = system_means(truth, place, counts.shape[1])
-        weights = counts * (clips > 0)
-    else:
-        weights = counts[:, place]
-    parts = [srcc(pred[:, None], truth, part) for part in weights.split(64)]
-    return torch.cat(parts, -1).mean(0)
+    return {**columns(scored, parts=PARTS), **details}

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from qamro_cache.cache.content import CacheContent
 from qamro_cache.errors import QamroError
-from qamro_cache.extraction.extract import available_processors
+from qamro_cache.extraction.request import ExtractRequest
 from qamro_cache.extraction.stats import Stats
-from qamro_cache.extraction.units import Unit, default_batch
+from qamro_cache.extraction.units import Unit, available_processors, default_batch
 from qamro_cache.identity import EncoderSpec
 
 if TYPE_CHECKING:
@@ -81,12 +81,8 @@ class RayEngine:
     Args:
         load: makes the encoder on a device; must travel to other machines (a partial of
             ``load_encoder``).
-        address: ``local`` for this machine, ``auto`` or a cluster's address.
-        num_workers: actors.
-        gpus_per_worker: GPUs, or a fraction of one, for each; 0: on the CPU.
-        batch_size: most windows a batch; 0: by the device.
-        workers: decoding threads an actor; 0: the processors shared out.
-        dtype: stored type.
+        request: ``ray`` is the cluster's address (``local``: this machine), and it says how many
+            workers there are, and their GPUs, batch size, decoding threads and stored type.
         paths: of all clips, as the workers see them.
 
     Raises:
@@ -97,14 +93,8 @@ class RayEngine:
     def __init__(
         self,
         load: "Callable[[str], Encoder]",
-        *,
-        address: str,
-        num_workers: int,
+        request: ExtractRequest,
         paths: Sequence[str],
-        gpus_per_worker: float = 0.0,
-        batch_size: int = 0,
-        workers: int = 0,
-        dtype: str = "float32",
     ) -> None:
         try:
             import ray as imported
@@ -112,25 +102,25 @@ class RayEngine:
             raise QamroError("Ray is not installed; run: pip install 'qamro-cache[ray]'") from error
         ray: Any = imported
         self._ray = ray
-        self._connect(address)
+        self._connect(request.ray)
         try:
+            self.num_workers, gpus = request.num_workers, request.gpus_per_worker
             found = ray.cluster_resources()
-            if found.get("GPU", 0) < num_workers * gpus_per_worker:
+            if found.get("GPU", 0) < self.num_workers * gpus:
                 raise QamroError(
-                    f"{num_workers} workers with {gpus_per_worker:g} GPUs each do not fit: "
+                    f"{self.num_workers} workers with {gpus:g} GPUs each do not fit: "
                     f"the cluster has {found.get('GPU', 0):g}"
                 )
-            share = found.get("CPU", available_processors()) / num_workers
-            self.workers = workers or max(1, int(share))
-            self.num_workers = num_workers
-            device = "cuda" if gpus_per_worker else "cpu"
-            self.batch_size = batch_size or default_batch(device)
-            settings = (load, device, self.batch_size, self.workers, dtype, list(paths))
+            share = found.get("CPU", available_processors()) / self.num_workers
+            self.workers = request.workers or max(1, int(share))
+            device = "cuda" if gpus else "cpu"
+            self.batch_size = request.batch_size or default_batch(device)
+            settings = (load, device, self.batch_size, self.workers, request.dtype, list(paths))
             self._settings = ray.put(settings)
             self._actor = ray.remote(_Remote).options(
-                num_cpus=min(self.workers, share), num_gpus=gpus_per_worker, max_restarts=0
+                num_cpus=min(self.workers, share), num_gpus=gpus, max_restarts=0
             )
-            self._idle = [self._start() for _ in range(num_workers)]
+            self._idle = [self._start() for _ in range(self.num_workers)]
             self._spec = self._first_spec()
         except BaseException:
             self.close()
@@ -140,6 +130,11 @@ class RayEngine:
     def spec(self) -> EncoderSpec:
         """Of the encoder."""
         return self._spec
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What is recorded in the cache."""
+        return {"ray_workers": self.num_workers, "batch_size": self.batch_size}
 
     def run(self, units: Sequence[Unit], stats: Stats) -> Iterator[CacheContent]:
         """Yield the content of each unit, in the order in which they are finished."""

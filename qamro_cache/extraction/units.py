@@ -5,6 +5,7 @@ unit and a shard is a whole number of units, so what a clip is batched with does
 where an earlier run was stopped.
 """
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,13 @@ def default_batch(device: str) -> int:
     return CPU_BATCH if device.startswith("cpu") else GPU_BATCH
 
 
+def available_processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def plan_units(clips: pd.DataFrame, done: Collection[str], size: int) -> list[Unit]:
     """Cut a clip table into units and leave out the clips that are done."""
     units = []
@@ -77,6 +85,4 @@ def shard_path(out: Path, shard: tuple[int, int]) -> Path:
 
 def common_folder(paths: Sequence[str]) -> Path:
     """Return the deepest folder that holds all of the files."""
-    import os
-
     return Path(os.path.commonpath([os.path.dirname(path) or "/" for path in paths]))  # noqa: PTH120

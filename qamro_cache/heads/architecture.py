@@ -1,45 +1,49 @@
-"""What kind of head: the settings that a stack of heads shares. No tensors, so no torch."""
+"""The architecture of a head: what a stack of heads shares. No tensors, so no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
+
+from qamro_cache.settings import check_settings, setting
 
 
 @dataclass(frozen=True)
 class Architecture:
     """What is the same for all heads of a stack; what differs (seed, dropout) is in the training.
 
-    Attributes:
-        kind: ``mlp``; ``linear`` (no hidden layer); ``audiobox`` (softmax weights over cached
-            layers [L, D], L2 norm, then as ``mlp``).
-        widths: hidden layers.
-        activation: after each hidden layer. The released QAMRO heads have ``none``, which makes
-            them one linear map without regularization: it overfits small sets.
-        layer_norm: before each activation.
-        output: ``linear``, or ``bounded`` to the label range by a sigmoid.
-        pooling: of a clip's windows: ``mean`` (weighted) or ``max`` of the features, ``attention``
-            (learned), or ``scores``: a score a window, then their weighted mean.
-        inputs: ``audio``; ``concat`` with the prompt's embedding; ``products``: also their
-            product and absolute difference (equal widths).
+    ``audiobox`` puts softmax weights over cached layers [L, D] and an L2 norm before an ``mlp``.
     """
 
-    kind: Literal["mlp", "linear", "audiobox"] = "mlp"
-    widths: tuple[int, ...] = (256, 64)
-    activation: Literal["none", "relu", "gelu", "tanh"] = "relu"
-    layer_norm: bool = False
-    output: Literal["linear", "bounded"] = "linear"
-    pooling: Literal["mean", "max", "attention", "scores"] = "mean"
-    inputs: Literal["audio", "concat", "products"] = "audio"
+    kind: str = setting("mlp", "Kind of head.", name="head", choices=("mlp", "linear", "audiobox"))
+    widths: tuple[int, ...] = setting(
+        (256, 64),
+        "Hidden layers, for example 256-64.",
+        low=1,
+        high=65_536,
+        why="a layer's weights must fit in memory",
+    )
+    # The released QAMRO heads have none, which makes them one linear map without any penalty: it
+    # overfits small sets (docs/training.md).
+    activation: str = setting(
+        "relu",
+        "After each hidden layer; none as the released heads.",
+        choices=("none", "relu", "gelu", "tanh"),
+    )
+    layer_norm: bool = setting(False, "Layer norm before each activation.")
+    output: str = setting(
+        "linear", "bounded stays within the rating scale.", choices=("linear", "bounded")
+    )
+    pooling: str = setting(
+        "mean",
+        "Of a clip's windows; scores: a score a window, then their mean.",
+        choices=("mean", "max", "attention", "scores"),
+    )
+    inputs: str = setting(
+        "audio", "What the head sees of the prompt.", choices=("audio", "concat", "products")
+    )
 
     def __post_init__(self) -> None:
-        _check("kind", self.kind, ("mlp", "linear", "audiobox"))
-        _check("activation", self.activation, ("none", "relu", "gelu", "tanh"))
-        _check("output", self.output, ("linear", "bounded"))
-        _check("pooling", self.pooling, ("mean", "max", "attention", "scores"))
-        _check("inputs", self.inputs, ("audio", "concat", "products"))
-        object.__setattr__(self, "widths", tuple(int(width) for width in self.widths))
-        if any(width < 1 for width in self.widths):
-            raise ValueError(f"widths must be positive, got {self.widths}")
+        check_settings(self)
         if self.kind == "linear" and self.widths:
             raise ValueError(f"a linear head has no hidden layers, got widths={self.widths}")
         if self.kind == "audiobox" and (self.inputs != "audio" or self.pooling == "attention"):
@@ -51,6 +55,15 @@ class Architecture:
         return self.pooling in ("mean", "max")
 
 
-def _check(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+def usual_shape(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `Architecture` with the usual ones of their kind where not given.
+
+    A ``linear`` head has no hidden layers; an ``audiobox`` head none and a score a window, as the
+    published one.
+    """
+    usual: dict[str, Any] = {}
+    if given.get("kind") in ("linear", "audiobox"):
+        usual["widths"] = ()
+    if given.get("kind") == "audiobox":
+        usual["pooling"] = "scores"
+    return {**usual, **given}

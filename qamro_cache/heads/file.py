@@ -60,7 +60,7 @@ class Head:
     """What `save_head` keeps.
 
     Attributes:
-        settings: the architecture, the same for all axes.
+        architecture: the same for all axes.
         row: shape of one row that the heads see ([D], or [L, D] of cached layers).
         feature: name of the audio feature in the cache.
         text_feature: name of the prompt's feature; empty for a head on audio alone.
@@ -70,7 +70,7 @@ class Head:
         training: how it was trained: dataset, settings, synthetic or not, versions. JSON types.
     """
 
-    settings: Architecture
+    architecture: Architecture
     row: tuple[int, ...]
     feature: str
     text_feature: str
@@ -159,7 +159,7 @@ def _record(head: Head) -> dict[str, Any]:
     """Return everything of a head but its tensors: JSON types."""
     threshold = head.reference.threshold
     return {
-        "settings": {**asdict(head.settings), "widths": list(head.settings.widths)},
+        "architecture": {**asdict(head.architecture), "widths": list(head.architecture.widths)},
         "row": list(head.row),
         "feature": head.feature,
         "text_feature": head.text_feature,
@@ -181,19 +181,19 @@ def _record(head: Head) -> dict[str, Any]:
 
 def _blank(record: Mapping[str, Any], header: Header) -> Head:
     """Return a head of a record, with tensors of the right shapes that take no memory."""
-    settings = _architecture(record["settings"])
+    architecture = _architecture(record["architecture"])
     row = tuple(record["row"])
     identity, feature, text = record["identity"], record["feature"], record["text_feature"]
     check_identity(identity)
     width = identity["text_features"][text][0] if text else 0
-    if row != input_width(settings, identity["features"][feature], width):
+    if row != input_width(architecture, identity["features"][feature], width):
         raise ValueError(f"rows {list(row)[:8]} are not those of feature {str(feature)[:40]!r}")
     entries = record["axes"]
     if not 1 <= len(entries) <= MAX_AXES:
         raise ValueError(f"it has no axis, or more than {MAX_AXES}")
     if len({entry["axis"]["name"] for entry in entries}) < len(entries):
         raise ValueError("two axes have one name")
-    shapes = parameter_shapes(settings, row)
+    shapes = parameter_shapes(architecture, row)
     axes = []
     for index, entry in enumerate(entries):
         seeds = tuple(entry["seeds"])
@@ -218,17 +218,19 @@ def _blank(record: Mapping[str, Any], header: Header) -> Head:
     reference = Reference(
         _nothing(size, width, dtype=torch.float16), _nothing(width), _nothing(width), threshold
     )
-    return Head(settings, row, feature, text, identity, tuple(axes), reference, record["training"])
+    return Head(
+        architecture, row, feature, text, identity, tuple(axes), reference, record["training"]
+    )
 
 
 def _architecture(record: Mapping[str, Any]) -> Architecture:
-    """Return the settings of a record, each of the type that it has by default."""
+    """Return the architecture of a record, each field of the type that it has by default."""
     usual = {**asdict(Architecture()), "widths": []}
     if record.keys() != usual.keys() or len(record["widths"]) > MAX_WIDTHS:
-        raise ValueError("it has other settings than a head has")
+        raise ValueError("its architecture has other fields than this format's")
     for name, value in record.items():
         if type(value) is not type(usual[name]):
-            raise ValueError(f"setting {name} is of another type")
+            raise ValueError(f"its architecture's {name} is of another type")
     if not all(type(width) is int for width in record["widths"]):
         raise ValueError("a width is no whole number")
     return Architecture(**record)

@@ -19,6 +19,7 @@ from qamro_cache.heads.pooling import (
     max_rows,
     mean_rows,
     sum_scores,
+    take_clips,
     window_shares,
 )
 
@@ -43,6 +44,18 @@ class Rows(NamedTuple):
 
     values: Tensor
     windows: Windows | None = None
+
+
+def take_rows(rows: Rows, offsets: Tensor | None, clips: Tensor, size: int | None = None) -> Rows:
+    """Return the rows of ``clips`` [B]; ``offsets`` and ``size`` as for `take_clips`.
+
+    Rows that are left over have no weight. ``offsets`` is None where a row is a clip.
+    """
+    if rows.windows is None or offsets is None:
+        return Rows(rows.values.index_select(0, clips))
+    index, clip, _ = take_clips(offsets, clips, size)
+    weights = torch.where(clip < len(clips), rows.windows.weights[index], 0)
+    return Rows(rows.values.index_select(0, index), Windows(clip, weights, len(clips) + 1))
 
 
 def input_width(settings: Architecture, audio: Sequence[int], text: int = 0) -> tuple[int, ...]:
@@ -221,8 +234,7 @@ def score_rows(
     if settings.output == "bounded":
         if bounds is None:
             raise ValueError("a bounded head needs bounds=[heads, 2]")
-        low, high = bounds[:, :1], bounds[:, 1:]
-        scores = low + (high - low) * torch.sigmoid(scores)
+        scores = between(bounds, torch.sigmoid(scores))
     if windows is not None:
         scores = sum_scores(scores, windows.clip, window_shares(*windows), windows.num_clips)
     return scores
@@ -257,6 +269,12 @@ def forward(
         params = fold_standardization(params, mean, std)
     rows = prepare_rows(settings, windows, offsets, weights, text)
     return score_rows(settings, params, rows, bounds=bounds)
+
+
+def between(bounds: Tensor, share: Tensor) -> Tensor:
+    """Return the scores [heads, N] at a ``share`` [heads, N] of the way between both bounds."""
+    low, high = bounds[:, :1], bounds[:, 1:]
+    return low + (high - low) * share
 
 
 def activate(name: str, x: Tensor) -> Tensor:

@@ -1,7 +1,37 @@
 """From windows to clips: a clip's windows are rows [W, ...] with offsets [C+1] and weights [W]."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Taken(NamedTuple):
+    """Some clips' windows [R], the clip of each among them [R], and their offsets [B+1]."""
+
+    windows: Tensor
+    clip: Tensor
+    offsets: Tensor
+
+
+def take_clips(offsets: Tensor, clips: Tensor, size: int | None = None) -> Taken:
+    """Say where the windows of ``clips`` [B] are, in the clips' order.
+
+    Args:
+        offsets: [C+1] int64, the windows of all clips.
+        clips: int64, any of them, in any order.
+        size: windows to make room for, so that shapes do not depend on the clips and nothing
+            waits for the device; what is left over is window 0, of a clip B that is none.
+            None: as many as there are.
+    """
+    counts = offsets.diff().index_select(0, clips)
+    through = counts.cumsum(0)
+    taken = torch.cat([through.new_zeros(1), through])
+    place = torch.arange(int(through[-1]) if size is None else size, device=clips.device)
+    clip = torch.searchsorted(through, place, right=True)
+    real = clip.clamp_max(len(clips) - 1)
+    windows = offsets[clips[real]] + place - taken[real]
+    return Taken(torch.where(clip < len(clips), windows, 0), clip, taken)
 
 
 def clip_of_window(offsets: Tensor) -> Tensor:

@@ -34,6 +34,61 @@ def _label(y, mask, row, y_row, mask_row, at, n, MASKED: tl.constexpr):
 
 
 @triton.jit
+def _lowest_and_span(y, mask, row, y_row, mask_row, n, MASKED: tl.constexpr, ROWS: tl.constexpr):
+    """The lowest of the labels that count, and how far the highest lies above it."""
+    lowest = tl.full((ROWS,), float("inf"), tl.float64)
+    highest = tl.full((ROWS,), float("-inf"), tl.float64)
+    for start in range(0, n, ROWS):
+        at = start + tl.arange(0, ROWS)
+        label, inside = _label(y, mask, row, y_row, mask_row, at, n, MASKED)
+        lowest = tl.minimum(lowest, tl.where(inside, label.to(tl.float64), float("inf")))
+        highest = tl.maximum(highest, tl.where(inside, label.to(tl.float64), float("-inf")))
+    low = tl.min(lowest, axis=0)
+    return low, tl.max(highest, axis=0) - low
+
+
+@triton.jit
+def _compare(
+    scores, qualities, labels, stderr, mine, n, extra,
+    NOISY: tl.constexpr, DTYPE: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Compare some samples of a head with all: value, slope and number of worse samples of each.
+
+    Each thread holds a few samples and meets all others one by one, so that nothing is shared
+    between threads.
+    """
+    here = mine < n
+    s_i = tl.load(scores + mine, mask=here, other=0.0)
+    q_i = tl.load(qualities + mine, mask=here, other=0.0)
+    y_i = tl.load(labels + mine, mask=here, other=float("nan"))
+    if NOISY:
+        e_i = tl.load(stderr + mine, mask=y_i == y_i, other=0.0)
+        e_i = e_i.to(tl.float64)
+    # A score that is not finite makes its slope and the loss NaN instead of comparing false.
+    value = s_i * 0.0
+    slope = s_i * 0.0
+    count = tl.zeros(mine.shape, tl.int32)
+    for j in tl.range(0, n, loop_unroll_factor=UNROLL):
+        s_j, q_j, y_j = tl.load(scores + j), tl.load(qualities + j), tl.load(labels + j)
+        hinge = s_i - s_j
+        better, worse = y_i > y_j, y_i < y_j
+        weight = tl.fma(tl.zeros_like(q_i) + extra, tl.maximum(q_i, q_j), tl.zeros_like(q_i) + 1.0)
+        if NOISY:
+            e_j = tl.load(stderr + j, mask=y_j == y_j, other=0.0)
+            e_j = e_j.to(tl.float64)
+            std = tl.sqrt(e_i * e_i + e_j * e_j)
+            z = tl.abs(y_i.to(tl.float64) - y_j.to(tl.float64)) / tl.where(std > 0, std, 1.0)
+            weight = weight * tl.where(std > 0, tl.erf(z * 0.7071067811865476), 1.0).to(DTYPE)
+        # Positive where i is the better end of a pair that is charged, negative where the worse.
+        charged = tl.where(worse & (hinge < 0), -weight, 0.0)
+        charged = tl.where(better & (hinge > 0), weight, charged)
+        value = tl.fma(charged, hinge, value)
+        slope += charged
+        count += better.to(tl.int32)
+    return value, slope, count
+
+
+@triton.jit
 def _kernel(
     pred, y, mask, alpha_of, beta_of, low_of, high_of, table, stderr,
     scores, qualities, labels, values, slopes, counts,
@@ -53,15 +108,7 @@ def _kernel(
         low = tl.load(low_of + row * low_row)
         span = tl.load(high_of + row * high_row) - low
     elif not BINNED:
-        lowest = tl.full((ROWS,), float("inf"), tl.float64)
-        highest = tl.full((ROWS,), float("-inf"), tl.float64)
-        for start in range(0, n, ROWS):
-            at = start + tl.arange(0, ROWS)
-            label, inside = _label(y, mask, row, y_row, mask_row, at, n, MASKED)
-            lowest = tl.minimum(lowest, tl.where(inside, label.to(tl.float64), float("inf")))
-            highest = tl.maximum(highest, tl.where(inside, label.to(tl.float64), float("-inf")))
-        low = tl.min(lowest, axis=0)
-        span = tl.max(highest, axis=0) - low
+        low, span = _lowest_and_span(y, mask, row, y_row, mask_row, n, MASKED, ROWS)
     span = tl.where(span > 0, span, 1.0)
 
     # Programs of one head write the same numbers to the same places, and read only after that.
@@ -80,37 +127,10 @@ def _kernel(
         tl.store(labels + at, label, mask=at < n)
     tl.debug_barrier()
 
-    # Each thread holds a few samples and meets all others one by one, so that nothing is shared
-    # between threads before the end.
     mine = part * ROWS + tl.arange(0, ROWS)
-    here = mine < n
-    s_i = tl.load(scores + mine, mask=here, other=0.0)
-    q_i = tl.load(qualities + mine, mask=here, other=0.0)
-    y_i = tl.load(labels + mine, mask=here, other=float("nan"))
-    if NOISY:
-        e_i = tl.load(stderr + row * stderr_row + mine, mask=y_i == y_i, other=0.0)
-        e_i = e_i.to(tl.float64)
-    # A score that is not finite makes its slope and the loss NaN instead of comparing false.
-    value = s_i * 0.0
-    slope = s_i * 0.0
-    count = tl.zeros((ROWS,), tl.int32)
-    for j in tl.range(0, n, loop_unroll_factor=UNROLL):
-        s_j, q_j, y_j = tl.load(scores + j), tl.load(qualities + j), tl.load(labels + j)
-        hinge = s_i - s_j
-        better, worse = y_i > y_j, y_i < y_j
-        weight = tl.fma(tl.zeros_like(q_i) + extra, tl.maximum(q_i, q_j), tl.zeros_like(q_i) + 1.0)
-        if NOISY:
-            e_j = tl.load(stderr + row * stderr_row + j, mask=y_j == y_j, other=0.0)
-            e_j = e_j.to(tl.float64)
-            spread = tl.sqrt(e_i * e_i + e_j * e_j)
-            z = tl.abs(y_i.to(tl.float64) - y_j.to(tl.float64)) / tl.where(spread > 0, spread, 1.0)
-            weight = weight * tl.where(spread > 0, tl.erf(z * 0.7071067811865476), 1.0).to(DTYPE)
-        # Positive where i is the better end of a pair that is charged, negative where the worse.
-        charged = tl.where(worse & (hinge < 0), -weight, 0.0)
-        charged = tl.where(better & (hinge > 0), weight, charged)
-        value = tl.fma(charged, hinge, value)
-        slope += charged
-        count += better.to(tl.int32)
+    value, slope, count = _compare(
+        scores, qualities, labels, stderr + row * stderr_row, mine, n, extra, NOISY, DTYPE, UNROLL
+    )
     total = tl.sum(value.to(tl.float64), axis=0) / 2  # each pair was met from both its ends
     pairs = tl.sum(count.to(tl.int64), axis=0)
     if ALONE:
@@ -120,7 +140,7 @@ def _kernel(
     else:
         tl.store(values + row * parts + part, total)
         tl.store(counts + row * parts + part, pairs)
-    tl.store(slopes + row * n + mine, slope, mask=here)
+    tl.store(slopes + row * n + mine, slope, mask=mine < n)
 
 
 def value_and_grad(problem: RankingProblem) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from qamro_cache.losses.bins import Bins, resolve_bins
+from qamro_cache.losses.terms import NORMALIZATIONS
 
 Scalar = float | Tensor
 LabelRange = tuple[Scalar, Scalar]
-NORMALIZATIONS = ("batch", "train", "scale")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from qamro_cache.losses.problem import (
     check_values,
     prepare,
 )
+from qamro_cache.losses.samples import Samples
 
 Form = Callable[[RankingProblem], tuple[Tensor, Tensor]]
 METHODS = ("auto", "pairs", "sorted", "fused")
@@ -128,6 +129,40 @@ def qamro_value_and_grad(
         mask=mask,
     )
     return _solve(problem, method, pred)
+
+
+def qamro(
+    samples: Samples, alpha: Tensor, beta: Tensor, normalize: str, bins: str
+) -> tuple[Tensor, Tensor]:
+    """The term of a composed loss: `qamro_value_and_grad` over stacked heads.
+
+    Args:
+        samples: with `label_range` where `normalize` is not ``batch``.
+        alpha: [1 | H, 1]; as `beta`.
+        beta: of `qamro_loss`.
+        normalize: of `qamro_loss`.
+        bins: its `weights` by name; empty for none.
+    """
+
+    def shared(x: Tensor) -> Tensor:
+        return x[0] if x.shape[0] == 1 else x
+
+    label_range = samples.label_range
+    if label_range is not None:
+        label_range = label_range[0].squeeze(-1), label_range[1].squeeze(-1)
+    elif normalize != "batch" and not bins:
+        raise ValueError(f"qamro(normalize={normalize}) needs labels.low and labels.high")
+    return qamro_value_and_grad(
+        samples.pred,
+        shared(samples.target),
+        alpha=alpha.squeeze(-1),
+        beta=beta.squeeze(-1),
+        normalize=normalize,
+        label_range=label_range,
+        weights=bins or None,
+        stderr=None if samples.stderr is None else shared(samples.stderr),
+        mask=None if samples.mask is None else shared(samples.mask),
+    )
 
 
 def _solve(problem: RankingProblem, method: str, pred: Tensor) -> tuple[Tensor, Tensor]:

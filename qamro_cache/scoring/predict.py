@@ -1,78 +1,53 @@
 """Scores for new clips from a head file, from a cache or straight from audio."""
 
 import logging
-import secrets
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
 
+from qamro_cache.cache.reader import Cache, CacheLike
 from qamro_cache.datasets.records import Labels
 from qamro_cache.errors import QamroError
-from qamro_cache.heads.file import Head, load_head
+from qamro_cache.heads.file import AxisHead, Head, load_head
 from qamro_cache.heads.network import forward
-from qamro_cache.heads.pooling import clip_of_window, mean_rows
+from qamro_cache.heads.pooling import mean_rows, take_clips
 from qamro_cache.identity import identity_differences
-
-if TYPE_CHECKING:
-    from qamro_cache.cache.reader import Cache
-    from qamro_cache.datasets.records import Dataset
-    from qamro_cache.encoders.protocol import Encoder
+from qamro_cache.scoring.request import PredictOptions, PredictRequest, predict_request
+from qamro_cache.scoring.table import COLUMNS, write_answer_file, write_predictions
+from qamro_cache.settings import documented
 
 logger = logging.getLogger("qamro_cache")
 
 #: Windows scored at once: bounds the memory for hidden layers, whatever the cache's size.
 _WINDOWS = 8192
 
-#: Of the table of predictions.
-COLUMNS = (
-    "clip_id",
-    "system",
-    "group",
-    "axis",
-    "seed",
-    "fold",
-    "prediction",
-    "target",
-    "scale",
-    "std",
-    "ood",
-    "reason",
-)
-
-#: What libsndfile reads, by the file's ending.
-AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
+@documented(PredictOptions)
 def predict(
-    head: Path | Head,
+    head: str | Path | Head,
+    cache: CacheLike | None = None,
     *,
-    cache: "Path | Sequence[Path] | Cache | None" = None,
-    audio: "Path | Dataset | None" = None,
-    checkpoint: str = "",
-    tokenizer: str = "",
-    allow_pickle: bool = False,
-    device: str = "cpu",
     progress: Callable[..., None] | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """Predict every axis of a head for every clip; members (seeds) are averaged.
 
     Args:
         head: a head file of qamro-train, or one already loaded.
-        cache: embeddings made by the encoder that the head was trained on, or
-        audio: a folder (searched below), a file, or clips with their prompts; embedded with that
-            encoder into a temporary cache.
-        checkpoint: the encoder's weights for ``audio``, where it needs a file.
-        tokenizer: its vocabulary, likewise.
-        allow_pickle: as in ``EncoderOptions``.
-        device: for the encoder and the head.
+        cache: embeddings made by the encoder that the head was trained on, files or an open cache;
+            or name ``audio`` or ``manifest``.
         progress: passed to `extract`.
+        options: those of qamro-predict by their names.
 
     Returns:
         One row an axis and clip: clip_id, system, group, axis, seed ("mean"), fold (empty),
@@ -84,26 +59,51 @@ def predict(
     Raises:
         QamroError: the head or cache is not usable, or the cache was made by another encoder.
     """
-    if isinstance(head, Path):
-        head = load_head(head)
-    if (cache is None) == (audio is None):
-        raise QamroError("name either a cache or a folder of audio")
-    if audio is not None:
-        from qamro_cache.encoders.registry import load_encoder, options_of
-
-        clips = _clips_of(head, audio) if isinstance(audio, Path) else audio
-        options = options_of(head.identity, checkpoint, tokenizer, allow_pickle)
-        encoder = load_encoder(str(head.identity["name"]), options, device)
-        with tempfile.TemporaryDirectory(prefix="qamro-predict-") as folder:
-            made = _embed(head, clips, Path(folder) / "emb.h5", encoder, device, progress)
-            return predict_cache(head, made, device)
-    from qamro_cache.cache.reader import Cache, open_cache
-
-    assert cache is not None
-    return predict_cache(head, cache if isinstance(cache, Cache) else open_cache(cache), device)
+    return run_predict(predict_request(head, cache, options), progress)
 
 
-def predict_cache(head: Head, cache: "Cache", device: str = "cpu") -> pd.DataFrame:
+def run_predict(
+    request: PredictRequest, progress: Callable[..., None] | None = None
+) -> pd.DataFrame:
+    """Do what was asked; see `predict`."""
+    options = request.options
+    head = load_head(request.head) if isinstance(request.head, Path) else request.head
+    if request.cache is not None:
+        table = predict_cache(head, request.cache, options.device)
+    else:
+        table = _predict_audio(head, request, progress)
+    if options.out is not None:
+        write_predictions(table, options.out)
+    if options.answer is not None:
+        write_answer_file(table, options.answer, options.answer_list)
+    return table
+
+
+def _predict_audio(
+    head: Head, request: PredictRequest, progress: Callable[..., None] | None
+) -> pd.DataFrame:
+    from qamro_cache.scoring.embed import embed
+
+    options = request.options
+    assert request.clips is not None
+    if head.text_feature and options.audio is not None:
+        raise QamroError(
+            "this head takes the prompt too, which a folder of audio does not have; "
+            "give --manifest clips.csv with the columns clip_id, path and prompt"
+        )
+    with tempfile.TemporaryDirectory(prefix="qamro-predict-") as folder:
+        made = embed(
+            head,
+            request.clips,
+            Path(folder) / "emb.h5",
+            options,
+            device=options.device,
+            progress=progress,
+        )
+        return predict_cache(head, made, options.device)
+
+
+def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame:
     """Predict the clips of an open cache; see `predict`."""
     check_identity(head, cache.identity)
     if cache.dataset and cache.dataset == head.training.get("dataset"):
@@ -113,109 +113,82 @@ def predict_cache(head: Head, cache: "Cache", device: str = "cpu") -> pd.DataFra
             "qamro-train run",
             cache.dataset,
         )
-    offsets, weights, windows = _windows(head, cache, device)
-    used = (offsets.diff() > 0).cpu()
-    text, reasons = _prompts(head, cache, device)
-    scored = used.numpy() & (reasons == "")
-    clips = cache.clips
-    reasons = np.where(scored, "", np.where(reasons != "", reasons, clips["reason"].to_numpy(str)))
-    rows = np.flatnonzero(scored)
-    members = [np.full((len(one.seeds), len(clips)), np.nan) for one in head.axes]
-    ood = np.zeros(len(clips), bool)
-    for block in _blocks(offsets.diff().cpu().numpy(), rows):
-        w, o, share = _select(windows, offsets, weights, block)
+    if head.feature not in cache.features:
+        raise QamroError(
+            f"the head takes the feature {head.feature!r}; the cache has: "
+            f"{', '.join(cache.features)}"
+        )
+    windows, offsets, weights = cache.read(head.feature, device=device)
+    counts = offsets.diff().cpu().numpy()
+    text, missing = _prompts(head, cache, device)
+    scored = (counts > 0) & (missing == "")
+    known = np.where(missing != "", missing, cache.clips["reason"].to_numpy(str))
+    reasons = np.where(scored, "", known)
+    members = [np.full((len(one.seeds), len(cache.clips)), np.nan) for one in head.axes]
+    ood = np.zeros(len(cache.clips), bool)
+    for block in _blocks(counts, np.flatnonzero(scored)):
+        taken = take_clips(offsets, torch.as_tensor(block, device=offsets.device))
+        w, share = windows[taken.windows].float(), weights[taken.windows]
         prompt = None if text is None else text[torch.as_tensor(block, device=text.device)]
         for one, scores in zip(head.axes, members, strict=True):
-            params = {name: value.to(w.device) for name, value in one.params.items()}
-            out = forward(
-                head.settings,
-                params,
-                w,
-                o,
-                share,
-                text=prompt,
-                mean=None if one.row_mean is None else one.row_mean.to(w.device),
-                std=None if one.row_std is None else one.row_std.to(w.device),
-                bounds=one.bounds.to(w.device),
-            )
-            scores[:, block] = (one.label_mean + one.label_std * out.double()).cpu().numpy()
-        rows_of_clips = mean_rows(w.flatten(1), clip_of_window(o), share, len(block))
-        ood[block] = head.reference.is_ood(rows_of_clips).cpu().numpy()
-    for one, scores in zip(head.axes, members, strict=True):
-        if off := one.axis.notice_outside(scores.mean(0)):
-            logger.warning(off)
+            scores[:, block] = _members(head, one, w, taken.offsets, share, prompt)
+        means = mean_rows(w.flatten(1), taken.clip, share, len(block))
+        ood[block] = head.reference.is_ood(means).cpu().numpy()
+    parts = zip(head.axes, members, strict=True)
     return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "clip_id": clips["clip_id"],
-                    "system": clips["system"],
-                    "group": clips["group"],
-                    "axis": one.axis.name,
-                    "seed": "mean",
-                    "fold": "",
-                    "prediction": scores.mean(0),
-                    "target": _targets(cache.labels, one.axis.name),
-                    "scale": f"{one.axis.low:g}..{one.axis.high:g}",
-                    "std": scores.std(0, ddof=1) if len(scores) > 1 else np.nan,
-                    "ood": ood,
-                    "reason": reasons,
-                },
-                columns=list(COLUMNS),
-            )
-            for one, scores in zip(head.axes, members, strict=True)
-        ],
-        ignore_index=True,
+        [_table(cache, one, scores, ood, reasons) for one, scores in parts], ignore_index=True
     )
 
 
-def write_predictions(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of predictions as CSV, whole or not at all; replace only an older one."""
-    refuse_other_file(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # File names that are not UTF-8 keep their bytes.
-        table.to_csv(temporary, index=False, errors="surrogateescape")
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+def _members(
+    head: Head,
+    one: AxisHead,
+    windows: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    text: Tensor | None,
+) -> Floats:
+    """Return the scores [M, C] of an axis' members in its units."""
+    device = windows.device
+    out = forward(
+        head.architecture,
+        {name: value.to(device) for name, value in one.params.items()},
+        windows,
+        offsets,
+        weights,
+        text=text,
+        mean=None if one.row_mean is None else one.row_mean.to(device),
+        std=None if one.row_std is None else one.row_std.to(device),
+        bounds=one.bounds.to(device),
+    )
+    scores: Floats = (one.label_mean + one.label_std * out.double()).cpu().numpy()
+    return scores
 
 
-def refuse_other_file(path: Path) -> None:
-    """Refuse to replace anything but a table of `predict`; a command asks before the work, too."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        # The table of qamro-train, out of fold, has other columns and is not replaced either.
-        if file.readline().rstrip() != ",".join(COLUMNS).encode():
-            raise QamroError(
-                f"{path} is no table of qamro-predict, and is kept; choose another name"
-            )
-
-
-def write_answer_file(table: pd.DataFrame, path: Path, answer_list: Path | None = None) -> None:
-    """Write predictions as a challenge's ``answer.txt``; the track is told by the axes.
-
-    Args:
-        table: of `predict`.
-        path: the file to write.
-        answer_list: the challenge's list of clips: its order is kept, and each must be there.
-    """
-    from qamro_cache.datasets.answers import TRACK_AXES, read_answer_list, write_answer
-
-    axes = list(dict.fromkeys(table["axis"]))
-    tracks = [track for track, names in TRACK_AXES.items() if set(names) <= set(axes)]
-    if not tracks:
-        wanted = " or ".join(", ".join(names) for names in TRACK_AXES.values())
-        raise QamroError(
-            f"{path}: an answer has the axes {wanted}; this head predicts {', '.join(axes)}"
-        )
-    parts = {str(a): p["prediction"].to_numpy(np.float64) for a, p in table.groupby("axis")}
-    clip_ids = list(table[table["axis"] == axes[0]]["clip_id"])
-    listed = None if answer_list is None else read_answer_list(answer_list)
-    write_answer(path, clip_ids, parts, tracks[0], listed)
+def _table(
+    cache: Cache, one: AxisHead, scores: Floats, ood: npt.NDArray[np.bool_], reasons: Any
+) -> pd.DataFrame:
+    """Return the rows of one axis."""
+    if off := one.axis.notice_outside(scores.mean(0)):
+        logger.warning(off)
+    clips = cache.clips
+    return pd.DataFrame(
+        {
+            "clip_id": clips["clip_id"],
+            "system": clips["system"],
+            "group": clips["group"],
+            "axis": one.axis.name,
+            "seed": "mean",
+            "fold": "",
+            "prediction": scores.mean(0),
+            "target": _targets(cache.labels, one.axis.name),
+            "scale": f"{one.axis.low:g}..{one.axis.high:g}",
+            "std": scores.std(0, ddof=1) if len(scores) > 1 else np.nan,
+            "ood": ood,
+            "reason": reasons,
+        },
+        columns=list(COLUMNS),
+    )
 
 
 def check_identity(head: Head, identity: Mapping[str, Any]) -> None:
@@ -230,54 +203,7 @@ def check_identity(head: Head, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _clips_of(head: Head, audio: Path) -> "Dataset":
-    from qamro_cache.datasets.records import CLIP_COLUMNS, Dataset, labels_from_means
-
-    if head.text_feature:
-        raise QamroError(
-            "this head takes the prompt too, which a folder of audio does not have; "
-            "give --manifest clips.csv with the columns clip_id, path and prompt"
-        )
-    if not audio.exists():
-        raise QamroError(f"{audio}: no such file or folder")
-    found = [audio] if audio.is_file() else sorted(p for p in audio.rglob("*") if p.is_file())
-    paths = [p for p in found if p.suffix.lower() in AUDIO_ENDINGS]
-    if not paths:
-        raise QamroError(f"{audio}: no audio file there (looked for {', '.join(AUDIO_ENDINGS)})")
-    folder = audio.parent if audio.is_file() else audio
-    clips = pd.DataFrame("", index=range(len(paths)), columns=list(CLIP_COLUMNS))
-    clips["clip_id"] = [path.relative_to(folder).as_posix() for path in paths]
-    clips["path"] = [str(path.resolve()) for path in paths]
-    return Dataset("audio", clips, labels_from_means((), np.empty((len(paths), 0))))
-
-
-def _embed(
-    head: Head,
-    clips: "Dataset",
-    out: Path,
-    encoder: "Encoder",
-    device: str,
-    progress: Callable[..., None] | None,
-) -> "Cache":
-    from qamro_cache.cache.reader import open_cache
-    from qamro_cache.extraction.extract import extract
-
-    dtype = str(head.identity.get("stored_dtype", ""))
-    extract(clips, out, encoder, device=device, dtype=dtype, progress=progress)
-    return open_cache(out)
-
-
-def _windows(head: Head, cache: "Cache", device: str) -> tuple[Tensor, Tensor, Tensor]:
-    if head.feature not in cache.features:
-        raise QamroError(
-            f"the head takes the feature {head.feature!r}; the cache has: "
-            f"{', '.join(cache.features)}"
-        )
-    read = cache.read(head.feature, device=device)
-    return read.offsets, read.weights, read.windows
-
-
-def _prompts(head: Head, cache: "Cache", device: str) -> tuple[Tensor | None, Any]:
+def _prompts(head: Head, cache: Cache, device: str) -> tuple[Tensor | None, Any]:
     """Each clip's prompt embedding [C, T] (None for a head on audio alone), and what is missing."""
     none = np.full(len(cache.clips), "", object)
     if not head.text_feature:
@@ -292,24 +218,12 @@ def _prompts(head: Head, cache: "Cache", device: str) -> tuple[Tensor | None, An
     return read.embeddings[read.index.clamp(min=0)], none
 
 
-def _blocks(num_windows: Any, rows: Any) -> list[Any]:
+def _blocks(counts: Ints, rows: Ints) -> list[Ints]:
     """Cut clips into blocks of about _WINDOWS windows."""
     if len(rows) == 0:
         return []
-    block = np.cumsum(num_windows[rows]) // _WINDOWS
+    block = np.cumsum(counts[rows]) // _WINDOWS
     return np.split(rows, np.flatnonzero(np.diff(block)) + 1)
-
-
-def _select(
-    windows: Tensor, offsets: Tensor, weights: Tensor, clips: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The windows, offsets and weights of some clips."""
-    chosen = torch.as_tensor(clips, device=offsets.device)
-    count = offsets.diff()[chosen]
-    new = torch.cat([count.new_zeros(1), count.cumsum(0)])
-    within = torch.arange(int(new[-1]), device=offsets.device) - new[:-1].repeat_interleave(count)
-    index = (offsets[chosen].repeat_interleave(count) + within).to(windows.device)
-    return windows[index].float(), new.to(windows.device), weights[index].to(windows.device)
 
 
 def _targets(labels: Labels, axis: str) -> Any:

@@ -7,14 +7,13 @@ it hands the optimizer the factors of each weight's gradient instead of the grad
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from qamro_cache.heads.network import Architecture, Rows, activate, score_rows
-from qamro_cache.training.optimizer import SGD, AdamW
-from qamro_cache.training.recipe import Recipe
+from qamro_cache.heads.architecture import Architecture
+from qamro_cache.heads.network import Rows, activate, between, score_rows
 
 
 class Group(NamedTuple):
@@ -32,6 +31,28 @@ class Sink(Protocol):
 
     def add(self, name: str, grad: Tensor) -> None:
         """Take a gradient."""
+
+
+class Net(Protocol):
+    """What a stack asks of its heads' network."""
+
+    def forward(
+        self,
+        params: Mapping[str, Tensor],
+        groups: Sequence[Group],
+        bounds: Tensor,
+        dropout: "Dropout | None",
+    ) -> Tensor:
+        """Return scores [H, B], and keep what `backward` needs."""
+
+    def backward(self, grad: Tensor, sink: Any) -> None:
+        """Send the gradient of every parameter to ``sink``, from that of the scores [H, B].
+
+        The sink is the optimizer that goes with the network.
+        """
+
+    def score(self, params: Mapping[str, Tensor], rows: Rows, bounds: Tensor) -> Tensor:
+        """Return the scores [H, R] of rows that all heads share; keeps nothing."""
 
 
 class Dropout:
@@ -64,9 +85,9 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
-def is_layered(settings: Architecture) -> bool:
+def is_layered(head: Architecture) -> bool:
     """Whether `LayeredNet` covers these heads."""
-    return settings.rows_are_clips and settings.kind != "audiobox" and not settings.layer_norm
+    return head.rows_are_clips and head.kind != "audiobox" and not head.layer_norm
 
 
 class LayeredNet:
@@ -76,9 +97,9 @@ class LayeredNet:
     for each would cost more page faults than arithmetic.
     """
 
-    def __init__(self, settings: Architecture) -> None:
-        self.settings = settings
-        self.names = [*map(str, range(len(settings.widths))), "output"]
+    def __init__(self, head: Architecture) -> None:
+        self.head = head
+        self.names = [*map(str, range(len(head.widths))), "output"]
         self.buffers: dict[tuple[str, int], Tensor] = {}
         #: Activations are stored as this; None: as the weights are.
         self.stored: torch.dtype | None = None
@@ -144,26 +165,25 @@ class LayeredNet:
 
     def _activate_(self, z: Tensor, bias: Tensor) -> Tensor:
         """Return what the next layer sees."""
-        return _activate_(self.settings.activation, z)
+        return _activate_(self.head.activation, z)
 
     def _activation_backward(self, dh: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradient before the activation, and its sum over rows."""
-        dz = _activation_backward(self.settings.activation, dh, kept)
+        dz = _activation_backward(self.head.activation, dh, kept)
         return dz, dz.sum(1)
 
     def score(self, params: Mapping[str, Tensor], rows: Rows, bounds: Tensor) -> Tensor:
         """Return the scores [H, R] of rows that all heads share; keeps nothing."""
-        return score_rows(self.settings, params, rows, bounds=bounds)
+        return score_rows(self.head, params, rows, bounds=bounds)
 
     def _output(self, scores: Tensor) -> Tensor:
-        if self.settings.output == "bounded":
+        if self.head.output == "bounded":
             self.sigmoid = torch.sigmoid(scores)
-            low, high = self.bounds[:, :1], self.bounds[:, 1:]
-            scores = low + (high - low) * self.sigmoid
+            scores = between(self.bounds, self.sigmoid)
         return scores
 
     def _output_backward(self, grad: Tensor) -> Tensor:
-        if self.settings.output == "bounded":
+        if self.head.output == "bounded":
             span = self.bounds[:, 1:] - self.bounds[:, :1]
             grad = grad * span * self.sigmoid * (1 - self.sigmoid)
         return grad
@@ -205,8 +225,8 @@ def _activation_backward(name: str, grad: Tensor, kept: Tensor) -> Tensor:
 class AutogradNet:
     """Any head, by autograd; ``half`` computes its products in bfloat16."""
 
-    def __init__(self, settings: Architecture, half: bool = False) -> None:
-        self.settings, self.half = settings, half
+    def __init__(self, head: Architecture, half: bool = False) -> None:
+        self.head, self.half = head, half
 
     def forward(
         self,
@@ -224,9 +244,7 @@ class AutogradNet:
                 if dropout is not None:
                     drop = Dropout(dropout.rate[heads], dropout.seeds[heads], dropout.step)
                 part = {name: leaf[heads] for name, leaf in self.leaves.items()}
-                parts.append(
-                    score_rows(self.settings, part, rows, bounds=bounds[heads], dropout=drop)
-                )
+                parts.append(score_rows(self.head, part, rows, bounds=bounds[heads], dropout=drop))
             self.scores = torch.cat(parts)
             self.scores = self.scores.to(bounds.dtype)
         return self.scores.detach()
@@ -234,7 +252,7 @@ class AutogradNet:
     def score(self, params: Mapping[str, Tensor], rows: Rows, bounds: Tensor) -> Tensor:
         """Return the scores [H, R] of rows that all heads share; keeps nothing."""
         with self._precision():
-            return score_rows(self.settings, params, rows, bounds=bounds).to(bounds.dtype)
+            return score_rows(self.head, params, rows, bounds=bounds).to(bounds.dtype)
 
     def _precision(self) -> AbstractContextManager[object]:
         if not self.half:
@@ -249,29 +267,3 @@ class AutogradNet:
         for name, value in zip(names, grads, strict=True):
             sink.add(name, value)
         del self.scores
-
-
-def make_net(
-    recipe: Recipe, precision: str, one_pass: bool
-) -> tuple[LayeredNet | AutogradNet, type[SGD] | type[AdamW]]:
-    """Return what computes a bucket's heads, and the optimizer that goes with it.
-
-    ``one_pass``: the device has Triton and the weights are float32, so that what lies between two
-    products passes over memory once; AdamW alone would two dozen times.
-    """
-    head, sgd = recipe.head, recipe.optimizer == "sgd"
-    if precision != "float32":
-        from qamro_cache.training.gpu import kernel_net  # needs Triton
-
-        if kernel_net.covers(head, dropout=recipe.dropout > 0):
-            kind = kernel_net.KernelSGD if sgd else kernel_net.KernelAdamW
-            return kernel_net.KernelNet(head, precision), kind
-    half = precision == "bf16"
-    net = AutogradNet(head, half) if half or not is_layered(head) else LayeredNet(head)
-    if one_pass:
-        from qamro_cache.training.gpu import kernel_net
-
-        if not half and kernel_net.fuses_passes(head):
-            net = kernel_net.PassNet(head)
-        return net, SGD if sgd else kernel_net.StepAdamW
-    return net, SGD if sgd else AdamW

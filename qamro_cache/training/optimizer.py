@@ -1,4 +1,4 @@
-"""SGD and AdamW over stacked heads, each head with its own settings.
+"""SGD and AdamW over stacked heads, each head with its own learning rate, momentum and decay.
 
 A gradient arrives as the two factors of a product (`add_product`) or as it is (`add`), so that
 SGD can accumulate the product straight into its momentum: no gradient tensor is ever written.
@@ -6,59 +6,84 @@ A head without a valid sample in a step (``active`` false) keeps its parameters 
 """
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from qamro_cache.training.state import HeadState
+
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+
+
+class Optimizer(Protocol):
+    """What a stack asks of an optimizer: `begin` a step, take each gradient, `step`."""
+
+    def begin(self, active: Tensor | None) -> None:
+        """Start a step; ``active`` [H] says which heads take it, None all."""
+
+    def add_product(self, name: str, heads: slice, left: Tensor, right: Tensor) -> None:
+        """Take the gradient left @ right of the parameter's ``heads``."""
+
+    def add(self, name: str, grad: Tensor) -> None:
+        """Take a gradient of the parameter's shape."""
+
+    def step(self) -> None:
+        """Move the parameters."""
+
+    def select(self, heads: Tensor, params: Mapping[str, Tensor], state: HeadState) -> None:
+        """Go on with ``heads`` [K] only, whose parameters and state are given; may wait."""
 
 
 class SGD:
     """v = momentum * v + gradient + weight_decay * p; p = p - lr * v, as torch.optim.SGD."""
 
-    def __init__(self, params: Mapping[str, Tensor], settings: Mapping[str, Tensor]) -> None:
-        self.params = params
-        self.state = {f"velocity.{name}": torch.zeros_like(p) for name, p in params.items()}
-        self.use(settings)
+    def __init__(self, params: Mapping[str, Tensor], state: HeadState) -> None:
+        self.velocity = {name: torch.zeros_like(p) for name, p in params.items()}
+        self.bind(params, state)
 
-    def use(self, settings: Mapping[str, Tensor]) -> None:
-        """Take lr, momentum and weight_decay [H] of the heads; waits for the device."""
-        self.settings = settings
-        self.decays = bool((settings["weight_decay"] != 0).any())
-        momentum = settings["momentum"]
-        same = bool((momentum == momentum[0]).all())
-        self.momentum = float(momentum[0]) if same else None
+    def select(self, heads: Tensor, params: Mapping[str, Tensor], state: HeadState) -> None:
+        """Go on with ``heads`` [K] only; waits for the device."""
+        select_(self.velocity, heads)
+        self.bind(params, state)
+
+    def bind(self, params: Mapping[str, Tensor], state: HeadState) -> None:
+        """Take the heads' parameters and rates; waits for the device."""
+        self.params, self.state = params, state
+        self.decays = bool((state.weight_decay != 0).any())
+        same = bool((state.momentum == state.momentum[0]).all())
+        self.momentum = float(state.momentum[0]) if same else None
 
     def begin(self, active: Tensor | None) -> None:
         """Start a step; ``active`` [H] says which heads take it, None all."""
-        self.lr = self.settings["lr"]
+        self.lr = self.state.lr
         # One momentum for all and nothing to skip: the product itself scales the old velocity.
         self.fused = active is None and self.momentum is not None and not self.decays
         if self.fused:
             return
-        momentum, decay = self.settings["momentum"], self.settings["weight_decay"]
+        momentum, decay = self.state.momentum, self.state.weight_decay
         if active is not None:
             momentum = torch.where(active, momentum, 1)
             decay = torch.where(active, decay, 0)
             self.lr = torch.where(active, self.lr, 0)
         for name, p in self.params.items():
-            velocity = self.state[f"velocity.{name}"].mul_(_like(momentum, p))
+            velocity = self.velocity[name].mul_(_like(momentum, p))
             if self.decays:
                 velocity.addcmul_(p, _like(decay, p))
 
     def add_product(self, name: str, heads: slice, left: Tensor, right: Tensor) -> None:
         """Add the gradient left @ right of the parameter's ``heads``."""
-        velocity = self.state[f"velocity.{name}"][heads]
+        velocity = self.velocity[name][heads]
         velocity.baddbmm_(left, right, beta=self._old())
 
     def add(self, name: str, grad: Tensor) -> None:
         """Add a gradient of the parameter's shape."""
-        self.state[f"velocity.{name}"].mul_(self._old()).add_(grad)
+        self.velocity[name].mul_(self._old()).add_(grad)
 
     def step(self) -> None:
         """Move the parameters."""
         for name, p in self.params.items():
-            p.addcmul_(self.state[f"velocity.{name}"], _like(-self.lr, p))
+            p.addcmul_(self.velocity[name], _like(-self.lr, p))
 
     def _old(self) -> float:
         return self.momentum if self.fused and self.momentum is not None else 1.0
@@ -70,25 +95,26 @@ class AdamW:
     #: Whether gradients are kept until `step`.
     keeps_gradients = True
 
-    def __init__(self, params: Mapping[str, Tensor], settings: Mapping[str, Tensor]) -> None:
-        self.params = params
-        self.state = {f"first.{name}": torch.zeros_like(p) for name, p in params.items()}
-        self.state |= {f"second.{name}": torch.zeros_like(p) for name, p in params.items()}
-        self.state["steps"] = torch.zeros_like(settings["lr"])
+    def __init__(self, params: Mapping[str, Tensor], state: HeadState) -> None:
+        self.first = {name: torch.zeros_like(p) for name, p in params.items()}
+        self.second = {name: torch.zeros_like(p) for name, p in params.items()}
+        self.steps = torch.zeros_like(state.lr)
         self.grads = {
             name: torch.zeros_like(p) for name, p in params.items() if self.keeps_gradients
         }
-        self.use(settings)
+        self.params, self.state = params, state
 
-    def use(self, settings: Mapping[str, Tensor]) -> None:
-        """Take lr and weight_decay [H] of the heads."""
-        self.settings = settings
-        heads = len(settings["lr"])
-        self.grads = {name: grad[:heads] for name, grad in self.grads.items()}
+    def select(self, heads: Tensor, params: Mapping[str, Tensor], state: HeadState) -> None:
+        """Go on with ``heads`` [K] only."""
+        for moments in (self.first, self.second):
+            select_(moments, heads)
+        self.steps = self.steps.index_select(0, heads)
+        self.grads = {name: grad[: len(heads)] for name, grad in self.grads.items()}
+        self.params, self.state = params, state
 
     def begin(self, active: Tensor | None) -> None:
         """Start a step; ``active`` [H] says which heads take it, None all."""
-        lr = self.settings["lr"]
+        lr = self.state.lr
         self.active = torch.ones_like(lr) if active is None else active.to(lr.dtype)
 
     def add_product(self, name: str, heads: slice, left: Tensor, right: Tensor) -> None:
@@ -100,24 +126,33 @@ class AdamW:
         self.grads[name].copy_(grad)
 
     def advance(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Count the step; return its shrinkage of the weights and scales of both moments [H]."""
-        steps = self.state["steps"].add_(self.active)
-        lr = self.settings["lr"] * self.active
-        shrink = 1 - lr * self.settings["weight_decay"]
+        """Count the step; return the weights' shrinkage and both moments' corrections [H].
+
+        The first one's is the step size; the second one's is for its square root.
+        """
+        steps = self.steps.add_(self.active)
+        lr = self.state.lr * self.active
+        shrink = 1 - lr * self.state.weight_decay
         counted = steps.clamp_min(1).double()
-        first_scale = (lr / (1 - BETA1**counted)).to(lr.dtype)
-        second_scale = (1 / (1 - BETA2**counted).sqrt()).to(lr.dtype)
-        return shrink, first_scale, second_scale
+        step_size = (lr / (1 - BETA1**counted)).to(lr.dtype)
+        correction = (1 / (1 - BETA2**counted).sqrt()).to(lr.dtype)
+        return shrink, step_size, correction
 
     def step(self) -> None:
         """Move the parameters."""
-        shrink, first_scale, second_scale = self.advance()
+        shrink, step_size, correction = self.advance()
         for name, p in self.params.items():
             grad, active = self.grads[name], _like(self.active, p)
-            first = self.state[f"first.{name}"].lerp_(grad, (1 - BETA1) * active)
-            second = self.state[f"second.{name}"].lerp_(grad.square(), (1 - BETA2) * active)
-            size = second.sqrt().mul_(_like(second_scale, p)).add_(EPS)
-            p.mul_(_like(shrink, p)).sub_((first * _like(first_scale, p)).div_(size))
+            first = self.first[name].lerp_(grad, (1 - BETA1) * active)
+            second = self.second[name].lerp_(grad.square(), (1 - BETA2) * active)
+            size = second.sqrt().mul_(_like(correction, p)).add_(EPS)
+            p.mul_(_like(shrink, p)).sub_((first * _like(step_size, p)).div_(size))
+
+
+def select_(tensors: dict[str, Tensor], heads: Tensor) -> None:
+    """Keep ``heads`` [K] of each tensor [H, ...]; only one at a time is there twice."""
+    for name, value in tensors.items():
+        tensors[name] = value.index_select(0, heads)
 
 
 def _like(per_head: Tensor, parameter: Tensor) -> Tensor:

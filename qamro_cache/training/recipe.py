@@ -1,16 +1,14 @@
 """How one head is trained: a recipe, and a job that applies it to a fold with a seed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypedDict, Unpack
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from qamro_cache.errors import QamroError
-from qamro_cache.heads.architecture import Architecture
-
-Bools = npt.NDArray[np.bool_]
+from qamro_cache.errors import OptionError
+from qamro_cache.heads.architecture import Architecture, usual_shape
+from qamro_cache.losses.terms import PARAMETERS, Loss, parse_loss
+from qamro_cache.settings import Setting, check_settings, nearest, setting, settings_of
 
 #: Both terms see labels and predictions in units of the training labels' standard deviation, so
 #: that a Huber delta of 1 and the learning rate mean the same on a 1-to-5 and a 0-to-100 scale.
@@ -21,74 +19,45 @@ DEFAULT_LOSS = "huber@standardized+qamro@standardized"
 class Recipe:
     """The settings of one head's training; a cell of a grid is a recipe.
 
-    Attributes:
-        head: architecture.
-        loss: sum of named terms, see `qamro_cache.losses.registry`.
-        alpha: QAMRO's margin per unit of label difference.
-        beta: QAMRO's weight of a pair whose better clip has the best label.
-        normalize: what QAMRO's label quality is relative to: ``train`` labels of the fold,
-            ``batch`` (as the released code), or the rating ``scale``.
-        optimizer: ``sgd`` or ``adamw``.
-        lr: learning rate, for standardized embeddings and labels.
-        momentum: of SGD.
-        weight_decay: added to the gradient in SGD, decoupled in AdamW; biases included.
-        dropout: share of hidden units set to 0 in training.
-        batch_size: clips a step.
-        batches: ``shared``: all heads see the same batches, each without its held-out clips;
-            ``own``: each seed draws full batches from its own training clips.
-        epochs: at most; exactly, without a validation set.
-        patience: epochs without a better loss on the validation set before a head stops.
+    Learning rates are for standardized embeddings and labels. Weight decay is added to the gradient
+    in SGD and decoupled in AdamW, biases included.
     """
 
     head: Architecture = field(default_factory=Architecture)
-    loss: str = DEFAULT_LOSS
-    alpha: float = 0.2
-    beta: float = 7.0
-    normalize: Literal["train", "batch", "scale"] = "train"
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 5e-4
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    dropout: float = 0.0
-    batch_size: int = 256
-    batches: Literal["shared", "own"] = "shared"
-    epochs: int = 100
-    patience: int = 20
+    loss: Loss = field(default_factory=lambda: parse_loss(DEFAULT_LOSS))
+    optimizer: str = setting("sgd", "Optimizer of the weights.", choices=("sgd", "adamw"))
+    lr: float = setting(5e-4, "Learning rate.", low=0)
+    momentum: float = setting(0.9, "Momentum of SGD.", low=0, below=1)
+    weight_decay: float = setting(0.0, "Weight decay, of biases too.", low=0)
+    dropout: float = setting(0.0, "Share of hidden units set to 0 in training.", low=0, below=1)
+    batch_size: int = setting(
+        256, "Clips a step.", low=1, high=1 << 20, why="a step's predictions must fit in memory"
+    )
+    batches: str = setting(
+        "shared",
+        "One order of batches for all heads, or full batches of its own for each seed.",
+        choices=("shared", "own"),
+    )
+    epochs: int = setting(
+        100,
+        "At most, of at least 8 steps each; exactly, with --stop fixed.",
+        low=1,
+        high=1_000_000,
+        why="a run has to end",
+    )
+    patience: int = setting(
+        20, "Epochs without a better loss on the validation set, then stop.", low=1, high=1_000_000
+    )
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("normalize", ("train", "batch", "scale")),
-            ("optimizer", ("sgd", "adamw")),
-            ("batches", ("shared", "own")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
-                )
-        for name in ("alpha", "beta", "lr", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("momentum", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        for name in ("batch_size", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.loss != DEFAULT_LOSS:
-            # Loads torch, which takes seconds: what else is wrong has been said by now.
-            from qamro_cache.losses.registry import parse_loss
-
-            parse_loss(self.loss)
+        check_settings(self)
 
     @property
     def bucket(self) -> tuple[object, ...]:
         """What heads must share to be trained in one stack."""
-        from qamro_cache.losses.registry import parse_loss
-
         return (
             self.head,
-            parse_loss(self.loss).structure,
-            self.normalize,
+            self.loss.structure,
             self.optimizer,
             self.batch_size,
             self.batches,
@@ -96,72 +65,63 @@ class Recipe:
         )
 
 
-class Settings(TypedDict, total=False):
-    """A recipe's settings by flat names, as commands and grid files give them.
+_LOSS = Setting(
+    "loss", str, DEFAULT_LOSS, "Sum of terms, [weight*]name[(parameter=value,...)][@units]."
+)
 
-    The names are those of `Recipe` and `Architecture`; ``head`` is the architecture's ``kind``.
-    """
-
-    head: str
-    widths: Sequence[int]
-    activation: str
-    layer_norm: bool
-    output: str
-    pooling: str
-    inputs: str
-    loss: str
-    alpha: float
-    beta: float
-    normalize: str
-    optimizer: str
-    lr: float
-    momentum: float
-    weight_decay: float
-    dropout: float
-    batch_size: int
-    batches: str
-    epochs: int
-    patience: int
+#: Every setting of a recipe by its flat name: the loss, its terms' parameters, the training and
+#: the head's architecture. Options, grid files and the table in docs/training.md are made from it.
+RECIPE: Mapping[str, Setting] = MappingProxyType(
+    {
+        one.name: one
+        for one in (
+            _LOSS,
+            *PARAMETERS.values(),
+            *settings_of(Recipe).values(),
+            *settings_of(Architecture).values(),
+        )
+    }
+)
 
 
-def make_recipe(**settings: Unpack[Settings]) -> Recipe:
+def make_recipe(given: Mapping[str, Any]) -> Recipe:
     """Return the recipe of flat settings; what is not given has its default.
 
-    A ``linear`` head has no hidden layers and an ``audiobox`` head is the published one's shape
-    (no hidden layers, a score a window) unless ``widths`` or ``pooling`` say otherwise.
+    Args:
+        given: names of `RECIPE` with their values. A parameter of a loss term (``alpha``) goes to
+            the terms that have one of that name. A ``linear`` head has no hidden layers, and an
+            ``audiobox`` head is the published one's shape, unless they say otherwise.
 
     Raises:
         ValueError: names the setting and its value.
     """
-    given: dict[str, Any] = dict(settings)
-    head: dict[str, Any] = {"kind": given.pop("head", "mlp")}
-    if head["kind"] in ("linear", "audiobox"):
-        head["widths"] = ()
-    if head["kind"] == "audiobox":
-        head["pooling"] = "scores"
-    for name in (item.name for item in fields(Architecture) if item.name != "kind"):
-        if name in given:
-            head[name] = given.pop(name)
-    unknown = set(given) - {item.name for item in fields(Recipe)}
-    if unknown:
-        raise ValueError(f"there is no setting {sorted(unknown)[0]!r}")
-    return Recipe(head=Architecture(**head), **given)
+    for name in given:
+        if name not in RECIPE:
+            raise ValueError(f"there is no setting {name!r}{nearest(name, tuple(RECIPE))}")
+    parameters = {name: given[name] for name in PARAMETERS if name in given}
+    loss = parse_loss(_LOSS.check(given.get("loss", DEFAULT_LOSS)), parameters)
+    shape = {key: given[one.name] for key, one in settings_of(Architecture).items()
+             if one.name in given}  # fmt: skip
+    training = {name: given[name] for name in settings_of(Recipe) if name in given}
+    return Recipe(head=Architecture(**usual_shape(shape)), loss=loss, **training)
 
 
-def checked_recipe(settings: Settings) -> Recipe:
+def checked_recipe(given: Mapping[str, Any]) -> Recipe:
     """Make a recipe, a user's mistake being one line."""
     try:
-        return make_recipe(**settings)
+        return make_recipe(given)
     except ValueError as error:
-        raise QamroError(str(error)) from error
+        raise OptionError(str(error)) from error
 
 
-def flat_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe's settings by flat names: the inverse of `make_recipe`, JSON types."""
-    head = {item.name: getattr(recipe.head, item.name) for item in fields(Architecture)}
-    head["head"], head["widths"] = head.pop("kind"), list(head["widths"])
-    names = (item.name for item in fields(Recipe) if item.name != "head")
-    return head | {name: getattr(recipe, name) for name in names}
+def flat_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's settings by flat names, the inverse of `make_recipe`, as JSON types.
+
+    The terms' parameters stand in the text of ``loss``.
+    """
+    head = {one.name: getattr(recipe.head, key) for key, one in settings_of(Architecture).items()}
+    training = {name: getattr(recipe, name) for name in settings_of(Recipe)}
+    return {**head, "widths": list(recipe.head.widths), "loss": str(recipe.loss), **training}
 
 
 @dataclass(frozen=True)
@@ -179,27 +139,3 @@ class Job:
     seed: int = 0
     fold: int = 0
     target: int = 0
-
-
-@dataclass(frozen=True)
-class Folds:
-    """Who may see what: rows of masks over the clips.
-
-    Attributes:
-        train: [F, C] clips whose labels a head learns from.
-        validation: [F, C] clips whose labels choose its epoch; an all-false row: a fixed number.
-        test: [F, C] clips it is judged by; no head of the fold ever sees their labels.
-        names: what each fold holds out, for people.
-    """
-
-    train: Bools
-    validation: Bools
-    test: Bools
-    names: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        counts = self.train.astype(np.int8) + self.validation + self.test
-        if (counts > 1).any():
-            raise ValueError("a clip is in two parts of one fold")
-        if not self.train.any(1).all():
-            raise ValueError(f"fold {int(self.train.any(1).argmin())} has no training clip")

@@ -13,9 +13,10 @@ class Result(NamedTuple):
     Attributes:
         predictions: [H, C] in label units; NaN for a diverged head.
         best_epoch: [H] int64 epochs that the kept weights were trained for.
-        epochs: [H] int64 epochs trained.
         diverged: [H] bool.
-        history: [E, len(WATCHED), H] float32 on the validation set, NaN where a head had stopped.
+        validation_loss: [E, H] float32 of each epoch, NaN where a head had stopped.
+        stability: [E, H] float32 SRCC of an epoch's validation predictions with those of the
+            epoch before; NaN likewise, and in the first.
         params: the kept weights [H, ...], for standardized rows and labels; empty where they
             were not asked for.
         row_mean, row_std: [H, D] of the rows; None where rows are not standardized.
@@ -24,9 +25,9 @@ class Result(NamedTuple):
 
     predictions: Tensor
     best_epoch: Tensor
-    epochs: Tensor
     diverged: Tensor
-    history: Tensor
+    validation_loss: Tensor
+    stability: Tensor
     params: dict[str, Tensor]
     row_mean: Tensor | None
     row_std: Tensor | None
@@ -41,9 +42,9 @@ def empty_result(
     return Result(
         predictions=torch.full((heads, clips), torch.nan, dtype=dtype),
         best_epoch=torch.zeros(heads, dtype=torch.int64),
-        epochs=torch.zeros(heads, dtype=torch.int64),
         diverged=torch.zeros(heads, dtype=torch.bool),
-        history=torch.empty(0),
+        validation_loss=torch.empty(0),
+        stability=torch.empty(0),
         params={name: torch.empty(p.shape, dtype=dtype) for name, p in params.items()},
         row_mean=torch.zeros(heads, width, dtype=dtype) if width else None,
         row_std=torch.ones(heads, width, dtype=dtype) if width else None,

@@ -1,9 +1,13 @@
 """Which clips make up each step's batch: decided by seeds alone, never by a head or a label."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from qamro_cache.training.inputs import Bools, Folds, Targets
+from qamro_cache.training.recipe import Job
 
 Indices = npt.NDArray[np.int64]
 
@@ -30,7 +34,7 @@ class Schedule:
     length: int
     passes: int
 
-    def epoch(self, number: int) -> list[tuple[Indices, npt.NDArray[np.bool_]]]:
+    def epoch(self, number: int) -> list[tuple[Indices, Bools]]:
         """Return each step's clips [orders, b] and which of them count [orders, b].
 
         A pool shorter than ``length`` ends in entries that do not count.
@@ -60,6 +64,48 @@ def passes_per_epoch(clips: int, batch_size: int) -> int:
     return -(-MIN_STEPS // -(-clips // batch_size))
 
 
+def passes_notice(clips: int, batch_size: int) -> str:
+    """Say that an epoch is several passes over ``clips``, where it is; else nothing."""
+    passes = passes_per_epoch(clips, batch_size)
+    if passes == 1:
+        return ""
+    steps = -(-clips // batch_size)
+    return (
+        f"{clips} training clips make {steps} step{'s' * (steps != 1)} of {batch_size}: "
+        f"an epoch is {passes} passes, for at least {MIN_STEPS} steps"
+    )
+
+
+def make_schedule(
+    folds: Folds, targets: Targets, jobs: Sequence[Job], order_seed: int = 0
+) -> tuple[Schedule, list[int]]:
+    """Return the batches of a bucket's jobs and the order that each job follows.
+
+    Shared: one order over the clips that any fold trains on. Own: one for each seed, fold and
+    set of labeled clips, of the clips that this head trains on.
+    """
+    recipe = jobs[0].recipe
+    if recipe.batches == "shared":
+        pool = np.flatnonzero(folds.train.any(0))
+        passes = passes_per_epoch(len(pool), recipe.batch_size)
+        schedule = Schedule((pool,), (order_seed,), recipe.batch_size, len(pool), passes)
+        return schedule, [0] * len(jobs)
+    known = targets.labels.isfinite().cpu().numpy()
+    keys = [(job.seed, job.fold, known[job.target].tobytes()) for job in jobs]
+    first = {key: h for h, key in reversed(list(enumerate(keys)))}
+    names = sorted(first)
+    pools = [
+        np.flatnonzero(folds.train[jobs[first[key]].fold] & known[jobs[first[key]].target])
+        for key in names
+    ]
+    # Lockstep for the largest fold of the set, whoever the neighbors are.
+    largest = int(folds.train.sum(1).max())
+    passes = passes_per_epoch(largest, recipe.batch_size)
+    seeds = tuple(order_seed + 1 + key[0] for key in names)
+    schedule = Schedule(tuple(pools), seeds, recipe.batch_size, largest, passes)
+    return schedule, [names.index(key) for key in keys]
+
+
 def comparable_pairs(labels: npt.NDArray[np.float64]) -> int:
     """Count the pairs of different labels among ``labels`` [N]; NaN takes part in none."""
     known = labels[np.isfinite(labels)]
@@ -71,7 +117,7 @@ def pair_coverage(
     schedule: Schedule,
     order: int,
     labels: npt.NDArray[np.float64],
-    train: npt.NDArray[np.bool_],
+    train: Bools,
     epochs: int,
 ) -> float:
     """Return the share of all comparable training pairs that meet in a pass over the clips.

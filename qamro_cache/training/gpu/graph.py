@@ -1,12 +1,15 @@
 """An epoch as one CUDA graph: captured once, replayed with other batches."""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qamro_cache.training.stack import Batch, Stack
+from qamro_cache.training.batches import Batch, Batches, TrainEpoch
+from qamro_cache.training.inputs import Bools
+from qamro_cache.training.schedule import Indices
 
 logger = logging.getLogger("qamro_cache")
 
@@ -14,8 +17,8 @@ logger = logging.getLogger("qamro_cache")
 _AHEAD = 64
 
 
-class EpochGraph:
-    """Runs epochs of a stack on a GPU.
+class GraphEpochs:
+    """Runs epochs of a stack on a GPU, without waiting for them.
 
     The first epoch runs eagerly, on the stream that captures: it sets up cuBLAS' workspaces and
     compiles kernels, neither of which a capture may do. The second is captured (which runs
@@ -24,32 +27,34 @@ class EpochGraph:
     stack's tensors.
     """
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
+    look_every = 10
+
+    def __init__(self, train: TrainEpoch, batches: Batches) -> None:
+        self.train, self.source, device = train, batches, batches.device
         self.graph: torch.cuda.CUDAGraph | None = None
         self.eager = False
         self.warm = False
-        self.stream = torch.cuda.Stream(stack.device)
-        first = stack.schedule.epoch(0)
-        clips = np.concatenate([step for step, _ in first], axis=1)
-        self.buffer = torch.from_numpy(clips).to(stack.device)
+        self.stream = torch.cuda.Stream(device)
+        first = batches.schedule.epoch(0)
+        self.buffer = torch.from_numpy(_table(first)).to(device)
         # Shapes and code paths must be those of every epoch: a step that leaves some head
         # without a sample takes the general path, so all do if any may.
-        everybody = stack.nobody_starves()
+        everybody = batches.nobody_starves()
         self.batches, start = [], 0
-        for step, valid in first:
-            part = self.buffer[:, start : start + step.shape[1]]
-            counted = torch.from_numpy(np.ascontiguousarray(valid)).to(stack.device)
-            self.batches.append(Batch(part, counted, everybody))
-            start += step.shape[1]
-        self.caps = [stack.row_cap(batch.clips.shape[1]) for batch in self.batches]
+        for clips, valid in first:
+            stop = start + clips.shape[1]
+            counted = torch.from_numpy(np.ascontiguousarray(valid)).to(device)
+            cap = batches.row_cap(clips.shape[1])
+            self.batches.append(Batch(self.buffer[:, start:stop], counted, everybody, cap))
+            start = stop
         self.ahead = self.buffer.new_empty(0)
         self.first_ahead = -_AHEAD
 
-    def run(self, epoch: int) -> None:
-        """Train one epoch, without waiting for it."""
-        clips = self._clips(epoch)
-        self.stream.wait_stream(torch.cuda.current_stream(self.stack.device))
+    def run(self, number: int) -> None:
+        """Train one epoch."""
+        clips = self._clips(number)
+        outside = torch.cuda.current_stream(self.source.device)
+        self.stream.wait_stream(outside)
         with torch.cuda.stream(self.stream):
             self.buffer.copy_(clips)
             if self.warm and not self.eager and self.graph is None:
@@ -58,18 +63,17 @@ class EpochGraph:
             if self.graph is not None:
                 self.graph.replay()
             else:
-                self.stack.train_epoch(self.batches, self.caps)
+                self.train(self.batches)
                 self.warm = True
-        torch.cuda.current_stream(self.stack.device).wait_stream(self.stream)
+        outside.wait_stream(self.stream)
 
     def _clips(self, epoch: int) -> Tensor:
         """Return an epoch's batches [orders, entries], from the GPU's memory."""
         if not self.first_ahead <= epoch < self.first_ahead + len(self.ahead):
-            last = min(epoch + _AHEAD, self.stack.max_epochs)
-            epochs = (self.stack.schedule.epoch(number) for number in range(epoch, last))
-            table = [np.concatenate([step for step, _ in steps], axis=1) for steps in epochs]
-            host = torch.from_numpy(np.stack(table).astype(np.int32)).pin_memory()
-            self.ahead = host.to(self.stack.device)
+            last = min(epoch + _AHEAD, self.source.epochs)
+            tables = [_table(self.source.schedule.epoch(number)) for number in range(epoch, last)]
+            host = torch.from_numpy(np.stack(tables).astype(np.int32)).pin_memory()
+            self.ahead = host.to(self.source.device)
             self.first_ahead = epoch
         return self.ahead[epoch - self.first_ahead]
 
@@ -77,8 +81,13 @@ class EpochGraph:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self.stream):
-                self.stack.train_epoch(self.batches, self.caps)
+                self.train(self.batches)
         except RuntimeError as error:
             logger.warning("training without a CUDA graph, which is slower: %s", error)
             return None
         return graph
+
+
+def _table(steps: Sequence[tuple[Indices, Bools]]) -> Indices:
+    """Return an epoch's clips [orders, entries]."""
+    return np.concatenate([clips for clips, _ in steps], axis=1)

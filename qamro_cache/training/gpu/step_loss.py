@@ -1,12 +1,10 @@
 """The usual loss of a step in a few launches: Huber plus QAMRO on standardized labels, on a GPU.
 
-`qamro_cache.losses.registry` composes any losses from small operations, some fifty a step; with few
+`qamro_cache.losses.composed` adds up any losses from small operations, some fifty a step; with few
 heads a GPU spends its time on launching those. Here the ranking term is its own kernel and all else
 is one before it and one after it. Heads score in standardized labels, so nothing is converted.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-
-from collections.abc import Mapping
 
 import torch
 import triton
@@ -14,6 +12,10 @@ import triton.language as tl
 from torch import Tensor
 
 from qamro_cache.losses.qamro import qamro_value_and_grad
+from qamro_cache.losses.terms import Loss
+from qamro_cache.training.batches import Batch
+from qamro_cache.training.recipe import Recipe
+from qamro_cache.training.state import HeadState
 
 _BLOCK = 256
 
@@ -38,19 +40,20 @@ def _batch(
 
 @triton.jit
 def _combine(
-    scores, y, mask, ranking, slopes, factors, values, grad, finite, n,
+    scores, y, mask, ranking, slopes, numbers, values, grad, finite, n,
     STEP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Add Huber's loss (its delta is 1) and the ranking term by the head's two factors."""
+    """Add Huber's loss and the ranking term by the head's numbers: weight, delta, weight."""
     head = tl.program_id(0).to(tl.int64)
-    huber, qamro = tl.load(factors + 2 * head), tl.load(factors + 2 * head + 1)
+    huber, delta = tl.load(numbers + 3 * head), tl.load(numbers + 3 * head + 1)
+    qamro = tl.load(numbers + 3 * head + 2)
     counts = tl.zeros((BLOCK,), tl.int32)
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, n, BLOCK):
         at = head * n + start + tl.arange(0, BLOCK)
         m = tl.load(mask + at, mask=at < (head + 1) * n, other=0) != 0
         error = tl.load(scores + at, mask=m, other=0.0) - tl.load(y + at, mask=m, other=0.0)
-        slope = tl.where(error > 1.0, 1.0, tl.where(error < -1.0, -1.0, error))
+        slope = tl.where(error > delta, delta, tl.where(error < -delta, -delta, error))
         total += slope * (error - slope / 2)
         counts += m.to(tl.int32)
     count = tl.maximum(tl.sum(counts), 1).to(tl.float32)
@@ -64,44 +67,41 @@ def _combine(
         inside = at < (head + 1) * n
         m = tl.load(mask + at, mask=inside, other=0) != 0
         error = tl.load(scores + at, mask=m, other=0.0) - tl.load(y + at, mask=m, other=0.0)
-        slope = tl.where(error > 1.0, 1.0, tl.where(error < -1.0, -1.0, error))
+        slope = tl.where(error > delta, delta, tl.where(error < -delta, -delta, error))
         rank = tl.load(slopes + at, mask=inside, other=0.0)
         tl.store(grad + at, huber * (slope / count) + qamro * rank, mask=inside)
 
 
-class StepLoss:
-    """The loss of a stack's heads on a step's batch and on their validation sets, in float32."""
+def covers(loss: Loss) -> bool:
+    """Whether this is the usual loss: Huber's and QAMRO on standardized labels, without bins."""
+    terms = [(term.name, term.units, dict(term.parameters).get("bins", "")) for term in loss.terms]
+    return terms == [("huber", "standardized", ""), ("qamro", "standardized", "")]
 
-    def __init__(self, heads: Mapping[str, Tensor], normalize: str) -> None:
-        """Standardize the labels, once; ``heads`` as `Stack` has them."""
-        mean, std = heads["label_mean"], heads["label_std"]
-        self.heads, self.normalize = heads, normalize
-        self.factors = heads["coefficients"].float().contiguous()
+
+class FusedStepLoss:
+    """`ComposedStepLoss` of the usual loss, for float32 heads on one row a clip."""
+
+    def __init__(self, state: HeadState, recipe: Recipe) -> None:
+        """Standardize the labels, once."""
+        self.state = state
+        self.normalize = str(dict(recipe.loss.terms[1].parameters)["normalize"])
         # What the ranking term would otherwise convert at every step.
-        self.alpha, self.beta = heads["alpha"].double(), heads["beta"].double()
-        low, high = ((heads[name] - mean) / std for name in ("low", "high"))
+        self.alpha, self.beta = (column.double() for column in state.loss_numbers[:, 3:].unbind(1))
+        self.numbers = state.loss_numbers[:, :3].float().contiguous()
+        low, high = (state.standardized(x) for x in (state.label_low, state.label_high))
         self.label_range = low.double(), high.double()
-        self.target, self.validation_target = (
-            ((heads[name] - mean[:, None]) / std[:, None]).contiguous()
-            for name in ("target", "validation_target")
-        )
+        self.target = state.standardized(state.target).contiguous()
+        self.validation_target = state.standardized(state.validation_target).contiguous()
 
-    def step(self, scores: Tensor, clips: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient [H, B] and the samples that count [H, B].
-
-        A head whose loss is not finite is marked so in ``heads["finite"]``.
-
-        Args:
-            scores: [H, B] in standardized labels.
-            clips: [orders, B] the step's.
-            valid: [orders, B] which of them count at all.
-        """
+    def step(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the gradient [H, b] and the samples that count [H, b], see `StepLoss`."""
+        clips, valid, state = batch.clips, batch.valid, self.state
         heads, n = scores.shape
         y, mask = torch.empty_like(scores), scores.new_empty(scores.shape, dtype=torch.bool)
-        bits = valid.view(torch.uint8), self.heads["train"].view(torch.uint8)
+        bits = valid.view(torch.uint8), state.train.view(torch.uint8)
         with torch.cuda.device_of(scores):  # Triton launches on the current device
             _batch[(heads,)](
-                clips, bits[0], self.heads["order"], self.target, bits[1], y,
+                clips, bits[0], state.order, self.target, bits[1], y,
                 mask.view(torch.uint8), n, clips.stride(0), valid.stride(0),
                 self.target.shape[1], BLOCK=_BLOCK,
             )  # fmt: skip
@@ -109,9 +109,7 @@ class StepLoss:
 
     def validation(self, scores: Tensor) -> Tensor:
         """Return the loss [H] of scores [H, S] on the validation sets."""
-        return self._loss(
-            scores, self.validation_target, self.heads["validation_mask"], step=False
-        )[0]
+        return self._loss(scores, self.validation_target, self.state.validation_mask, step=False)[0]
 
     def _loss(self, scores: Tensor, y: Tensor, mask: Tensor, step: bool) -> tuple[Tensor, Tensor]:
         value, slopes = qamro_value_and_grad(
@@ -121,7 +119,7 @@ class StepLoss:
         total, grad = torch.empty_like(value), torch.empty_like(scores)
         with torch.cuda.device_of(scores):
             _combine[(len(scores),)](
-                scores, y, mask.view(torch.uint8), value, slopes, self.factors, total, grad,
-                self.heads["finite"].view(torch.uint8), scores.shape[1], STEP=step, BLOCK=_BLOCK,
+                scores, y, mask.view(torch.uint8), value, slopes, self.numbers, total, grad,
+                self.state.finite.view(torch.uint8), scores.shape[1], STEP=step, BLOCK=_BLOCK,
             )  # fmt: skip
         return total, grad

@@ -1,0 +1,102 @@
+"""Command-line options, made from the declarations of `qamro_cache.settings`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from qamro_cache.settings import Setting, settings_of, split_list
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+#: A path that need not exist yet.
+File = click.Path(path_type=Path)
+
+#: The caches that a command reads.
+CACHES = click.option(
+    "--cache", type=File, required=True, multiple=True, help="From qamro-extract; may repeat."
+)
+#: The folder of a run or a grid.
+OUT_FOLDER = click.option("--out", type=File, required=True, help="Folder for the results.")
+
+_METAVAR = {float: "NUMBER", int: "NUMBER", bool: "true|false", str: "TEXT"}
+
+
+# Of older versions of click the class takes no type arguments.
+class Value(click.ParamType):  # type: ignore[type-arg]
+    """A value of a setting; with ``listed``, several joined by commas."""
+
+    name = "value"
+
+    def __init__(self, setting: Setting, *, listed: bool = False) -> None:
+        self.setting, self.listed = setting, listed
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a value, or a list; what the declaration does not allow is a usage error."""
+        if not isinstance(value, str):
+            return value
+        try:
+            if self.listed:
+                return [self.setting.parse(part) for part in split_list(value)]
+            return self.setting.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete the choices."""
+        return [CompletionItem(c) for c in self.setting.choices if c and c.startswith(incomplete)]
+
+
+def option_of(setting: Setting, *, listed: bool = False, flag: bool = True) -> Callable[..., Any]:
+    """Return the click option of a setting.
+
+    Args:
+        setting: its declaration.
+        listed: whether it takes several values joined by commas, as the settings of a grid do.
+        flag: whether a truth value is a flag, else it is written ``true`` or ``false``.
+    """
+    name = f"--{setting.name.replace('_', '-')}"
+    if setting.kind is bool and flag:
+        both = f"{name}/--no-{name[2:]}" if setting.default else name
+        return click.option(both, setting.name, is_flag=True, default=None, help=setting.help)
+    shown = setting.default_help or setting.show(setting.default)
+    many = setting.several and setting.kind in (str, Path)
+    one = replace(setting, several=False) if many else setting
+    choices = "|".join(choice for choice in setting.choices if choice)
+    return click.option(
+        name,
+        setting.name,
+        type=File if setting.kind is Path else Value(one, listed=listed),
+        multiple=many and not listed,
+        default=None,
+        metavar="FILE" if setting.kind is Path else choices or _METAVAR[setting.kind],
+        help=f"{setting.help}{f' [{shown}]' if shown else ''}",
+    )
+
+
+def setting_options(
+    settings: Mapping[str, Setting], *, listed: bool = False, flag: bool = True
+) -> Callable[[Command], Command]:
+    """Return a decorator that adds one option a setting, in their order."""
+
+    def decorate(command: Command) -> Command:
+        for setting in reversed(list(settings.values())):
+            command = option_of(setting, listed=listed, flag=flag)(command)
+        return command
+
+    return decorate
+
+
+def request_options(request: Any) -> Callable[[Command], Command]:
+    """Return a decorator that adds an option for every declared field of a dataclass."""
+    return setting_options(settings_of(request))
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given; what was not is the library's to choose."""
+    return {name: value for name, value in options.items() if value is not None and value != ()}

@@ -1,0 +1,69 @@
+"""Predictions and labels as people have them on disk, for `evaluate`."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from qamro_cache.datasets.answers import TRACK_AXES, read_answer, read_answer_list
+from qamro_cache.datasets.labels import load_rated
+from qamro_cache.datasets.records import Dataset
+from qamro_cache.datasets.tables import numbers, read_table, text
+from qamro_cache.errors import QamroError
+
+
+def read_truth(path: Path) -> Dataset:
+    """Read labels to score against from a cache, or from a CSV (see `evaluate`)."""
+    if path.suffix in (".h5", ".hdf5"):
+        from qamro_cache.cache.reader import open_cache
+
+        cache = open_cache(path)
+        return Dataset(cache.dataset, cache.clips, cache.labels, cache.synthetic)
+    return Dataset(path.stem, *load_rated(path))
+
+
+def read_predictions(path: Path, answer_list: Path | None = None) -> pd.DataFrame:
+    """Read predictions as one row a clip, axis and seed: clip_id, axis, seed, prediction, ...
+
+    Args:
+        path: see `evaluate`.
+        answer_list: see `evaluate`.
+
+    Raises:
+        QamroError: a column is missing, a clip is twice in one axis and seed, or a prediction is
+            no number.
+    """
+    if path.suffix == ".txt":
+        answer = read_answer(path, None if answer_list is None else read_answer_list(answer_list))
+        parts = [
+            pd.DataFrame(
+                {"clip_id": answer.clip_ids, "axis": axis, "seed": "", "prediction": scores}
+            )
+            for axis, scores in zip(TRACK_AXES[answer.track], answer.scores.T, strict=True)
+        ]
+        return pd.concat(parts, ignore_index=True)
+    if answer_list is not None:
+        raise QamroError(f"{path}: a list is for an answer.txt; leave it out for a predictions.csv")
+    frame = read_table(path)
+    for required in ("clip_id", "axis", "prediction"):
+        if required not in frame.columns:
+            raise QamroError(
+                f"{path}, row 1: there is no column {required!r} "
+                f"(columns: {', '.join(map(str, frame.columns))}); give a predictions.csv of "
+                "qamro-train or qamro-predict, or an answer.txt"
+            )
+    if frame.empty:
+        raise QamroError(f"{path}, row 2: there are no predictions; predict some clips first")
+    table = pd.DataFrame({name: text(frame, name) for name in frame.columns})
+    table["prediction"] = numbers(frame, "prediction", path)
+    if "seed" not in table:
+        table["seed"] = ""
+    twice = table.duplicated(["clip_id", "axis", "seed"])
+    if twice.any():
+        row = int(np.flatnonzero(twice)[0])
+        clip_id, axis = table["clip_id"].iloc[row], table["axis"].iloc[row]
+        raise QamroError(
+            f"{path}, row {frame.index[row]}: clip {clip_id!r} has a prediction on {axis!r} "
+            "already; keep one a clip, axis and seed"
+        )
+    return table

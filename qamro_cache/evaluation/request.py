@@ -1,0 +1,82 @@
+"""What is asked of `evaluate`, checked once, before torch is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qamro_cache.datasets.records import Dataset
+from qamro_cache.datasets.registry import load_dataset
+from qamro_cache.errors import OptionError
+from qamro_cache.evaluation.files import read_truth
+from qamro_cache.settings import check_settings, from_options, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What `evaluate` takes beside the predictions and the labels."""
+
+    dataset: str = setting("", "The truth: a data set by name, with --data-dir.")
+    data_dir: Path | None = setting(None, "The folder of the data set.")
+    axis_map: tuple[str, ...] = setting(
+        (),
+        "Compare axes of different names, PREDICTED=LABEL; rank and linear-fit figures only. "
+        "May repeat.",
+    )
+    split: str = setting("", "Only the clips of this split.")
+    answer_list: Path | None = setting(None, "The challenge's list, which answer.txt must match.")
+    resamples: int = setting(1000, "Bootstrap draws.", low=0, high=1_000_000, why="each is scored")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """Predicted axis -> axis of the labels."""
+        pairs = dict(pair.partition("=")[::2] for pair in self.axis_map)
+        if not all(pairs.values()):
+            raise OptionError("--axis-map takes PREDICTED=LABEL")
+        if len(pairs) < len(self.axis_map):
+            raise OptionError("--axis-map names a predicted axis twice; map it once a run")
+        return pairs
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """An evaluation that can begin.
+
+    Attributes:
+        predictions: file.
+        truth: the labels.
+        options: as given.
+    """
+
+    predictions: Path
+    truth: Dataset
+    options: EvaluateOptions
+
+
+def evaluate_request(
+    predictions: str | Path, labels: str | Path | Dataset | None, given: Mapping[str, Any]
+) -> EvaluateRequest:
+    """Check what is asked of `evaluate`, and read the labels.
+
+    Args:
+        predictions: file.
+        labels: the truth: a data set, a cache (``.h5``) or a CSV; or name ``dataset``.
+        given: fields of `EvaluateOptions`. ``axis_map`` may be a mapping.
+
+    Raises:
+        QamroError: an option cannot be right, or the labels cannot be read.
+    """
+    pairs = given.get("axis_map", ())
+    if isinstance(pairs, Mapping):
+        given = {**given, "axis_map": [f"{theirs}={ours}" for theirs, ours in pairs.items()]}
+    options: EvaluateOptions = from_options(EvaluateOptions, given)
+    if (labels is None) == (not options.dataset):
+        raise OptionError("name the truth with either --labels or --dataset")
+    _ = options.axes
+    if labels is None:
+        labels = load_dataset(options.dataset, options.data_dir)
+    truth = labels if isinstance(labels, Dataset) else read_truth(Path(labels))
+    return EvaluateRequest(Path(predictions), truth, options)

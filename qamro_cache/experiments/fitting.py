@@ -1,0 +1,89 @@
+"""Jobs to held-out predictions: what every fold's heads say of the clips that they never saw."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from qamro_cache.errors import QamroError
+from qamro_cache.experiments.data import Material
+from qamro_cache.training.fit import ProgressCallback, fit
+from qamro_cache.training.inputs import Bools, Folds
+from qamro_cache.training.recipe import Job
+from qamro_cache.training.result import Result
+
+logger = logging.getLogger("qamro_cache")
+
+#: Parameters of one head to start from, by target.
+Starts = Mapping[int, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Trained heads, in the order of their jobs.
+
+    Attributes:
+        jobs: J jobs.
+        predictions: [J, C] in label units, NaN for a diverged head.
+        best_epoch: [J].
+        diverged: [J].
+        parts: the stacks, with the positions of their heads, for their parameters.
+    """
+
+    jobs: Sequence[Job]
+    predictions: npt.NDArray[np.float64]
+    best_epoch: npt.NDArray[np.int64]
+    diverged: Bools
+    parts: list[tuple[list[int], Result]]
+
+    def of_target(self, target: int) -> list[int]:
+        """Return the positions of a target's heads."""
+        return [k for k, job in enumerate(self.jobs) if job.target == target]
+
+
+def fit_all(
+    material: Material,
+    folds: Folds,
+    jobs: Sequence[Job],
+    starts: Starts,
+    device: str,
+    precision: str,
+    progress: ProgressCallback | None,
+) -> Fitted:
+    """Run `fit` to the end and put its stacks together."""
+    predictions = np.full((len(jobs), len(material.clips)), np.nan)
+    best, diverged = np.zeros(len(jobs), np.int64), np.zeros(len(jobs), np.bool_)
+    parts = []
+    try:
+        for where, result in fit(
+            material.features,
+            material.targets(),
+            folds,
+            jobs,
+            device=device,
+            precision=precision,
+            initial=starts,
+            progress=progress,
+        ):
+            predictions[where] = result.predictions.double().numpy()
+            best[where] = result.best_epoch.numpy()
+            diverged[where] = result.diverged.numpy()
+            parts.append((where, result))
+    except ValueError as error:
+        raise QamroError(str(error)) from error
+    if diverged.any():
+        logger.warning("%d of %d heads diverged; lower --lr", int(diverged.sum()), len(jobs))
+    return Fitted(jobs, predictions, best, diverged, parts)
+
+
+def pool_folds(fitted: Fitted, folds: Folds) -> dict[int, npt.NDArray[np.float64]]:
+    """Put each seed's held-out predictions of all folds together: target -> [seeds, C]."""
+    pooled: dict[tuple[int, int], npt.NDArray[np.float64]] = {}
+    for job, row in zip(fitted.jobs, fitted.predictions, strict=True):
+        held = pooled.setdefault((job.target, job.seed), np.full(len(row), np.nan))
+        held[folds.test[job.fold]] = row[folds.test[job.fold]]
+    targets = dict.fromkeys(target for target, _ in pooled)
+    return {t: np.stack([row for (u, _), row in pooled.items() if u == t]) for t in targets}

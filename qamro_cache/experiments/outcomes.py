@@ -1,0 +1,105 @@
+"""From the heads of a plan, and its baselines, to the outcomes that a grid's tables compare."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qamro_cache.evaluation.compare import baselines
+from qamro_cache.evaluation.score import Judged
+from qamro_cache.experiments.grid import Cell
+from qamro_cache.experiments.plan import Plan
+from qamro_cache.experiments.tables import Outcome
+from qamro_cache.training.recipe import Job
+from qamro_cache.training.schedule import make_schedule, pair_coverage
+
+
+def head_outcomes(
+    plan: Plan,
+    done: Mapping[str, Mapping[str, Any]],
+    origin: Mapping[str, str],
+    cells: Sequence[Cell],
+) -> list[Outcome]:
+    """Pool the folds of each cell, axis and seed.
+
+    Args:
+        plan: the heads.
+        done: key -> one head's result.
+        origin: what stands before the cell's own names in the tables.
+        cells: of the grid.
+    """
+    groups: dict[tuple[int, int], dict[int, list[int]]] = {}
+    for k, job in enumerate(plan.jobs):
+        by_seed = groups.setdefault((plan.cells[k], plan.axes[k]), {})
+        by_seed.setdefault(job.seed, []).append(k)
+    coverage = _Coverage(plan)
+    outcomes = []
+    for (cell, axis), by_seed in groups.items():
+        predictions = np.full((len(by_seed), len(plan.material.clips)), np.nan)
+        details: dict[str, list[float]] = {}
+        for row, heads in enumerate(by_seed.values()):
+            results = [done[plan.keys[k]] for k in heads]
+            for k, one in zip(heads, results, strict=True):
+                held = plan.folds.test[plan.jobs[k].fold]
+                predictions[row, held] = one["predictions"][held]
+            for name, value in (
+                ("best_epoch", np.median([one["best_epoch"] for one in results])),
+                ("diverged", sum(bool(one["diverged"]) for one in results)),
+                ("stability", np.mean([one["stability"] for one in results])),
+                ("pair_coverage", coverage.of(heads)),
+            ):
+                details.setdefault(name, []).append(float(value))
+        outcomes.append(
+            Outcome(
+                {**origin, **cells[cell].names},
+                "head",
+                plan.material.axes[axis].name,
+                list(by_seed),
+                predictions,
+                _judged(plan, axis),
+                {name: np.array(values) for name, values in details.items()},
+            )
+        )
+    return outcomes
+
+
+def baseline_outcomes(plan: Plan, origin: Mapping[str, str]) -> list[Outcome]:
+    """Predict the same held-out clips by what a head must beat."""
+    material, folds = plan.material, plan.folds
+    learned, vectors = folds.train | folds.validation, material.clip_vectors()
+    return [
+        Outcome(dict(origin), model, info.name, [0], predictions[None], _judged(plan, axis), {})
+        for axis, info in enumerate(material.axes)
+        for model, predictions in baselines(
+            vectors, material.labels.mean[:, axis], learned, folds.test
+        ).items()
+    ]
+
+
+def _judged(plan: Plan, axis: int) -> Judged:
+    labels = plan.material.labels.mean[:, axis]
+    target = np.where(plan.folds.test.any(0), labels, np.nan)
+    return Judged(target, plan.material.systems())
+
+
+class _Coverage:
+    """Pair coverage of heads, computed once for all that see the same batches and labels."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.known: dict[tuple[object, ...], float] = {}
+
+    def of(self, heads: Sequence[int]) -> float:
+        """Return the mean over the folds of one cell, axis and seed."""
+        return float(np.mean([self._head(self.plan.jobs[k]) for k in heads]))
+
+    def _head(self, job: Job) -> float:
+        plan, recipe = self.plan, job.recipe
+        # Another seed's own batches differ only by chance: the first seed stands for all.
+        key = (recipe.batch_size, recipe.batches, job.fold, job.target)
+        if key not in self.known:
+            schedule, (order,) = make_schedule(plan.folds, plan.targets, [job])
+            labels = plan.targets.labels[job.target].numpy()
+            train = plan.folds.train[job.fold]
+            self.known[key] = pair_coverage(schedule, order, labels, train, 1)
+        return self.known[key]

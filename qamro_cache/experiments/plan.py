@@ -1,0 +1,114 @@
+"""The heads that a grid needs of one material: jobs, labels, and a key that names each result."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from qamro_cache.datasets.raters import subsampled_means
+from qamro_cache.experiments.data import Material
+from qamro_cache.experiments.grid import Cell
+from qamro_cache.identity import canonical_json
+from qamro_cache.training.inputs import Folds, Targets
+from qamro_cache.training.recipe import Job, flat_recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The heads of one material.
+
+    Attributes:
+        material: clips and features.
+        folds: shared by all jobs.
+        targets: a row for each that some job learns from.
+        jobs: the heads.
+        cells: position of each job's cell in the grid.
+        axes: each job's axis.
+        keys: sha256 of everything that decides a job's result.
+    """
+
+    material: Material
+    folds: Folds
+    targets: Targets
+    jobs: list[Job]
+    cells: list[int]
+    axes: list[int]
+    keys: list[str]
+
+
+def make_plan(
+    material: Material,
+    folds: Folds,
+    cells: Sequence[tuple[int, Cell]],
+    seeds: int,
+    precision: str,
+) -> Plan:
+    """Multiply cells, axes, seeds and folds out into jobs.
+
+    Args:
+        material: the clips.
+        folds: over them.
+        cells: (position in the grid, cell).
+        seeds: heads a cell, axis and fold.
+        precision: of products on a GPU, which a result depends on.
+    """
+    base = material.targets()
+    # A row of targets for every axis, and one for every axis, number of raters and seed.
+    rows: dict[tuple[int, int, int], int] = {(a, 0, 0): a for a in range(len(material.axes))}
+    labels = list(base.labels.numpy())
+    jobs, places, axes = [], [], []
+    for place, cell in cells:
+        for a in range(len(material.axes)):
+            for seed in range(seeds):
+                key = (a, cell.raters, seed if cell.raters else 0)
+                if key not in rows:
+                    rows[key] = len(labels)
+                    labels.append(subsampled_means(material.labels, a, cell.raters, seed))
+                for fold in range(len(folds.train)):
+                    jobs.append(Job(cell.recipe, seed, fold, rows[key]))
+                    places.append(place)
+                    axes.append(a)
+    axis_of_row = [key[0] for key, _ in sorted(rows.items(), key=lambda item: item[1])]
+    targets = Targets(torch.from_numpy(np.stack(labels)), base.ranges[axis_of_row])
+    keys = _keys(material, folds, targets, jobs, precision)
+    return Plan(material, folds, targets, jobs, places, axes, keys)
+
+
+def _keys(
+    material: Material, folds: Folds, targets: Targets, jobs: Sequence[Job], precision: str
+) -> list[str]:
+    """Name each job's result by all that decides it."""
+    data = hashlib.sha256()
+    for part in (
+        material.identity_sha256,
+        material.feature,
+        material.text_feature,
+        "\n".join(material.clips["clip_id"]),
+        "\n".join(material.clips["system"]),
+    ):
+        data.update(hashlib.sha256(part.encode("utf-8", "surrogateescape")).digest())
+    # The embeddings too: other sounds may stand behind the same names.
+    for values in material.features:
+        if values is not None:
+            data.update(hashlib.sha256(values.contiguous().numpy().data).digest())
+    for mask in (folds.train, folds.validation, folds.test):
+        data.update(np.packbits(mask).tobytes())
+    rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in targets.labels]
+    ranges = targets.ranges.tolist()
+    recipes = {id(job.recipe): flat_recipe(job.recipe) for job in jobs}
+    keys = []
+    for job in jobs:
+        record = {
+            "data": data.hexdigest(),
+            "recipe": recipes[id(job.recipe)],
+            "seed": job.seed,
+            "fold": job.fold,
+            "target": rows[job.target],
+            "range": ranges[job.target],
+            "precision": precision,
+            "version": 2,
+        }
+        keys.append(hashlib.sha256(canonical_json(record).encode()).hexdigest())
+    return keys

@@ -1,0 +1,97 @@
+"""What a run leaves behind: its figures, its out-of-fold predictions and its heads."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from qamro_cache.errors import QamroError
+from qamro_cache.experiments.data import Material
+from qamro_cache.experiments.fitting import Fitted
+from qamro_cache.experiments.store import RUN_FILES
+from qamro_cache.files import replace_folder, write_json, write_table
+from qamro_cache.heads.file import AxisHead, Head, save_head
+from qamro_cache.heads.ood import reference_clips
+from qamro_cache.training.inputs import Folds
+from qamro_cache.training.recipe import Recipe
+
+
+def save_run(
+    out: Path,
+    material: Material,
+    recipe: Recipe,
+    config: Mapping[str, Any],
+    record: Mapping[str, Any],
+    predictions: pd.DataFrame,
+    refit: Fitted,
+    estimate: Fitted,
+    folds: Folds | None,
+) -> None:
+    """Write a run's folder, whole: what another run left there goes in the same step.
+
+    Args:
+        out: the folder.
+        material: the clips.
+        recipe: of the heads.
+        config: of ``config.json``, kept in the head files too.
+        record: of ``metrics.json``.
+        predictions: of ``predictions.csv``.
+        refit: heads trained on everything, for ``head.safetensors``.
+        estimate: heads of the folds.
+        folds: of the estimate, to keep its heads as ``folds/*.safetensors``; None leaves them out.
+    """
+    with replace_folder(out, (*RUN_FILES, "folds")) as new:
+        write_json(new / "config.json", config)
+        write_json(new / "metrics.json", record)
+        write_table(new / "predictions.csv", predictions)
+        save_head(new / "head.safetensors", _head(material, recipe, refit, config))
+        if folds is None:
+            return
+        (new / "folds").mkdir()
+        for fold, name in enumerate(folds.names):
+            note = {**config, "held_out": str(name)}
+            head = _head(material, recipe, estimate, note, fold)
+            save_head(new / "folds" / f"{fold}.safetensors", head)
+
+
+def _head(
+    material: Material, recipe: Recipe, fitted: Fitted, config: Mapping[str, Any], fold: int = 0
+) -> Head:
+    """Put the members of a fold, a seed each, into a head file's record."""
+    return Head(
+        recipe.head,
+        material.row_shape(recipe.head),
+        material.feature,
+        material.text_feature,
+        material.identity,
+        tuple(_axis_head(material, fitted, t, fold) for t in range(len(material.axes))),
+        reference_clips(material.clip_means()),
+        dict(config),
+    )
+
+
+def _axis_head(material: Material, fitted: Fitted, target: int, fold: int) -> AxisHead:
+    """Stack the members of one axis that did not diverge."""
+    where = {k: (result, row) for part, result in fitted.parts for row, k in enumerate(part)}
+    jobs, axis = fitted.jobs, material.axes[target]
+    members = [
+        k for k in fitted.of_target(target) if jobs[k].fold == fold and not fitted.diverged[k]
+    ]
+    if not members:
+        raise QamroError(f"every head of axis {axis.name} diverged; lower --lr")
+    first, row = where[members[0]]
+    params = {
+        name: torch.stack([where[k][0].params[name][where[k][1]] for k in members])
+        for name in first.params
+    }
+    return AxisHead(
+        axis,
+        tuple(jobs[k].seed for k in members),
+        params,
+        float(first.label_mean[row]),
+        float(first.label_std[row]),
+        None if first.row_mean is None else first.row_mean[row],
+        None if first.row_std is None else first.row_std[row],
+    )

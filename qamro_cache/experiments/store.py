@@ -1,0 +1,97 @@
+"""What lies in the folder of a run or a grid, and what is refused there."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qamro_cache.errors import QamroError
+from qamro_cache.files import write_file
+
+logger = logging.getLogger("qamro_cache")
+
+#: What qamro-train writes into its folder, beside a folder of the folds' heads.
+RUN_FILES = ("config.json", "metrics.json", "predictions.csv", "head.safetensors")
+
+#: Kept of each head in ``done/``.
+_KEPT = {"predictions": "f", "best_epoch": "i", "diverged": "b", "stability": "f"}
+
+
+def refuse_file(out: Path) -> None:
+    """Refuse an output folder whose name a file has, before the work and not after it."""
+    if out.exists() and not out.is_dir():
+        raise QamroError(f"{out} is a file; name a folder for the results")
+
+
+def refuse_other_run(out: Path, asked: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds anything but the run of the same arguments and cache.
+
+    Args:
+        out: folder.
+        asked: what a run depends on; ``config.json`` holds the earlier run's as ``asked``.
+    """
+    there = [name for name in RUN_FILES if (out / name).exists()]
+    if not there:
+        return
+    try:
+        earlier = json.loads((out / "config.json").read_text(encoding="utf-8"))["asked"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        earlier = None
+    if earlier == asked:
+        return
+    what = f"{there[0]} of something else"
+    if isinstance(earlier, dict):
+        changed = [n for n in {**earlier, **asked} if earlier.get(n) != asked.get(n)]
+        what = f"a run that differs in {', '.join(changed)}"
+    raise QamroError(f"{out} holds {what}; name another folder, or replace it with --overwrite")
+
+
+def keep_stack(folder: Path, keys: Sequence[str], results: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a stack's results to a file of its own: whole, or not there.
+
+    Args:
+        folder: where.
+        keys: name of each head's result.
+        results: ``predictions`` [H, C] (NaN where a head is not judged), ``best_epoch`` [H],
+            ``diverged`` [H] and ``stability`` [H].
+    """
+    name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
+    arrays = {name: results[name] for name in _KEPT}
+    write_file(folder / f"{name}.npz", lambda file: np.savez(file, keys=np.array(keys), **arrays))
+
+
+def read_stacks(folder: Path, clips: int) -> dict[str, dict[str, Any]]:
+    """Read all kept results of ``clips`` clips: key -> one head's; others are trained again."""
+    done: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            arrays = _read(path)
+        except Exception as error:  # whatever a damaged archive makes the reader raise
+            logger.warning("%s cannot be read and is trained again: %s", path, error)
+            continue
+        keys = arrays.pop("keys")
+        # Of another set of clips: not for this grid.
+        if arrays["predictions"].shape[1] != clips:
+            continue
+        for row, key in enumerate(keys.tolist()):
+            done[key] = {name: values[row] for name, values in arrays.items()}
+    return done
+
+
+def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as file:
+        keys = file["keys"]
+        if keys.ndim != 1 or keys.dtype.kind != "U":
+            raise ValueError("its keys are no list of names")
+        arrays = {name: file[name] for name in _KEPT}
+    for name, kind in _KEPT.items():
+        shape = (len(keys), *arrays[name].shape[1:])
+        depth = 2 if name == "predictions" else 1
+        if arrays[name].dtype.kind != kind or arrays[name].shape != shape or len(shape) != depth:
+            raise ValueError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}")
+    return {"keys": keys, **arrays}

@@ -1,0 +1,131 @@
+"""Windows to batches: in the manifest's order, in memory that a GPU can read directly.
+
+Batches never cross a unit, so they do not depend on which decoding thread is fastest.
+"""
+
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qamro_cache.audio.windows import Window
+from qamro_cache.extraction.decoding import Clip, Decoding, Stopped, get, put
+from qamro_cache.extraction.units import Unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Batches that may wait for the encoder.
+WAITING = 3
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """Windows of one unit.
+
+    Attributes:
+        windows: [B, window] float32.
+        valid: [B] int64, the samples of each that are audio.
+    """
+
+    windows: "Tensor"
+    valid: "Tensor"
+
+
+@dataclass(frozen=True)
+class UnitEnd:
+    """All batches of a unit are out; its clips say what became of them."""
+
+    clips: list[Clip]
+
+
+class Batcher:
+    """Makes batches in a thread of its own, ahead of the encoder.
+
+    Args:
+        decoding: gives the clips.
+        size: most windows a batch.
+        pinned: whether the batches are for a GPU.
+        stop: set when nobody wants more.
+    """
+
+    def __init__(self, decoding: Decoding, size: int, pinned: bool, stop: threading.Event) -> None:
+        self._decoding, self._size, self._pinned, self._stop = decoding, size, pinned, stop
+        self._queue: queue.Queue[WindowBatch | UnitEnd | BaseException | None]
+        self._queue = queue.Queue(WAITING)
+        self._thread: threading.Thread | None = None
+
+    def start(self, units: Sequence[Unit]) -> None:
+        """Begin with the first of ``units``."""
+        self._thread = threading.Thread(target=self._run, args=(units,), daemon=True)
+        self._thread.start()
+
+    def next(self) -> WindowBatch | UnitEnd | None:
+        """Wait for what comes next; None: there is no more. What went wrong is raised here."""
+        item = get(self._queue, self._stop)
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def join(self) -> None:
+        """Wait for the thread's end, once ``stop`` is set."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, units: Sequence[Unit]) -> None:
+        try:
+            clips = self._decoding.clips(units)
+            for unit in units:
+                mine: list[Clip] = []
+                filling = _Filling(self._size, self._pinned)
+                for _ in unit.clips:
+                    clip = next(clips)
+                    mine.append(clip)
+                    for window in clip.windows(self._stop):
+                        self._put(filling.add(window))
+                self._put(filling.rest())
+                self._put(UnitEnd(mine))
+            put(self._queue, None, self._stop)
+        except Stopped:
+            return
+        except BaseException as error:
+            try:
+                put(self._queue, error, self._stop)
+            except Stopped:
+                return
+
+    def _put(self, item: WindowBatch | UnitEnd | None) -> None:
+        if item is not None:
+            put(self._queue, item, self._stop)
+
+
+class _Filling:
+    """A batch that is being filled."""
+
+    def __init__(self, size: int, pinned: bool) -> None:
+        self._size, self._pinned = size, pinned
+        self._count = 0
+        self._windows: Any = None
+        self._valid: Any = None
+
+    def add(self, window: Window) -> WindowBatch | None:
+        """Add a window; return the batch if it is full now."""
+        import torch
+
+        if self._count == 0:
+            shape = (self._size, len(window.samples))
+            self._windows = torch.empty(shape, pin_memory=self._pinned)
+            self._valid = torch.empty(self._size, dtype=torch.int64, pin_memory=self._pinned)
+        self._windows[self._count] = torch.from_numpy(window.samples)
+        self._valid[self._count] = window.valid
+        self._count += 1
+        return self.rest() if self._count == self._size else None
+
+    def rest(self) -> WindowBatch | None:
+        """Return what there is, if anything."""
+        if self._count == 0:
+            return None
+        batch = WindowBatch(self._windows[: self._count], self._valid[: self._count])
+        self._count = 0
+        return batch

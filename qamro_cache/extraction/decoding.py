@@ -1,0 +1,165 @@
+"""Clips on their way to the encoder: decoded in threads, in order, in bounded memory."""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from qamro_cache.audio.decode import ClipDecoder
+from qamro_cache.audio.windows import Window
+from qamro_cache.errors import ClipError, QamroError
+from qamro_cache.extraction.stats import Stats
+from qamro_cache.extraction.units import ClipJob, Unit
+from qamro_cache.identity import AudioPolicy
+
+#: Bytes of decoded windows that may wait for the batcher, a clip.
+CLIP_BYTES = 32 << 20
+
+Item = TypeVar("Item")
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the consumer has gone
+    """Nobody wants more."""
+
+
+@dataclass
+class Clip:
+    """A clip on its way: its windows as they come, then its end.
+
+    Attributes:
+        job: what is to be encoded.
+        decoder: of its file.
+        queue: windows, then None or why there are no more.
+        error: why the clip cannot be used.
+        starts: of the windows that were taken, in samples.
+        weights: of those, the share that is audio.
+    """
+
+    job: ClipJob
+    decoder: ClipDecoder
+    queue: "queue.Queue[Window | ClipError | QamroError | None]"
+    error: ClipError | None = None
+    starts: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+    def windows(self, stop: threading.Event) -> Iterator[Window]:
+        """Yield the clip's windows as they are decoded; at the end ``error`` says if it failed.
+
+        Raises:
+            QamroError: the folder of all clips is gone.
+        """
+        while isinstance(item := get(self.queue, stop), Window):
+            self.starts.append(item.start)
+            self.weights.append(item.valid / len(item.samples))
+            yield item
+        if isinstance(item, ClipError):
+            self.error = item
+        elif item is not None:
+            raise item
+
+
+class Decoding:
+    """Decodes clips ahead of the batcher.
+
+    Args:
+        policy: how files become windows.
+        workers: threads.
+        check_source: called when a file cannot be read; raises a QamroError if not the file but
+            its whole folder is gone, so that a vanished disk is not a thousand failed clips.
+        stop: set when nobody wants more.
+        stats: the decoding is added to them.
+    """
+
+    def __init__(
+        self,
+        policy: AudioPolicy,
+        workers: int,
+        check_source: Callable[[], None],
+        stop: threading.Event,
+        stats: Stats,
+    ) -> None:
+        import torch
+
+        self._policy, self._workers, self._check_source = policy, workers, check_source
+        self._stop, self._stats = stop, stats
+        # A worker's resampling stays on its own core; the encoder keeps the threads it has.
+        self._threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(
+            workers, "decode", initializer=torch.set_num_threads, initargs=(1,)
+        )
+
+    def clips(self, units: Sequence[Unit]) -> Iterator[Clip]:
+        """Yield clips in order, with decoding begun on this and the next few."""
+        depth = max(2, CLIP_BYTES // (4 * self._policy.window))
+        ahead: deque[Clip] = deque()
+        for unit in units:
+            for job in unit.clips:
+                clip = Clip(job, ClipDecoder(job.path, self._policy), queue.Queue(depth))
+                self._pool.submit(self._decode, clip)
+                ahead.append(clip)
+                if len(ahead) > 2 * self._workers:
+                    yield ahead.popleft()
+        yield from ahead
+
+    def close(self) -> None:
+        """End the threads, once ``stop`` is set."""
+        import torch
+
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(self._threads)
+
+    def _decode(self, clip: Clip) -> None:
+        waited = 0.0
+        start = time.monotonic()
+        end: ClipError | QamroError | None = None
+        try:
+            for window in clip.decoder.windows():
+                before = time.monotonic()
+                put(clip.queue, window, self._stop)
+                waited += time.monotonic() - before
+        except Stopped:
+            return
+        except ClipError as error:
+            end = error
+            if error.code in ("missing", "unreadable"):
+                try:
+                    self._check_source()
+                except QamroError as gone:
+                    end = gone
+        except QamroError as error:
+            end = error
+        # Whatever a decoder does on a stranger's file, it costs that clip and not the run.
+        except Exception as error:
+            end = ClipError("failed", f"{type(error).__name__}: {error}")
+        self._stats.add(
+            decode_seconds=time.monotonic() - start - waited, audio_seconds=clip.decoder.duration
+        )
+        try:
+            put(clip.queue, end, self._stop)
+        except Stopped:
+            return
+
+
+def put(target: "queue.Queue[Item]", item: Item, stop: threading.Event) -> None:
+    """Put an item into a bounded queue; raise `Stopped` instead of waiting for ever."""
+    while not stop.is_set():
+        try:
+            target.put(item, timeout=0.1)
+            return
+        except queue.Full:
+            continue
+    raise Stopped
+
+
+def get(source: "queue.Queue[Item]", stop: threading.Event) -> Item:
+    """Take the next item of a queue; raise `Stopped` instead of waiting for ever."""
+    while not stop.is_set():
+        try:
+            return source.get(timeout=0.1)
+        except queue.Empty:
+            continue
+    raise Stopped

@@ -1,0 +1,84 @@
+"""What earlier runs have left for this one: their files, and the clips that need no more work."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qamro_cache.cache.assemble import Source, open_source
+from qamro_cache.cache.content import Header
+from qamro_cache.cache.reader import refuse_mixture
+from qamro_cache.datasets.records import Dataset
+from qamro_cache.errors import QamroError
+from qamro_cache.extraction.folder import WorkFolder
+
+logger = logging.getLogger("qamro_cache")
+
+
+def find_kept(
+    dataset: Dataset, out: Path, header: Header, folder: WorkFolder, retry_failed: bool
+) -> tuple[list[Source], set[str]]:
+    """Return the files of earlier runs, and the clips that need no more work."""
+    sources = []
+    if out.exists():
+        sources.append(open_source(out))
+        extra = set(sources[0].content.clips["clip_id"]) - set(dataset.clips["clip_id"])
+        if extra:
+            raise QamroError(
+                f"{out} holds {len(extra)} clips that {dataset.name} does not have "
+                f"(one is {min(extra)!r}); give another --out, or move the file away"
+            )
+    sources += folder.parts()
+    for source in sources:
+        refuse_mixture(
+            Path("this run"), header.identity, source.container.path, source.header.identity
+        )
+    now = {row[0]: row for row in _rows(dataset.clips, ("clip_id", "path", "prompt"))}
+    done: set[str] = set()
+    failed = 0
+    for source in sources:
+        columns = ("clip_id", "prompt", "status", "audio_sha256", "audio_bytes", "audio_mtime_ns")
+        for clip_id, prompt, status, *audio in _rows(source.content.clips, columns):
+            if clip_id not in now:
+                continue
+            # A later shard speaks for its clips, so an earlier verdict is taken back.
+            done.discard(clip_id)
+            if status != "ok" and retry_failed:
+                continue
+            _, path, wanted = now[clip_id]
+            if prompt == wanted and _same_audio(path, *audio):
+                done.add(clip_id)
+                failed += status != "ok"
+    if failed:
+        logger.info("%d clips failed before and are left; --retry-failed tries them again", failed)
+    return sources, done
+
+
+def _rows(clips: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    return zip(*(clips[name].tolist() for name in columns), strict=True)
+
+
+def _same_audio(path: str, sha256: str, nbytes: int, mtime_ns: int) -> bool:
+    """Whether the bytes that ``path`` has now are those of a row.
+
+    Size and time decide where they agree; else the hash does. A file that is gone cannot be
+    compared; its row stays.
+    """
+    try:
+        info = Path(path).stat()
+    except (OSError, ValueError):
+        return True
+    if nbytes < 0 or (info.st_size, info.st_mtime_ns) == (nbytes, mtime_ns):
+        return True
+    if info.st_size == nbytes:
+        try:
+            with Path(path).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                    return True
+        except OSError:
+            return True
+    logger.info("%s changed since it was extracted; it is extracted again", path)
+    return False

@@ -1,0 +1,92 @@
+"""What is asked of `predict`, checked once, before torch is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qamro_cache.cache.reader import Cache, CacheLike, open_cache
+from qamro_cache.datasets.manifest import load_manifest
+from qamro_cache.datasets.records import Dataset
+from qamro_cache.devices import refuse_device
+from qamro_cache.encoders.protocol import WeightsOptions
+from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.files import refuse_same
+from qamro_cache.scoring.table import refuse_other_table
+from qamro_cache.settings import check_settings, from_options, setting
+
+if TYPE_CHECKING:
+    from qamro_cache.heads.file import Head
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(WeightsOptions):
+    """What `predict` takes beside the head."""
+
+    audio: Path | None = setting(None, "A folder of audio (or one file), embedded on the fly.")
+    manifest: Path | None = setting(
+        None, "Clips with prompts, embedded likewise: a CSV with clip_id, path, prompt."
+    )
+    device: str = setting("cpu", "Torch device: cpu, cuda or cuda:N.")
+    out: Path | None = setting(None, "predictions.csv to write.")
+    answer: Path | None = setting(None, "Also write the AudioMOS challenge's answer.txt.")
+    answer_list: Path | None = setting(None, "The challenge's list of clips, for --answer.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """A prediction that can begin.
+
+    Attributes:
+        head: a file of qamro-train, or one already loaded.
+        cache: embeddings of the clips, or None where ``clips`` are to be embedded.
+        clips: audio to embed.
+        options: as given.
+    """
+
+    head: "Path | Head"
+    cache: Cache | None
+    clips: Dataset | None
+    options: PredictOptions
+
+
+def predict_request(
+    head: "str | Path | Head", cache: CacheLike | None, given: Mapping[str, Any]
+) -> PredictRequest:
+    """Check what is asked of `predict`.
+
+    Args:
+        head: a head file, or one already loaded.
+        cache: embeddings; or name ``audio`` or ``manifest``.
+        given: fields of `PredictOptions`.
+
+    Raises:
+        QamroError: an option cannot be right, a file is not there, or an output would replace
+            somebody else's.
+    """
+    options: PredictOptions = from_options(PredictOptions, given)
+    if (cache is not None) + (options.audio is not None) + (options.manifest is not None) != 1:
+        raise OptionError("name one of a cache, a folder of audio and a manifest")
+    if options.answer_list is not None and options.answer is None:
+        raise OptionError("a list of clips needs an answer to write; give --answer FILE")
+    refuse_device(options.device)
+    if isinstance(head, str):
+        head = Path(head)
+    for path in (head, options.audio):
+        if isinstance(path, Path) and not path.exists():
+            raise QamroError(f"{path}: no such file")
+    if options.out is not None:
+        refuse_other_table(options.out)
+    refuse_same(options.out, options.answer)
+    opened = None if cache is None else open_cache(cache)
+    clips = None
+    if options.audio is not None:
+        from qamro_cache.scoring.embed import clips_of_folder
+
+        clips = clips_of_folder(options.audio)
+    elif options.manifest is not None:
+        clips = load_manifest(options.manifest)
+    return PredictRequest(head, opened, clips, options)

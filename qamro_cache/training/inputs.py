@@ -1,0 +1,92 @@
+"""What heads learn from: features, targets and folds over the same clips, in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:  # Folds are made, and refused, before torch is loaded.
+    from torch import Tensor
+
+    from qamro_cache.heads.network import Rows
+
+Bools = npt.NDArray[np.bool_]
+
+
+class Features(NamedTuple):
+    """One feature of a cache in memory.
+
+    Attributes:
+        windows: [W, ...].
+        offsets: [C+1] int64, the windows of each clip; every clip has one.
+        weights: [W], the fraction of each window that is audio.
+        text: [C, T] each clip's prompt embedding, or None.
+    """
+
+    windows: "Tensor"
+    offsets: "Tensor"
+    weights: "Tensor"
+    text: "Tensor | None" = None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Labels to learn, a row each: an axis, or an axis as some of its raters have it.
+
+    Attributes:
+        labels: [T, C] in their own units, NaN where a clip has none.
+        ranges: [T, 2] the rating scales.
+    """
+
+    labels: "Tensor"
+    ranges: "Tensor"
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Who may see what: rows of masks over the clips.
+
+    Attributes:
+        train: [F, C] clips whose labels a head learns from.
+        validation: [F, C] clips whose labels choose its epoch; an all-false row: a fixed number.
+        test: [F, C] clips it is judged by; no head of the fold ever sees their labels.
+        names: what each fold holds out, for people.
+    """
+
+    train: Bools
+    validation: Bools
+    test: Bools
+    names: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        counts = self.train.astype(np.int8) + self.validation + self.test
+        if (counts > 1).any():
+            raise ValueError("a clip is in two parts of one fold")
+        if not self.train.any(1).all():
+            raise ValueError(f"fold {int(self.train.any(1).argmin())} has no training clip")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the heads of a bucket learn from, on the device they are trained on.
+
+    Attributes:
+        rows: of all clips, not standardized.
+        offsets: [C+1] rows of each clip; None where a row is a clip.
+        targets: in float64.
+        folds: who may see what.
+        order_seed: of the shared batches.
+    """
+
+    rows: "Rows"
+    offsets: "Tensor | None"
+    targets: Targets
+    folds: Folds
+    order_seed: int = 0
+
+    @property
+    def num_clips(self) -> int:
+        """C."""
+        return int(self.targets.labels.shape[1])

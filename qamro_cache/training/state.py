@@ -1,0 +1,163 @@
+"""The state of a stack's heads: a tensor a number, the heads side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qamro_cache.training.inputs import Bools, Inputs
+from qamro_cache.training.recipe import Job
+
+
+@dataclass(frozen=True)
+class HeadState:
+    """What there is of each of H heads beside its parameters; the fields are never replaced.
+
+    Real numbers have the stack's type. What changes in training is written in place, on the
+    device, so that a captured epoch sees it.
+
+    Attributes:
+        lr, momentum, weight_decay, dropout: [H] of the recipe.
+        loss_numbers: [H, P] `Loss.numbers` of each.
+        max_epochs, patience, seed: [H] int64, of the recipe and the job.
+        order: [H] int64, which order of the schedule the head follows.
+        target: [H, C] labels in their own units, 0 where a clip has none.
+        train: [H, C] bool, which clips the head learns from.
+        label_mean, label_std: [H] of the training labels.
+        label_low, label_high: [H] what QAMRO's label quality is relative to.
+        bounds: [H, 2] the rating scale in standardized labels.
+        has_validation: [H] bool; without, a head trains for ``max_epochs``.
+        validation_target: [H, S] labels of the head's own validation set.
+        validation_mask: [H, S] bool, which of them count.
+        validation_before: [H, S] the predictions of the epoch before, at first NaN; written.
+        finite: [H] bool, no loss was infinite or NaN yet; written.
+        diverged: [H] bool, became so while it ran; written.
+        finished: [H] bool, only waits to be taken out; written.
+        best_loss: [H] on the validation set; written.
+        best_epoch: [H] int64, after which the kept weights were; written.
+    """
+
+    lr: Tensor
+    momentum: Tensor
+    weight_decay: Tensor
+    dropout: Tensor
+    loss_numbers: Tensor
+    max_epochs: Tensor
+    patience: Tensor
+    seed: Tensor
+    order: Tensor
+    target: Tensor
+    train: Tensor
+    label_mean: Tensor
+    label_std: Tensor
+    label_low: Tensor
+    label_high: Tensor
+    bounds: Tensor
+    has_validation: Tensor
+    validation_target: Tensor
+    validation_mask: Tensor
+    validation_before: Tensor
+    finite: Tensor
+    diverged: Tensor
+    finished: Tensor
+    best_loss: Tensor
+    best_epoch: Tensor
+
+    def select(self, heads: Tensor) -> "HeadState":
+        """Return the state of some ``heads`` [K] int64 only."""
+        chosen = {
+            item.name: getattr(self, item.name).index_select(0, heads) for item in fields(self)
+        }
+        return HeadState(**chosen)
+
+    def standardized(self, labels: Tensor) -> Tensor:
+        """Bring labels [H] or [H, N] to the units that heads score in."""
+        shape = (-1, *[1] * (labels.ndim - 1))
+        return (labels - self.label_mean.view(shape)) / self.label_std.view(shape)
+
+    def predictions(self, scores: Tensor) -> Tensor:
+        """Bring scores [H, N] to the units of the labels."""
+        return scores * self.label_std[:, None] + self.label_mean[:, None]
+
+
+def make_state(
+    inputs: Inputs, jobs: Sequence[Job], orders: Sequence[int], dtype: torch.dtype
+) -> HeadState:
+    """Return what the heads of ``jobs`` start from, on the inputs' device."""
+    device = inputs.targets.labels.device
+    fold = torch.tensor([job.fold for job in jobs], device=device)
+    row = torch.tensor([job.target for job in jobs], device=device)
+    target = inputs.targets.labels[row]
+    known = target.isfinite()
+    masks = (inputs.folds.train, inputs.folds.validation)
+    train, validation = (torch.from_numpy(mask).to(device)[fold] & known for mask in masks)
+    target = torch.where(known, target, 0)
+    mean, std, low, high = _label_stats(target, train)
+    scale = inputs.targets.ranges[row]
+    if jobs[0].recipe.loss.label_range == "scale":
+        low, high = scale[:, 0], scale[:, 1]
+    places, inside = (
+        torch.from_numpy(x).to(device) for x in _validation_sets(inputs.folds.validation, jobs)
+    )
+
+    def reals(values: Sequence[float] | Sequence[list[float]]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64).to(device, dtype)
+
+    def whole(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+    none = torch.zeros(len(jobs), dtype=torch.bool, device=device)
+    recipes = [job.recipe for job in jobs]
+    return HeadState(
+        lr=reals([recipe.lr for recipe in recipes]),
+        momentum=reals([recipe.momentum for recipe in recipes]),
+        weight_decay=reals([recipe.weight_decay for recipe in recipes]),
+        dropout=reals([recipe.dropout for recipe in recipes]),
+        loss_numbers=reals([list(recipe.loss.numbers) for recipe in recipes]),
+        max_epochs=whole([recipe.epochs for recipe in recipes]),
+        patience=whole([recipe.patience for recipe in recipes]),
+        seed=whole([job.seed for job in jobs]),
+        order=whole(orders),
+        target=target.to(dtype),
+        train=train,
+        label_mean=mean.to(dtype),
+        label_std=std.to(dtype),
+        label_low=low.to(dtype),
+        label_high=high.to(dtype),
+        bounds=((scale - mean[:, None]) / std[:, None]).to(dtype),
+        has_validation=validation.any(1),
+        validation_target=target.to(dtype).gather(1, places),
+        validation_mask=validation.gather(1, places) & inside,
+        validation_before=torch.full(places.shape, torch.nan, dtype=dtype, device=device),
+        finite=~none,
+        diverged=none.clone(),
+        finished=none.clone(),
+        best_loss=torch.full((len(jobs),), torch.inf, device=device, dtype=dtype),
+        best_epoch=torch.zeros(len(jobs), dtype=torch.int64, device=device),
+    )
+
+
+def _label_stats(target: Tensor, train: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return mean, std, lowest and highest [H] of the training labels."""
+    count = train.sum(1).clamp_min(1)
+    mean = (target * train).sum(1) / count
+    std = (((target - mean[:, None]) ** 2 * train).sum(1) / count).sqrt()
+    low = torch.where(train, target, torch.inf).amin(1)
+    high = torch.where(train, target, -torch.inf).amax(1)
+    # Equal training labels: no pair, so any range will do.
+    return mean, torch.where(std > 0, std, 1), low, torch.where(high > low, high, low + 1)
+
+
+def _validation_sets(
+    masks: Bools, jobs: Sequence[Job]
+) -> tuple["np.ndarray[tuple[int, int], np.dtype[np.int64]]", Bools]:
+    """Return each head's validation clips [H, S], and which of the places are one."""
+    # Row by row on the host and copied once: a copy a head would take longer than an epoch.
+    rows = [np.flatnonzero(masks[job.fold]) for job in jobs]
+    shape = len(rows), max(map(len, rows))
+    places, inside = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
+    for h, held in enumerate(rows):
+        places[h, : len(held)], inside[h, : len(held)] = held, True
+    return places, inside
