@@ -24,7 +24,9 @@ def show_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    # As Text, a name's [brackets] are no markup.
+    heading = Text(printable(title)) if title else None
+    table = Table(title=heading, title_justify="left", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
