@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test fuzz faults check format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -16,6 +16,12 @@ demo: $(VENV)/.demo  ## embed a small synthetic set with distillmos, train heads
 
 test: $(VENV)/.test  ## run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+fuzz: $(VENV)/.test  ## 10,000 hostile files at every door, within the hour; the result goes to benchmarks/results
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz --cases 10000 --out benchmarks/results/fuzz.json
+
+faults: $(VENV)/.test  ## 300 failing system calls under merge, relabel, export, predict and train
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/test_faults.py
 
 check: $(VENV)/.test  ## ruff (lint and format), mypy and the arrows between rooms, without changing a file
 	$(BIN)/ruff check .

@@ -7,7 +7,6 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,7 +84,19 @@ def patch(index: Any, data: bytearray, name: str, values: Any) -> None:
     data[start : start + len(raw)] = raw
 
 
-def header_of_safetensors(path: Path) -> tuple[Any, bytes]:
-    raw = path.read_bytes()
+def head_parts(raw: bytes) -> tuple[Any, bytearray]:
+    """Header and tensors of a head file."""
     size = struct.unpack("<Q", raw[:8])[0]
-    return json.loads(raw[8 : 8 + size]), raw[8 + size :]
+    return json.loads(raw[8 : 8 + size]), bytearray(raw[8 + size :])
+
+
+def digest_of_head(header: Any, record: str, data: bytes) -> str:
+    """The checksum of a head: of its record, then of each tensor with its type and shape."""
+    types = {"F32": "torch.float32", "F16": "torch.float16", "F64": "torch.float64"}
+    digest = hashlib.sha256(record.encode())
+    for name in sorted(header.keys() - {"__metadata__"}):
+        entry = header[name]
+        dtype, (start, end) = types.get(entry["dtype"], entry["dtype"]), entry["data_offsets"]
+        digest.update(f"{name} {dtype} {entry['shape']}".encode())
+        digest.update(bytes(data[start:end]))
+    return digest.hexdigest()

@@ -15,7 +15,7 @@ SPEC = EncoderSpec(
 )  # fmt: skip
 
 
-def write_synthetic(path, clips=40, seed=0, split=False, name="fake", factor=1.0):
+def write_synthetic(path, clips=40, seed=0, split=False, name="fake", factor=1.0, prefix="clip"):
     """Write it: one to three windows a clip, 5 systems, 8 groups, 4 raters, one failed clip."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 4, clips)
@@ -29,7 +29,7 @@ def write_synthetic(path, clips=40, seed=0, split=False, name="fake", factor=1.0
     prompts = ("a dog barks", "rain on a roof", "a slow waltz")
     frame = pd.DataFrame(
         {
-            "clip_id": [f"clip{k:03d}" for k in range(clips)],
+            "clip_id": [f"{prefix}{k:03d}" for k in range(clips)],
             "path": [f"/sounds/{k}.wav" for k in range(clips)],
             "system": [f"S{k % 5}" for k in range(clips)],
             "group": [f"G{k // 5}" for k in range(clips)],

@@ -148,3 +148,24 @@ def test_a_hundred_thousand_rows(tmp_path: Path) -> None:
     ids = [f"clip{i}" for i in range(size)]
     write_answer(tmp_path / "answer.txt", ids, predictions(1, size), 1, ids)
     assert read_answer(tmp_path / "answer.txt", ids).scores.shape == (size, 2)
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        "clip_id,path,system,overall,textual\na,b,c,1,2\n",
+        "a.wav,3.5,4\nb.wav,3,4\n",
+        "just a note\n",
+        "\xff,1,2\n",
+    ],
+)
+def test_only_an_answer_is_replaced_by_an_answer(tmp_path: Path, theirs: str) -> None:
+    path = tmp_path / "answer.txt"
+    path.write_text(theirs, encoding="latin-1")
+    with pytest.raises(QamroError, match="is no answer of qamro-predict, and is kept"):
+        write_answer(path, IDS, predictions(1), 1)
+    assert path.read_text(encoding="latin-1") == theirs
+    path.unlink()
+    for track in (1, 2, 1):
+        write_answer(path, IDS, predictions(track), track)
+    assert read_answer(path).track == 1

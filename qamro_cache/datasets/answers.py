@@ -17,6 +17,7 @@ import numpy.typing as npt
 from qamro_cache.datasets.ids import id_stem, match_ids
 from qamro_cache.datasets.tables import numbers, read_table, text
 from qamro_cache.errors import QamroError
+from qamro_cache.files import refuse_other, write_text
 
 #: Track -> its axes in the order of the columns; the names are those of the datasets here.
 TRACK_AXES: dict[int, tuple[str, ...]] = {1: ("overall", "textual"), 2: ("PQ", "PC", "CE", "CU")}
@@ -56,8 +57,8 @@ def write_answer(
 
     Raises:
         QamroError: a clip that is asked for has no prediction, an axis is missing, an id is there
-            twice or cannot stand in such a file, or a prediction is not finite; nothing is
-            written then.
+            twice or cannot stand in such a file, a prediction is not finite, or another file of
+            that name is there; nothing is written then.
     """
     if track not in TRACK_AXES:
         raise QamroError(f"no track {track}; use 1 or 2")
@@ -91,7 +92,21 @@ def write_answer(
     ]
     if track == 2:
         lines.insert(0, ",".join(["sample_id", *TRACK_AXES[2]]))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    refuse_other_answer(path)
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def refuse_other_answer(path: Path) -> None:
+    """Refuse to replace anything but an answer; a command asks before the work, too."""
+
+    def is_ours(path: Path) -> bool:
+        read_answer(path)
+        with path.open(encoding="utf-8") as file:
+            names = [line.split(",")[0] for line in file]
+        # A release's list of ratings looks like an answer but for the suffixes of its ids.
+        return all(id_stem(name) == name for name in names)
+
+    refuse_other(path, "answer of qamro-predict", is_ours)
 
 
 def read_answer(path: Path, listed: Sequence[str] | None = None) -> Answer:

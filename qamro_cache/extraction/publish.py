@@ -50,6 +50,7 @@ def publish(dataset: Dataset, out: Path, header: Header, sources: Sequence[Sourc
         and (order == np.stack([np.zeros(len(order)), np.arange(len(order))], 1)).all()
         and old.header.dataset == header.dataset
         and old.header.synthetic == header.synthetic
+        and old.header.licenses == header.licenses
         and old.content.clips.equals(clips)
         and _same_labels(clips, old.content.labels, dataset.labels)
     )

@@ -224,13 +224,13 @@ def _blank(record: Mapping[str, Any], header: Header) -> Head:
 
 
 def _architecture(record: Mapping[str, Any]) -> Architecture:
-    """Return the architecture of a record, each of the type that it has by default."""
+    """Return the architecture of a record, each field of the type that it has by default."""
     usual = {**asdict(Architecture()), "widths": []}
     if record.keys() != usual.keys() or len(record["widths"]) > MAX_WIDTHS:
-        raise ValueError("it has other settings than a head has")
+        raise ValueError("its architecture has other fields than this format's")
     for name, value in record.items():
         if type(value) is not type(usual[name]):
-            raise ValueError(f"setting {name} is of another type")
+            raise ValueError(f"its architecture's {name} is of another type")
     if not all(type(width) is int for width in record["widths"]):
         raise ValueError("a width is no whole number")
     return Architecture(**record)

@@ -15,6 +15,7 @@ from torch import Tensor
 from qamro_cache.cache.reader import Cache, CacheLike
 from qamro_cache.datasets.records import Labels
 from qamro_cache.errors import QamroError
+from qamro_cache.files import refuse_same
 from qamro_cache.heads.file import AxisHead, Head, load_head
 from qamro_cache.heads.network import forward
 from qamro_cache.heads.pooling import mean_rows, take_clips
@@ -76,6 +77,8 @@ def run_predict(
     if options.out is not None:
         write_predictions(table, options.out)
     if options.answer is not None:
+        # The table is worth keeping, whatever name the answer was given by mistake.
+        refuse_same(options.out, options.answer)
         write_answer_file(table, options.answer, options.answer_list)
     return table
 

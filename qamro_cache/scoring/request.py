@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
+from qamro_cache.datasets.answers import refuse_other_answer
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.files import refuse_same
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.table import refuse_other_table
 from qamro_cache.settings import from_options
@@ -63,7 +63,8 @@ def predict_request(
             raise QamroError(f"{path}: no such file")
     if options.out is not None:
         refuse_other_table(options.out)
-    refuse_same(options.out, options.answer)
+    if options.answer is not None:
+        refuse_other_answer(options.answer)
     opened = None if cache is None else open_cache(cache)
     clips = None
     if options.audio is not None:

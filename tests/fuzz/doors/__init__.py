@@ -1,0 +1,1 @@
+"""One file a door, each with a ``DOOR``."""

@@ -1,0 +1,72 @@
+"""Full, broken and forbidden disks: after each fault the old files whole or the new ones whole.
+
+A library in C, put before the system's own, makes the n-th call fail that changes a file.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fault_runner import COMMANDS
+from fuzz.commands import run
+from qamro_cache_cli.predict import main as predict
+from qamro_cache_cli.train import main as train
+from synthetic_cache import write_synthetic
+
+ERRORS = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EIO")
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), "")
+    if not compiler or sys.platform != "linux":
+        pytest.skip("no C compiler here (or not Linux), which system-call faults need")
+    library = tmp_path_factory.mktemp("shim") / "faults.so"
+    source = Path(__file__).with_name("faults.c")
+    flags = ["-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"]
+    subprocess.run([compiler, *flags], check=True)
+    return library
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    for name, seed in (("a", 0), ("b", 1)):
+        write_synthetic(folder / f"{name}.h5", clips=24, seed=seed, prefix=name)
+    rows = "".join(f"a{k:03d},{k % 5}\n" for k in range(24))
+    (folder / "labels.csv").write_text(f"clip_id,loudness\n{rows}")
+    few = ["--cv", 2, "--seeds", 1, "--epochs", 1]
+    assert run(train, "--cache", folder / "a.h5", *few, "--out", folder / "run")[0] == 0
+    head = ["--head", folder / "run/head.safetensors", "--cache", folder / "b.h5"]
+    assert run(predict, *head, "--out", folder / "old.csv")[0] == 0
+    return folder
+
+
+def faults(name: str, inputs: Path, folder: Path, shim: Path, cases: list[tuple[int, str]]) -> int:
+    script = Path(__file__).with_name("fault_runner.py")
+    done = subprocess.run(
+        [sys.executable, script, name, inputs, folder / "case", json.dumps(cases)],
+        env={**os.environ, "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("name", ["merge", "export"])
+def test_a_few_faults(name: str, inputs: Path, tmp_path: Path, shim: Path) -> None:
+    cases = [(number, ERRORS[k % 5]) for k, number in enumerate((1, 2, 5, 0, -1, -2))]
+    assert faults(name, inputs, tmp_path, shim, cases) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_faults_at_every_write(name: str, inputs: Path, tmp_path: Path, shim: Path) -> None:
+    cases = [(k + 1, ERRORS[k % 5]) for k in range(60)]
+    assert faults(name, inputs, tmp_path, shim, cases) > 10
