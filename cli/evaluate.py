@@ -41,6 +41,8 @@ def main(predictions: Path, labels: Path | None, as_json: bool, **options: Any) 
         return
     for axis, scored in result["axes"].items():
         title = f"{axis} ({'synthetic, ' if result['synthetic'] else ''}{result['dataset']})"
+        if result["chosen"]:
+            title += f"; {result['chosen']}"
         show_scores(title, {scored["predicted_axis"]: scored}, scored["ceiling"])
         if scored["published_systems"]:
             click.echo(

@@ -6,18 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from qamro_cache_cli.common import (
     LONGEST_LINE,
+    OneLine,
     fail,
     notices_to_stderr,
-    one_line_errors,
     printable,
     short,
-    show_table,
 )
 from qamro_cache_cli.extract import main as extract
+from qamro_cache_cli.tables import show_table
 
 from qamro_cache.errors import QamroError
 
@@ -115,12 +116,12 @@ def test_errors_and_notices_are_short(capsys: pytest.CaptureFixture[str]) -> Non
     logger.warning("%s changed", "y" * 5000)
     logger.handlers[:] = before
 
-    @one_line_errors
+    @click.command(cls=OneLine)
     def command() -> None:
         raise QamroError("z" * 5000 + "\x1b[2J")
 
     with pytest.raises(SystemExit):
-        command()
+        command([])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all(len(line) < 500 and line == printable(line) for line in lines)

@@ -19,6 +19,14 @@ class EvaluateOptions:
         "May repeat.",
     )
     split: str = setting("", "Only the clips of this split.")
+    only: tuple[str, ...] = setting(
+        (), "Judge only the clips that have COLUMN=VALUE; may repeat.", default_help="all clips"
+    )
+    without: tuple[str, ...] = setting(
+        (),
+        "Leave out the clips that have COLUMN=VALUE, for example system=Reference; may repeat.",
+        default_help="none",
+    )
     answer_list: Path | None = setting(None, "The challenge's list, which answer.txt must match.")
     resamples: int = setting(1000, "Bootstrap draws.", low=0, high=1_000_000, why="each is scored")
 

@@ -72,11 +72,10 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
         for (feature, text, own_cv), members in _by_material(cells).items():
             material = load_material(
                 cache,
-                axes=options.axis,
-                labels=options.labels,
+                options,
                 feature=feature,
                 text=text,
-                only=common,
+                common=common,
             )
             cv = own_cv or default_cv(material.clips, material.known)
             plan, question = _plan(material, [(k, cells[k]) for k in members], cv, options)
@@ -132,6 +131,7 @@ def _plan(
         material.check_head(cell.recipe.head)
     inner = wants_inner(cv, options.stop)
     folds, question = make_folds(material.clips, cv, material.known, inner=inner)
+    question = material.asked(question, options)
     material.warn_of_small_sets(folds)
     notice = passes_notice(int(folds.train.sum(1).min()), cells[0][1].recipe.batch_size)
     if notice:

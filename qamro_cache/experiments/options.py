@@ -26,6 +26,14 @@ class RunOptions:
 
     axis: tuple[str, ...] = setting((), "Axis to train for; may repeat.", default_help="all")
     labels: Path | None = setting(None, "Ratings to use instead of the cache's.")
+    only: tuple[str, ...] = setting(
+        (), "Use only the clips that have COLUMN=VALUE; may repeat.", default_help="all clips"
+    )
+    without: tuple[str, ...] = setting(
+        (),
+        "Leave out the clips that have COLUMN=VALUE, for example system=Reference; may repeat.",
+        default_help="none",
+    )
     seeds: int = setting(5, "Heads of different initialization.", low=1, high=100_000, why=_MANY)
     stop: str = setting(
         "",

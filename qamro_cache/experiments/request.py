@@ -14,6 +14,7 @@ import numpy as np
 
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.datasets.records import select_axes
+from qamro_cache.datasets.selection import select_rows
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.experiments.folds import make_folds
@@ -169,14 +170,15 @@ def _check_axes(cache: Cache, axis: Sequence[str], labels: Path | None) -> None:
 
 def _check_folds(cache: Cache, options: RunOptions, cv: str, text: bool) -> None:
     # Labels of another file are read once, with the features.
-    if not cv or options.labels is not None:
+    if options.labels is not None:
         return
     clips = cache.clips
     usable = np.isfinite(select_axes(cache.labels, options.axis).mean).any(1)
+    usable &= select_rows(clips, options.only, options.without)
     usable &= (clips["status"] == "ok").to_numpy(dtype=bool)
     if text:
         usable &= (clips["prompt"] != "").to_numpy(dtype=bool)
-    if not usable.any():
+    if not cv or not usable.any():
         return
     chosen = clips[usable].reset_index(drop=True)
     make_folds(chosen, cv, np.ones(len(chosen), np.bool_), inner=False)

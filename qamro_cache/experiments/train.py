@@ -63,8 +63,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     options, recipe = request.options, request.recipe
     material = load_material(
         request.cache,
-        axes=options.axis,
-        labels=options.labels,
+        options,
         feature=options.feature,
         text=recipe.head.inputs != "audio",
         text_feature=options.text_feature,
@@ -78,6 +77,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     cv = options.cv or default_cv(material.clips, known)
     inner = wants_inner(cv, options.stop)
     folds, question = make_folds(material.clips, cv, known, inner=inner)
+    question = material.asked(question, options)
     material.warn_of_small_sets(folds)
     notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
     if notice:
