@@ -11,7 +11,7 @@ import click
 from qamro_cache.errors import OptionError, QamroError
 
 #: Letters of an error or a notice at most.
-LONGEST_LINE = 480
+LONGEST_LINE = 440
 
 #: ``--version`` of every command.
 version_option = click.version_option(package_name="qamro-cache", message="%(prog)s %(version)s")
