@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from qamro_cache.datasets.labels import id_stem
+from qamro_cache.datasets.ids import id_stem
 from qamro_cache.datasets.tables import numbers, read_table, text
 from qamro_cache.errors import QamroError
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from qamro_cache.datasets.assemble import group_rows
 from qamro_cache.datasets.description import Description, Listing, Prompts
+from qamro_cache.datasets.ids import clean_id
 from qamro_cache.datasets.records import (
     CLIP_COLUMNS,
     Dataset,
@@ -138,7 +139,8 @@ def _read_part(description: Description, table: Listing, file: Path, data_dir: P
     if table.split:
         clips["split"] = table.split
     columns = {name: values[listed.first] for name, values in rows.columns.items()}
-    columns |= {name: clips[name].to_numpy(dtype=object) for name in CLIP_COLUMNS}
+    # Templates name files, which are called as the release has it: names are not clean there.
+    columns = {name: clips[name].to_numpy(dtype=object) for name in CLIP_COLUMNS} | columns
     clips["prompt"] = _prompts(description, columns, data_dir)
     clips["path"], found = _audio(description, columns, data_dir, str(file))
     return _Part(clips, labels, columns, found, table, file)
@@ -214,14 +216,14 @@ def _join_ratings(
     if not read:
         return labels, []
     keys = np.concatenate([part.columns.get("key", part.columns["clip_id"]) for part in parts])
-    row_of = {key: row for row, key in enumerate(keys)}
+    row_of = {clean_id(key): row for row, key in enumerate(keys)}
     kept = []
     notes = []
     for rows, table in read:
         key = rows.columns.get("key", rows.columns.get("clip_id"))
         if key is None:
             raise QamroError(f"{rows.file}: the description names no `key` for it; add fields.key")
-        at = np.array([row_of.get(name, -1) for name in key], np.intp)
+        at = np.array([row_of.get(clean_id(name), -1) for name in key], np.intp)
         raters = table.raters or bool({"rater", "axis"} & set(table.fields))
         mine = rows.take(np.flatnonzero(at >= 0))
         if not len(mine.numbers):

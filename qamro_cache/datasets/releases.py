@@ -188,7 +188,9 @@ def _long_labels(description: Description, table: Listing, rows: Rows, listed: C
             f"{rows.file}, row {rows.numbers[row]}: {axis_names[row]!r} is no axis of "
             f"{description.name} ({', '.join(names)}); mend the row"
         )
-    rater, who = rater_codes(rows.columns.get("rater", np.full(len(score), "", object)))
+    rater, who = rater_codes(
+        rows.columns.get("rater", np.full(len(score), "", object)), str(rows.file)
+    )
     kept = np.isfinite(score)
     ratings = Ratings(listed.code[kept].astype(np.int32), axis[kept], rater[kept], score[kept], who)
     return labels_from_ratings(description.axes, len(listed.clips), ratings)

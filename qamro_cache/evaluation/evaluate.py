@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from qamro_cache.datasets.answers import TRACK_AXES, read_answer, read_answer_list
-from qamro_cache.datasets.labels import load_rated, match_ids
+from qamro_cache.datasets.ids import match_ids
+from qamro_cache.datasets.labels import load_rated
 from qamro_cache.datasets.records import Axis, Dataset, select_clips
 from qamro_cache.datasets.tables import numbers, read_table, text
 from qamro_cache.errors import QamroError
