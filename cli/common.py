@@ -1,7 +1,10 @@
 """What the commands share: one clear line for a user's mistake, tables, progress bars."""
 
+import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
@@ -15,6 +18,8 @@ from .options import option_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+#: Letters of an error or a notice at most.
+LONGEST_LINE = 480
 
 #: ``--version`` of every command.
 version_option = click.version_option(package_name="qamro-cache", message="%(prog)s %(version)s")
@@ -25,27 +30,57 @@ def one_line_errors(command: Command) -> Command:
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            # A letter that an old terminal lacks becomes its escape, never a traceback.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        _refuse_a_gone_folder()
         try:
-            return command(*args, **kwargs)
+            result = command(*args, **kwargs)
+            # A full disk behind stdout is told here, not by the interpreter's last words.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return result
         except KeyboardInterrupt:
             fail(
                 "stopped; run the same command again "
                 "(qamro-extract and qamro-ablate go on where they were)"
             )
-        except (QamroError, OSError) as error:
-            fail(printable(str(error)))
+        except BrokenPipeError:
+            _silence_stdout()
+            sys.exit(1)
+        except QamroError as error:
+            fail(str(error))
+        except OSError as error:
+            _silence_stdout()
+            fail(str(error))
 
     return wrapped  # type: ignore[return-value]
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from writing at its end what could not be written before."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refuse_a_gone_folder() -> None:
+    # Some libraries end the process without a word of ours where it is gone.
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        fail("the working folder is gone; change to another and run the command again")
 
 
 def usable_device(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Refuse a torch device that is not there; torch is only asked about one that was named."""
     from qamro_cache import devices
 
+    _refuse_a_gone_folder()
     try:
         return value and devices.usable_device(value)
     except QamroError as error:
-        fail(printable(str(error)))
+        fail(str(error))
 
 
 def weights_options(command: Command) -> Command:
@@ -57,14 +92,25 @@ def weights_options(command: Command) -> Command:
 
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong on stderr and leave with exit code 1."""
-    click.echo(f"error: {message}", err=True)
+    """Say what is wrong on stderr, in one line, and leave with exit code 1."""
+    click.echo(f"error: {short(message)}", err=True)
     sys.exit(1)
 
 
 def printable(text: str) -> str:
     """Escape what could move a terminal's cursor or colors; one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def short(text: str) -> str:
+    """Return a printable line of at most `LONGEST_LINE` letters; its middle goes first."""
+    # What is cut away need not be escaped; an escape is at most ten letters.
+    if len(text) > 2 * LONGEST_LINE:
+        text = text[:LONGEST_LINE] + text[-LONGEST_LINE:]
+    text = printable(text)
+    if len(text) <= LONGEST_LINE:
+        return text
+    return f"{text[: LONGEST_LINE - 165]} ... {text[-160:]}"
 
 
 def show_table(
@@ -80,9 +126,13 @@ def show_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    # Text, not str: what a name holds is no markup.
+    heading = Text(printable(title)) if title else None
+    table = Table(title=heading, title_justify="left", box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+        table.add_column(
+            Text(printable(column)), justify="left" if index < left else "right", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     # A pipe or a log file has no width; do not fold a table there.
@@ -119,7 +169,7 @@ def notices_to_stderr() -> None:
     class OneLine(logging.Formatter):
         # Notices quote paths and names out of files, which may hold terminal escapes.
         def format(self, record: logging.LogRecord) -> str:
-            return printable(super().format(record))
+            return short(super().format(record))
 
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine("%(levelname)s: %(message)s"))

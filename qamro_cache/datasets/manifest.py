@@ -21,7 +21,7 @@ def load_manifest(path: Path, data_dir: Path | None = None) -> Dataset:
     Args:
         path: a UTF-8 file with a header. Columns ``clip_id`` and ``path``; optionally ``system``,
             ``prompt``, ``split``, ``group``, ``rater``; every other column is an axis of numbers
-            (empty: not rated). With a ``rater`` column several rows may rate one clip; rows that are
+            (empty: not rated). With a ``rater`` column several rows may rate one clip; rows with
             the same in every cell count once.
         data_dir: folder that relative audio paths start from; None: the manifest's own.
 
