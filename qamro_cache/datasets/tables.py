@@ -26,7 +26,11 @@ logger = logging.getLogger("qamro_cache")
 
 
 def read_table(
-    path: Path, *, separator: str = ",", columns: Sequence[str] | None = None
+    path: Path,
+    *,
+    separator: str = ",",
+    columns: Sequence[str] | None = None,
+    any_bytes: bool = False,
 ) -> pd.DataFrame:
     """Read a delimited UTF-8 file as text.
 
@@ -35,6 +39,8 @@ def read_table(
         separator: one character. Quotes are CSV's with a comma; with another separator they are
             text, unless they enclose a whole cell.
         columns: names for a file without a header; None reads them from its first row.
+        any_bytes: keep bytes that are not UTF-8 as Python keeps them in names of files (PEP 383),
+            for tables that this program writes; else they are an error.
 
     Returns:
         A frame of str columns (missing cells are ""), indexed by the row number in the file;
@@ -44,11 +50,11 @@ def read_table(
         QamroError: the file is absent, not UTF-8, separated otherwise or ragged.
     """
     _check_bytes(path)
-    skipped = 0
+    skipped, errors = 0, "surrogateescape" if any_bytes else "strict"
     if separator == "," and columns is None and (named := _named_separator(path)):
         separator, skipped = named, 1
     quoted = separator in (",", ";")
-    header = _check_form(path, separator, columns, skipped)
+    header = _check_form(path, separator, columns, skipped, errors)
     frame = pd.read_csv(
         path,
         sep=separator,
@@ -58,6 +64,7 @@ def read_table(
         skiprows=skipped + (0 if columns else 1),
         dtype=object,
         encoding="utf-8-sig",
+        encoding_errors=errors,
         keep_default_na=False,
         na_filter=False,
         skip_blank_lines=False,
@@ -125,14 +132,14 @@ def _check_bytes(path: Path) -> None:
 
 
 def _check_form(
-    path: Path, separator: str, columns: Sequence[str] | None, skipped: int
+    path: Path, separator: str, columns: Sequence[str] | None, skipped: int, errors: str
 ) -> list[str]:
     """Check encoding, separator and the number of cells of every row; return the column names.
 
     The first ``skipped`` lines are none of its rows.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
             for _ in range(skipped):
                 file.readline()
             rows = (

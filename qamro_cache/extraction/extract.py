@@ -152,7 +152,7 @@ def run_extraction(
     header = Header(
         identity_of(engine.spec, request.dtype), dataset.name, dataset.synthetic, recorded
     )
-    stats = Stats(clips_total=len(dataset.clips))
+    stats = Stats(clips_total=len(dataset.clips), on_move=progress)
     with WorkFolder(out) as folder:
         kept, done = find_kept(dataset, out, header, folder, request.retry_failed)
         stats.clips_reused = len(done)

@@ -90,11 +90,13 @@ class Pipeline:
                 for name, values in self._encode_batch(item).items():
                     features[name].append(values)
                 stats.add(encode_seconds=time.monotonic() - start, windows=len(item.windows))
+                stats.move(item.clips_begun)
                 continue
             if self._pinned:
                 torch.cuda.synchronize(self.device)
             content = unit_content(self.encoder, item.clips, features, self.stored_dtype)
             stats.add(encode_seconds=time.monotonic() - start)
+            stats.clips_begun = 0.0
             for status in content.clips["status"]:
                 stats.count_clip(status)
             yield content
