@@ -133,7 +133,7 @@ def read_answer(path: Path, listed: Sequence[str] | None = None) -> Answer:
 
 
 def read_answer_list(path: Path) -> list[str]:
-    """Read the ids that an answer is for, as they are written: the first cell of every row of a challenge's list.
+    """Read the ids that an answer is for, as written: the first cell of each row of a list.
 
     Works for ``eval_list.txt`` and for lists with scores; a header row that names its first column
     ``sample_id`` or ``clip_id`` is skipped.

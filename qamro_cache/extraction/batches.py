@@ -87,20 +87,20 @@ class Batcher:
                     for window in clip.windows(self._stop):
                         if (batch := filling.add(window)) is not None:
                             self._put(replace(batch, clips_begun=len(mine) - 1 + clip.share()))
-                self._put(filling.rest())
+                if (batch := filling.rest()) is not None:
+                    self._put(replace(batch, clips_begun=len(mine)))
                 self._put(UnitEnd(mine))
-            put(self._queue, None, self._stop)
+            self._put(None)
         except Stopped:
             return
         except BaseException as error:
             try:
-                put(self._queue, error, self._stop)
+                self._put(error)
             except Stopped:
                 return
 
-    def _put(self, item: WindowBatch | UnitEnd | None) -> None:
-        if item is not None:
-            put(self._queue, item, self._stop)
+    def _put(self, item: WindowBatch | UnitEnd | BaseException | None) -> None:
+        put(self._queue, item, self._stop)
 
 
 class _Filling:
