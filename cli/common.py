@@ -3,8 +3,8 @@
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
@@ -19,10 +19,33 @@ from .options import option_of
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 #: Letters of an error or a notice at most.
-LONGEST_LINE = 480
+LONGEST_LINE = 440
 
 #: ``--version`` of every command.
 version_option = click.version_option(package_name="qamro-cache", message="%(prog)s %(version)s")
+
+
+class ShortUsage(click.Command):
+    """A command whose wrong usage is told in lines that can be read, whatever was typed."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the command line."""
+        with short_usage():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        with short_usage():
+            return super().invoke(context)
+
+
+@contextmanager
+def short_usage() -> Iterator[None]:
+    """Shorten the messages of click's own errors."""
+    try:
+        yield
+    except click.UsageError as error:
+        raise click.UsageError(short(error.format_message()), error.ctx) from None
 
 
 def one_line_errors(command: Command) -> Command:

@@ -11,7 +11,7 @@ import click
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.request import ExtractRequest
 
-from .common import notices_to_stderr, one_line_errors, printable, version_option
+from .common import ShortUsage, notices_to_stderr, one_line_errors, printable, version_option
 from .extract_output import (
     show_encoder_check,
     show_encoders,
@@ -22,7 +22,7 @@ from .extraction_bar import ExtractionBar
 from .options import request_options
 
 
-@click.command()
+@click.command(cls=ShortUsage)
 @click.option("--dataset", metavar="NAME", help="A known set (demo, ...) or a description (.toml).")
 @click.option(
     "--manifest",

@@ -133,3 +133,18 @@ def test_a_file_with_a_very_long_cell_is_one_short_line(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert len(result.stderr) < 500
     assert result.stderr.rstrip().endswith("or remove the column if it holds no scores")
+
+
+@pytest.mark.parametrize(
+    "option", ["--dtype", "--batch-size", "--shard", "--device", "--encoder", "--dataset", "--"]
+)
+def test_what_was_typed_wrong_is_told_in_a_short_line(tmp_path: Path, option: str) -> None:
+    (tmp_path / "m.csv").write_text("clip_id,path\na,a.wav\n")
+    known = ["--manifest", str(tmp_path / "m.csv"), "--out", str(tmp_path / "e.h5")]
+    result = CliRunner().invoke(
+        extract, [*known, "--encoder", "mel", f"{option}=" + "\x1bx" * 3000]
+    )
+    assert result.exit_code in (1, 2)
+    assert "Traceback" not in result.output
+    assert "\x1b" not in result.output
+    assert max(map(len, result.output.splitlines())) < 500
