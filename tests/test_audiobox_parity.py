@@ -234,7 +234,7 @@ def without_positions(network, patch):
 
 
 def without_channel_norm(network, patch):
-    patch.setattr(wavlm, "normalise_channels", lambda x, norm: x)
+    patch.setattr(wavlm, "normalize_channels", lambda x, norm: x)
 
 
 @pytest.mark.parametrize(

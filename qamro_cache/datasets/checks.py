@@ -33,7 +33,7 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
     Returns:
         JSON types only. ``splits`` (by name: clips, labeled, systems, groups, prompts, missing
         audio, and what each shares with the splits before it), ``systems`` (by name: clips and
-        mean scores), ``axes`` (by name: scale, spread, ratings), ``prompts``, ``raters``,
+        mean scores), ``axes`` (by name: scale, mean, std, ratings), ``prompts``, ``raters``,
         ``audio`` (files that are there, how many headers were opened, how many could not be read),
         ``problems`` (a list of ``code`` and ``message``), and ``dataset``, ``clips``,
         ``synthetic``, ``license``, ``source``, ``notes``.

@@ -175,8 +175,8 @@ def _rater_findings(labels: Labels) -> Iterable[Finding]:
         yield _finding("replicates", f"{repeats} ratings are a rater's second of the same clip")
     if frame.empty:
         return
-    spread = frame.groupby(["rater", "axis"])["score"].agg(["count", "min", "max"])
-    flat = spread[(spread["count"] >= MANY_RATINGS) & (spread["min"] == spread["max"])]
+    given = frame.groupby(["rater", "axis"])["score"].agg(["count", "min", "max"])
+    flat = given[(given["count"] >= MANY_RATINGS) & (given["min"] == given["max"])]
     if len(flat):
         rater, axis = flat.index[0]
         yield _finding(

@@ -88,7 +88,7 @@ def describe_systems(dataset: Dataset) -> dict[str, dict[str, Any]]:
 
 
 def describe_axes(labels: Labels) -> dict[str, dict[str, Any]]:
-    """Return each axis' scale, and the spread and number of its scores."""
+    """Return each axis' scale, and the mean, std and number of its scores."""
     records = {}
     for index, axis in enumerate(labels.axes):
         scores = labels.mean[:, index]

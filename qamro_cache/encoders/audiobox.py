@@ -135,10 +135,10 @@ def published_head(checkpoint: str | Path, allow_pickle: bool = False) -> dict[s
                 source = f"proj_layer.{axis}.{k * step + 1}"
                 tensors[f"{name}.norm.weight"] = state.pop(f"{source}.weight")
                 tensors[f"{name}.norm.bias"] = state.pop(f"{source}.bias")
-        scale = config["target_transform"][axis]
+        units = config["target_transform"][axis]
         widths = (WIDTH,) * (layers - 1)
         heads[axis] = PublishedHead(
-            tensors, widths, layer_norm, float(scale["mean"]), float(scale["std"])
+            tensors, widths, layer_norm, float(units["mean"]), float(units["std"])
         )
     left = [name for name in state if not name.startswith("wavlm_model.")]
     if left:
@@ -149,10 +149,10 @@ def published_head(checkpoint: str | Path, allow_pickle: bool = False) -> dict[s
 def read_audiobox(
     path: Path, allow_pickle: bool = False
 ) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """Read either published form: the file of the weights, all tensors by name, and the settings.
+    """Read either published form: the file of the weights, all tensors by name, the configuration.
 
     Raises:
-        QamroError: neither form, or a head's tensors or settings are missing.
+        QamroError: neither form, or a head's tensors or configuration are missing.
     """
     if path.is_dir():
         path, state, config = _read_folder(path)
@@ -177,11 +177,11 @@ def _read_folder(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    weights, settings = (folder / name for name in FILES)
-    if not weights.is_file() or not settings.is_file():
+    weights, config = (folder / name for name in FILES)
+    if not weights.is_file() or not config.is_file():
         raise QamroError(f"{folder} lacks {' or '.join(FILES)}; get both from {SOURCE}")
     try:
-        return weights, load_file(weights), dict(json.loads(settings.read_text("utf-8")))
+        return weights, load_file(weights), dict(json.loads(config.read_text("utf-8")))
     except (SafetensorError, ValueError) as error:
         raise QamroError(f"{folder} cannot be read ({error}); fetch it again") from error
 

@@ -77,7 +77,7 @@ class MelEncoder:
 def mel_filters(sample_rate: int, frame: int, bands: int) -> Tensor:
     """Return triangular filters [frame // 2 + 1, bands], each of unit sum, up to half the rate.
 
-    The scale is m = 2595 log10(1 + f / 700) (O'Shaughnessy 1987); every band gets at least the
+    Mel are m = 2595 log10(1 + f / 700) (O'Shaughnessy 1987); every band gets at least the
     bin nearest to its center, so that none is silent by construction.
     """
     top = 2595 * torch.log10(torch.tensor(1 + sample_rate / 2 / 700, dtype=torch.float64))

@@ -26,10 +26,10 @@ def check_precision(precision: str, device: str) -> None:
 
 @contextmanager
 def computing_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Inference mode at ``precision``, whatever the process' own TF32 settings are.
+    """Inference mode at ``precision``, whatever the process' own TF32 switches are.
 
     Convolutions use TF32 by PyTorch's default, so that plain float32 must switch it off; both
-    settings are put back at the end.
+    switches are put back at the end.
     """
     tf32 = precision == "tf32"
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32

@@ -45,7 +45,7 @@ class FeatureExtractor(nn.Module):
         for layer, (_, stride) in zip(self.conv_layers, CONVOLUTIONS, strict=True):
             x = convolve(x, layer.get_parameter("0.weight"), stride)
             if hasattr(layer, "2"):
-                x = normalise_channels(x, layer.get_submodule("2"))
+                x = normalize_channels(x, layer.get_submodule("2"))
             x = F.gelu(x)
         return x.transpose(1, 2)
 
@@ -59,7 +59,7 @@ def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return F.conv2d(x, weight, stride=(1, stride)).squeeze(2)
 
 
-def normalise_channels(x: Tensor, norm: nn.Module) -> Tensor:
+def normalize_channels(x: Tensor, norm: nn.Module) -> Tensor:
     """Group norm with a group a channel, over time, in float32 as upstream has it."""
     assert isinstance(norm, nn.GroupNorm)
     out = F.group_norm(x.float(), norm.num_groups, norm.weight, norm.bias, norm.eps)

@@ -73,8 +73,8 @@ def verify_deep(
             raise QamroError(f"{name} is cut into other windows now")
         for feature, values in found.features.items():
             stored = source.container.rows(f"features/{feature}", old.start, old.stop)
-            scale = max(float(np.abs(values[new]).max()), 1e-12)
-            difference = float(np.abs(stored.astype(float) - values[new]).max()) / scale
+            most = max(float(np.abs(values[new]).max()), 1e-12)
+            difference = float(np.abs(stored.astype(float) - values[new]).max()) / most
             largest = max(largest, difference)
             if not difference <= allowed:
                 raise QamroError(

@@ -115,8 +115,8 @@ class RayEngine:
             self.workers = request.workers or max(1, int(share))
             device = "cuda" if gpus else "cpu"
             self.batch_size = request.batch_size or default_batch(device)
-            settings = (load, device, self.batch_size, self.workers, request.dtype, list(paths))
-            self._settings = ray.put(settings)
+            arguments = (load, device, self.batch_size, self.workers, request.dtype, list(paths))
+            self._arguments = ray.put(arguments)
             self._actor = ray.remote(_Remote).options(
                 num_cpus=min(self.workers, share), num_gpus=gpus, max_restarts=0
             )
@@ -200,7 +200,7 @@ class RayEngine:
             ) from error
 
     def _start(self) -> Any:
-        return self._actor.remote(self._settings)
+        return self._actor.remote(self._arguments)
 
     def _first_spec(self) -> EncoderSpec:
         try:
@@ -216,7 +216,7 @@ class RayEngine:
 
 
 class _Remote(EncodingWorker):
-    """Takes its settings as one object, which Ray sends to each machine once."""
+    """Takes its arguments as one object, which Ray sends to each machine once."""
 
-    def __init__(self, settings: tuple[Any, ...]) -> None:
-        super().__init__(*settings)
+    def __init__(self, arguments: tuple[Any, ...]) -> None:
+        super().__init__(*arguments)
