@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from qamro_cache.errors import QamroError, words_of
-from qamro_cache.temporary import dissolve, fsync, fsync_folder, locked, remove_leftovers, temporary
+from qamro_cache.temporary import (
+    dissolve,
+    fsync,
+    fsync_folder,
+    locked,
+    move_others,
+    remove_leftovers,
+    temporary,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -230,6 +238,7 @@ def _exchange(new: Path, target: Path, ours: Collection[str]) -> None:
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     names = _AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(target)
     try:
+        move_others(target, old, ours)
         if rename is None or rename(*names, _RENAME_EXCHANGE) != 0:
             number = ctypes.get_errno()
             if rename is not None and number not in _NO_EXCHANGE:
@@ -243,6 +252,8 @@ def _exchange(new: Path, target: Path, ours: Collection[str]) -> None:
                 raise
             old = second
     except OSError:
-        shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):
+            dissolve(old, target, ours)
         raise
-    dissolve(old, target, ours)
+    # What cannot be removed now is a leftover, and goes with the next run.
+    shutil.rmtree(old, ignore_errors=True)

@@ -72,15 +72,18 @@ def remove_leftovers(target: Path, ours: Collection[str] = ()) -> None:
 
 def dissolve(old: Path, new: Path, ours: Collection[str]) -> None:
     """Remove a replaced folder ``old``; what is in it and not of our names moves to ``new``."""
+    move_others(old, new, ours)
     for path in list(old.iterdir()):
-        if path.name not in ours:
-            if not (new / path.name).exists():
-                path.rename(new / path.name)
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path.name in ours:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     old.rmdir()
+
+
+def move_others(old: Path, new: Path, ours: Collection[str]) -> None:
+    """Move what is in folder ``old`` and not of our names to ``new``, unless ``new`` has it."""
+    for path in list(old.iterdir()):
+        if path.name not in ours and not (new / path.name).exists():
+            path.rename(new / path.name)
 
 
 @contextmanager
