@@ -17,6 +17,7 @@ from qamro_cache.cache.assemble import Source, open_source
 from qamro_cache.cache.content import CacheContent, Header
 from qamro_cache.cache.writer import check_file, write_cache
 from qamro_cache.errors import QamroError
+from qamro_cache.temporary import remove_leftovers
 
 logger = logging.getLogger("qamro_cache")
 
@@ -66,8 +67,9 @@ class WorkFolder:
                 self._lock = handle
                 break
             os.close(handle)
-        for path in (*self.path.glob(".*.tmp"), *self.out.parent.glob(f".{self.out.name}.*.tmp")):
+        for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
+        remove_leftovers(Path(os.path.realpath(self.out)))
         return self
 
     def __exit__(
