@@ -135,11 +135,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         QamroError: it cannot be written, or is no plain file; a file of that name is as it was.
     """
-    target = _target(path)
-    if target is None:
-        raise QamroError(f"{path} is no plain file, which this output needs; name a file")
-    if target.exists() and not os.access(target, os.W_OK):
-        raise cannot_write(path, PermissionError(errno.EACCES, ""))
+    target = plain_target(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target)
@@ -188,13 +184,27 @@ def replace_folder(out: Path, ours: Collection[str]) -> Iterator[Path]:
                 fsync_folder(Path(folder))
             if target.exists():
                 shutil.copymode(target, new)
-                with locked(target):
+                with locked(target, needed=False):
                     _exchange(new, target, ours)
             else:
                 new.rename(target)
             fsync_folder(target.parent)
     except OSError as error:
         raise cannot_write(out, error) from error
+
+
+def plain_target(path: Path) -> Path:
+    """Return the file that an output is written to, links followed; asked before the work, too.
+
+    Raises:
+        QamroError: it is a folder, a pipe, a device or the like, or is not to be written to.
+    """
+    target = _target(path)
+    if target is None:
+        raise QamroError(f"{path} is no plain file, which this output needs; name a file")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise cannot_write(path, PermissionError(errno.EACCES, ""))
+    return target
 
 
 def cannot_write(path: Path, error: BaseException) -> QamroError:
