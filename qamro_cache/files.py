@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from qamro_cache.errors import QamroError, words_of
-from qamro_cache.temporary import dissolve, fsync, fsync_folder, locked, remove_leftovers, temporary
+from qamro_cache.temporary import (
+    dissolve,
+    fsync,
+    fsync_folder,
+    locked,
+    move_others,
+    remove_leftovers,
+    temporary,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,11 +135,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         QamroError: it cannot be written, or is no plain file; a file of that name is as it was.
     """
-    target = _target(path)
-    if target is None:
-        raise QamroError(f"{path} is no plain file, which this output needs; name a file")
-    if target.exists() and not os.access(target, os.W_OK):
-        raise cannot_write(path, PermissionError(errno.EACCES, ""))
+    target = plain_target(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target)
@@ -180,13 +184,27 @@ def replace_folder(out: Path, ours: Collection[str]) -> Iterator[Path]:
                 fsync_folder(Path(folder))
             if target.exists():
                 shutil.copymode(target, new)
-                with locked(target):
+                with locked(target, needed=False):
                     _exchange(new, target, ours)
             else:
                 new.rename(target)
             fsync_folder(target.parent)
     except OSError as error:
         raise cannot_write(out, error) from error
+
+
+def plain_target(path: Path) -> Path:
+    """Return the file that an output is written to, links followed; asked before the work, too.
+
+    Raises:
+        QamroError: it is a folder, a pipe, a device or the like, or is not to be written to.
+    """
+    target = _target(path)
+    if target is None:
+        raise QamroError(f"{path} is no plain file, which this output needs; name a file")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise cannot_write(path, PermissionError(errno.EACCES, ""))
+    return target
 
 
 def cannot_write(path: Path, error: BaseException) -> QamroError:
@@ -230,6 +248,7 @@ def _exchange(new: Path, target: Path, ours: Collection[str]) -> None:
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     names = _AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(target)
     try:
+        move_others(target, old, ours)
         if rename is None or rename(*names, _RENAME_EXCHANGE) != 0:
             number = ctypes.get_errno()
             if rename is not None and number not in _NO_EXCHANGE:
@@ -243,6 +262,8 @@ def _exchange(new: Path, target: Path, ours: Collection[str]) -> None:
                 raise
             old = second
     except OSError:
-        shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):
+            dissolve(old, target, ours)
         raise
-    dissolve(old, target, ours)
+    # What cannot be removed now is a leftover, and goes with the next run.
+    shutil.rmtree(old, ignore_errors=True)

@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+#: Network folders may have no locks; some have none for what cannot be opened for writing.
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 
 
 @contextmanager
@@ -28,15 +29,12 @@ def temporary(target: Path, folder: bool) -> Iterator[tuple[Path, int]]:
             path.mkdir()
         else:
             path.touch(exist_ok=False)
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = _open(path)
         try:
-            _lock(handle, path)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(handle)
-                if isinstance(error, BlockingIOError | FileNotFoundError):
-                    continue  # another writer has just taken it for a leftover
-                raise
+            _lock(handle, path, needed=False)
+        except (BlockingIOError, FileNotFoundError):
+            os.close(handle)  # another writer has just taken it for a leftover
+            continue
         break
     try:
         yield path, handle
@@ -57,7 +55,8 @@ def remove_leftovers(target: Path, ours: Collection[str] = ()) -> None:
         ours: as in `dissolve`.
     """
     mine = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.(tmp|old)")
-    for path in [path for path in target.parent.iterdir() if mine.fullmatch(path.name)]:
+    there = target.parent.iterdir() if target.parent.is_dir() else ()
+    for path in [path for path in there if mine.fullmatch(path.name)]:
         # What is locked is being written; where no lock can be had nobody knows, and it stays.
         with suppress(OSError), locked(path):
             if not path.is_dir():
@@ -72,30 +71,46 @@ def remove_leftovers(target: Path, ours: Collection[str] = ()) -> None:
 
 def dissolve(old: Path, new: Path, ours: Collection[str]) -> None:
     """Remove a replaced folder ``old``; what is in it and not of our names moves to ``new``."""
+    move_others(old, new, ours)
     for path in list(old.iterdir()):
-        if path.name not in ours:
-            if not (new / path.name).exists():
-                path.rename(new / path.name)
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path.name in ours:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     old.rmdir()
 
 
+def move_others(old: Path, new: Path, ours: Collection[str]) -> None:
+    """Move what is in folder ``old`` and not of our names to ``new``, unless ``new`` has it."""
+    for path in list(old.iterdir()):
+        if path.name not in ours and not (new / path.name).exists():
+            path.rename(new / path.name)
+
+
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file or folder; an OSError if another process has it or it is gone."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def locked(path: Path, needed: bool = True) -> Iterator[None]:
+    """Hold the lock of a file or folder.
+
+    Args:
+        path: an OSError is raised if another process has its lock or it is gone.
+        needed: else go on without a lock where none can be had.
+    """
+    handle = _open(path)
     try:
-        _lock(handle, path)
+        _lock(handle, path, needed)
         yield
     finally:
         os.close(handle)
 
 
-def _lock(handle: int, path: Path) -> None:
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _open(path: Path) -> int:
+    return os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_CLOEXEC)
+
+
+def _lock(handle: int, path: Path, needed: bool) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if needed or error.errno not in _NO_LOCKS:
+            raise
     if not os.path.samestat(os.fstat(handle), path.stat()):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 

@@ -1,6 +1,8 @@
 """merge, verify, relabel and export, against the arrays they were given."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,6 +181,44 @@ def test_export_is_what_read_gives(tmp_path: Path, form: str) -> None:
     assert scores["guessed"].tolist() == [False, True] * 6
     with pytest.raises(QamroError, match="exists"):
         export_cache([tmp_path / "a.h5"], folder)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "npy"])
+def test_an_export_that_failed_can_be_repeated(tmp_path: Path, form: str) -> None:
+    """With a limit on the size of files, in a process of its own, so that the disk is full."""
+    write_cache(tmp_path / "a.h5", content(400), header())
+    code = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from qamro_cache.cache.edit import export_cache\n"
+        "from qamro_cache.errors import QamroError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import torch, safetensors.numpy\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "try:\n    export_cache([Path(sys.argv[1])], Path(sys.argv[2]), sys.argv[3])\n"
+        "except QamroError as error:\n    print(error)\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", code, tmp_path / "a.h5", out, form]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "cannot be written: File too large; mend that" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+    # What a killed one leaves goes with the next.
+    (tmp_path / ".out.0123abcd.tmp").mkdir()
+    (tmp_path / ".out.0123abcd.tmp" / "clips.csv").write_text("half")
+    export_cache([tmp_path / "a.h5"], out, form)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "out"]
+
+
+def test_temporary_files_of_killed_merges_and_relabels_go(tmp_path: Path) -> None:
+    write_cache(tmp_path / "a.h5", content(), header())
+    (tmp_path / "labels.csv").write_text("clip_id,loudness\nclip-0/ü,1\n")
+    for run in (
+        lambda: merge_caches([tmp_path / "a.h5"], tmp_path / "m.h5"),
+        lambda: relabel_cache(tmp_path / "a.h5", tmp_path / "labels.csv", tmp_path / "m.h5"),
+    ):
+        (tmp_path / ".m.h5.0123abcd.tmp").write_text("half")
+        run()
+        assert not (tmp_path / ".m.h5.0123abcd.tmp").exists()
 
 
 def cache(*arguments: object) -> Result:

@@ -278,3 +278,18 @@ def test_json_text_leaves_numbers_alone() -> None:
     assert json_text({"a": 0.1, "b": (1, None), "c": True}).split() == [
         "{", '"a":', "0.1,", '"b":', "[", "1,", "null", "],", '"c":', "true", "}"
     ]  # fmt: skip
+
+
+def test_folders_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(9, "x")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    leftover = tmp_path / ".a.0123abcd.tmp"
+    leftover.touch()
+    write_text(tmp_path / "a", "x")
+    run(tmp_path / "run", "first")
+    run(tmp_path / "run", "second")
+    assert (tmp_path / "run" / "config.json").read_text() == "second"
+    # Nobody knows whether another process writes it.
+    assert names(tmp_path) == [".a.0123abcd.tmp", "a", "run"]

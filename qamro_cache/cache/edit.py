@@ -4,8 +4,10 @@ import errno
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ from qamro_cache.cache.content import Array
 from qamro_cache.cache.merge import refuse_loss
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.errors import QamroError
-from qamro_cache.files import replace_folder, write_json, write_table
+from qamro_cache.files import replace_folder, write_file, write_json, write_table
 
 if TYPE_CHECKING:
     from qamro_cache.cache.reader import Cache
@@ -96,6 +98,11 @@ def _arrays(cache: "Cache") -> dict[str, Array]:
     return arrays
 
 
+def _save_npy(array: Array, file: BinaryIO) -> None:
+    # Given a file of the system's, numpy writes past it and loses the reason when the disk is full.
+    np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
+
+
 def _write_arrays(cache: "Cache", folder: Path, form: str) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -111,7 +118,7 @@ def _write_arrays(cache: "Cache", folder: Path, form: str) -> None:
             raise OSError(number, os.strerror(number)) from error
     else:
         for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+            write_file(folder / f"{name}.npy", partial(_save_npy, array))
     manifest = {
         "format": form,
         "dataset": cache.dataset,

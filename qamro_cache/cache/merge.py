@@ -14,6 +14,7 @@ from qamro_cache.cache.layout import LABEL_COLUMNS
 from qamro_cache.cache.reader import join_licenses, refuse_mixture
 from qamro_cache.datasets.records import concatenate_labels, select_labels
 from qamro_cache.errors import QamroError
+from qamro_cache.files import plain_target
 
 logger = logging.getLogger("qamro_cache")
 
@@ -30,7 +31,7 @@ def refuse_loss(out: Path, identity: Mapping[str, Any], clip_ids: Iterable[str])
         identity: of what will be in it.
         clip_ids: likewise.
     """
-    if not out.exists():
+    if not plain_target(out).exists():
         return
     there = open_source(out)
     refuse_mixture(Path("the new file"), identity, out, there.header.identity)

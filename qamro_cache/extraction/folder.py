@@ -17,6 +17,8 @@ from qamro_cache.cache.assemble import Source, open_source
 from qamro_cache.cache.content import CacheContent, Header
 from qamro_cache.cache.writer import check_file, write_cache
 from qamro_cache.errors import QamroError
+from qamro_cache.files import plain_target
+from qamro_cache.temporary import remove_leftovers
 
 logger = logging.getLogger("qamro_cache")
 
@@ -37,6 +39,7 @@ class WorkFolder:
         self._written: list[Path] = []
 
     def __enter__(self) -> "WorkFolder":
+        target = plain_target(self.out)
         lock = self.path / "lock"
         while True:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -66,8 +69,9 @@ class WorkFolder:
                 self._lock = handle
                 break
             os.close(handle)
-        for path in (*self.path.glob(".*.tmp"), *self.out.parent.glob(f".{self.out.name}.*.tmp")):
+        for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
+        remove_leftovers(target)
         return self
 
     def __exit__(
