@@ -43,6 +43,7 @@ def main() -> None:
     """Measure, print the tables and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_dir", type=Path, help="folder of cvssp-separation")
+    parser.add_argument("--out", type=Path, help="JSON to write.")
     args = parser.parse_args()
     record: dict[str, object] = {
         "command": "python benchmarks/cvssp.py DATA_DIR",
@@ -66,9 +67,8 @@ def main() -> None:
             axis: seed_mean_srcc(separated[separated["axis"] == axis]) for axis in AXES
         }
     print(json.dumps(record["clip_srcc_separation_systems"], indent=2))
-    path = Path(__file__).parent / "results" / "cvssp.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"written to {path}")
+    if args.out:
+        args.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

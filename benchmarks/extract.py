@@ -1,6 +1,6 @@
 """Stage 1 by its parts: decoding, the encoder, the whole, the cache against plain file calls.
 
-    python benchmarks/extract.py [--encoder distillmos] [--device cuda] [--json results.json]
+    python benchmarks/extract.py [--encoder distillmos] [--device cuda] [--out results.json]
 
 Audio is noise made here: 22 s at 44.1 kHz, WAV and FLAC. Every figure is the best of three runs
 (the whole extraction: one), since other load on the machine only ever makes a run slower. Takes
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=0)
     parser.add_argument("--only", choices=["decode", "encode", "extract", "cache"])
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    parser.add_argument("--out", type=Path, help="write the figures here, too")
     options = parser.parse_args()
     wanted = [options.only] if options.only else ["decode", "encode", "extract", "cache"]
     results: dict[str, Any] = {
@@ -261,9 +261,9 @@ def main() -> None:
             results["cache"] = cache_files(folder, 200_000, 512)
     text = json.dumps(results, indent=2)
     print(text)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(text + "\n")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from qamro_cache.extraction.extract import available_processors
 from qamro_cache.training.fit import fit
 from qamro_cache.training.inputs import Features, Folds, Targets
-from qamro_cache.training.recipe import Job, Recipe
+from qamro_cache.training.recipe import Job, make_recipe
 
 CLIPS, DEV, WIDTH, BATCH = 2048, 256, 512, 256
 #: Clips of MusicEval, which has 31 systems.
@@ -81,7 +81,7 @@ def make_data(leave_out: int = 0) -> Data:
 def make_jobs(heads: int, epochs: int, folds: int) -> list[Job]:
     """The paper's 12 cells in every fold, as many seeds as fill ``heads``; nobody stops early."""
     cells = [
-        Recipe(alpha=a, beta=b, epochs=epochs, patience=epochs, batch_size=BATCH, lr=5e-4)
+        make_recipe({"alpha": a, "beta": b, "epochs": epochs, "patience": epochs})
         for a in ALPHAS
         for b in BETAS
     ]

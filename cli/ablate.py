@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from qamro_cache.experiments.grid import CELL, shipped_grids
-from qamro_cache.experiments.request import AblateOptions, ablate_request
+from qamro_cache.experiments.options import AblateOptions
 
 from .common import OneLine, notices_to_stderr, printable, version_option
 from .options import CACHES, OUT_FOLDER, given, request_options, setting_options
@@ -51,6 +51,8 @@ def main(cache: tuple[Path, ...], out: Path, grid: str, as_json: bool, **options
     the same command goes on.
     """
     notices_to_stderr()
+    from qamro_cache.experiments.request import ablate_request
+
     request = ablate_request(cache, out, grid, given(options))
     from qamro_cache.experiments.ablate import run_ablate
     from qamro_cache.files import json_text

@@ -1,11 +1,17 @@
 """What the commands share: one clear line for a mistake, and notices on stderr."""
 
+import io
+import os
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
 
 from qamro_cache.errors import OptionError, QamroError
+
+#: Letters of an error or a notice at most.
+LONGEST_LINE = 480
 
 #: ``--version`` of every command.
 version_option = click.version_option(package_name="qamro-cache", message="%(prog)s %(version)s")
@@ -41,8 +47,16 @@ class OneLineGroup(click.Group):
 
 
 def _run(command: Any, *args: Any, **kwargs: Any) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        # A letter that an old terminal lacks becomes its escape, never a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    _refuse_a_gone_folder()
     try:
         code = command(*args, **{**kwargs, "standalone_mode": False})
+        # A full disk behind stdout is told here, not by the interpreter's last words.
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.UsageError as error:
         name = "" if error.ctx is None else f"; see {error.ctx.command_path} --help"
         fail(f"{error.format_message().rstrip('.')}{name}", code=2)
@@ -53,20 +67,51 @@ def _run(command: Any, *args: Any, **kwargs: Any) -> NoReturn:
             "stopped; run the same command again "
             "(qamro-extract and qamro-ablate go on where they were)"
         )
-    except (QamroError, OSError) as error:
+    except BrokenPipeError:
+        _silence_stdout()
+        sys.exit(1)
+    except QamroError as error:
+        fail(str(error))
+    except OSError as error:
+        _silence_stdout()
         fail(str(error))
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _silence_stdout() -> None:
+    """Keep the interpreter from writing at its end what could not be written before."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refuse_a_gone_folder() -> None:
+    # Some libraries end the process without a word of ours where it is gone.
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        fail("the working folder is gone; change to another and run the command again")
+
+
 def fail(message: str, code: int = 1) -> NoReturn:
     """Say what is wrong in one line on stderr and leave."""
-    click.echo(f"error: {printable(message)}", err=True)
+    click.echo(f"error: {short(message)}", err=True)
     sys.exit(code)
 
 
 def printable(text: str) -> str:
     """Escape what could move a terminal's cursor or colors; one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def short(text: str) -> str:
+    """Return a printable line of at most `LONGEST_LINE` letters; its middle goes first."""
+    # What is cut away need not be escaped; an escape is at most ten letters.
+    if len(text) > 2 * LONGEST_LINE:
+        text = text[:LONGEST_LINE] + text[-LONGEST_LINE:]
+    text = printable(text)
+    if len(text) <= LONGEST_LINE:
+        return text
+    return f"{text[: LONGEST_LINE - 165]} ... {text[-160:]}"
 
 
 def notices_to_stderr() -> None:
@@ -76,7 +121,7 @@ def notices_to_stderr() -> None:
     class OneLineFormatter(logging.Formatter):
         # Notices quote paths and names out of files, which may hold terminal escapes.
         def format(self, record: logging.LogRecord) -> str:
-            return printable(super().format(record))
+            return short(super().format(record))
 
     handler = logging.StreamHandler()
     handler.setFormatter(OneLineFormatter("%(levelname)s: %(message)s"))

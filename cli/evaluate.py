@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from qamro_cache.evaluation.request import EvaluateOptions, evaluate_request
+from qamro_cache.evaluation.options import EvaluateOptions
 
 from .common import OneLine, notices_to_stderr, version_option
 from .options import File, given, request_options
@@ -28,6 +28,8 @@ def main(predictions: Path, labels: Path | None, as_json: bool, **options: Any) 
     known.
     """
     notices_to_stderr()
+    from qamro_cache.evaluation.request import evaluate_request
+
     request = evaluate_request(predictions, labels, given(options))
     from qamro_cache.evaluation.evaluate import run_evaluate
 
@@ -39,6 +41,8 @@ def main(predictions: Path, labels: Path | None, as_json: bool, **options: Any) 
         return
     for axis, scored in result["axes"].items():
         title = f"{axis} ({'synthetic, ' if result['synthetic'] else ''}{result['dataset']})"
+        if result["chosen"]:
+            title += f"; {result['chosen']}"
         show_scores(title, {scored["predicted_axis"]: scored}, scored["ceiling"])
         if scored["published_systems"]:
             click.echo(

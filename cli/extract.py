@@ -11,7 +11,7 @@ import click
 from qamro_cache.extraction.request import ExtractRequest
 from qamro_cache.settings import from_options
 
-from .common import OneLine, notices_to_stderr, version_option
+from .common import OneLine, notices_to_stderr, printable, version_option
 from .extract_output import (
     show_encoder_check,
     show_encoders,
@@ -82,7 +82,7 @@ def main(
     if summary.too_many_failures:
         click.echo(
             f"{summary.failures} clips failed, more than --max-failures {summary.max_failures}; "
-            f"{summary.out} is complete and holds the other {summary.ok}",
+            f"{printable(str(summary.out))} is complete and holds the other {summary.ok}",
             err=True,
         )
         sys.exit(3)

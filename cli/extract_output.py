@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import fail, printable
+from .common import fail, printable, short
 from .tables import show_fields, show_table
 
 if TYPE_CHECKING:
@@ -84,16 +84,14 @@ def show_summary(summary: "Summary", as_json: bool) -> None:
         click.echo(json.dumps(record, indent=2))
         return
     for row in failed[["clip_id", "status", "reason"]].head(_FAILURES_SHOWN).to_numpy():
-        click.echo(
-            f"failed: {printable(str(row[0]))}: {row[1]}: {printable(str(row[2]))}", err=True
-        )
+        click.echo(short(f"failed: {row[0]}: {row[1]}: {row[2]}"), err=True)
     if len(failed) > _FAILURES_SHOWN:
         click.echo(f"failed: and {len(failed) - _FAILURES_SHOWN} more", err=True)
     stats = summary.stats
     figures = stats.figures()
     kind = "synthetic " if summary.synthetic else ""
     click.echo(
-        f"{summary.out}: {summary.ok} {kind}clips, {summary.failures} failed, "
+        f"{printable(str(summary.out))}: {summary.ok} {kind}clips, {summary.failures} failed, "
         f"{summary.windows} windows"
     )
     if stats.clips_done:

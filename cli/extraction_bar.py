@@ -10,13 +10,13 @@ class ExtractionBar:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("clips"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[done]}/{task.total}"),
             TextColumn("{task.fields[note]}"),
             console=self._console,
             disable=not self._console.is_terminal,
@@ -33,7 +33,9 @@ class ExtractionBar:
 
     def show(self, stats: Any) -> None:
         """Show where the run is."""
-        done = stats.clips_reused + stats.clips_done
+        done = stats.clips_reused + stats.clips_done + stats.clips_begun
+        # Parts of a clip show where one takes minutes.
+        shown = f"{done:.0f}" if float(done).is_integer() else f"{done:.2f}"
         left = stats.seconds_left
         note = (
             f"{stats.clips_per_second:.1f} clips/s, {stats.failed} failed, "
@@ -44,11 +46,11 @@ class ExtractionBar:
             # Once a minute in a log file.
             if stats.elapsed - self._last > 60:
                 self._last = stats.elapsed
-                click.echo(f"{done}/{stats.clips_total} clips: {note}", err=True)
+                click.echo(f"{shown}/{stats.clips_total} clips: {note}", err=True)
             return
         if self._task is None:
-            self._task = self._progress.add_task("", total=stats.clips_total, note=note)
-        self._progress.update(self._task, completed=done, note=note)
+            self._task = self._progress.add_task("", total=stats.clips_total, note=note, done=shown)
+        self._progress.update(self._task, completed=done, note=note, done=shown)
 
 
 def _duration(seconds: float) -> str:

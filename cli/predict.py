@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qamro_cache.scoring.request import PredictOptions, predict_request
+from qamro_cache.scoring.options import PredictOptions
 
 from .common import OneLine, fail, notices_to_stderr, printable, version_option
 from .extraction_bar import ExtractionBar
@@ -34,6 +34,8 @@ def main(head: Path, cache: tuple[Path, ...], **options: Any) -> None:
     notices_to_stderr()
     if options["out"] is None:
         raise click.UsageError("give --out FILE for the predictions")
+    from qamro_cache.scoring.request import predict_request
+
     request = predict_request(head, cache or None, given(options))
     # Loads torch, which takes seconds: a wrong name has been refused by now.
     from qamro_cache.heads.file import load_head

@@ -24,11 +24,13 @@ def show_table(
     from rich.table import Table
     from rich.text import Text
 
-    # As Text, a name's [brackets] are no markup.
+    # Text, not str: what a name holds is no markup.
     heading = Text(printable(title)) if title else None
     table = Table(title=heading, title_justify="left", box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+        table.add_column(
+            Text(printable(column)), justify="left" if index < left else "right", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     # A pipe or a log file has no width; do not fold a table there.

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from qamro_cache.experiments.request import TrainOptions, train_request
+from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.training.recipe import RECIPE
 
 from .common import OneLine, notices_to_stderr, printable, version_option
@@ -28,6 +28,8 @@ def main(cache: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> N
     on all clips, one member a seed. Defaults stand in brackets.
     """
     notices_to_stderr()
+    from qamro_cache.experiments.request import train_request
+
     request = train_request(cache, out, given(options))
     from qamro_cache.experiments.train import run_train
     from qamro_cache.files import json_text

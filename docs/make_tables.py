@@ -1,19 +1,21 @@
-"""Write the tables of options into the documents, from the declarations that the commands use.
+"""Write into the documents what follows from the code: tables of options, and the map of files.
 
     python docs/make_tables.py
 
-A table stands between ``<!-- options: NAME -->`` and ``<!-- end of options -->``.
+Tables of options stand between ``<!-- options: NAME -->`` and ``<!-- end of options -->``, the map
+of CONTRIBUTING.md between ``<!-- map -->`` and ``<!-- end of map -->``.
 """
 
+import ast
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from qamro_cache.evaluation.request import EvaluateOptions
+from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.experiments.grid import Cell
-from qamro_cache.experiments.request import AblateOptions, TrainOptions
+from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.extraction.request import ExtractRequest
-from qamro_cache.scoring.request import PredictOptions
+from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.settings import Setting, settings_of
 from qamro_cache.training.recipe import RECIPE
 
@@ -27,7 +29,13 @@ TABLES: Mapping[str, Mapping[str, Setting]] = {
     "extract": settings_of(ExtractRequest),
 }
 
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: Folders of the map, and what they are installed as where that is another name.
+FOLDERS = {"qamro_cache": "", "cli": "qamro_cache_cli", "benchmarks": ""}
+
 _PLACE = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
+_MAP = re.compile(r"(<!-- map -->\n).*?(<!-- end of map -->)", re.DOTALL)
 
 
 def table(settings: Mapping[str, Setting]) -> str:
@@ -40,11 +48,29 @@ def table(settings: Mapping[str, Setting]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def the_map() -> str:
+    """Return a table a folder: each file, and the first line of its docstring."""
+    parts = []
+    for top, installed in FOLDERS.items():
+        folders = sorted({path.parent for path in (ROOT / top).rglob("*.py")})
+        for folder in folders:
+            name = f"`{folder.relative_to(ROOT)}/`"
+            rows = [f"### {name}{f' (installed as `{installed}`)' if installed else ''}", ""]
+            rows += ["| file | what it is for |", "|---|---|"]
+            for path in sorted(folder.glob("*.py")):
+                first = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+                if path.name != "__init__.py" or folder == ROOT / top:
+                    rows.append(f"| `{path.name}` | {first.rstrip('.')} |")
+            parts.append("\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
 def filled(text: str) -> str:
-    """Return a document with its tables written anew."""
-    return _PLACE.sub(lambda found: found[1] + table(TABLES[found[2]]) + found[3], text)
+    """Return a document with its tables, and its map, written anew."""
+    text = _PLACE.sub(lambda found: found[1] + table(TABLES[found[2]]) + found[3], text)
+    return _MAP.sub(lambda found: found[1] + the_map() + found[2], text)
 
 
 if __name__ == "__main__":
-    for page in Path(__file__).parent.glob("*.md"):
+    for page in PAGES:
         page.write_text(filled(page.read_text()))

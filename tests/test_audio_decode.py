@@ -144,9 +144,14 @@ def test_what_can_be_wrong_with_a_file(tmp_path: Path) -> None:
 
 
 def test_the_format_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(200))
-    with pytest.raises(ClipError, match=r"\(m4a\) is not audio that can be read here"):
-        list(ClipDecoder(tmp_path / "a.m4a", POLICY).windows())
+    (tmp_path / "a.wav").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(200))
+    (tmp_path / "b.xyz").write_bytes(b"no sound at all" * 20)
+    for name, said in (
+        ("a.wav", "a.wav is MP4 .AAC or ALAC., which cannot be read here; convert with: ffmpeg"),
+        ("b.xyz", r"b.xyz .xyz. is not audio that can be read here .Format not recognised.;"),
+    ):
+        with pytest.raises(ClipError, match=said):
+            list(ClipDecoder(tmp_path / name, POLICY).windows())
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_used(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def messages(dataset: Dataset, code: str) -> list[str]:
 
 def wave(samples: int) -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, np.zeros(samples), 16000, format="WAV")
+    soundfile.write(file, np.full(samples, 0.1), 16000, format="WAV")
     return file.getvalue()
 
 
@@ -68,8 +68,9 @@ def test_files_that_cannot_be_opened_are_counted(
     report = check_dataset(dataset)
     assert report["audio"] == {"files": 11, "opened": 11, "unreadable": 5}
     (message,) = messages(dataset, "unreadable-audio")
-    assert message.startswith("5 of 11 audio files cannot be read, the first are ")
-    assert f"{tmp_path / 'c2.wav'}: " in message
+    counted = "5 of 11 audio files cannot be read (empty 2, unreadable 3), the first are "
+    assert message.startswith(counted)
+    assert f"{tmp_path / 'c2.wav'} " in message
     assert "c8.wav" not in message, "more than the first three"
     (table,) = (t for t in report_tables(report) if "notes" in t.title)
     assert ("note", "11 audio files were opened, 5 cannot be read") in table.rows

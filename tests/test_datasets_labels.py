@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qamro_cache.datasets.labels import load_labels, match_ids, relabel
+from qamro_cache.datasets.ids import match_ids
+from qamro_cache.datasets.labels import load_labels, relabel
 from qamro_cache.datasets.raters import subsampled_means
 from qamro_cache.datasets.records import (
     Axis,

@@ -117,18 +117,18 @@ HEAD = "name = 'x'\ntitle = 'x'\nlicense = 'x'\nsource = 'x'\naxes = []\n"
     [
         ("name = ", "not a TOML file"),
         ('name = "x"', "no 'title'"),
-        ('nmae = "x"', "unknown key 'nmae'"),
+        ('nmae = "x"', "unknown key 'nmae'; did you mean 'name'"),
         (f"{HEAD}audio = ['{{a']\n[[clips]]\npath = 'a'", "template '{a'"),
         (f"{HEAD}audio = []\n[[clips]]\npath = 3", r"clips: path is 3; write a list"),
         ("axes = [{name = 'q', low = '1', high = 5}]", "low is '1'; write a number"),
-        ("axes = 3", "wrong kind"),
+        ("axes = 3", r"axes is 3; write a list \[\.\.\.\]"),
         ("name = 3\n" + HEAD.partition("\n")[2] + "audio = []", "name is 3; write text in quotes"),
         (f"{HEAD}audio = []\n[[clips]]\npath = 'a'\nformat = 'xls'", "use csv, tsv"),
         (f"{HEAD}audio = []\n[[clips]]\npath = 'a'\nscores = {{q = 'q'}}", "axis 'q', which"),
         (
             f"{HEAD}audio = []\n[[clips]]\npath = 'a'\n"
             "extract = [{source = '{a}', pattern = '(?P<'}]",
-            "extract pattern",
+            "pattern",
         ),
         (f"{HEAD}audio = []\n[[clips]]\npath = ['/etc/*']", "a path starts with /"),
         *(
@@ -136,11 +136,31 @@ HEAD = "name = 'x'\ntitle = 'x'\nlicense = 'x'\nsource = 'x'\naxes = []\n"
             for axes, words in (
                 ("[[axes]]\nname = 'q'\nlow = 5\nhigh = 1", "low is not below high"),
                 ("[[axes]]\nname = 'q'\nlow = 1\nhigh = nan", "low is not below high"),
-                ("[[axes]]\nname = 'q'\nlow = 1\nhigh = 5\nstep = 0", "step is not above 0"),
+                (
+                    "[[axes]]\nname = 'q'\nlow = 1\nhigh = 5\n[published]\nsteps = {q = 0}",
+                    "a step above 0",
+                ),
+                (
+                    "[published]\nsteps = {q = 1}\n[[axes]]\nname = 'r'\nlow = 1\nhigh = 5",
+                    "name an",
+                ),
                 ("[[axes]]\nname = 'q'\nlow = 1\nhigh = 5\n" * 2, "have one name"),
             )
         ),
-        (f"{HEAD}audio = []", "no \\[\\[clips\\]\\] table"),
+        (f"{HEAD}audio = []", "no 'clips'"),
+        ("axes = [1]", "axes: is 1; write a table"),
+        ("clips = [[]]", r"clips: is \[\]; write a table"),
+        ("published = {clips = {train = 'x'}}", r"clips\.train is 'x'; write a whole number"),
+        ("published = {systems = true}", "systems is True; write a whole number"),
+        (f"axes = [{{name = 'q', low = 1{'0' * 400}, high = 5}}]", "beyond any number"),
+        (f"notes = 1{'0' * 5000}", "not a TOML file"),
+        (f"x = {'[' * 5000}{']' * 5000}", "too deep"),
+        (f"notes = ['{'x' * (1 << 20)}']", "larger than 1 MB"),
+        ("[[clips]]\npath = 'a'\nfields = {system = 3}", r"fields\.system is 3; write text"),
+        (
+            "'\x1b[2J' = 1".replace("\x1b", "\\x1b").replace("'", '"').replace("\\x1b", "\\u001b"),
+            "unknown key",
+        ),
     ],
 )
 def test_bad_description_is_one_line(tmp_path: Path, content: str, words: str) -> None:

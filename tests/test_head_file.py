@@ -276,7 +276,7 @@ def test_saving_over_a_head_keeps_the_old_one_if_it_fails(tmp_path, monkeypatch)
     assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
 
 
-def test_a_clip_unlike_the_training_set_is_ood():
+def test_a_clip_unlike_the_training_set_is_out_of_distribution():
     rows = torch.randn(500, 8, generator=torch.Generator().manual_seed(1)) * 3 + 7
     reference = reference_clips(rows)
     new = torch.randn(200, 8, generator=torch.Generator().manual_seed(2)) * 3 + 7

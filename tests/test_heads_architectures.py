@@ -4,6 +4,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from qamro_cache.heads.network import (
@@ -15,7 +17,7 @@ from qamro_cache.heads.network import (
     parameter_shapes,
     score_rows,
 )
-from qamro_cache.heads.pooling import max_rows, mean_rows, window_shares
+from qamro_cache.heads.pooling import max_rows, mean_rows, take_clips, window_shares
 
 SEEDS = [3, 11, 3, 7]
 OFFSETS = torch.tensor([0, 2, 3, 7, 8])
@@ -168,6 +170,25 @@ def test_pooling_against_a_loop(windows):
         assert torch.allclose(shares[rows], w)
         assert torch.allclose(means[c], (values[rows] * w[:, None]).sum(0))
         assert torch.equal(peaks[c], values[rows].max(0).values)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=9), st.data(), st.integers(0, 3))
+def test_windows_of_some_clips_against_a_loop(counts, data, spare):
+    """In any order, more than once, and with room to spare."""
+    chosen = data.draw(st.lists(st.integers(0, len(counts) - 1), min_size=1, max_size=9))
+    offsets = torch.tensor([0, *counts]).cumsum(0)
+    expected = [
+        (int(offsets[clip]) + k, place)
+        for place, clip in enumerate(chosen)
+        for k in range(counts[clip])
+    ]
+    taken = take_clips(offsets, torch.tensor(chosen))
+    assert list(zip(taken.windows.tolist(), taken.clip.tolist(), strict=True)) == expected
+    assert taken.offsets.diff().tolist() == [counts[clip] for clip in chosen]
+    roomy = take_clips(offsets, torch.tensor(chosen), len(expected) + spare)
+    padded = expected + [(0, len(chosen))] * spare
+    assert list(zip(roomy.windows.tolist(), roomy.clip.tolist(), strict=True)) == padded
+    assert torch.equal(roomy.offsets, taken.offsets)
 
 
 def test_a_broken_head_leaves_its_neighbors_alone(windows):

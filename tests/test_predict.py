@@ -163,7 +163,7 @@ def test_a_clip_unlike_the_training_set_is_marked(cache):
     assert table["ood"].tolist() == [True] * 4 + [False] + [True] * 4
 
 
-def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path):
+def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path, caplog):
     soundfile = pytest.importorskip("soundfile")
     from qamro_cache.datasets.manifest import load_manifest
     from qamro_cache.encoders.registry import load_encoder
@@ -175,6 +175,10 @@ def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path):
     for name in ("a.wav", "b.flac"):
         soundfile.write(folder / name, rng.uniform(-0.5, 0.5, 16000), 16000)
     (folder / "broken.wav").write_text("this is no sound")
+    # What macOS leaves beside a file is no clip.
+    (folder / "._a.wav").write_bytes(b"\0\5\26\7 Mac OS X")
+    for name in ("c.m4a", "d.M4A", "e.webm", "notes.txt"):
+        (folder / name).write_bytes(b"?")
     manifest = tmp_path / "clips.csv"
     manifest.write_text("clip_id,path\n1,audio/deep/a.wav\n2,audio/deep/b.flac\n")
     encoder = load_encoder("mel")
@@ -189,7 +193,9 @@ def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path):
     head = make_head(feature=name, row=width, identity=identity_of(encoder.spec), axes=(one,))
     rows = torch.randn(30, width, generator=torch.Generator().manual_seed(0))
     head = replace(head, reference=reference_clips(rows))
-    table = predict(head, audio=tmp_path / "audio")
+    with caplog.at_level("WARNING"):
+        table = predict(head, audio=tmp_path / "audio")
+    assert "left out: 2 .m4a, 1 .webm, which cannot be read here; convert with:" in caplog.text
     assert table["clip_id"].tolist() == ["deep/a.wav", "deep/b.flac", "deep/broken.wav"]
     from_cache = predict(head, cache=tmp_path / "emb.h5")
     np.testing.assert_array_equal(table["prediction"][:2], from_cache["prediction"])

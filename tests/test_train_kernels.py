@@ -14,17 +14,23 @@ from test_train_stack import collect, make_data, make_folds, trained, varied_job
 
 from qamro_cache.evaluation import metrics
 from qamro_cache.heads.network import Architecture, Rows, init_params
-from qamro_cache.training.backend import choose_backend
-from qamro_cache.training.net import AutogradNet, Dropout, Group, LayeredNet
+from qamro_cache.training.net import Dropout, Group, LayeredNet
 from qamro_cache.training.recipe import Job, Recipe
 
 pytest.importorskip("triton")
+import triton
+
 from qamro_cache.training.gpu import kernels, passes, ranks, step_loss
+from qamro_cache.training.gpu.epilogue import ACTIVATIONS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="run by the test below, interpreted")
-if INTERPRETED:
-    # Triton 3.6's interpreter multiplies the bits of bfloat16 operands as if they were integers.
+#: The patch below reaches into a private class, and was written for these versions of it.
+PATCHED = triton.__version__.startswith("3.6.")
+interpreted = pytest.mark.skipif(
+    not (INTERPRETED and PATCHED), reason="run by the test below, interpreted"
+)
+if INTERPRETED and PATCHED:
+    # Their interpreter multiplies the bits of bfloat16 operands as if they were integers.
     import triton.language as tl
     from triton.runtime import interpreter
 
@@ -42,6 +48,11 @@ LIMITS = {F32: 1e-5, BF16: 2e-2}
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="is that run")
+@pytest.mark.skipif(
+    not PATCHED,
+    reason=f"the patch of Triton's interpreter is for Triton 3.6, this is {triton.__version__}: "
+    "see whether it is still needed, and name this version beside it",
+)
 def test_the_kernels_when_interpreted():
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreted",
@@ -50,7 +61,10 @@ def test_the_kernels_when_interpreted():
         capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-3000:]
-    assert "passed" in run.stdout
+    # This one alone is skipped there.
+    counts = re.search(r"^(\d+) passed, 1 skipped, \d+ deselected", run.stdout, re.MULTILINE)
+    assert counts is not None, run.stdout[-3000:]
+    assert int(counts[1]) >= 12
 
 
 def near(ours, expected, dtype=F32):
@@ -87,7 +101,7 @@ class Drawn:
 
 
 @interpreted
-@given(shapes, st.sampled_from([F32, BF16]), st.booleans(), st.sampled_from(kernels.ACTIVATIONS))
+@given(shapes, st.sampled_from([F32, BF16]), st.booleans(), st.sampled_from(ACTIVATIONS))
 @settings(max_examples=8, deadline=None, derandomize=True)
 def test_products_interpreted(shape, dtype, shared, activation):
     heads, rows, inner, width = shape
@@ -154,7 +168,7 @@ def test_steps_interpreted(shape, dtype, shared, adam):
 
 
 @interpreted
-@given(shapes, st.sampled_from([F32, BF16]), st.booleans(), st.sampled_from(kernels.ACTIVATIONS))
+@given(shapes, st.sampled_from([F32, BF16]), st.booleans(), st.sampled_from(ACTIVATIONS))
 @settings(max_examples=8, deadline=None, derandomize=True)
 def test_output_layer_interpreted(shape, dtype, adam, activation):
     heads, rows, inner, _ = shape
@@ -200,7 +214,7 @@ class Recorder(dict):
 
 
 @interpreted
-@pytest.mark.parametrize("activation", kernels.ACTIVATIONS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_one_pass_between_products_interpreted(activation):
     """Scores and gradients of float32 heads, with dropout: as without the kernels."""
     from qamro_cache.training.gpu.kernel_net import PassNet
@@ -289,15 +303,6 @@ def test_bfloat16_interpreted():
         assert 0 < difference < 3e-2 * targets.labels[0].std()
 
 
-def test_bfloat16_is_what_heads_without_kernels_compute_in_too(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for changes in ({"dropout": 0.2}, {"head": Architecture(kind="linear", widths=())}):
-        recipe = dataclasses.replace(Recipe(), **changes)
-        net = choose_backend(recipe, torch.device("cpu"), precision="bf16").net()
-        assert isinstance(net, AutogradNet)
-        assert net.half
-
-
 BLOCKS = {"BM": 64, "BN": 64, "BK": 64}
 WIDE = {"BM": 128, "BN": 64, "BK": 64}
 STEP = {"B1": 0.9, "B2": 0.999, "EPS_": 1e-8}
@@ -322,7 +327,6 @@ COMPILED = {
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiles_for_a_gpu_without_spilling(name, tmp_path):
     """For an H100, which need not be here, in bfloat16: on tensor cores, in registers alone."""
-    import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -353,7 +357,7 @@ def test_compiles_for_a_gpu_without_spilling(name, tmp_path):
 #: Pointers of the kernels that are few and small, by name; every other argument is a number.
 POINTERS = {
     "*fp32": "x y z bias dh kept total best p first second grad rates target scores ranking slopes"
-    " factors values before",
+    " numbers values before",
     "*u8": "mask train valid better finite",
     "*i64": "clips order",
     "*fp64": "out",
@@ -374,7 +378,6 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_small_kernels_compile_for_a_gpu(name, one):
     """The interpreter takes what a compiler refuses; sizes of 1 are constants to Triton."""
-    import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 

@@ -6,15 +6,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from qamro_cache.losses.registry import LossSettings, parse_loss
 from scipy.stats import spearmanr
 
 from qamro_cache.heads.network import Architecture, init_params, prepare_rows, score_rows
+from qamro_cache.losses.composed import LabelStats, composed_loss
+from qamro_cache.losses.terms import Loss, parse_loss
 from qamro_cache.training.backend import plain_backend
 from qamro_cache.training.fit import fit
 from qamro_cache.training.inputs import Features, Folds, Inputs, Targets
 from qamro_cache.training.net import Dropout
-from qamro_cache.training.recipe import Job, Recipe
+from qamro_cache.training.recipe import Job, Recipe, make_recipe
 from qamro_cache.training.schedule import make_schedule, passes_notice
 from qamro_cache.training.stack import Stack
 
@@ -70,17 +71,20 @@ def trained(head):
 def varied_jobs(base, count=8):
     """Unequal hyperparameters, folds, targets, seeds, patience and lengths in one stack."""
     jobs = []
-    terms = parse_loss(base.loss).terms
     for k in range(count):
-        weighed = (
-            dataclasses.replace(term, coefficient=term.coefficient * [1, 0.51, 2][(k + place) % 3])
-            for place, term in enumerate(terms)
-        )
+        numbers = {"delta": [1.0, 0.3][k % 2], "alpha": [0.1, 0.2, 0.5][k % 3]}
+        numbers["beta"] = [3.0, 7.0][k % 2]
+        terms = [
+            dataclasses.replace(
+                term,
+                weight=term.weight * [1, 0.51, 2][(k + place) % 3],
+                parameters=tuple((name, numbers.get(name, x)) for name, x in term.parameters),
+            )
+            for place, term in enumerate(base.loss.terms)
+        ]
         recipe = dataclasses.replace(
             base,
-            loss="+".join(map(str, weighed)),
-            alpha=[0.1, 0.2, 0.5][k % 3],
-            beta=[3.0, 7.0][k % 2],
+            loss=Loss(tuple(terms)),
             lr=[3e-3, 1e-2, 3e-2, 1e-4][k % 4],
             momentum=[0.9, 0.5, 0.0][k % 3] if base.momentum else 0.0,
             weight_decay=[0.0, 1e-3][k % 2],
@@ -108,15 +112,8 @@ def naive(features, targets, folds, job):
     train = train & known
     mean, std = y[train].mean(), y[train].std(correction=0)
     low, high = y[train].min().item(), y[train].max().item()
-    loss_settings = LossSettings(
-        alpha=recipe.alpha,
-        beta=recipe.beta,
-        normalize="train",
-        label_range=(low, high),
-        label_mean=float(mean),
-        label_std=float(std),
-    )
-    loss = parse_loss(recipe.loss)
+    stats = LabelStats(float(mean), float(std), low, high)
+    loss = recipe.loss
     params = init_params(settings, (rows.values.shape[1],), [job.seed], dtype=F64)
     leaves = [p.requires_grad_() for p in params.values()]
     if recipe.optimizer == "sgd":
@@ -151,13 +148,13 @@ def naive(features, targets, folds, job):
             if not mask.any():
                 continue
             pred = predict(batch, drop)
-            value = loss(pred, y[batch].nan_to_num(), mask=mask, settings=loss_settings)
+            value = composed_loss(loss, pred, y[batch].nan_to_num(), mask=mask, labels=stats)
             optimizer.zero_grad()
             value.sum().backward()
             optimizer.step()
         if stop.any():
             with torch.no_grad():
-                value = loss(predict(stop), y[stop], settings=loss_settings).item()
+                value = composed_loss(loss, predict(stop), y[stop], labels=stats).item()
             losses.append(value)
             if value < best:
                 best, best_epoch = value, epoch + 1
@@ -186,7 +183,7 @@ VARIANTS = {
     "layer norm, autograd": Recipe(
         head=Architecture(widths=(9,), layer_norm=True),
         batch_size=16,
-        loss="mse@standardized+0.5*qamro",
+        loss=parse_loss("mse@standardized+0.5*qamro"),
     ),
     "no hidden layer, tiny batches": Recipe(
         head=Architecture(kind="linear", widths=()), batch_size=3
@@ -311,6 +308,8 @@ def test_a_diverging_head_leaves_the_others_untouched():
         mixed = collect(features, targets, folds, jobs, chunk=5, dtype=torch.float32)
         assert [head["diverged"] for head in mixed] == [False, True, False, True, False]
         assert mixed[1]["predictions"].isnan().all()
+        # Without a validation set too it leaves when a step's loss is not finite, not at the end.
+        assert [head["best_epoch"] for head in mixed[2:4]] == [30, 0]
         clean = collect(features, targets, folds, jobs[::2], chunk=5, dtype=torch.float32)
         for a, b in zip(mixed[::2], clean, strict=True):
             assert torch.allclose(a["predictions"], b["predictions"], atol=1e-4)
@@ -322,7 +321,12 @@ def test_what_becomes_of_a_finished_head_is_not_told():
     features, targets = make_data()
     linear = Architecture(kind="linear", widths=())
     sane = Recipe(
-        head=linear, loss="mse@standardized", batch_size=16, epochs=60, patience=60, lr=1e-3
+        head=linear,
+        loss=parse_loss("mse@standardized"),
+        batch_size=16,
+        epochs=60,
+        patience=60,
+        lr=1e-3,
     )
     wild = dataclasses.replace(sane, epochs=1, lr=1.0)
     for fold in (1, 2):
@@ -371,7 +375,7 @@ def test_refused_settings():
         {"alpha": float("nan")},
     ):
         with pytest.raises(ValueError, match=next(iter(change))):
-            Recipe(**change)
+            make_recipe(change)
     features, targets = make_data()
     for precision in ("tf32", "bf16", "float16"):
         with pytest.raises(ValueError, match=f"precision must be .*'{precision}' on cpu"):

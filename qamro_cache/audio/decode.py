@@ -7,22 +7,21 @@ the hash and the last sample, so that the features are of the bytes that the has
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qamro_cache.audio.resample import make_resampler
+from qamro_cache.audio.containers.source import Part
+from qamro_cache.audio.open import open_part, open_regular, parts_of
+from qamro_cache.audio.resample import Resampler, make_resampler
 from qamro_cache.audio.windows import Samples, Window, WindowCutter
 from qamro_cache.errors import ClipError
 from qamro_cache.identity import AudioPolicy
 
 #: Samples of all channels that are decoded at once.
 BLOCK = 1 << 20
-#: Sample rates that are taken for true, in Hz.
-RATES = (1_000, 1_000_000)
 
 
 class ClipDecoder:
@@ -34,6 +33,11 @@ class ClipDecoder:
         nbytes: size of the file; -1 where it could not be opened.
         mtime_ns: its modification time; -1 likewise.
         duration: seconds of audio decoded so far.
+        peak: largest absolute sample so far, over all channels.
+        mixed_peak: likewise, of the mean of the channels.
+        samples_sha256: of the decoded samples, before they are mixed and resampled: float32,
+            little-endian, the channels of a frame side by side. Equal sound in another container
+            has the same. Known once the last window is out, else empty.
     """
 
     def __init__(self, path: str | Path, policy: AudioPolicy) -> None:
@@ -43,6 +47,9 @@ class ClipDecoder:
         self.nbytes = -1
         self.mtime_ns = -1
         self.duration = 0.0
+        self.peak = self.mixed_peak = 0.0
+        self.samples_sha256 = ""
+        self._hash = hashlib.sha256()
 
     def windows(self) -> Iterator[Window]:
         """Yield the windows in order.
@@ -50,61 +57,50 @@ class ClipDecoder:
         Raises:
             ClipError: the clip cannot be used; windows that came before must be thrown away.
         """
-        try:
-            # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
-            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError as error:
-            raise ClipError("missing", f"there is no file {self.path}") from error
-        except (OSError, ValueError) as error:
-            raise ClipError("unreadable", f"{self.path} cannot be opened ({error})") from error
-        try:
+        with open_regular(self.path) as handle:
             yield from self._windows(handle)
-        except OSError as error:
-            raise ClipError("unreadable", f"{self.path} cannot be read ({error})") from error
-        finally:
-            os.close(handle)
 
     def _windows(self, handle: int) -> Iterator[Window]:
         info = os.fstat(handle)
-        if not stat.S_ISREG(info.st_mode):
-            raise ClipError("unreadable", f"{self.path} is not a regular file")
         self.nbytes, self.mtime_ns = info.st_size, info.st_mtime_ns
-        if info.st_size == 0:
-            raise ClipError("empty", f"{self.path} has no bytes")
         with open(handle, "rb", buffering=0, closefd=False) as raw:
             self.sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
-            raw.seek(0)
         yield from self._cut(handle)
         after = os.fstat(handle)
         if (after.st_size, after.st_mtime_ns) != (info.st_size, info.st_mtime_ns):
             raise ClipError("changed", f"{self.path} changed while it was read")
 
     def _cut(self, handle: int) -> Iterator[Window]:
-        import soundfile
+        parts = parts_of(handle, self.path)
+        rate, to = 0, self.policy.sample_rate
+        resampler: Resampler | None = None
+        cutter = WindowCutter(self.policy)
+        for part in parts:
+            with open_part(handle, part, self.path) as file:
+                if resampler is None:
+                    rate = file.samplerate
+                    from_rate = to if self.policy.rate_policy == "as-is" else rate
+                    resampler = make_resampler(self.policy.resampler, from_rate, to)
+                elif file.samplerate != rate:
+                    raise ClipError(
+                        "unreadable",
+                        f"{self.path} is glued from parts at {rate} and {file.samplerate} Hz; "
+                        "convert them to one rate",
+                    )
+                for samples in self._samples(file, part):
+                    yield from cutter.push(self._quantized(resampler.push(samples)))
+        assert resampler is not None
+        rest = resampler.push(np.zeros(0, np.float32), last=True)
+        yield from cutter.push(self._quantized(rest))
+        yield from cutter.finish()
+        self.samples_sha256 = self._hash.hexdigest()
 
-        try:
-            file = soundfile.SoundFile(handle, closefd=False)
-        except soundfile.LibsndfileError as error:
-            raise ClipError("unreadable", f"{self._kind()}: {error.error_string}") from error
-        with file:
-            rate, to = file.samplerate, self.policy.sample_rate
-            if not RATES[0] <= rate <= RATES[1]:
-                raise ClipError("unreadable", f"{self.path} claims a rate of {rate} Hz")
-            if self.policy.rate_policy == "as-is":
-                rate = to
-            resampler = make_resampler(self.policy.resampler, rate, to)
-            cutter = WindowCutter(self.policy)
-            for samples in self._samples(file):
-                yield from cutter.push(self._quantized(resampler.push(samples)))
-            rest = resampler.push(np.zeros(0, np.float32), last=True)
-            yield from cutter.push(self._quantized(rest))
-            yield from cutter.finish()
-
-    def _samples(self, file: Any) -> Iterator[Samples]:
+    def _samples(self, file: Any, part: Part) -> Iterator[Samples]:
         """Yield the mean of the channels, block by block."""
         import soundfile
 
         frames = max(1, BLOCK // file.channels)
+        before = self.duration
         done = 0
         while True:
             try:
@@ -112,24 +108,36 @@ class ClipDecoder:
             except soundfile.LibsndfileError as error:
                 raise ClipError(
                     "unreadable",
-                    f"{self._kind()}: damaged after {done / file.samplerate:.1f} s "
-                    f"({error.error_string})",
+                    f"{self.path} is damaged after {self.duration:.1f} s ({error.error_string})",
                 ) from error
             if len(block) == 0:
                 break
             done += len(block)
-            self.duration = done / file.samplerate
-            samples = block[:, 0] if file.channels == 1 else block.mean(axis=1, dtype=np.float32)
+            self.duration = before + done / file.samplerate
+            with np.errstate(invalid="ignore", over="ignore"):
+                mono = file.channels == 1
+                samples = block[:, 0] if mono else block.mean(axis=1, dtype=np.float32)
             if not np.isfinite(samples).all():
                 raise ClipError("not-finite", f"{self.path} holds NaN or infinite samples")
+            self._measure(block, samples)
             yield np.ascontiguousarray(samples)
-        # A FLAC that ends early is read up to there without an error.
-        if file.format == "FLAC" and done < file.frames:
+        wanted = file.frames if part.frames is None else part.frames
+        if done < wanted:
             raise ClipError(
                 "unreadable",
-                f"{self.path} ends after {done / file.samplerate:.1f} of "
-                f"{file.frames / file.samplerate:.1f} s",
+                f"{self.path} ends after {before + done / file.samplerate:.2f} of "
+                f"{before + wanted / file.samplerate:.2f} s; cut short or damaged: "
+                "copy or make the file again",
             )
+
+    def _measure(self, block: Samples, mixed: Samples) -> None:
+        """Take a block [frames, channels] into the peaks and the hash."""
+        self._hash.update(np.ascontiguousarray(block, "<f4").data)
+        self.peak = max(self.peak, float(block.max()), -float(block.min()))
+        if block.shape[1] == 1:
+            self.mixed_peak = self.peak
+        else:
+            self.mixed_peak = max(self.mixed_peak, float(mixed.max()), -float(mixed.min()))
 
     def _quantized(self, samples: Samples) -> Samples:
         """Truncate to 16 bits and back where the policy says so, as laion_clap does."""
@@ -137,7 +145,3 @@ class ClipDecoder:
             return samples
         whole = (np.clip(samples, -1, 1) * np.float32(32767)).astype(np.int16)
         return whole.astype(np.float32) / np.float32(32767)
-
-    def _kind(self) -> str:
-        suffix = self.path.suffix.lstrip(".").lower() or "no extension"
-        return f"{self.path} ({suffix}) is not audio that can be read here (WAV, FLAC, OGG, MP3)"

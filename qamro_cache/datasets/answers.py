@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from qamro_cache.datasets.labels import id_stem
+from qamro_cache.datasets.ids import id_stem, match_ids
 from qamro_cache.datasets.tables import numbers, read_table, text
 from qamro_cache.errors import QamroError
 from qamro_cache.files import refuse_other, write_text
@@ -68,20 +68,21 @@ def write_answer(
             f"{path}: no predictions for axis {absent[0]!r}, which track {track} asks for; "
             f"train a head for it (there are: {', '.join(predictions)})"
         )
-    ids = [id_stem(name) for name in clip_ids]
-    wanted = ids if listed is None else [id_stem(name) for name in listed]
-    row_of = {name: row for row, name in enumerate(ids)}
-    if len(row_of) < len(ids):
-        again = next(name for row, name in enumerate(ids) if row_of[name] != row)
+    # An id may leave out .wav; s.mp3 is another clip than the s.wav that is asked for.
+    names = clip_ids if listed is not None else [id_stem(name) for name in clip_ids]
+    if len(set(names)) < len(names):
+        again = Counter(names).most_common(1)[0][0]
         raise QamroError(f"{path}: clip {again!r} has two predictions; keep one")
+    asked = clip_ids if listed is None else listed
+    rows = np.arange(len(clip_ids)) if listed is None else match_ids(clip_ids, listed)
+    wanted = [id_stem(name) for name in asked]
     _check_writable(path, wanted)
-    missing = [name for name in wanted if name not in row_of]
-    if missing:
+    if (rows < 0).any():
+        first = asked[int(np.argmax(rows < 0))]
         raise QamroError(
-            f"{path}: {len(missing)} of {len(wanted)} listed clips have no prediction, the first "
-            f"is {missing[0]!r}; extract and predict them"
+            f"{path}: {int((rows < 0).sum())} of {len(wanted)} listed clips have no prediction, "
+            f"the first is {first!r}; extract and predict them"
         )
-    rows = [row_of[name] for name in wanted]
     scores = np.stack([np.asarray(predictions[axis])[rows] for axis in TRACK_AXES[track]], axis=1)
     answer = Answer(track, tuple(wanted), scores.astype(np.float64))
     _check_finite(answer, path, 2 if track == 2 else 1)
@@ -147,7 +148,7 @@ def read_answer(path: Path, listed: Sequence[str] | None = None) -> Answer:
 
 
 def read_answer_list(path: Path) -> list[str]:
-    """Read the ids that an answer is for: the first cell of every row of a challenge's list.
+    """Read the ids that an answer is for, as written: the first cell of each row of a list.
 
     Works for ``eval_list.txt`` and for lists with scores; a header row that names its first column
     ``sample_id`` or ``clip_id`` is skipped.
@@ -163,7 +164,7 @@ def read_answer_list(path: Path) -> list[str]:
         ids = ids[1:]
     if not ids:
         raise QamroError(f"{path}: lists no clips")
-    return [id_stem(name) for name in ids]
+    return ids
 
 
 def _check_writable(path: Path, ids: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.datasets.ids import clean_ids
 from qamro_cache.datasets.records import (
     CLIP_COLUMNS,
     Axis,
@@ -18,6 +19,9 @@ from qamro_cache.datasets.records import (
 from qamro_cache.datasets.tables import Text
 from qamro_cache.errors import QamroError
 
+#: Of the columns of a clip, those that hold names.
+ID_COLUMNS = ("clip_id", "system", "group", "split")
+
 
 @dataclass(frozen=True)
 class ClipRows:
@@ -27,17 +31,19 @@ class ClipRows:
         clips: a row a clip, in the order of first appearance; columns ``CLIP_COLUMNS``.
         code: [R] the clip of each row.
         first: [C] the first row of each clip.
+        where: the file, for messages.
     """
 
     clips: pd.DataFrame
     code: npt.NDArray[np.intp]
     first: npt.NDArray[np.intp]
+    where: str
 
 
 def group_rows(
     columns: Mapping[str, Text], where: str, row_numbers: npt.NDArray[np.int64], *, raters: bool
 ) -> ClipRows:
-    """Find the clips in rows that name them.
+    """Find the clips in rows that name them, by names that are clean from here on.
 
     Args:
         columns: ``clip_id`` and any other of ``CLIP_COLUMNS``, [R] str each.
@@ -48,6 +54,11 @@ def group_rows(
     Raises:
         QamroError: an empty id; a clip twice without raters; rows of one clip that disagree.
     """
+    columns = {
+        name: clean_ids(values, name, where) if name in ID_COLUMNS else values
+        for name, values in columns.items()
+        if name in CLIP_COLUMNS
+    }
     ids = columns["clip_id"]
     empty = np.flatnonzero(ids == "")
     if len(empty):
@@ -81,7 +92,7 @@ def group_rows(
                 f"{row_numbers[int(first[code[row]])]}; make them the same"
             )
     frame = pd.DataFrame({name: pd.Series(clips[name], dtype=object) for name in CLIP_COLUMNS})
-    return ClipRows(frame, code, first)
+    return ClipRows(frame, code, first, where)
 
 
 def labels_of_rows(
@@ -106,7 +117,7 @@ def labels_of_rows(
         for index, score in enumerate(scores):
             mean[rows.code, index] = score
         return labels_from_means(axes, mean, count)
-    rater, names = rater_codes(raters)
+    rater, names = rater_codes(raters, rows.where)
     parts = [np.flatnonzero(np.isfinite(score)) for score in scores]
     at = np.concatenate([*parts, np.zeros(0, np.intp)]).astype(np.intp)
     axis = np.repeat(np.arange(len(axes)), [len(part) for part in parts])
@@ -124,9 +135,9 @@ def labels_of_rows(
     )
 
 
-def rater_codes(raters: Text) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
+def rater_codes(raters: Text, where: str) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
     """Return each row's rater as a number (sorted names; -1 for "", not known) and the names."""
-    code, names = pd.factorize(raters)
+    code, names = pd.factorize(clean_ids(raters, "rater", where))
     order = sorted((str(name), index) for index, name in enumerate(names) if name != "")
     number = np.full(len(names), -1, np.int32)
     for new, (_, old) in enumerate(order):

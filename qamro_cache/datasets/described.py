@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.datasets.assemble import group_rows
-from qamro_cache.datasets.description import Description, Prompts, Table
+from qamro_cache.datasets.description import Description, Listing, Prompts
+from qamro_cache.datasets.ids import clean_id
 from qamro_cache.datasets.records import (
     CLIP_COLUMNS,
     Dataset,
@@ -44,7 +45,7 @@ class _Part:
     labels: Labels
     columns: dict[str, Text]
     audio_found: npt.NDArray[np.bool_]
-    table: Table
+    table: Listing
     file: Path
 
 
@@ -129,7 +130,7 @@ def _without_repeats(parts: list[_Part]) -> list[_Part]:
     return kept
 
 
-def _read_part(description: Description, table: Table, file: Path, data_dir: Path) -> _Part:
+def _read_part(description: Description, table: Listing, file: Path, data_dir: Path) -> _Part:
     rows = read_rows(table, file)
     raters = table.raters or bool({"rater", "axis"} & set(table.fields))
     listed = group_rows(rows.columns, str(file), rows.numbers, raters=raters)
@@ -138,7 +139,8 @@ def _read_part(description: Description, table: Table, file: Path, data_dir: Pat
     if table.split:
         clips["split"] = table.split
     columns = {name: values[listed.first] for name, values in rows.columns.items()}
-    columns |= {name: clips[name].to_numpy(dtype=object) for name in CLIP_COLUMNS}
+    # Templates name files, which are called as the release has it: names are not clean there.
+    columns = {name: clips[name].to_numpy(dtype=object) for name in CLIP_COLUMNS} | columns
     clips["prompt"] = _prompts(description, columns, data_dir)
     clips["path"], found = _audio(description, columns, data_dir, str(file))
     return _Part(clips, labels, columns, found, table, file)
@@ -192,7 +194,7 @@ def _prompt_texts(
         return None
     texts: dict[str, str] = {}
     for file in files:
-        rows = read_rows(Table(entry.path, entry.format), file)
+        rows = read_rows(Listing(entry.path, entry.format), file)
         for key, text in zip(
             render("{" + entry.id + "}", rows.columns, str(file)),
             render("{" + entry.text + "}", rows.columns, str(file)),
@@ -206,7 +208,7 @@ def _join_ratings(
     description: Description, data_dir: Path, parts: list[_Part], labels: Labels
 ) -> tuple[Labels, list[str]]:
     """Put single ratings in the place of means, and say where they do not average to them."""
-    read: list[tuple[Rows, Table]] = [
+    read: list[tuple[Rows, Listing]] = [
         (read_rows(table, file), table)
         for table in description.ratings
         for file in find_files(table.path, data_dir, description, optional=table.optional)
@@ -214,14 +216,14 @@ def _join_ratings(
     if not read:
         return labels, []
     keys = np.concatenate([part.columns.get("key", part.columns["clip_id"]) for part in parts])
-    row_of = {key: row for row, key in enumerate(keys)}
+    row_of = {clean_id(key): row for row, key in enumerate(keys)}
     kept = []
     notes = []
     for rows, table in read:
         key = rows.columns.get("key", rows.columns.get("clip_id"))
         if key is None:
             raise QamroError(f"{rows.file}: the description names no `key` for it; add fields.key")
-        at = np.array([row_of.get(name, -1) for name in key], np.intp)
+        at = np.array([row_of.get(clean_id(name), -1) for name in key], np.intp)
         raters = table.raters or bool({"rater", "axis"} & set(table.fields))
         mine = rows.take(np.flatnonzero(at >= 0))
         if not len(mine.numbers):

@@ -1,11 +1,15 @@
-"""Whether audio files can be opened at all: a quick look at their headers, for a dry run."""
+"""Whether audio files can be used at all: a quick look at each, for a dry run."""
 
-import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from qamro_cache.audio.check import Oddity, look_at
+from qamro_cache.errors import ClipError
 
 #: Files that are opened at most; of more a random sample, the same every time.
 MOST = 1000
@@ -18,28 +22,32 @@ class Headers:
     Attributes:
         files: how many there are.
         opened: how many were opened.
-        reasons: row of a file that cannot be read -> why.
+        errors: row of a file that cannot be used -> why, with the status it would get.
+        odd: what is odd about levels -> the rows of those files.
     """
 
     files: int
     opened: int
-    reasons: Mapping[int, str]
+    errors: Mapping[int, ClipError]
+    odd: Mapping[Oddity, Sequence[int]]
 
     def record(self) -> dict[str, int]:
         """Return the counts."""
-        return {"files": self.files, "opened": self.opened, "unreadable": len(self.reasons)}
+        return {"files": self.files, "opened": self.opened, "unreadable": len(self.errors)}
 
-    def message(self, paths: Sequence[str]) -> str:
-        """Say how many cannot be read, and the first reasons."""
+    def message(self) -> str:
+        """Say how many cannot be read, with which status, and the first reasons."""
         of = f"of {self.opened} audio files"
         if self.opened < self.files:
             of += f" (a random sample of {self.files})"
-        shown = "; ".join(f"{paths[row]}: {why}" for row, why in list(self.reasons.items())[:3])
-        return f"{len(self.reasons)} {of} cannot be read, the first are {shown}"
+        codes = Counter(error.code for error in self.errors.values())
+        counts = ", ".join(f"{code} {count}" for code, count in sorted(codes.items()))
+        shown = "; ".join(error.reason for error in list(self.errors.values())[:3])
+        return f"{len(self.errors)} {of} cannot be read ({counts}), the first are {shown}"
 
 
 def open_headers(paths: Sequence[str], there: npt.NDArray[np.bool_]) -> Headers | None:
-    """Open the headers of files, all or a sample of MOST; no sample is decoded.
+    """Look at files, all or a sample of MOST: headers, and sound up to where there is some.
 
     Args:
         paths: of all files.
@@ -49,25 +57,18 @@ def open_headers(paths: Sequence[str], there: npt.NDArray[np.bool_]) -> Headers 
         None without soundfile, which is in the extra ``audio``.
     """
     try:
-        import soundfile
+        import soundfile  # noqa: F401
     except (ImportError, OSError):
         return None
     files = rows = np.flatnonzero(there)
     if len(files) > MOST:
         rows = np.sort(np.random.default_rng(0).choice(files, MOST, replace=False))
-    reasons: dict[int, str] = {}
+    errors: dict[int, ClipError] = {}
+    odd: dict[Oddity, list[int]] = {}
     for row in rows.tolist():
-        path = paths[row]
-        # Opening a pipe would wait for a writer.
-        if not os.path.isfile(path):  # noqa: PTH113
-            reasons[row] = "not a regular file"
-            continue
         try:
-            # As bytes, because a name need not be UTF-8.
-            if soundfile.info(os.fsencode(path)).frames == 0:
-                reasons[row] = "no samples"
-        except soundfile.LibsndfileError as error:
-            reasons[row] = error.error_string.strip().rstrip(".")
-        except OSError as error:
-            reasons[row] = error.strerror or str(error)
-    return Headers(len(files), len(rows), reasons)
+            if oddity := look_at(Path(paths[row])):
+                odd.setdefault(oddity, []).append(row)
+        except ClipError as error:
+            errors[row] = error
+    return Headers(len(files), len(rows), errors, odd)

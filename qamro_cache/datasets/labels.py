@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.datasets.assemble import ClipRows, group_rows, labels_of_rows
+from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.manifest import guess_axis
 from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Labels, select_labels
-from qamro_cache.datasets.tables import Text, numbers, read_table, text
+from qamro_cache.datasets.tables import Text, numbers, read_table, text, without_doubles
 from qamro_cache.errors import QamroError
 
 logger = logging.getLogger("qamro_cache")
@@ -20,15 +21,13 @@ logger = logging.getLogger("qamro_cache")
 #: Columns of a cache's clips that belong to its labels and may be replaced with them.
 REPLACED = ("system", "group", "split")
 
-_AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
-
 
 def load_labels(path: Path, clip_ids: Sequence[str], axes: tuple[Axis, ...] = ()) -> Labels:
     """Read a label file and put it in the order of the clips of a cache.
 
     Args:
         path: a manifest, or less: ``clip_id``, optionally ``rater``, and one column an axis. Its
-            other known columns are not used. An id may be with or without ``.wav`` and the like.
+            other known columns are not used. An id may leave out ``.wav`` and the like.
         clip_ids: [C] the clips that get labels; one that the file does not name gets none.
         axes: axes known already; one of the same name keeps its scale if that holds the scores.
 
@@ -87,11 +86,13 @@ def relabel(path: Path, clips: pd.DataFrame, labels: Labels) -> tuple[pd.DataFra
         values = clips[name].to_numpy(dtype=object).copy()
         values[at >= 0] = table.grouped.clips[name].to_numpy(dtype=object)[at[at >= 0]]
         clips[name] = values
+    if columns:
+        logger.info("%s: replaces %s of %d clips", path, ", ".join(columns), int((at >= 0).sum()))
     return clips, _labels(table, at, labels.axes) if table.axes else labels
 
 
 @dataclass(frozen=True)
-class _Table:
+class _LabelFile:
     path: Path
     columns: dict[str, Text]
     raters: Text | None
@@ -100,8 +101,8 @@ class _Table:
     scores: list[npt.NDArray[np.float64]]
 
 
-def _read(path: Path) -> _Table:
-    frame = read_table(path)
+def _read(path: Path) -> _LabelFile:
+    frame = without_doubles(read_table(path), path)
     if "clip_id" not in frame.columns:
         there = ", ".join(map(str, frame.columns))
         raise QamroError(f"{path}, row 1: there is no column 'clip_id' (columns: {there}); add it")
@@ -111,10 +112,10 @@ def _read(path: Path) -> _Table:
     grouped = group_rows(columns, str(path), row_numbers, raters=raters is not None)
     axes = [str(name) for name in frame.columns if name not in (*CLIP_COLUMNS, "rater")]
     scores = [numbers(frame, name, path) for name in axes]
-    return _Table(path, columns, raters, grouped, axes, scores)
+    return _LabelFile(path, columns, raters, grouped, axes, scores)
 
 
-def _labels(table: _Table, at: npt.NDArray[np.int64], axes: tuple[Axis, ...]) -> Labels:
+def _labels(table: _LabelFile, at: npt.NDArray[np.int64], axes: tuple[Axis, ...]) -> Labels:
     known = {axis.name: axis for axis in axes}
     made = tuple(
         _axis(known.get(name), guess_axis(name, score), score)
@@ -124,7 +125,7 @@ def _labels(table: _Table, at: npt.NDArray[np.int64], axes: tuple[Axis, ...]) ->
     return select_labels(labels, at)
 
 
-def _place(table: _Table, clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+def _place(table: _LabelFile, clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:
     """[C] the table's clip for each id; -1 for none."""
     path, names = table.path, list(table.grouped.clips["clip_id"])
     at = match_ids(names, clip_ids)
@@ -140,28 +141,6 @@ def _place(table: _Table, clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:
     if unused:
         logger.warning("%s: %d of its clips are not in the cache", path, unused)
     return at
-
-
-def match_ids(have: Sequence[str], want: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Find each of ``want`` in ``have``: exactly, else without an audio suffix; -1 if absent."""
-    exact = {name: row for row, name in enumerate(have)}
-    stems: dict[str, int] = {}
-    for row, name in enumerate(have):
-        stem = id_stem(name)
-        # Two ids that differ by their suffix alone are not to be confused.
-        stems[stem] = -1 if stem in stems else row
-    return np.array(
-        [exact[name] if name in exact else stems.get(id_stem(name), -1) for name in want],
-        np.int64,
-    ).reshape(len(want))
-
-
-def id_stem(name: str) -> str:
-    """Return a clip id without the suffix of an audio file."""
-    for suffix in _AUDIO:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
 
 
 def _axis(known: Axis | None, guessed: Axis, scores: npt.NDArray[np.float64]) -> Axis:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from qamro_cache.datasets.assemble import group_rows, labels_of_rows
 from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Dataset
-from qamro_cache.datasets.tables import Text, numbers, read_table, text
+from qamro_cache.datasets.tables import Text, numbers, read_table, text, without_doubles
 from qamro_cache.errors import QamroError
 
 #: Scales that listening tests use; the first that holds every score is taken.
@@ -21,13 +21,14 @@ def load_manifest(path: Path, data_dir: Path | None = None) -> Dataset:
     Args:
         path: a UTF-8 file with a header. Columns ``clip_id`` and ``path``; optionally ``system``,
             ``prompt``, ``split``, ``group``, ``rater``; every other column is an axis of numbers
-            (empty: not rated). With a ``rater`` column several rows may rate one clip.
+            (empty: not rated). With a ``rater`` column several rows may rate one clip; rows with
+            the same in every cell count once.
         data_dir: folder that relative audio paths start from; None: the manifest's own.
 
     Raises:
         QamroError: one line with the file, the row and what to do.
     """
-    frame = read_table(path)
+    frame = without_doubles(read_table(path), path)
     for required in ("clip_id", "path"):
         if required not in frame.columns:
             raise QamroError(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.datasets.assemble import ClipRows, labels_of_rows, rater_codes
-from qamro_cache.datasets.description import Description, Table
+from qamro_cache.datasets.description import Description, Listing
 from qamro_cache.datasets.records import Labels, Ratings, labels_from_ratings
 from qamro_cache.datasets.tables import Text, numbers, read_table, text
 from qamro_cache.errors import QamroError
@@ -72,7 +72,7 @@ def find_files(
     )
 
 
-def read_rows(table: Table, file: Path) -> Rows:
+def read_rows(table: Listing, file: Path) -> Rows:
     """Read a table and make the columns and fields that its description asks for."""
     lists: dict[str, list[Any]] = {}
     if table.format == "jsonl":
@@ -139,7 +139,7 @@ def _extracted(
 
 
 def labels_of_table(
-    description: Description, table: Table, rows: Rows, listed: ClipRows, *, raters: bool
+    description: Description, table: Listing, rows: Rows, listed: ClipRows, *, raters: bool
 ) -> Labels:
     """Make the labels of the clips that ``listed`` found in ``rows``."""
     if table.score:
@@ -151,17 +151,17 @@ def labels_of_table(
     scores = [_numbers(rows, name) if name else nothing for name in names]
     who = rows.columns.get("rater", np.full(len(nothing), "", object)) if raters else None
     labels = labels_of_rows(listed, description.axes, scores, who, table.count)
-    if raters or not (table.counts or table.deviations):
+    if raters or not (table.counts or table.stds):
         return labels
     counts, stderr = labels.count.copy(), labels.stderr.copy()
     for index, axis in enumerate(description.axes):
         if axis.name in table.counts:
             count = _numbers(rows, table.counts[axis.name])
             counts[listed.code, index] = np.nan_to_num(count).astype(np.int32)
-        if axis.name in table.deviations:
-            deviation = _numbers(rows, table.deviations[axis.name])
+        if axis.name in table.stds:
+            std = _numbers(rows, table.stds[axis.name])
             with np.errstate(divide="ignore", invalid="ignore"):
-                own = deviation / np.sqrt(counts[listed.code, index])
+                own = std / np.sqrt(counts[listed.code, index])
             stderr[listed.code, index] = np.where(counts[listed.code, index] > 1, own, np.nan)
     return Labels(labels.axes, labels.mean, counts, stderr)
 
@@ -176,7 +176,7 @@ def _numbers(rows: Rows, name: str) -> npt.NDArray[np.float64]:
     return numbers(frame, name, rows.file)
 
 
-def _long_labels(description: Description, table: Table, rows: Rows, listed: ClipRows) -> Labels:
+def _long_labels(description: Description, table: Listing, rows: Rows, listed: ClipRows) -> Labels:
     """Labels of rows that each hold one rating of one axis."""
     score = _numbers(rows, table.score)
     names = {axis.name: index for index, axis in enumerate(description.axes)}
@@ -188,7 +188,9 @@ def _long_labels(description: Description, table: Table, rows: Rows, listed: Cli
             f"{rows.file}, row {rows.numbers[row]}: {axis_names[row]!r} is no axis of "
             f"{description.name} ({', '.join(names)}); mend the row"
         )
-    rater, who = rater_codes(rows.columns.get("rater", np.full(len(score), "", object)))
+    rater, who = rater_codes(
+        rows.columns.get("rater", np.full(len(score), "", object)), str(rows.file)
+    )
     kept = np.isfinite(score)
     ratings = Ratings(listed.code[kept].astype(np.int32), axis[kept], rater[kept], score[kept], who)
     return labels_from_ratings(description.axes, len(listed.clips), ratings)
@@ -273,7 +275,7 @@ def read_system_scores(description: Description, data_dir: Path) -> dict[str, tu
         return {}
     scores: dict[str, tuple[float, ...]] = {}
     for file in find_files(entry.path, data_dir, description, optional=True):
-        rows = read_rows(Table(entry.path, entry.format, columns=entry.columns), file)
+        rows = read_rows(Listing(entry.path, entry.format, columns=entry.columns), file)
         nothing = np.full(len(rows.numbers), np.nan)
         values = [
             _numbers(rows, entry.scores[axis.name]) if axis.name in entry.scores else nothing

@@ -29,7 +29,7 @@ def report_tables(report: Mapping[str, Any]) -> list[Table]:
         (
             axis,
             f"{record['low']:g} to {record['high']:g}",
-            *(_text(record[key]) for key in ("mean", "deviation", "min", "max")),
+            *(_text(record[key]) for key in ("mean", "std", "min", "max")),
             str(record["clips"]),
             str(record["ratings"]),
             _text(record["ratings_a_clip"]),
@@ -38,7 +38,7 @@ def report_tables(report: Mapping[str, Any]) -> list[Table]:
         for axis, record in report["axes"].items()
     ]
     shared = tuple(f"shared {what}" for what in ("systems", "groups", "prompts", "audio"))
-    scores = ("mean", "deviation", "min", "max")
+    scores = ("mean", "std", "min", "max")
     ratings = ("clips", "ratings", "a clip", "standard error")
     return [
         Table(

@@ -6,6 +6,7 @@ Rows are counted as a spreadsheet shows them: the first line of the file is row 
 import codecs
 import csv
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,11 @@ logger = logging.getLogger("qamro_cache")
 
 
 def read_table(
-    path: Path, *, separator: str = ",", columns: Sequence[str] | None = None
+    path: Path,
+    *,
+    separator: str = ",",
+    columns: Sequence[str] | None = None,
+    any_bytes: bool = False,
 ) -> pd.DataFrame:
     """Read a delimited UTF-8 file as text.
 
@@ -34,6 +39,8 @@ def read_table(
         separator: one character. Quotes are CSV's with a comma; with another separator they are
             text, unless they enclose a whole cell.
         columns: names for a file without a header; None reads them from its first row.
+        any_bytes: keep bytes that are not UTF-8 as Python keeps them in names of files (PEP 383),
+            for tables that this program writes; else they are an error.
 
     Returns:
         A frame of str columns (missing cells are ""), indexed by the row number in the file;
@@ -42,17 +49,22 @@ def read_table(
     Raises:
         QamroError: the file is absent, not UTF-8, separated otherwise or ragged.
     """
-    header = _check_form(path, separator, columns)
-    quoted = separator == ","
+    _check_bytes(path)
+    skipped, errors = 0, "surrogateescape" if any_bytes else "strict"
+    if separator == "," and columns is None and (named := _named_separator(path)):
+        separator, skipped = named, 1
+    quoted = separator in (",", ";")
+    header = _check_form(path, separator, columns, skipped, errors)
     frame = pd.read_csv(
         path,
         sep=separator,
         quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
         names=header,
         header=None,
-        skiprows=0 if columns else 1,
+        skiprows=skipped + (0 if columns else 1),
         dtype=object,
         encoding="utf-8-sig",
+        encoding_errors=errors,
         keep_default_na=False,
         na_filter=False,
         skip_blank_lines=False,
@@ -70,8 +82,36 @@ def read_table(
     return frame[~blank] if blank.any() else frame
 
 
-def _check_form(path: Path, separator: str, columns: Sequence[str] | None) -> list[str]:
-    """Check encoding, separator and the number of cells of every row; return the column names."""
+def without_doubles(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Leave out rows of a known rater that are in a table twice, in every cell, with a notice.
+
+    An export that was sent twice holds each rating twice; counted twice, its mean would seem
+    surer than it is.
+    """
+    if "rater" not in frame.columns:
+        return frame
+    doubled = frame.duplicated() & (frame["rater"].str.strip() != "")
+    if not doubled.any():
+        return frame
+    logger.warning(
+        "%s: %d rows are in it twice, the first is row %d; each rating is counted once",
+        path,
+        int(doubled.sum()),
+        frame.index[int(np.argmax(doubled))],
+    )
+    return frame[~doubled]
+
+
+def _named_separator(path: Path) -> str:
+    """Return the separator that a first line ``sep=;`` of Excel's names; empty without one."""
+    with path.open("rb") as file:
+        line = file.readline(32).removeprefix(codecs.BOM_UTF8).strip(b"\r\n ")
+    found = re.fullmatch(rb'"?sep=([,;\t|])"?', line, re.IGNORECASE)
+    return found[1].decode() if found else ""
+
+
+def _check_bytes(path: Path) -> None:
+    """Refuse what is no text in UTF-8 from the start."""
     if not path.is_file():
         raise QamroError(f"{path}: no such file; give the path of a CSV file")
     with path.open("rb") as file:
@@ -89,11 +129,22 @@ def _check_form(path: Path, separator: str, columns: Sequence[str] | None) -> li
             "to be rid of this notice",
             path,
         )
+
+
+def _check_form(
+    path: Path, separator: str, columns: Sequence[str] | None, skipped: int, errors: str
+) -> list[str]:
+    """Check encoding, separator and the number of cells of every row; return the column names.
+
+    The first ``skipped`` lines are none of its rows.
+    """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
+            for _ in range(skipped):
+                file.readline()
             rows = (
-                csv.reader(file, strict=True)
-                if separator == ","
+                csv.reader(file, delimiter=separator, strict=True)
+                if separator in (",", ";")
                 else csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE)
             )
             header: list[str] = []

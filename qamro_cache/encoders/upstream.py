@@ -14,7 +14,6 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -176,6 +175,19 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def replaced(owner: type, name: str, value: Any) -> Iterator[None]:
+    """Give a class another attribute for a while; one that it inherits comes back too."""
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+        if before is not None:
+            setattr(owner, name, before)
+
+
 # ------------------------------------------------------------------------------- laion_clap
 
 
@@ -206,16 +218,16 @@ def clap_module(encoder: Encoder, options: EncoderOptions) -> Any:
     from qamro_cache.encoders.roberta import roberta_base
 
     tokenizer = getattr(encoder, "tokenizer", None)
-    instead = {
-        "BertTokenizer": mock.MagicMock(),
-        "BartTokenizer": mock.MagicMock(),  # may be another name of RobertaTokenizer
+    instead: dict[str, Callable[..., Any]] = {
+        "BertTokenizer": lambda *_, **__: None,
+        "BartTokenizer": lambda *_, **__: None,  # may be another name of RobertaTokenizer
         "RobertaTokenizer": lambda *_, **__: tokenizer,
         "RobertaModel": lambda *_, **__: roberta_base(),
     }
     with ExitStack() as patches:
         for name, make in instead.items():
             kind = getattr(transformers, name)
-            patches.enter_context(mock.patch.object(kind, "from_pretrained", make))
+            patches.enter_context(replaced(kind, "from_pretrained", make))
         from laion_clap import CLAP_Module
 
         module = CLAP_Module(amodel=encoder.spec.options["architecture"], device="cpu")
@@ -238,11 +250,7 @@ def audiobox_aesthetics(
 
     path = Path(options.checkpoint)
     published = AesMultiOutput.from_pretrained
-
-    def from_folder(name: str) -> Any:
-        return published(path)
-
-    with mock.patch.object(AesMultiOutput, "from_pretrained", from_folder):
+    with replaced(AesMultiOutput, "from_pretrained", lambda name: published(path)):
         predictor = AesPredictor(checkpoint_pth=None if path.is_dir() else str(path))
     predictor.device = torch.device("cpu")
     predictor.model.to("cpu")

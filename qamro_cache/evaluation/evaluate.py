@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.datasets.labels import match_ids
+from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.records import Axis, Dataset, select_clips
+from qamro_cache.datasets.selection import describe, select_rows
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.files import read_predictions
-from qamro_cache.evaluation.request import EvaluateOptions, EvaluateRequest, evaluate_request
+from qamro_cache.evaluation.options import EvaluateOptions
+from qamro_cache.evaluation.request import EvaluateRequest, evaluate_request
 from qamro_cache.settings import documented
 
 logger = logging.getLogger("qamro_cache")
@@ -54,7 +56,7 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     truth, options = request.truth, request.options
     table = read_predictions(request.predictions, options.answer_list)
     pairs = _pairs(table, truth, options.axes, request.predictions)
-    found = _match(table, truth, options.split, request.predictions)
+    found = _match(table, truth, options, request.predictions)
     # Loads torch, which takes seconds: what is wrong with the files has been said by now.
     from qamro_cache.evaluation.score import Judged, score, warn_of_small_numbers
 
@@ -81,6 +83,7 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     return {
         "dataset": truth.name,
         "synthetic": truth.synthetic,
+        "chosen": describe(options.only, options.without),
         "unpredicted": len(found.rows) - len(found.position),
         "unlabeled": found.unlabeled,
         "axes": axes,
@@ -110,17 +113,11 @@ class _Found:
         return np.array([self.position[clip_id] for clip_id in part["clip_id"]], np.int64)
 
 
-def _match(table: pd.DataFrame, truth: Dataset, split: str, path: Path) -> _Found:
+def _match(table: pd.DataFrame, truth: Dataset, options: EvaluateOptions, path: Path) -> _Found:
     """Find the clips of the truth that were predicted."""
     clips = truth.clips
-    rows = np.arange(len(clips))
-    if split:
-        rows = np.flatnonzero(clips["split"].to_numpy(str) == split)
-        if len(rows) == 0:
-            raise QamroError(
-                f"no clip has the split {split!r}; there are: "
-                f"{', '.join(sorted(set(clips['split']) - {''})) or 'none'}"
-            )
+    splits = [f"split={options.split}"] if options.split else []
+    rows = np.flatnonzero(select_rows(clips, [*options.only, *splits], options.without))
     empty = int(table["prediction"].isna().sum())
     table = table[table["prediction"].notna()]
     if empty:
@@ -128,17 +125,19 @@ def _match(table: pd.DataFrame, truth: Dataset, split: str, path: Path) -> _Foun
     predicted = list(dict.fromkeys(table["clip_id"]))
     if not predicted:
         raise QamroError(f"{path}: no row has a prediction; see its column reason")
-    at = match_ids(predicted, list(clips["clip_id"].iloc[rows]))
-    position = {predicted[place]: row for row, place in enumerate(at) if place >= 0}
-    if not position:
+    at = match_ids(predicted, list(clips["clip_id"]))
+    if (at < 0).all():
         raise QamroError(
             f"{path}: none of its clips is in the labels: it has {predicted[0]!r}, they "
-            f"have {clips['clip_id'].iloc[rows[0]]!r}; are these the labels of the same clips?"
+            f"have {clips['clip_id'].iloc[0]!r}; are these the labels of the same clips?"
         )
+    position = {predicted[at[row]]: k for k, row in enumerate(rows) if at[row] >= 0}
+    if not position:
+        raise QamroError(f"{path}: none of its clips is among the {len(rows)} that were chosen")
     number = {name: index for index, name in enumerate(_systems(truth))}
     system = np.array([number.get(name, -1) for name in clips["system"].iloc[rows]], np.int64)
     known = table[table["clip_id"].isin(position.keys())]
-    return _Found(known, rows, system, position, len(predicted) - len(position))
+    return _Found(known, rows, system, position, len(predicted) - int((at >= 0).sum()))
 
 
 def _systems(truth: Dataset) -> list[str]:

@@ -44,7 +44,8 @@ def read_predictions(path: Path, answer_list: Path | None = None) -> pd.DataFram
         return pd.concat(parts, ignore_index=True)
     if answer_list is not None:
         raise QamroError(f"{path}: a list is for an answer.txt; leave it out for a predictions.csv")
-    frame = read_table(path)
+    # A clip may be called as its file, whose name need not be UTF-8.
+    frame = read_table(path, any_bytes=True)
     for required in ("clip_id", "axis", "prediction"):
         if required not in frame.columns:
             raise QamroError(

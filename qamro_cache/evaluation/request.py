@@ -9,36 +9,8 @@ from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import OptionError
 from qamro_cache.evaluation.files import read_truth
-from qamro_cache.settings import check_settings, from_options, setting
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """What `evaluate` takes beside the predictions and the labels."""
-
-    dataset: str = setting("", "The truth: a data set by name, with --data-dir.")
-    data_dir: Path | None = setting(None, "The folder of the data set.")
-    axis_map: tuple[str, ...] = setting(
-        (),
-        "Compare axes of different names, PREDICTED=LABEL; rank and linear-fit figures only. "
-        "May repeat.",
-    )
-    split: str = setting("", "Only the clips of this split.")
-    answer_list: Path | None = setting(None, "The challenge's list, which answer.txt must match.")
-    resamples: int = setting(1000, "Bootstrap draws.", low=0, high=1_000_000, why="each is scored")
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-
-    @property
-    def axes(self) -> dict[str, str]:
-        """Predicted axis -> axis of the labels."""
-        pairs = dict(pair.partition("=")[::2] for pair in self.axis_map)
-        if not all(pairs.values()):
-            raise OptionError("--axis-map takes PREDICTED=LABEL")
-        if len(pairs) < len(self.axis_map):
-            raise OptionError("--axis-map names a predicted axis twice; map it once a run")
-        return pairs
+from qamro_cache.evaluation.options import EvaluateOptions
+from qamro_cache.settings import from_options
 
 
 @dataclass(frozen=True)

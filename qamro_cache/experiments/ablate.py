@@ -14,9 +14,10 @@ from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.folds import default_cv, make_folds, wants_inner
 from qamro_cache.experiments.grid import CELL, Cell, Grid
+from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes
 from qamro_cache.experiments.plan import Plan, make_plan
-from qamro_cache.experiments.request import AblateOptions, AblateRequest, ablate_request
+from qamro_cache.experiments.request import AblateRequest, ablate_request
 from qamro_cache.experiments.store import keep_stack, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
 from qamro_cache.files import write_json
@@ -71,11 +72,10 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
         for (feature, text, own_cv), members in _by_material(cells).items():
             material = load_material(
                 cache,
-                axes=options.axis,
-                labels=options.labels,
+                options,
                 feature=feature,
                 text=text,
-                only=common,
+                common=common,
             )
             cv = own_cv or default_cv(material.clips, material.known)
             plan, question = _plan(material, [(k, cells[k]) for k in members], cv, options)
@@ -131,6 +131,7 @@ def _plan(
         material.check_head(cell.recipe.head)
     inner = wants_inner(cv, options.stop)
     folds, question = make_folds(material.clips, cv, material.known, inner=inner)
+    question = material.asked(question, options)
     material.warn_of_small_sets(folds)
     notice = passes_notice(int(folds.train.sum(1).min()), cells[0][1].recipe.batch_size)
     if notice:

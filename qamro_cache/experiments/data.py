@@ -1,9 +1,8 @@
 """From caches on disk to what `fit` takes: the clips that can be used, in memory."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from qamro_cache.cache.reader import Cache
-from qamro_cache.datasets.labels import load_labels
+from qamro_cache.cache.reader import Cache, TextFeatures, WindowFeatures
+from qamro_cache.datasets.labels import relabel
 from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
+from qamro_cache.datasets.selection import describe, reference_like, select_rows
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.score import Judged, warn_of_small_numbers
+from qamro_cache.experiments.options import RunOptions
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.network import input_width, prepare_rows
 from qamro_cache.heads.pooling import clip_of_window, mean_rows, take_clips
@@ -118,6 +119,23 @@ class Material:
         rows = prepare_rows(head, windows[:few], offsets[:2], weights[:few], one)
         return tuple(rows.values.shape[1:])
 
+    def asked(self, question: str, options: RunOptions) -> str:
+        """Return the line that says what folds ask, with the clips that were chosen.
+
+        Systems that look like references or anchors, and were not taken out, are pointed out.
+        """
+        found = reference_like(self.clips, self.labels)
+        if found:
+            names = ", ".join(f"{name!r} ({why})" for name, why in list(found.items())[:5])
+            logger.warning(
+                "looks like a reference or an anchor: %s; such clips raise every figure, "
+                "--without system=%s leaves them out",
+                names,
+                next(iter(found)),
+            )
+        chosen = describe(options.only, options.without)
+        return f"{question}; {chosen} ({len(self.clips)} clips)" if chosen else question
+
     def warn_of_small_sets(self, folds: Folds) -> None:
         """Log where held-out clips are too few, or too much alike, for figures that mean much."""
         judged, system = folds.test.any(0), self.systems()
@@ -128,70 +146,74 @@ class Material:
 
 def load_material(
     cache: Cache,
+    options: RunOptions,
     *,
-    axes: Sequence[str] = (),
-    labels: Path | None = None,
     feature: str = "",
     text: bool = False,
     text_feature: str = "",
-    only: Collection[str] | None = None,
+    common: Collection[str] | None = None,
 ) -> Material:
-    """Read a cache and leave out what cannot be trained on.
+    """Read a cache and leave out what cannot be trained on, or is not to be.
 
     Args:
         cache: open.
-        axes: names; empty for all.
-        labels: a label file in place of the cache's own labels.
+        options: ``axis``, ``labels``, ``only`` and ``without`` of the run. A label file stands in
+            place of the cache's labels, systems, groups and splits, as far as it has them.
         feature: name; empty for the encoder's first.
         text: whether the prompts' embeddings are wanted.
         text_feature: name; empty for the encoder's first.
-        only: ids of the clips to use; None for all.
+        common: ids of the clips to use; None for all.
 
     Raises:
         QamroError: no such axis or feature, no clip with a label, a NaN among the features.
     """
-    rated = cache.labels
-    if labels is not None:
-        rated = load_labels(labels, list(cache.clips["clip_id"]), rated.axes)
-    rated = select_axes(rated, axes)
+    clips, rated = cache.clips, cache.labels
+    if options.labels is not None:
+        clips, rated = relabel(options.labels, clips, rated)
+    rated = select_axes(rated, options.axis)
     feature = cache.feature_name(feature)
-    windows, offsets, weights = cache.read(feature)
-    prompts = None
-    if text:
-        text_feature = cache.feature_name(text_feature, "text_features")
-        prompts = cache.read_text(text_feature)
+    read = cache.read(feature)
+    text_feature = cache.feature_name(text_feature, "text_features") if text else ""
+    prompts = cache.read_text(text_feature) if text else None
     lacks = {
-        "features": offsets.diff().numpy() <= 0,
+        "features": read.offsets.diff().numpy() <= 0,
         "a label": ~np.isfinite(rated.mean).any(1),
     }
     if prompts is not None:
         lacks["a prompt"] = prompts.index.numpy() < 0
     usable = ~np.logical_or.reduce(list(lacks.values()))
-    if only is not None:
-        usable &= cache.clips["clip_id"].isin(only).to_numpy(dtype=bool)
+    usable &= select_rows(clips, options.only, options.without)
+    if common is not None:
+        usable &= clips["clip_id"].isin(common).to_numpy(dtype=bool)
     rows = _usable_rows(cache, usable, lacks)
-    taken = take_clips(offsets, torch.from_numpy(rows))
-    chosen = Features(windows.float()[taken.windows], taken.offsets, weights[taken.windows])
-    if not bool(chosen.windows.isfinite().all()):
+    features = _take(read, prompts, torch.from_numpy(rows))
+    if not bool(features.windows.isfinite().all()):
         raise QamroError(
             f"{cache.paths[0]}: feature {feature!r} has values that are not finite; "
             "run qamro-cache verify and extract it again"
         )
-    if prompts is not None:
-        embeddings = prompts.embeddings.float()[prompts.index[torch.from_numpy(rows)]]
-        chosen = chosen._replace(text=embeddings.flatten(1))
     return Material(
-        clips=cache.clips.iloc[rows].reset_index(drop=True),
-        features=chosen,
+        clips=clips.iloc[rows].reset_index(drop=True),
+        features=features,
         labels=select_labels(rated, rows),
         feature=feature,
-        text_feature=text_feature if text else "",
+        text_feature=text_feature,
         encoder=str(cache.identity.get("name", "")),
         identity=cache.identity,
         identity_sha256=cache.identity_sha256,
         dataset=cache.dataset,
         synthetic=cache.synthetic,
     )
+
+
+def _take(read: WindowFeatures, prompts: TextFeatures | None, rows: Tensor) -> Features:
+    """Return the features of some clips."""
+    taken = take_clips(read.offsets, rows)
+    text = None
+    if prompts is not None:
+        text = prompts.embeddings.float()[prompts.index[rows]].flatten(1)
+    windows = read.windows.float()[taken.windows]
+    return Features(windows, taken.offsets, read.weights[taken.windows], text)
 
 
 def _usable_rows(cache: Cache, usable: Bools, lacks: dict[str, Bools]) -> npt.NDArray[np.int64]:

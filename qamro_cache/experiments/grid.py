@@ -8,24 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from qamro_cache.errors import QamroError
+from qamro_cache.experiments.options import Reads
 from qamro_cache.losses.terms import PARAMETERS, parse_loss
 from qamro_cache.settings import Setting, check_settings, nearest, setting, settings_of
 from qamro_cache.training.recipe import DEFAULT_LOSS, RECIPE, Recipe, make_recipe
 
 #: What a grid file may say of the run, beside its cells; options of `ablate` all but ``cv``.
 _RUN_NAMES = ("seeds", "stop", "axis")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reads:
-    """What a head reads of a cache, and how clips are held out from it."""
-
-    feature: str = setting("", "Feature of the cache that heads read.", default_help="its first")
-    cv: str = setting(
-        "",
-        "How clips are held out: system, group, prompt, split or a number of folds.",
-        default_help="the split column, else group, else 5",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

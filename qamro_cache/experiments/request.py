@@ -14,54 +14,15 @@ import numpy as np
 
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.datasets.records import select_axes
+from qamro_cache.datasets.selection import select_rows
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.experiments.folds import make_folds
-from qamro_cache.experiments.grid import CELL, Cell, Grid, Reads, cells_of, find_grid, override
+from qamro_cache.experiments.grid import CELL, Cell, Grid, cells_of, find_grid, override
+from qamro_cache.experiments.options import AblateOptions, RunOptions, TrainOptions
 from qamro_cache.experiments.store import refuse_file, refuse_other_run
-from qamro_cache.settings import check_settings, from_options, nearest, setting, settings_of
+from qamro_cache.settings import from_options, nearest, settings_of
 from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
-
-_MANY = "a stack of heads must fit in memory"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What `train` and `ablate` take beside their recipes."""
-
-    axis: tuple[str, ...] = setting((), "Axis to train for; may repeat.", default_help="all")
-    labels: Path | None = setting(None, "Ratings to use instead of the cache's.")
-    seeds: int = setting(5, "Heads of different initialization.", low=1, high=100_000, why=_MANY)
-    stop: str = setting(
-        "",
-        "Early stopping on a part of the training clips, or training for --epochs.",
-        choices=("", "inner", "fixed"),
-        default_help="fixed; inner for a split",
-    )
-    device: str = setting("", "Torch device.", default_help="a GPU if there is one")
-    precision: str = setting(
-        "float32", "Precision of products on a GPU.", choices=("float32", "tf32", "bf16")
-    )
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions(RunOptions, Reads):
-    """What `train` takes beside the cache, the folder and the recipe."""
-
-    text_feature: str = setting("", "Feature of the prompts.", default_help="the cache's first")
-    save_folds: bool = setting(False, "Keep the heads of every fold too.")
-    init: Path | None = setting(None, "Published Audiobox checkpoint to start from.")
-    overwrite: bool = setting(False, "Replace another run in --out.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AblateOptions(RunOptions):
-    """What `ablate` takes beside the caches, the folder and the cells."""
-
-    resamples: int = setting(1000, "Bootstrap draws.", low=0, high=1_000_000, why="each is scored")
 
 
 @dataclass(frozen=True)
@@ -209,14 +170,15 @@ def _check_axes(cache: Cache, axis: Sequence[str], labels: Path | None) -> None:
 
 def _check_folds(cache: Cache, options: RunOptions, cv: str, text: bool) -> None:
     # Labels of another file are read once, with the features.
-    if not cv or options.labels is not None:
+    if options.labels is not None:
         return
     clips = cache.clips
     usable = np.isfinite(select_axes(cache.labels, options.axis).mean).any(1)
+    usable &= select_rows(clips, options.only, options.without)
     usable &= (clips["status"] == "ok").to_numpy(dtype=bool)
     if text:
         usable &= (clips["prompt"] != "").to_numpy(dtype=bool)
-    if not usable.any():
+    if not cv or not usable.any():
         return
     chosen = clips[usable].reset_index(drop=True)
     make_folds(chosen, cv, np.ones(len(chosen), np.bool_), inner=False)

@@ -1,7 +1,7 @@
 """Train heads on a cache: estimate by held-out clips, then refit on everything and save."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from qamro_cache.evaluation.score import Judged, score
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, pool_folds
 from qamro_cache.experiments.folds import all_clips, default_cv, make_folds, wants_inner
-from qamro_cache.experiments.request import TrainOptions, TrainRequest, train_request
+from qamro_cache.experiments.options import TrainOptions
+from qamro_cache.experiments.request import TrainRequest, train_request
 from qamro_cache.experiments.saved import save_run
 from qamro_cache.heads.published import published_start
 from qamro_cache.settings import documented
@@ -62,8 +63,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     options, recipe = request.options, request.recipe
     material = load_material(
         request.cache,
-        axes=options.axis,
-        labels=options.labels,
+        options,
         feature=options.feature,
         text=recipe.head.inputs != "audio",
         text_feature=options.text_feature,
@@ -77,6 +77,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     cv = options.cv or default_cv(material.clips, known)
     inner = wants_inner(cv, options.stop)
     folds, question = make_folds(material.clips, cv, known, inner=inner)
+    question = material.asked(question, options)
     material.warn_of_small_sets(folds)
     notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
     if notice:
@@ -95,38 +96,41 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     ]
     estimate = fit_jobs(jobs, folds, progress)
     metrics = _metrics(material, folds, estimate)
-    final = {t: _refit_recipe(recipe, estimate, t, folds, known) for t in targets}
-    refit = fit_jobs(
-        [Job(final[t], seed, 0, t) for t in targets for seed in seeds], all_clips(known), None
-    )
+    final = [_refit_recipe(recipe, estimate, t, folds, known) for t in targets]
+    jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
+    refit = fit_jobs(jobs, all_clips(known), None)
     if refit.diverged.any():
-        raise QamroError(
-            f"{int(refit.diverged.sum())} of {len(refit.jobs)} heads diverged on all clips; "
-            f"lower --lr (now {recipe.lr:g})"
-        )
+        diverged = f"{int(refit.diverged.sum())} of {len(jobs)} heads diverged on all clips"
+        raise QamroError(f"{diverged}; lower --lr (now {recipe.lr:g})")
     config = {
-        **material.origin(),
-        "text_feature": material.text_feature,
-        "axes": [item.name for item in material.axes],
+        **_config(material, recipe, final),
         "seeds": options.seeds,
         "cv": cv,
         "stop": "inner" if inner else "fixed",
-        "recipe": flat_recipe(recipe),
-        "refit_epochs": {material.axes[t].name: final[t].epochs for t in targets},
-        "versions": {"qamro_cache": __version__, "torch": torch.__version__},
         "device": device,
         "precision": options.precision,
         "asked": request.asked,
     }
-    record = {
-        **{name: config[name] for name in ("dataset", "synthetic", "encoder", "feature")},
-        "split": question,
-        "axes": metrics,
-    }
+    origin = {name: config[name] for name in ("dataset", "synthetic", "encoder", "feature")}
+    record = {**origin, "split": question, "axes": metrics}
     table = _predictions(material, folds, estimate)
     kept = folds if options.save_folds else None
     save_run(request.out, material, recipe, config, record, table, refit, estimate, kept)
     return record
+
+
+def _config(material: Material, recipe: Recipe, final: Sequence[Recipe]) -> dict[str, Any]:
+    """Return what ``config.json`` says of the clips and the heads."""
+    names = [axis.name for axis in material.axes]
+    epochs = {name: one.epochs for name, one in zip(names, final, strict=True)}
+    return {
+        **material.origin(),
+        "text_feature": material.text_feature,
+        "axes": names,
+        "recipe": flat_recipe(recipe),
+        "refit_epochs": epochs,
+        "versions": {"qamro_cache": __version__, "torch": torch.__version__},
+    }
 
 
 def _metrics(material: Material, folds: Folds, fitted: Fitted) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Batches never cross a unit, so they do not depend on which decoding thread is fa
 import queue
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qamro_cache.audio.windows import Window
@@ -27,10 +27,12 @@ class WindowBatch:
     Attributes:
         windows: [B, window] float32.
         valid: [B] int64, the samples of each that are audio.
+        clips_begun: what of the unit's clips is in batches by now; 1.5 is a clip and a half.
     """
 
     windows: "Tensor"
     valid: "Tensor"
+    clips_begun: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,21 +85,22 @@ class Batcher:
                     clip = next(clips)
                     mine.append(clip)
                     for window in clip.windows(self._stop):
-                        self._put(filling.add(window))
-                self._put(filling.rest())
+                        if (batch := filling.add(window)) is not None:
+                            self._put(replace(batch, clips_begun=len(mine) - 1 + clip.share()))
+                if (batch := filling.rest()) is not None:
+                    self._put(replace(batch, clips_begun=len(mine)))
                 self._put(UnitEnd(mine))
-            put(self._queue, None, self._stop)
+            self._put(None)
         except Stopped:
             return
         except BaseException as error:
             try:
-                put(self._queue, error, self._stop)
+                self._put(error)
             except Stopped:
                 return
 
-    def _put(self, item: WindowBatch | UnitEnd | None) -> None:
-        if item is not None:
-            put(self._queue, item, self._stop)
+    def _put(self, item: WindowBatch | UnitEnd | BaseException | None) -> None:
+        put(self._queue, item, self._stop)
 
 
 class _Filling:

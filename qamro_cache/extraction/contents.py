@@ -102,12 +102,19 @@ def _clip_rows(clips: Sequence[Clip]) -> pd.DataFrame:
                 "status": [clip.error.code if clip.error else "ok" for clip in clips],
                 "reason": [_one_line(clip.error.reason) if clip.error else "" for clip in clips],
                 "audio_sha256": [clip.decoder.sha256 for clip in clips],
+                "samples_sha256": [clip.decoder.samples_sha256 for clip in clips],
                 "duration": [clip.decoder.duration for clip in clips],
+                "peak": [np.nan if clip.error else clip.decoder.peak for clip in clips],
                 "audio_bytes": [clip.decoder.nbytes for clip in clips],
-                "audio_mtime_ns": [clip.decoder.mtime_ns for clip in clips],
+                "audio_mtime_ns": [storable_time(clip.decoder.mtime_ns) for clip in clips],
             }
         )
     )
+
+
+def storable_time(nanoseconds: int) -> int:
+    """Return a file's time as the cache can hold it: a date beyond 2262 is the end of 2262."""
+    return max(-(2**63), min(nanoseconds, 2**63 - 1))
 
 
 def _one_line(reason: str) -> str:

@@ -1,5 +1,6 @@
 """Clips on their way to the encoder: decoded in threads, in order, in bounded memory."""
 
+import os
 import queue
 import threading
 import time
@@ -18,6 +19,8 @@ from qamro_cache.identity import AudioPolicy
 
 #: Bytes of decoded windows that may wait for the batcher, a clip.
 CLIP_BYTES = 32 << 20
+#: Windows from which a clip is long enough to show how far it is.
+LONG_CLIP = 16
 
 Item = TypeVar("Item")
 
@@ -37,6 +40,7 @@ class Clip:
         error: why the clip cannot be used.
         starts: of the windows that were taken, in samples.
         weights: of those, the share that is audio.
+        expected: windows that its header promises; None: not asked yet.
     """
 
     job: ClipJob
@@ -45,6 +49,30 @@ class Clip:
     error: ClipError | None = None
     starts: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    expected: float | None = None
+
+    def share(self) -> float:
+        """How much of the clip its windows so far are, 0 to 1, by what its header promises.
+
+        For a short clip, which is done soon, the header is not asked: 0.
+        """
+        if len(self.starts) < LONG_CLIP:
+            return 0.0
+        if self.expected is None:
+            self.expected = self._promised_windows()
+        return min(1.0, len(self.starts) / self.expected) if self.expected else 0.0
+
+    def _promised_windows(self) -> float:
+        import soundfile
+
+        policy = self.decoder.policy
+        try:
+            info = soundfile.info(os.fsencode(self.job.path))
+        except (soundfile.LibsndfileError, OSError):
+            return 0.0
+        same_rate = policy.rate_policy == "as-is"
+        samples = info.frames if same_rate else info.duration * policy.sample_rate
+        return float(samples) / policy.hop
 
     def windows(self, stop: threading.Event) -> Iterator[Window]:
         """Yield the clip's windows as they are decoded; at the end ``error`` says if it failed.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qamro_cache.audio.check import oddity_message
 from qamro_cache.cache.content import CacheContent, Header
 from qamro_cache.datasets.records import Dataset, select_clips
 from qamro_cache.datasets.registry import load_dataset
@@ -87,6 +88,7 @@ class Summary:
             "windows": self.windows,
             "extracted": self.stats.clips_done,
             "reused": self.stats.clips_reused,
+            "odd_levels": {oddity: count for oddity, (count, _) in self.stats.odd.items()},
             **self.stats.figures(),
         }
 
@@ -152,14 +154,9 @@ def run_extraction(
             "float16: below 1 %); prefer --precision float16"
         )
     licenses = {"data": dataset.license} if dataset.license else {}
-    header = Header(
-        identity_of(engine.spec, request.dtype),
-        dataset.name,
-        dataset.synthetic,
-        recorded,
-        licenses,
-    )
-    stats = Stats(clips_total=len(dataset.clips))
+    identity = identity_of(engine.spec, request.dtype)
+    header = Header(identity, dataset.name, dataset.synthetic, recorded, licenses)
+    stats = Stats(clips_total=len(dataset.clips), on_move=progress)
     with WorkFolder(out) as folder:
         kept, done = find_kept(dataset, out, header, folder, request.retry_failed)
         stats.clips_reused = len(done)
@@ -177,6 +174,8 @@ def run_extraction(
                         progress(stats)
         content = publish(dataset, out, header, kept + folder.written())
         folder.clear()
+    for oddity, (count, names) in stats.odd.items():
+        logger.warning("%s", oddity_message(oddity, count, names))
     return _summary(out, content, stats, dataset.synthetic, request.max_failures)
 
 

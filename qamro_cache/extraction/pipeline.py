@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from qamro_cache.audio.check import oddity_of
 from qamro_cache.cache.content import CacheContent
 from qamro_cache.encoders.runner import Runner
 from qamro_cache.errors import QamroError
@@ -90,13 +91,18 @@ class Pipeline:
                 for name, values in self._encode_batch(item).items():
                     features[name].append(values)
                 stats.add(encode_seconds=time.monotonic() - start, windows=len(item.windows))
+                stats.move(item.clips_begun)
                 continue
             if self._pinned:
                 torch.cuda.synchronize(self.device)
             content = unit_content(self.encoder, item.clips, features, self.stored_dtype)
             stats.add(encode_seconds=time.monotonic() - start)
-            for status in content.clips["status"]:
+            stats.clips_begun = 0.0
+            for clip, status in zip(item.clips, content.clips["status"], strict=True):
                 stats.count_clip(status)
+                oddity = oddity_of(clip.decoder.peak, clip.decoder.mixed_peak)
+                if status == "ok" and oddity:
+                    stats.count_odd(oddity, [clip.job.clip_id])
             yield content
             features = {name: [] for name in features}
 

@@ -13,9 +13,20 @@ from qamro_cache.cache.content import Header
 from qamro_cache.cache.reader import refuse_mixture
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.errors import QamroError
+from qamro_cache.extraction.contents import storable_time
 from qamro_cache.extraction.folder import WorkFolder
 
 logger = logging.getLogger("qamro_cache")
+
+_COMPARED = (
+    "clip_id",
+    "path",
+    "prompt",
+    "status",
+    "audio_sha256",
+    "audio_bytes",
+    "audio_mtime_ns",
+)
 
 
 def find_kept(
@@ -40,16 +51,15 @@ def find_kept(
     done: set[str] = set()
     failed = 0
     for source in sources:
-        columns = ("clip_id", "prompt", "status", "audio_sha256", "audio_bytes", "audio_mtime_ns")
-        for clip_id, prompt, status, *audio in _rows(source.content.clips, columns):
+        for clip_id, path, prompt, status, *audio in _rows(source.content.clips, _COMPARED):
             if clip_id not in now:
                 continue
             # A later shard speaks for its clips, so an earlier verdict is taken back.
             done.discard(clip_id)
             if status != "ok" and retry_failed:
                 continue
-            _, path, wanted = now[clip_id]
-            if prompt == wanted and _same_audio(path, *audio):
+            _, named, wanted = now[clip_id]
+            if prompt == wanted and _same_audio(named, named == path, *audio):
                 done.add(clip_id)
                 failed += status != "ok"
     if failed:
@@ -61,17 +71,19 @@ def _rows(clips: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Any, ..
     return zip(*(clips[name].tolist() for name in columns), strict=True)
 
 
-def _same_audio(path: str, sha256: str, nbytes: int, mtime_ns: int) -> bool:
+def _same_audio(path: str, same_path: bool, sha256: str, nbytes: int, mtime_ns: int) -> bool:
     """Whether the bytes that ``path`` has now are those of a row.
 
-    Size and time decide where they agree; else the hash does. A file that is gone cannot be
-    compared; its row stays.
+    Size and time decide where they agree and the row is of this very path; else the hash does. A
+    file that is gone cannot be compared; the row of its path stays.
     """
     try:
         info = Path(path).stat()
     except (OSError, ValueError):
-        return True
-    if nbytes < 0 or (info.st_size, info.st_mtime_ns) == (nbytes, mtime_ns):
+        return same_path
+    unchanged = (info.st_size, storable_time(info.st_mtime_ns)) == (nbytes, mtime_ns)
+    # Where there was no file to read, the next run leaves the clip: see --retry-failed.
+    if same_path and (unchanged or nbytes < 0):
         return True
     if info.st_size == nbytes:
         try:
@@ -79,6 +91,6 @@ def _same_audio(path: str, sha256: str, nbytes: int, mtime_ns: int) -> bool:
                 if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
                     return True
         except OSError:
-            return True
+            return same_path
     logger.info("%s changed since it was extracted; it is extracted again", path)
     return False

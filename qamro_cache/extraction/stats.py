@@ -2,7 +2,13 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from qamro_cache.audio.check import Oddity
+
+#: Least time between two calls of ``on_move``.
+SECONDS_A_MOVE = 1.0
 
 
 @dataclass
@@ -13,7 +19,9 @@ class Stats:
         clips_total: clips of the dataset (or of this shard).
         clips_reused: found done when the run started.
         clips_done: finished by this run, failures included.
+        clips_begun: of the unit at work, what of its clips is encoded; 1.5 is a clip and a half.
         failures: of those, by status.
+        odd: clips whose level is odd, by what is odd: how many, and the first names.
         windows: encoded.
         audio_seconds: decoded.
         decode_seconds: of work, summed over the decoding threads.
@@ -22,12 +30,15 @@ class Stats:
         write_seconds: of writing shards.
         encoders: that work at once.
         workers: decoding threads, of all encoders together.
+        on_move: called with these counters now and then while a long unit is at work.
     """
 
     clips_total: int = 0
     clips_reused: int = 0
     clips_done: int = 0
+    clips_begun: float = 0.0
     failures: dict[str, int] = field(default_factory=dict)
+    odd: dict[Oddity, tuple[int, list[str]]] = field(default_factory=dict)
     windows: int = 0
     audio_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -37,10 +48,12 @@ class Stats:
     encoders: int = 1
     workers: int = 1
     started: float = field(default_factory=time.monotonic)
+    on_move: Callable[["Stats"], None] | None = field(default=None, repr=False)
+    _moved: float = field(default_factory=time.monotonic, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in vars(self).items() if key != "_lock"}
+        return vars(self) | {"_lock": None, "on_move": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state, _lock=threading.Lock())
@@ -58,6 +71,20 @@ class Stats:
             if status != "ok":
                 self.failures[status] = self.failures.get(status, 0) + 1
 
+    def count_odd(self, oddity: Oddity, names: list[str], count: int = 1) -> None:
+        """Count clips whose level is odd, and keep the first names."""
+        with self._lock:
+            before, known = self.odd.get(oddity, (0, []))
+            self.odd[oddity] = before + count, [*known, *names][:3]
+
+    def move(self, clips_begun: float) -> None:
+        """Say how far the unit at work is; whoever watches is told once a second at most."""
+        self.clips_begun = clips_begun
+        now = time.monotonic()
+        if self.on_move is not None and now - self._moved >= SECONDS_A_MOVE:
+            self._moved = now
+            self.on_move(self)
+
     def merge(self, other: "Stats") -> None:
         """Add the work of another process."""
         with self._lock:
@@ -67,6 +94,8 @@ class Stats:
             self.clips_done += other.clips_done
             for status, count in other.failures.items():
                 self.failures[status] = self.failures.get(status, 0) + count
+        for oddity, (count, names) in other.odd.items():
+            self.count_odd(oddity, names, count)
 
     @property
     def elapsed(self) -> float:
@@ -80,14 +109,15 @@ class Stats:
 
     @property
     def clips_per_second(self) -> float:
-        """Finished clips a second of this run."""
-        return self.clips_done / max(self.elapsed, 1e-9)
+        """Clips a second of this run, with what is done of those at work."""
+        return (self.clips_done + self.clips_begun) / max(self.elapsed, 1e-9)
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimate of the time left; None before the first clip."""
-        left = self.clips_total - self.clips_reused - self.clips_done
-        return left / self.clips_per_second if self.clips_done else None
+        """Estimate of the time left; None before anything is done."""
+        done = self.clips_done + self.clips_begun
+        left = self.clips_total - self.clips_reused - done
+        return left / self.clips_per_second if done else None
 
     @property
     def wait_share(self) -> float:

@@ -68,13 +68,16 @@ def shard_rows(num_clips: int, shard: tuple[int, int], size: int) -> tuple[int, 
     """Return the first and last (exclusive) row of shard i of n: whole units, in order.
 
     Raises:
-        QamroError: i is not in 1 to n.
+        QamroError: there are more parts than units, and none is left for this one.
     """
     index, count = shard
-    if not 1 <= index <= count:
-        raise QamroError(f"shard {index}/{count}: the first number goes from 1 to the second")
     units = -(-num_clips // size)
     first, last = units * (index - 1) // count, units * index // count
+    if first == last:
+        raise QamroError(
+            f"part {index}/{count} holds no clips: there are {num_clips}, in {units} units of "
+            f"{size}; use at most {units} parts, or a smaller --batch-size"
+        )
     return min(first * size, num_clips), min(last * size, num_clips)
 
 

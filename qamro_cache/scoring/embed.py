@@ -1,11 +1,14 @@
 """Audio to embeddings with the encoder that a head was trained on."""
 
+import logging
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from qamro_cache.audio.endings import AUDIO_ENDINGS, find_audio, others_message
 from qamro_cache.cache.reader import Cache, open_cache
 from qamro_cache.datasets.records import CLIP_COLUMNS, Dataset, labels_from_means
 from qamro_cache.encoders.protocol import WeightsOptions
@@ -14,8 +17,7 @@ from qamro_cache.errors import QamroError
 from qamro_cache.extraction.extract import extract
 from qamro_cache.heads.file import Head
 
-#: What libsndfile reads, by the file's ending.
-AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")
+logger = logging.getLogger("qamro_cache")
 
 
 def clips_of_folder(audio: Path) -> Dataset:
@@ -26,8 +28,9 @@ def clips_of_folder(audio: Path) -> Dataset:
     """
     if not audio.exists():
         raise QamroError(f"{audio}: no such file or folder")
-    found = [audio] if audio.is_file() else sorted(p for p in audio.rglob("*") if p.is_file())
-    paths = [p for p in found if p.suffix.lower() in AUDIO_ENDINGS]
+    paths, others = ([audio], Counter[str]()) if audio.is_file() else find_audio(audio)
+    if others:
+        logger.warning("%s: %s", audio, others_message(others))
     if not paths:
         raise QamroError(f"{audio}: no audio file there (looked for {', '.join(AUDIO_ENDINGS)})")
     folder = audio.parent if audio.is_file() else audio

@@ -20,7 +20,8 @@ from qamro_cache.heads.file import AxisHead, Head, load_head
 from qamro_cache.heads.network import forward
 from qamro_cache.heads.pooling import mean_rows, take_clips
 from qamro_cache.identity import identity_differences
-from qamro_cache.scoring.request import PredictOptions, PredictRequest, predict_request
+from qamro_cache.scoring.options import PredictOptions
+from qamro_cache.scoring.request import PredictRequest, predict_request
 from qamro_cache.scoring.table import COLUMNS, write_answer_file, write_predictions
 from qamro_cache.settings import documented
 

@@ -10,30 +10,13 @@ from qamro_cache.datasets.answers import refuse_other_answer
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.devices import refuse_device
-from qamro_cache.encoders.protocol import WeightsOptions
 from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.table import refuse_other_table
-from qamro_cache.settings import check_settings, from_options, setting
+from qamro_cache.settings import from_options
 
 if TYPE_CHECKING:
     from qamro_cache.heads.file import Head
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictOptions(WeightsOptions):
-    """What `predict` takes beside the head."""
-
-    audio: Path | None = setting(None, "A folder of audio (or one file), embedded on the fly.")
-    manifest: Path | None = setting(
-        None, "Clips with prompts, embedded likewise: a CSV with clip_id, path, prompt."
-    )
-    device: str = setting("cpu", "Torch device: cpu, cuda or cuda:N.")
-    out: Path | None = setting(None, "predictions.csv to write.")
-    answer: Path | None = setting(None, "Also write the AudioMOS challenge's answer.txt.")
-    answer_list: Path | None = setting(None, "The challenge's list of clips, for --answer.")
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
 
 @dataclass(frozen=True)

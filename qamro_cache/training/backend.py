@@ -85,7 +85,7 @@ def plain_backend(recipe: Recipe, half: bool = False) -> Backend:
         if layered
         else partial(AutogradNet, recipe.head, half),
         optimizer=SGD if recipe.optimizer == "sgd" else AdamW,
-        loss=partial(ComposedStepLoss, recipe=recipe),
+        loss=partial(ComposedStepLoss, loss=recipe.loss),
     )
 
 
@@ -106,8 +106,9 @@ def _with_kernels(
         backend = replace(backend, epochs=graph.GraphEpochs)
     if dtype != torch.float32:
         return backend
-    if not windows and step_loss.covers(recipe.loss):
-        backend = replace(backend, loss=partial(step_loss.FusedStepLoss, recipe=recipe))
+    if not windows and step_loss.fuses(recipe.loss):
+        fused = partial(step_loss.FusedStepLoss, loss=recipe.loss)
+        backend = replace(backend, loss=fused)
     if precision != "float32" and kernel_net.covers(head, dropout=recipe.dropout > 0):
         return replace(
             backend,

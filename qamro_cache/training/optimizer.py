@@ -57,7 +57,7 @@ class SGD:
     def begin(self, active: Tensor | None) -> None:
         """Start a step; ``active`` [H] says which heads take it, None all."""
         self.lr = self.state.lr
-        # One momentum for all and nothing to skip: the product itself scales the old velocity.
+        # One momentum for all and nothing to skip: the product itself shrinks the old velocity.
         self.fused = active is None and self.momentum is not None and not self.decays
         if self.fused:
             return

@@ -12,7 +12,7 @@ from qamro_cache.training.recipe import Job
 Indices = npt.NDArray[np.int64]
 
 #: An epoch has at least this many steps: a small set is passed over several times. MusicEval's
-#: 1,634 training clips make 7 steps of 256, the scale on which the paper's patience is meant.
+#: 1,634 training clips make 7 steps of 256, the size that the paper's patience is meant for.
 MIN_STEPS = 8
 
 

@@ -20,7 +20,7 @@ class HeadState:
 
     Attributes:
         lr, momentum, weight_decay, dropout: [H] of the recipe.
-        loss_numbers: [H, P] `Loss.numbers` of each.
+        loss_numbers: [H, P] `Loss.numbers` of the recipe.
         max_epochs, patience, seed: [H] int64, of the recipe and the job.
         order: [H] int64, which order of the schedule the head follows.
         target: [H, C] labels in their own units, 0 where a clip has none.
@@ -102,7 +102,7 @@ def make_state(
         torch.from_numpy(x).to(device) for x in _validation_sets(inputs.folds.validation, jobs)
     )
 
-    def reals(values: Sequence[float] | Sequence[list[float]]) -> Tensor:
+    def reals(values: Sequence[float] | Sequence[tuple[float, ...]]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64).to(device, dtype)
 
     def whole(values: Sequence[int]) -> Tensor:
@@ -115,7 +115,7 @@ def make_state(
         momentum=reals([recipe.momentum for recipe in recipes]),
         weight_decay=reals([recipe.weight_decay for recipe in recipes]),
         dropout=reals([recipe.dropout for recipe in recipes]),
-        loss_numbers=reals([list(recipe.loss.numbers) for recipe in recipes]),
+        loss_numbers=reals([recipe.loss.numbers for recipe in recipes]),
         max_epochs=whole([recipe.epochs for recipe in recipes]),
         patience=whole([recipe.patience for recipe in recipes]),
         seed=whole([job.seed for job in jobs]),

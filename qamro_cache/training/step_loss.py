@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from qamro_cache.losses.composed import LabelStats, value_and_grad
+from qamro_cache.losses.terms import Loss
 from qamro_cache.training.batches import Batch
-from qamro_cache.training.recipe import Recipe
 from qamro_cache.training.state import HeadState
 
 
@@ -28,9 +28,8 @@ class StepLoss(Protocol):
 class ComposedStepLoss:
     """Any loss, in plain torch."""
 
-    def __init__(self, state: HeadState, recipe: Recipe) -> None:
-        """Bind the loss of ``recipe`` to the heads, which have its numbers."""
-        self.state, self.loss = state, recipe.loss
+    def __init__(self, state: HeadState, loss: Loss) -> None:
+        self.state, self.loss = state, loss
         self.labels = LabelStats(
             state.label_mean, state.label_std, state.label_low, state.label_high
         )

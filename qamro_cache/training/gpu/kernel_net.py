@@ -14,6 +14,7 @@ from torch import Tensor
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.network import Rows
 from qamro_cache.training.gpu import kernels, passes
+from qamro_cache.training.gpu.epilogue import ACTIVATIONS
 from qamro_cache.training.net import Dropout, Group, LayeredNet, is_layered
 from qamro_cache.training.optimizer import SGD, AdamW
 from qamro_cache.training.state import HeadState
@@ -82,7 +83,7 @@ class KernelAdamW(StepAdamW):
 
 def fuses_passes(head: Architecture) -> bool:
     """Whether `PassNet` can train these heads."""
-    return is_layered(head) and head.activation in kernels.ACTIVATIONS
+    return is_layered(head) and head.activation in ACTIVATIONS
 
 
 class PassNet(LayeredNet):
@@ -106,12 +107,7 @@ class PassNet(LayeredNet):
 
 def covers(head: Architecture, dropout: bool) -> bool:
     """Whether the kernels can train these heads."""
-    return (
-        is_layered(head)
-        and bool(head.widths)
-        and head.activation in kernels.ACTIVATIONS
-        and not dropout
-    )
+    return is_layered(head) and bool(head.widths) and head.activation in ACTIVATIONS and not dropout
 
 
 class KernelNet(LayeredNet):

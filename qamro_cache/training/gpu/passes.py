@@ -6,14 +6,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qamro_cache.training.gpu.kernels import (
+from qamro_cache.training.gpu.epilogue import (
     activation_of,
-    block_of,
     derivative_of,
     load_state,
     step,
     store_state,
 )
+from qamro_cache.training.gpu.kernels import block_of
 from qamro_cache.training.optimizer import BETA1, BETA2, EPS
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from qamro_cache.losses.qamro import qamro_value_and_grad
 from qamro_cache.losses.terms import Loss
 from qamro_cache.training.batches import Batch
-from qamro_cache.training.recipe import Recipe
 from qamro_cache.training.state import HeadState
 
 _BLOCK = 256
@@ -72,22 +71,21 @@ def _combine(
         tl.store(grad + at, huber * (slope / count) + qamro * rank, mask=inside)
 
 
-def covers(loss: Loss) -> bool:
-    """Whether this is the usual loss: Huber's and QAMRO on standardized labels, without bins."""
-    terms = [(term.name, term.units, dict(term.parameters).get("bins", "")) for term in loss.terms]
-    return terms == [("huber", "standardized", ""), ("qamro", "standardized", "")]
+def fuses(loss: Loss) -> bool:
+    """Whether `FusedStepLoss` computes this loss: the usual terms, whatever their numbers."""
+    usual = [("huber", "standardized"), ("qamro", "standardized")]
+    return [(term.name, term.units) for term in loss.terms] == usual
 
 
 class FusedStepLoss:
     """`ComposedStepLoss` of the usual loss, for float32 heads on one row a clip."""
 
-    def __init__(self, state: HeadState, recipe: Recipe) -> None:
+    def __init__(self, state: HeadState, loss: Loss) -> None:
         """Standardize the labels, once."""
-        self.state = state
-        self.normalize = str(dict(recipe.loss.terms[1].parameters)["normalize"])
-        # What the ranking term would otherwise convert at every step.
-        self.alpha, self.beta = (column.double() for column in state.loss_numbers[:, 3:].unbind(1))
+        self.state, self.normalize = state, str(dict(loss.terms[1].parameters)["normalize"])
         self.numbers = state.loss_numbers[:, :3].float().contiguous()
+        # What the ranking term would otherwise convert at every step.
+        self.alpha, self.beta = (state.loss_numbers[:, k].double() for k in (3, 4))
         low, high = (state.standardized(x) for x in (state.label_low, state.label_high))
         self.label_range = low.double(), high.double()
         self.target = state.standardized(state.target).contiguous()

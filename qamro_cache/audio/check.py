@@ -1,0 +1,83 @@
+"""What can be said of a file before it is extracted, and of sound that no listener rated."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from qamro_cache.audio.open import open_part, open_regular, parts_of
+from qamro_cache.errors import ClipError
+
+#: Half of a 16-bit file's smallest step: sound that stays below is digital silence.
+SILENCE = 2.0**-16
+#: A mean of the channels that is weaker than this share of them (-60 dB) has cancelled out.
+CANCELED = 1e-3
+#: A peak beyond this is no loud clip (full scale is 1): the samples are in other units.
+BEYOND = 100.0
+#: Samples of all channels that are listened to at once.
+_BLOCK = 1 << 16
+
+Oddity = Literal["silent", "canceled", "beyond-full-scale"]
+#: What to say of clips with each oddity.
+ODDITIES: dict[Oddity, str] = {
+    "silent": "are digital silence",
+    "canceled": "have channels in opposite phase, which cancel out in their mean",
+    "beyond-full-scale": f"have a peak beyond {BEYOND:g}, where full scale is 1; divide float "
+    "samples in 16-bit units by 32768",
+}
+
+
+def oddity_of(peak: float, mixed_peak: float) -> Oddity | None:
+    """Return what is odd about a clip's level, None if nothing is.
+
+    Args:
+        peak: largest absolute sample of all channels.
+        mixed_peak: likewise, of the mean of the channels.
+    """
+    if peak < SILENCE:
+        return "silent"
+    if mixed_peak < max(SILENCE, CANCELED * peak):
+        return "canceled"
+    return "beyond-full-scale" if peak > BEYOND else None
+
+
+def oddity_message(oddity: Oddity, count: int, names: list[str]) -> str:
+    """Say in one line how many clips have an oddity, and which are the first."""
+    more = ", ..." if count > len(names) else ""
+    return f"{count} clips {ODDITIES[oddity]}: {', '.join(names)}{more}"
+
+
+def look_at(path: Path) -> Oddity | None:
+    """Read a file's headers, and its sound up to where there is some.
+
+    Returns:
+        What is odd about its level.
+
+    Raises:
+        ClipError: as the extraction would, in as far as it needs no decoding.
+    """
+    import soundfile
+
+    peak = mixed_peak = 0.0
+    frames = 0
+    with open_regular(path) as handle:
+        for part in parts_of(handle, path):
+            with open_part(handle, part, path) as file:
+                frames += file.frames
+                while mixed_peak < max(SILENCE, CANCELED * peak) or peak == 0:
+                    try:
+                        block = file.read(max(1, _BLOCK // file.channels), "float32", True)
+                    except soundfile.LibsndfileError as error:
+                        reason = f"{path} is damaged ({error.error_string})"
+                        raise ClipError("unreadable", reason) from error
+                    if len(block) == 0:
+                        break
+                    with np.errstate(invalid="ignore", over="ignore"):
+                        mixed = block.mean(axis=1)
+                    if not np.isfinite(mixed).all():
+                        raise ClipError("not-finite", f"{path} holds NaN or infinite samples")
+                    peak = max(peak, float(np.abs(block).max()))
+                    mixed_peak = max(mixed_peak, float(np.abs(mixed).max()))
+    if frames == 0:
+        raise ClipError("empty", f"{path} holds no audio")
+    return oddity_of(peak, mixed_peak)

@@ -1,0 +1,120 @@
+"""Open one audio file, or a part of one, with what is wrong in its header told as a ClipError."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qamro_cache.audio.containers.promise import promised_parts
+from qamro_cache.audio.containers.source import FileBytes, Part, PartFile
+from qamro_cache.audio.endings import CONVERT
+from qamro_cache.errors import ClipError
+
+#: Sample rates that are taken for true, in Hz.
+RATES = (1_000, 1_000_000)
+#: Formats that libsndfile does not read, with the bytes that tell them and where these stand.
+_FOREIGN = {
+    "MP4 (AAC or ALAC)": (4, b"ftyp"),
+    "AAC": (0, b"\xff\xf1"),
+    "AAC (MPEG 2)": (0, b"\xff\xf9"),
+    "WebM or Matroska": (0, b"\x1aE\xdf\xa3"),
+    "Windows Media": (0, b"0&\xb2u\x8ef\xcf\x11"),
+    "AMR": (0, b"#!AMR"),
+    "Monkey's Audio": (0, b"MAC "),
+    "WavPack": (0, b"wvpk"),
+}
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[int]:
+    """Open a file for reading.
+
+    Raises:
+        ClipError: ``missing``, or ``unreadable``, also while it is read.
+    """
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise ClipError("missing", f"there is no file {path}") from error
+    except (OSError, ValueError) as error:
+        raise ClipError("unreadable", f"{path} cannot be opened ({error})") from error
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ClipError("unreadable", f"{path} is not a regular file")
+        yield handle
+    except OSError as error:
+        raise ClipError("unreadable", f"{path} cannot be read ({error})") from error
+    finally:
+        os.close(handle)
+
+
+def parts_of(handle: int, path: Path) -> tuple[Part, ...]:
+    """Return what of an open file must be decoded; see ``promised_parts``.
+
+    Raises:
+        ClipError: ``empty``, or ``unreadable``: the file holds less than it promises, or something
+            else within.
+    """
+    data = FileBytes(handle)
+    if data.size == 0:
+        raise ClipError("empty", f"{path} has no bytes")
+    try:
+        return promised_parts(data)
+    except ClipError as error:
+        raise ClipError(error.code, f"{path} {error.reason}") from error
+
+
+@contextmanager
+def open_part(handle: int, part: Part, path: Path) -> Iterator[Any]:
+    """Open a part of a file as a ``soundfile.SoundFile``.
+
+    Args:
+        handle: of the open file.
+        part: which stretch of it.
+        path: for messages.
+
+    Raises:
+        ClipError: ``unreadable``: not audio, an implausible rate, or a length that is shorter
+            than the file promises.
+    """
+    import soundfile
+
+    whole = part.as_it_is and part.start == 0 and part.stop == os.fstat(handle).st_size
+    source: Any = handle if whole else PartFile(handle, part)
+    try:
+        os.lseek(handle, 0, os.SEEK_SET)
+        file = soundfile.SoundFile(source, closefd=False)
+    except soundfile.LibsndfileError as error:
+        raise _unknown(handle, path, error.error_string) from error
+    with file:
+        rate = file.samplerate
+        if not RATES[0] <= rate <= RATES[1]:
+            raise ClipError("unreadable", f"{path} claims a rate of {rate} Hz")
+        if part.frames is not None and file.frames < part.frames:
+            raise ClipError(
+                "unreadable",
+                f"{path}: of {part.frames / rate:.2f} s the decoder finds {file.frames / rate:.2f} "
+                "s; convert the file with another program",
+            )
+        yield file
+    if not whole and source.error is not None:
+        raise source.error
+
+
+def _unknown(handle: int, path: Path, reason: str) -> ClipError:
+    """Return what to say of a file that libsndfile does not know."""
+    head = os.pread(handle, 12, 0)
+    for name, (offset, magic) in _FOREIGN.items():
+        if head[offset:].startswith(magic):
+            return ClipError(
+                "unreadable", f"{path} is {name}, which cannot be read here; {CONVERT}"
+            )
+    kind = path.suffix.lstrip(".").lower() or "no extension"
+    reason = reason.strip().rstrip(".")
+    return ClipError(
+        "unreadable",
+        f"{path} ({kind}) is not audio that can be read here ({reason}); if it is sound, {CONVERT}",
+    )

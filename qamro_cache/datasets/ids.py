@@ -1,0 +1,124 @@
+"""Names of clips, systems, groups, splits, raters: which are one, and which belong together."""
+
+import logging
+import unicodedata
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qamro_cache.datasets.tables import Text
+from qamro_cache.errors import QamroError
+
+logger = logging.getLogger("qamro_cache")
+
+_AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
+#: Characters without width, which no eye can tell from none.
+_INVISIBLE = "\u200b\u2060\ufeff"
+
+
+def clean_id(name: str) -> str:
+    """Return a name without blanks around it, in Unicode's composed form (NFC)."""
+    name = name.strip()
+    return name if name.isascii() else unicodedata.normalize("NFC", name.strip(_INVISIBLE).strip())
+
+
+def clean_ids(values: Text, column: str, where: str) -> Text:
+    """Clean a column of names; a notice says what was changed, and what differs by case alone.
+
+    Args:
+        values: [R] names as written.
+        column: what they are, for the notice.
+        where: the file, for the notice.
+    """
+    codes, names = pd.factorize(values)
+    cleaned = np.array([clean_id(str(name)) for name in names], object)
+    changed = np.flatnonzero(cleaned != names)
+    if len(changed):
+        first = int(changed[0])
+        logger.info(
+            "%s: %d names in %r have blanks around them or letters in another Unicode form; "
+            "the first, %a, is taken for %r",
+            where,
+            len(changed),
+            column,
+            names[first],
+            cleaned[first],
+        )
+    folded: dict[str, str] = {}
+    for name in dict.fromkeys(cleaned):
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            logger.warning(
+                "%s: %r and %r in %r differ by case alone; they are taken for two",
+                where,
+                other,
+                name,
+                column,
+            )
+            break
+    return cleaned[codes] if len(changed) else values
+
+
+def match_ids(have: Sequence[str], want: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Find each of ``want`` in ``have``; -1 if absent.
+
+    A name is found as it is written, else cleaned, else where one of the two sides leaves out the
+    suffix of an audio file; ``s.wav`` is never ``s.mp3``, and what was found in one way is not
+    given away in the next.
+
+    Raises:
+        QamroError: two of ``want`` are one of ``have``.
+    """
+    at = np.full(len(want), -1, np.int64)
+    ways: tuple[tuple[Callable[[str], str], Callable[[str], str]], ...] = (
+        (str, str),
+        (clean_id, clean_id),
+        (id_stem, clean_id),
+        (clean_id, id_stem),
+    )
+    for ours, theirs in ways:
+        if not (at < 0).any():
+            break
+        _match(have, want, at, ours, theirs)
+    return at
+
+
+def _match(
+    have: Sequence[str],
+    want: Sequence[str],
+    at: npt.NDArray[np.int64],
+    ours: Callable[[str], str],
+    theirs: Callable[[str], str],
+) -> None:
+    """Find in one way what was not found before."""
+    given = set(at[at >= 0].tolist())
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(have):
+        rows.setdefault(ours(name), []).append(row)
+    found: dict[int, str] = {}
+    for place in np.flatnonzero(at < 0):
+        name = want[place]
+        hits = rows.get(theirs(name), ())
+        if len(hits) > 1:
+            logger.warning(
+                "%r may be %r or %r; it is taken for neither", name, have[hits[0]], have[hits[1]]
+            )
+        elif hits and hits[0] not in given:
+            if hits[0] in found and found[hits[0]] != name:
+                raise QamroError(
+                    f"{found[hits[0]]!r} and {name!r} would both be {have[hits[0]]!r}; "
+                    "write the ids as they are on the other side"
+                )
+            found[hits[0]] = name
+            at[place] = hits[0]
+
+
+def id_stem(name: str) -> str:
+    """Return a clean clip id without the suffix of an audio file."""
+    name = clean_id(name)
+    for suffix in _AUDIO:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name

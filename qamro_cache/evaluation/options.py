@@ -1,0 +1,44 @@
+"""The options of `evaluate` beside the predictions and the labels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qamro_cache.errors import OptionError
+from qamro_cache.settings import check_settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What `evaluate` takes beside the predictions and the labels."""
+
+    dataset: str = setting("", "The truth: a data set by name, with --data-dir.")
+    data_dir: Path | None = setting(None, "The folder of the data set.")
+    axis_map: tuple[str, ...] = setting(
+        (),
+        "Compare axes of different names, PREDICTED=LABEL; rank and linear-fit figures only. "
+        "May repeat.",
+    )
+    split: str = setting("", "Only the clips of this split.")
+    only: tuple[str, ...] = setting(
+        (), "Judge only the clips that have COLUMN=VALUE; may repeat.", default_help="all clips"
+    )
+    without: tuple[str, ...] = setting(
+        (),
+        "Leave out the clips that have COLUMN=VALUE, for example system=Reference; may repeat.",
+        default_help="none",
+    )
+    answer_list: Path | None = setting(None, "The challenge's list, which answer.txt must match.")
+    resamples: int = setting(1000, "Bootstrap draws.", low=0, high=1_000_000, why="each is scored")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """Predicted axis -> axis of the labels."""
+        pairs = dict(pair.partition("=")[::2] for pair in self.axis_map)
+        if not all(pairs.values()):
+            raise OptionError("--axis-map takes PREDICTED=LABEL")
+        if len(pairs) < len(self.axis_map):
+            raise OptionError("--axis-map names a predicted axis twice; map it once a run")
+        return pairs

@@ -1,0 +1,67 @@
+"""The options of `train` and `ablate` beside the recipe's settings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qamro_cache.settings import check_settings, setting
+
+_MANY = "a stack of heads must fit in memory"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What a head reads of a cache, and how clips are held out from it."""
+
+    feature: str = setting("", "Feature of the cache that heads read.", default_help="its first")
+    cv: str = setting(
+        "",
+        "How clips are held out: system, group, prompt, split or a number of folds.",
+        default_help="the split column, else group, else 5",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What `train` and `ablate` take beside their recipes."""
+
+    axis: tuple[str, ...] = setting((), "Axis to train for; may repeat.", default_help="all")
+    labels: Path | None = setting(None, "Ratings to use instead of the cache's.")
+    only: tuple[str, ...] = setting(
+        (), "Use only the clips that have COLUMN=VALUE; may repeat.", default_help="all clips"
+    )
+    without: tuple[str, ...] = setting(
+        (),
+        "Leave out the clips that have COLUMN=VALUE, for example system=Reference; may repeat.",
+        default_help="none",
+    )
+    seeds: int = setting(5, "Heads of different initialization.", low=1, high=100_000, why=_MANY)
+    stop: str = setting(
+        "",
+        "Early stopping on a part of the training clips, or training for --epochs.",
+        choices=("", "inner", "fixed"),
+        default_help="fixed; inner for a split",
+    )
+    device: str = setting("", "Torch device.", default_help="a GPU if there is one")
+    precision: str = setting(
+        "float32", "Precision of products on a GPU.", choices=("float32", "tf32", "bf16")
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions, Reads):
+    """What `train` takes beside the cache, the folder and the recipe."""
+
+    text_feature: str = setting("", "Feature of the prompts.", default_help="the cache's first")
+    save_folds: bool = setting(False, "Keep the heads of every fold too.")
+    init: Path | None = setting(None, "Published Audiobox checkpoint to start from.")
+    overwrite: bool = setting(False, "Replace another run in --out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions(RunOptions):
+    """What `ablate` takes beside the caches, the folder and the cells."""
+
+    resamples: int = setting(1000, "Bootstrap draws.", low=0, high=1_000_000, why="each is scored")

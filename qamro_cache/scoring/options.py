@@ -1,0 +1,24 @@
+"""The options of `predict` beside the head and the cache."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qamro_cache.encoders.protocol import WeightsOptions
+from qamro_cache.settings import check_settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(WeightsOptions):
+    """What `predict` takes beside the head."""
+
+    audio: Path | None = setting(None, "A folder of audio (or one file), embedded on the fly.")
+    manifest: Path | None = setting(
+        None, "Clips with prompts, embedded likewise: a CSV with clip_id, path, prompt."
+    )
+    device: str = setting("cpu", "Torch device: cpu, cuda or cuda:N.")
+    out: Path | None = setting(None, "predictions.csv to write.")
+    answer: Path | None = setting(None, "Also write the AudioMOS challenge's answer.txt.")
+    answer_list: Path | None = setting(None, "The challenge's list of clips, for --answer.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)

@@ -1,0 +1,208 @@
+"""Names: one name in whatever form it was typed, and which ids of two files belong together."""
+
+import itertools
+import logging
+import os
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qamro_cache.datasets.answers import read_answer, write_answer
+from qamro_cache.datasets.ids import clean_id, match_ids
+from qamro_cache.datasets.labels import load_rated, relabel
+from qamro_cache.datasets.manifest import load_manifest
+from qamro_cache.datasets.records import labels_from_means
+from qamro_cache.datasets.registry import load_dataset
+from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.evaluate import evaluate
+
+COMPOSED, APART = "syst\u00e9me", "syste\u0301me"
+
+
+@pytest.mark.parametrize("typed", ["sys1 ", "\tsys1", "\u00a0sys1", "sys1\u200b", "\ufeffsys1"])
+def test_blanks_make_no_other_name(typed: str) -> None:
+    assert clean_id(typed) == "sys1"
+
+
+@given(st.text(max_size=8))
+def test_cleaning_twice_is_cleaning_once(name: str) -> None:
+    once = clean_id(name)
+    assert clean_id(once) == once == unicodedata.normalize("NFC", once).strip()
+
+
+@pytest.mark.parametrize("column", ["clip_id", "system", "group", "split", "rater"])
+def test_every_column_of_names_is_cleaned_with_a_notice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str
+) -> None:
+    caplog.set_level(logging.INFO, "qamro_cache")
+    names = {"clip_id": ["a", "b"], "system": ["s"] * 2, "group": ["g"] * 2, "split": ["t"] * 2}
+    names["rater"] = ["r", "q"]
+    names[column] = [COMPOSED, f" {APART} "] if column != "clip_id" else [COMPOSED, "b "]
+    frame = pd.DataFrame({**names, "path": ["a.wav", "b.wav"], "quality": [1, 5]})
+    path = tmp_path / "clips.csv"
+    frame.to_csv(path, index=False)
+    dataset = load_manifest(path)
+    if column == "rater":
+        assert dataset.labels.ratings is not None
+        assert dataset.labels.ratings.raters == (COMPOSED,)
+    elif column == "clip_id":
+        assert list(dataset.clips["clip_id"]) == [COMPOSED, "b"]
+    else:
+        assert set(dataset.clips[column]) == {COMPOSED}
+    assert f"1 names in '{column}' have blanks around them" in caplog.text
+    if column != "rater":
+        assert set(load_rated(path)[0][column]) == set(dataset.clips[column])
+
+
+def test_two_rows_of_one_clean_id_are_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "clips.csv"
+    path.write_text("clip_id,path\nc1,a.wav\nc1 ,b.wav\n")
+    with pytest.raises(QamroError, match=r"row 3: clip_id 'c1' is already in row 2"):
+        load_manifest(path)
+
+
+def test_names_that_differ_by_case_alone_are_pointed_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "clips.csv"
+    path.write_text("clip_id,path,system\na,a.wav,Sys1\nb,b.wav,sys1\n")
+    assert load_manifest(path).clips["system"].nunique() == 2
+    assert "'Sys1' and 'sys1' in 'system' differ by case alone" in caplog.text
+
+
+def test_a_release_keeps_the_names_of_its_files(tmp_path: Path) -> None:
+    """Its ids are clean, and its files are found as they are called."""
+    (tmp_path / f"{APART}.wav").write_bytes(b"x")
+    (tmp_path / "list.csv").write_text(f"clip_id,q\n{APART},3\n")
+    (tmp_path / "mine.toml").write_text(
+        "name = 'x'\ntitle = 'x'\nlicense = 'x'\nsource = 'x'\naudio = ['{clip_id}.wav']\n"
+        "[[axes]]\nname = 'q'\nlow = 1\nhigh = 5\n[[clips]]\npath = 'list.csv'\n"
+        "scores = {q = 'q'}\n"
+    )
+    clips = load_dataset(tmp_path / "mine.toml").clips
+    assert clips["clip_id"][0] == COMPOSED
+    assert Path(clips["path"][0]).is_file()
+
+
+NAMES = [f"{stem}{end}" for stem in ("a", "b") for end in ("", ".wav", ".mp3", " ", ".WAV")]
+
+
+def slow_match(have: list[str], want: list[str]) -> list[int] | None:
+    """By the rules, one pair at a time; None for a mistake."""
+
+    def stem(name: str) -> str:
+        return name.strip()[:-4] if name.strip()[-4:].lower() in (".wav", ".mp3") else name.strip()
+
+    at: dict[str, int] = {}
+    for rule in (
+        lambda h, w: h == w,
+        lambda h, w: h.strip() == w.strip(),
+        lambda h, w: stem(h) == w.strip(),
+        lambda h, w: h.strip() == stem(w),
+    ):
+        given_away, new = set(at.values()), {}
+        for name in want:
+            hits = [row for row, other in enumerate(have) if rule(other, name)]
+            if name not in at and len(hits) == 1 and hits[0] not in given_away:
+                if hits[0] in new.values():
+                    return None
+                new[name] = hits[0]
+        at |= new
+    return [at.get(name, -1) for name in want]
+
+
+@given(
+    st.lists(st.sampled_from(NAMES), unique=True, max_size=6),
+    st.lists(st.sampled_from(NAMES), unique=True, max_size=6),
+)
+def test_matching_against_a_slow_loop(have: list[str], want: list[str]) -> None:
+    expected = slow_match(have, want)
+    if expected is None:
+        with pytest.raises(QamroError, match="would both be"):
+            match_ids(have, want)
+        return
+    found = match_ids(have, want).tolist()
+    assert found == expected
+    assert len({row for row in found if row >= 0}) == sum(row >= 0 for row in found)
+
+
+@pytest.mark.parametrize("ends", list(itertools.permutations(["", ".wav", ".mp3", ".flac"], 2)))
+def test_a_suffix_is_left_out_and_never_exchanged(ends: tuple[str, str]) -> None:
+    ours, theirs = ends
+    assert match_ids([f"s{ours}"], [f"s{theirs}"]).tolist() == [0 if "" in ends else -1]
+
+
+def test_forms_of_a_name_across_files() -> None:
+    assert match_ids([APART, "b "], [f"{COMPOSED}.wav", "b"]).tolist() == [0, 1]
+
+
+def test_an_answer_is_for_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    """The challenge lists s.wav; a prediction of s.mp3 is another clip's."""
+    scores = {"overall": np.array([1.0, 2.0]), "textual": np.array([3.0, 4.0])}
+    path = tmp_path / "answer.txt"
+    write_answer(path, ["s.mp3", "s.wav"], scores, 1, listed=["s.wav"])
+    assert read_answer(path, ["s.wav"]).scores.tolist() == [[2.0, 4.0]]
+    with pytest.raises(QamroError, match="1 of 1 listed clips have no prediction"):
+        write_answer(
+            path, ["s.mp3"], {name: column[:1] for name, column in scores.items()}, 1, ["s.wav"]
+        )
+
+
+def test_an_export_that_was_sent_twice_counts_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = ["a,a.wav,ann,4", "a,a.wav,bob,2", "b,b.wav,ann,5", "b,b.wav,,3"]
+    once, twice = tmp_path / "once.csv", tmp_path / "twice.csv"
+    once.write_text("\n".join(["clip_id,path,rater,q", *rows]) + "\n")
+    twice.write_text("\n".join(["clip_id,path,rater,q", *rows, *rows[:3]]) + "\n")
+    for load in (lambda path: load_manifest(path).labels, lambda path: load_rated(path)[1]):
+        a, b = load(once), load(twice)
+        np.testing.assert_array_equal(a.mean, b.mean)
+        np.testing.assert_array_equal(a.count, b.count)
+        np.testing.assert_array_equal(a.stderr, b.stderr)
+        assert "3 rows are in it twice, the first is row 6" in caplog.text
+        caplog.clear()
+    # A rater who is not known may be two, and a rater may change his mind.
+    twice.write_text("clip_id,path,rater,q\na,a.wav,,4\na,a.wav,,4\na,a.wav,ann,4\na,a.wav,ann,5\n")
+    assert load_manifest(twice).labels.count.tolist() == [[4]]
+
+
+def test_labels_replace_what_they_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "qamro_cache")
+    path = tmp_path / "l.csv"
+    path.write_text("clip_id,split,q\na,test,3\nb,train,4\n")
+    clips = pd.DataFrame({"clip_id": ["a", "b"], "split": ["train", "train"], "system": ["s", "s"]})
+    after, labels = relabel(path, clips, labels_from_means((), np.zeros((2, 0))))
+    assert list(after["split"]) == ["test", "train"]
+    assert labels.mean[:, 0].tolist() == [3, 4]
+    assert "replaces split of 2 clips" in caplog.text
+
+
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "SEP=;", "\ufeffsep=;"])
+def test_excels_first_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "clips.csv"
+    path.write_text(f'{line}\r\nclip_id;path;prompt\r\na;a.wav;"x; y"\r\nb;b.wav;\r\n', newline="")
+    clips = load_manifest(path).clips
+    assert list(clips["clip_id"]) == ["a", "b"]
+    assert clips["prompt"][0] == "x; y"
+    path.write_text("sep=;\r\nclip_id;path\r\na;a.wav;more\r\n", newline="")
+    with pytest.raises(QamroError, match="row 2: 3 cells where there are 2 columns"):
+        load_manifest(path)
+
+
+def test_an_id_that_is_not_utf8_reads_back_from_predictions(tmp_path: Path) -> None:
+    name = os.fsdecode(b"c\xe9.wav")
+    path = tmp_path / "p.csv"
+    path.write_bytes(b"clip_id,axis,prediction\n" + b"c\xe9.wav,q,3\nb,q,4\n")
+    from qamro_cache.evaluation.evaluate import read_predictions
+
+    assert list(read_predictions(path)["clip_id"]) == [name, "b"]
+    labels = tmp_path / "l.csv"
+    labels.write_bytes(b"clip_id,q\nc\xe9.wav,3\n")
+    with pytest.raises(QamroError, match="row 2: byte 0xe9 is not UTF-8"):
+        evaluate(path, labels)
