@@ -64,6 +64,8 @@ class Setting:
         """
         if not self.several:
             return self._one(value)
+        if isinstance(value, str) and self.kind is str:
+            value = (value,)  # ``axis="quality"``
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ValueError(f"{self.name} must be a list of values, got {value!r}")
         return tuple(self._one(item) for item in value)

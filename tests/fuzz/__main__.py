@@ -47,8 +47,9 @@ def main() -> int:
             kinds.setdefault(f"{failure['outcome']}: {last[:200]}", []).append(failure["case"])
         for kind, numbers in kinds.items():
             print(f"  {len(numbers)} x {kind!a}, first case {numbers[0]}")
+    names = " ".join(chosen)
     record = {
-        "command": " ".join(["python tests/fuzz", *sys.argv[1:]]),
+        "command": f"python tests/fuzz {names} --cases {options.cases} --seed {options.seed}",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": platform.machine(),
         "seed": options.seed,
