@@ -405,6 +405,27 @@ def test_header_frames_of_other_writers(tmp_path: Path) -> None:
         assert isinstance(found_in(tmp_path, tag.ljust(end, b"\0") + stream[:-1]), str)
 
 
+def test_what_stands_before_the_first_frame(tmp_path: Path) -> None:
+    data = encoded(noise(), "mp3")
+    stream = files.without_header_frame(data)
+    for before in (ID3V2 + bytes(100), ID3V2 + RUBBISH[:50], ID3V2 * 3):
+        for sound in (data, stream):
+            expected = found_in(tmp_path, sound)
+            np.testing.assert_array_equal(found_in(tmp_path, before + sound), expected)
+            assert isinstance(found_in(tmp_path, before + sound[:-1]), str)
+    # A bitrate that there is not, in the first of the frames.
+    broken = found_in(tmp_path, stream[:2] + bytes([stream[2] | 0xF0]) + stream[3:])
+    assert isinstance(broken, str)
+
+
+def test_a_size_that_is_wrong_by_less_than_a_frame(tmp_path: Path) -> None:
+    for kind in ("wav", "aiff", "au", "w64"):
+        data = encoded(noise(), kind)
+        for size in (SIZE + 1, SIZE + 3):
+            assert len(found_in(tmp_path, with_size(data, kind, size))) == FRAMES
+        assert isinstance(found_in(tmp_path, with_size(data, kind, SIZE + 4)), str)
+
+
 def test_mpeg_within_a_wav(tmp_path: Path) -> None:
     stream = files.without_header_frame(mp3("VARIABLE"))
     expected = found_in(tmp_path, stream)

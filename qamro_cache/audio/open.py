@@ -93,6 +93,11 @@ def open_part(handle: int, part: Part, path: Path) -> Iterator[Any]:
         rate = file.samplerate
         if not RATES[0] <= rate <= RATES[1]:
             raise ClipError("unreadable", f"{path} claims a rate of {rate} Hz")
+        if file.format == "MP3" and not part.rate:
+            # The decoder found frames further on, and only guesses how long they are.
+            raise ClipError(
+                "unreadable", f"{path} does not begin with an MPEG frame; make it again"
+            )
         if part.frames is not None and file.frames < part.frames:
             raise ClipError(
                 "unreadable",

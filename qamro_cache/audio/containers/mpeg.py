@@ -138,7 +138,7 @@ def walk_mpeg(data: FileBytes, start: int, stop: int) -> tuple[tuple[Part, ...],
         raise ClipError("unreadable", "has no whole MPEG frame")
     rest = stop - place
     parts = tuple(_part(stream, rest if stream is streams[-1] else 0) for stream in streams)
-    if rest and _has_frames(data, place, stop):
+    if rest and find_frames(data, place, stop) >= 0:
         raise ClipError(
             "unreadable",
             f"changes its rate or layer, or has something else between its frames, {rest} bytes "
@@ -147,12 +147,16 @@ def walk_mpeg(data: FileBytes, start: int, stop: int) -> tuple[tuple[Part, ...],
     return parts, stop
 
 
-def _has_frames(data: FileBytes, place: int, stop: int) -> bool:
-    """Whether three frames of one kind follow one another somewhere behind ``place``."""
+def find_frames(data: FileBytes, place: int, stop: int) -> int:
+    """Return where three frames of one kind follow one another first, -1 if nowhere.
+
+    Raises:
+        ClipError: there are too many places that look like it.
+    """
     for _ in range(_TRIES):
         place = data.find(b"\xff", place, stop)
         if place < 0:
-            return False
+            return -1
         after = place
         keys: list[int] = []
         while len(keys) < 3 and is_mpeg(head := data.at(after, 4)):
@@ -160,9 +164,9 @@ def _has_frames(data: FileBytes, place: int, stop: int) -> bool:
             keys.append((head[1] << 8 | head[2]) & _SAME)
             after += kind.size or stop
         if len(keys) == 3 and len(set(keys)) == 1 and after <= stop:
-            return True
+            return place
         place += 1
-    return True
+    raise ClipError("unreadable", "has something else between its MPEG frames; make it again")
 
 
 def _header_frame(data: FileBytes, place: int, size: int, kind: _Kind, head: bytes) -> bytes:

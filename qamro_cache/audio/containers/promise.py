@@ -7,7 +7,7 @@ from qamro_cache.audio.containers.aiff import is_aiff, walk_aiff
 from qamro_cache.audio.containers.au import is_au, walk_au
 from qamro_cache.audio.containers.caf import is_caf, walk_caf
 from qamro_cache.audio.containers.flac import is_flac, walk_flac
-from qamro_cache.audio.containers.mpeg import is_mpeg, walk_mpeg
+from qamro_cache.audio.containers.mpeg import find_frames, is_mpeg, walk_mpeg
 from qamro_cache.audio.containers.ogg import is_ogg, walk_ogg
 from qamro_cache.audio.containers.rare import is_rare, walk_rare
 from qamro_cache.audio.containers.riff import is_riff, walk_riff
@@ -40,20 +40,26 @@ def promised_parts(data: FileBytes) -> tuple[Part, ...]:
     Raises:
         ClipError: ``unreadable``: the file holds less than it promises, or something else within.
     """
-    place = skip_tags(data, 0, data.size)
+    place = first = skip_tags(data, 0, data.size)
+    if place > 0:
+        place = skip_padding(data, place, data.size)
     walk = _walk_of(data, place)
+    if walk is None and place > 0 and (found := find_frames(data, place, data.size)) >= 0:
+        # The decoder looks for MPEG behind a tag, too.
+        place, walk = found, walk_mpeg
     if walk is None:
         return (Part(0, data.size),)
     parts: list[Part] = []
     while _walk_of(data, place) is walk:
-        found, end = walk(data, place, data.size)
-        parts += found
+        new, end = walk(data, place, data.size)
+        parts += new
         if end <= place:
             break
         place = skip_padding(data, end, data.size)
-    if len(parts) == 1 and parts[0].stop == data.size and parts[0].as_it_is:
+    only = parts[0]
+    if len(parts) == 1 and only.as_it_is and (only.start, only.stop) == (first, data.size):
         # Tags before the sound are the decoder's business.
-        return (replace(parts[0], start=0),)
+        return (replace(only, start=0),)
     return tuple(parts)
 
 

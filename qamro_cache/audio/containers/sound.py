@@ -51,7 +51,8 @@ class Sound:
     def check_held(self, stop: int) -> None:
         """Raise a ClipError if the file ends before the sound does."""
         held = max(0, stop - self.start)
-        if held < self.size:
+        unit = self.width or 1
+        if held // unit < self.size // unit:
             raise ClipError(
                 "unreadable",
                 f"ends after {self.length(held)} of {self.length(self.size)}; cut short: "
