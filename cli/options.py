@@ -48,8 +48,10 @@ class Value(click.ParamType):  # type: ignore[type-arg]
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Complete the choices."""
-        return [CompletionItem(c) for c in self.setting.choices if c and c.startswith(incomplete)]
+        """Complete the choices, of a list the one after its last comma."""
+        before, comma, last = incomplete.rpartition(",") if self.listed else ("", "", incomplete)
+        choices = ("true", "false") if self.setting.kind is bool else self.setting.choices
+        return [CompletionItem(before + comma + c) for c in choices if c and c.startswith(last)]
 
 
 def option_of(setting: Setting, *, listed: bool = False, flag: bool = True) -> Callable[..., Any]:
@@ -64,7 +66,9 @@ def option_of(setting: Setting, *, listed: bool = False, flag: bool = True) -> C
     if setting.kind is bool and flag:
         both = f"{name}/--no-{name[2:]}" if setting.default else name
         return click.option(both, setting.name, is_flag=True, default=None, help=setting.help)
-    shown = setting.default_help or setting.show(setting.default)
+    words = [setting.default_help or setting.show(setting.default)]
+    words += [] if setting.choices else [setting.rule]
+    shown = "; ".join(word for word in words if word)
     many = setting.several and setting.kind in (str, Path)
     one = replace(setting, several=False) if many else setting
     choices = "|".join(choice for choice in setting.choices if choice)
@@ -74,9 +78,15 @@ def option_of(setting: Setting, *, listed: bool = False, flag: bool = True) -> C
         type=File if setting.kind is Path else Value(one, listed=listed),
         multiple=many and not listed,
         default=None,
-        metavar="FILE" if setting.kind is Path else choices or _METAVAR[setting.kind],
+        callback=_none_for_nothing if many and not listed else None,
+        metavar="PATH" if setting.kind is Path else choices or _METAVAR[setting.kind],
         help=f"{setting.help}{f' [{shown}]' if shown else ''}",
     )
+
+
+def _none_for_nothing(context: click.Context, option: click.Parameter, values: Any) -> Any:
+    """Tell an option that was not given from an empty value."""
+    return values or None
 
 
 def setting_options(
@@ -99,4 +109,4 @@ def request_options(request: Any) -> Callable[[Command], Command]:
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that were given; what was not is the library's to choose."""
-    return {name: value for name, value in options.items() if value is not None and value != ()}
+    return {name: value for name, value in options.items() if value is not None}

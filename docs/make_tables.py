@@ -42,8 +42,8 @@ def table(settings: Mapping[str, Setting]) -> str:
     """Return a table of options in Markdown."""
     rows = ["| option | default | what |", "|---|---|---|"]
     for one in settings.values():
-        choices = ", ".join(f"`{choice}`" for choice in one.choices if choice)
-        what = f"{one.help} {choices}".strip()
+        rule = ", ".join(f"`{choice}`" for choice in one.choices if choice) or one.rule
+        what = f"{one.help} {rule[:1].upper()}{rule[1:]}".strip()
         rows.append(f"| `{one.name}` | {one.default_text} | {what.replace('|', chr(92) + '|')} |")
     return "\n".join(rows) + "\n"
 

@@ -7,11 +7,13 @@ table in docs/training.md are made from the same declarations.
 
 import difflib
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -64,8 +66,9 @@ class Setting:
         """
         if not self.several:
             return self._one(value)
-        if isinstance(value, str) and self.kind is str:
-            value = (value,)  # ``axis="quality"``
+        if isinstance(value, str):
+            # ``axis="quality"``, ``widths="256-64"``
+            return self.check((value,)) if self.kind is str else self.parse(value)
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ValueError(f"{self.name} must be a list of values, got {value!r}")
         return tuple(self._one(item) for item in value)
@@ -76,9 +79,15 @@ class Setting:
         Raises:
             ValueError: as `check`.
         """
-        if self.several:
+        if not self.several:
+            return self.check(self._number(text))
+        try:
             return self.check([self._number(part) for part in text.split("-") if part])
-        return self.check(self._number(text))
+        except ValueError:
+            if re.fullmatch(r"[\d-]*", text.strip()):
+                raise
+            words = f"{_WORDS[self.kind]}s joined by -".removeprefix("a ")
+            raise ValueError(f"{self.name} must be {words}, got {text!r}") from None
 
     def show(self, value: Any) -> str:
         """Return a value as `parse` reads it."""
@@ -89,6 +98,16 @@ class Setting:
         if isinstance(value, bool):
             return str(value).lower()
         return short(value) if isinstance(value, float) else str(value)
+
+    @property
+    def rule(self) -> str:
+        """What is allowed, in words; empty for anything."""
+        if self.choices:
+            return ", ".join(choice for choice in self.choices if choice)
+        ends = (("at least", self.low), ("above", self.above), ("below", self.below))
+        parts = [f"{word} {short(end)}" for word, end in (*ends, ("at most", self.high))
+                 if end is not None]  # fmt: skip
+        return ", ".join(parts)
 
     @property
     def default_text(self) -> str:
@@ -108,7 +127,9 @@ class Setting:
 
     def _one(self, value: Any) -> Any:
         if self.kind is Path:
-            return None if value is None else Path(value)
+            if value is None or isinstance(value, str | PathLike):
+                return None if value is None else Path(value)
+            raise ValueError(f"{self.name} must be a path, got {value!r}")
         if self.kind is str and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)  # ``cv = 5``
         wanted: Any = (int, float) if self.kind is float else self.kind
@@ -133,7 +154,7 @@ class Setting:
             raise ValueError(f"{self.name} must be below {self.below:g}, got {value}")
         if self.high is not None and not value <= self.high:
             why = f" ({self.why})" if self.why else ""
-            raise ValueError(f"{self.name} must be at most {self.high:,g}{why}, got {value}")
+            raise ValueError(f"{self.name} must be at most {short(self.high)}{why}, got {value}")
         if not abs(value) <= sys.float_info.max:
             raise ValueError(f"{self.name} must be finite, got {value}")
 
@@ -205,17 +226,26 @@ def documented(*declared: Any) -> Callable[[Function], Function]:
     ]
 
     def describe(function: Function) -> Function:
-        lines = [f"    {one.name}: {one.help} [{one.default_text}]" for one in options]
+        lines = [f"    {one.name}: {one.help} {_brackets(one)}" for one in options]
         doc = inspect.cleandoc(function.__doc__ or "")
         function.__doc__ = "\n".join([doc, "", "Options:", *lines, ""])
         own = inspect.signature(function)
         kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        added = [inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default)
-                 for one in options]  # fmt: skip
+        # None is not given: what the default is may depend on others, and stands in the docstring.
+        added = [
+            inspect.Parameter(
+                one.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=one.kind
+            )
+            for one in options
+        ]
         function.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
         return function
 
     return describe
+
+
+def _brackets(one: Setting) -> str:
+    return f"[{'; '.join(part for part in (one.default_text, one.rule) if part)}]"
 
 
 def split_list(text: str) -> list[str]:

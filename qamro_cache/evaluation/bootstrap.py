@@ -5,122 +5,87 @@ Welsh, "Bootstrapping clustered data", 2007). A resample is a count a system, wh
 take as weights: all resamples are one batch.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qamro_cache.evaluation.metrics import METRICS, system_means
-
-#: Resamples computed at once: bounds memory at N clips to 64 N numbers a metric.
-_CHUNK = 64
+from qamro_cache.evaluation.figures import FIGURES, figures
+from qamro_cache.evaluation.judged import Floats, Ints
 
 #: Tau compares all pairs in every resample; beyond this many clips its interval is left out.
 _TAU_LIMIT = 1000
 
 
-class Interval(NamedTuple):
-    """A figure on the data as it is, and the middle ``level`` of its resamples."""
+#: Share of the resamples inside an interval.
+LEVEL = 0.95
 
-    value: float
+
+class Interval(NamedTuple):
+    """The middle 95 % of a figure's resamples."""
+
     low: float
     high: float
 
 
-def draw_clusters(num_clusters: int, resamples: int, seed: int = 0) -> npt.NDArray[np.int64]:
+def draw_clusters(num_clusters: int, resamples: int, seed: int = 0) -> Ints:
     """Counts [resamples, num_clusters] of drawing that many clusters with replacement."""
     generator = np.random.default_rng(seed)
     even = np.full(num_clusters, 1.0 / num_clusters)
     return generator.multinomial(num_clusters, even, size=resamples)
 
 
-def resampled_metrics(
-    pred: Tensor,
-    target: Tensor,
-    cluster: Tensor,
-    counts: Tensor,
-    system_truth: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """Clip- and system-level metrics of every resample.
-
-    Args:
-        pred: [K, N] predictions of K seeds (or folds of one model): each is scored by itself.
-        target: [N] labels.
-        cluster: [N] int64, each clip's system.
-        counts: [R, S] how often each system was drawn.
-        system_truth: [S] published system scores, see `true_system_scores`.
-
-    Returns:
-        ``clip_mse`` ... ``system_ktau``, each [K, R] float64. Clip-level tau is left out beyond
-        1,000 clips, where it would take minutes.
-    """
-    system_pred = system_means(pred, cluster, counts.shape[-1]).mean
-    system_target, clips = system_means(target, cluster, counts.shape[-1])
-    system_target = true_system_scores(system_target, system_truth)
-    results: dict[str, list[Tensor]] = {}
-    for chunk in torch.split(counts, _CHUNK):
-        levels = {
-            "clip": (pred, target, chunk[:, cluster]),
-            "system": (system_pred, system_target, chunk * (clips > 0)),
-        }
-        for level, (of_seeds, truth, weights) in levels.items():
-            for name, metric in METRICS.items():
-                if name != "ktau" or len(truth) <= _TAU_LIMIT:
-                    # A seed at a time: its pair signs then serve all resamples in one product.
-                    figures = torch.stack([metric(one, truth, weights) for one in of_seeds])
-                    results.setdefault(f"{level}_{name}", []).append(figures)
-    return {name: torch.cat(parts, -1) for name, parts in results.items()}
-
-
-def interval(value: float, resampled: Tensor, level: float = 0.95) -> Interval:
-    """Percentile interval of a resampled figure; NaN resamples (undefined there) are left out."""
-    known = resampled[~resampled.isnan()]
-    if known.numel() < 2:
-        return Interval(value, float("nan"), float("nan"))
-    tail = (1 - level) / 2
-    low, high = torch.quantile(known, torch.tensor([tail, 1 - tail], dtype=known.dtype)).tolist()
-    return Interval(value, low, high)
-
-
-def bootstrap_intervals(
-    pred: npt.NDArray[np.float64],
-    target: npt.NDArray[np.float64],
-    system: npt.NDArray[np.int64],
+def resampled(
+    pred: Floats,
+    target: Floats,
+    system: Ints,
+    truth: Tensor | None = None,
     *,
-    system_truth: Tensor | None = None,
     resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Intervals of every metric, clip and system level, over systems drawn with replacement.
+    only: Collection[str] = FIGURES,
+) -> dict[str, Tensor]:
+    """Compute figures in resamples: name -> [R], the mean over the seeds.
+
+    Nothing is resampled where there are fewer than two systems (or clips, where no clip has a
+    system): drawing one again and again says nothing about chance.
 
     Args:
-        pred: [K, N] predictions of K seeds; a figure is the mean over the seeds' figures, in the
-            data and in each resample.
+        pred: [K, N] predictions of K seeds.
         target: [N] labels.
-        system: [N] each clip's system from 0; give every clip its own where there are none.
-        system_truth: [S] published system scores, see `true_system_scores`.
-        resamples: bootstrap draws.
-        level: share of the resamples inside the interval.
-        seed: of the draws.
+        system: [N] each clip's system, -1 for none. Clips without one are left out where others
+            have one; where none has, clips are drawn.
+        truth: [S] published system scores, see `figures`.
+        resamples: R draws, the same for every model of the same clips.
+        only: names of `FIGURES`. Tau is left out beyond 1,000 clips, where it would take minutes.
     """
-    t, s = torch.as_tensor(target), torch.as_tensor(system)
-    drawn = torch.as_tensor(draw_clusters(int(system.max()) + 1, resamples, seed))
-    # The data as they are stand first: every system drawn once.
-    counts = torch.cat([torch.ones_like(drawn[:1]), drawn])
-    figures = _seed_mean(torch.as_tensor(pred), t, s, counts, system_truth)
-    return {name: interval(f[0].item(), f[1:], level) for name, f in figures.items()}
+    named = (system >= 0).any()
+    inside = system >= 0 if named else np.ones(len(system), np.bool_)
+    names, cluster = np.unique(system[inside] if named else np.arange(len(system)),
+                               return_inverse=True)  # fmt: skip
+    if resamples == 0 or len(names) < 2:
+        return {}
+    counts = torch.as_tensor(draw_clusters(len(names), resamples)).double()
+    place = torch.as_tensor(cluster)
+    if int(inside.sum()) > _TAU_LIMIT:
+        only = [name for name in only if name != "clip_ktau"]
+    found = figures(
+        torch.as_tensor(pred[:, inside]),
+        torch.as_tensor(target[inside]),
+        place if named else torch.full_like(place, -1),
+        truth,
+        weights={"clip": counts[:, place], "system": counts},
+        only=only,
+    )
+    return {name: value.mean(0) for name, value in found.items()}
 
 
-def true_system_scores(means: Tensor, published: Tensor | None) -> Tensor:
-    """The systems' truth [S]: what was published, and where that is NaN the mean over the clips."""
-    return means if published is None else torch.where(published.isnan(), means, published)
-
-
-def _seed_mean(
-    pred: Tensor, target: Tensor, system: Tensor, counts: Tensor, truth: Tensor | None
-) -> dict[str, Tensor]:
-    figures = resampled_metrics(pred, target, system, counts, truth)
-    return {name: value.mean(0) for name, value in figures.items()}
+def interval(values: Tensor) -> Interval:
+    """Percentile interval of a resampled figure; NaN resamples (undefined there) are left out."""
+    known = values[~values.isnan()]
+    if known.numel() < 2:
+        return Interval(float("nan"), float("nan"))
+    tail = (1 - LEVEL) / 2
+    low, high = torch.quantile(known, torch.tensor([tail, 1 - tail], dtype=known.dtype)).tolist()
+    return Interval(low, high)

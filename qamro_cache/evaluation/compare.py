@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from qamro_cache.evaluation.baselines import ridge, train_mean
-from qamro_cache.evaluation.bootstrap import draw_clusters, interval
-from qamro_cache.evaluation.metrics import METRICS, system_means
-from qamro_cache.evaluation.score import FIGURES, LEVELS, Bools, Floats, Judged, clusters, score
+from qamro_cache.evaluation.bootstrap import Interval, interval, resampled
+from qamro_cache.evaluation.figures import FIGURES, LEVELS
+from qamro_cache.evaluation.judged import Bools, Floats, Judged
 
 #: What stands behind a figure in ``metrics.json`` and in ``summary.csv``.
 PARTS = ("std", "low", "high")
@@ -65,31 +64,33 @@ def levels(scored: Mapping[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]
 
 
 def best_of(
-    models: Sequence[tuple[Mapping[str, Any], Floats]], judged: Judged, resamples: int
+    models: Sequence[tuple[Mapping[str, Any], Floats, Mapping[str, Any]]],
+    judged: Judged,
+    resamples: int,
 ) -> dict[str, Any]:
     """Find the model of the highest SRCC, and those that a paired bootstrap cannot tell from it.
 
     Args:
-        models: what each is called, and its predictions [K, C].
+        models: what each is called, its predictions [K, C], and what `score` found.
         judged: the same clips.
         resamples: bootstrap draws.
     """
     known = np.isfinite(judged.target)
-    usable = [(names, pred) for names, pred in models if np.isfinite(pred[:, known]).all()]
+    usable = [one for one in models if np.isfinite(one[1][:, known]).all()]
     if not usable:
         return {"cell": None, "reason": "every cell has heads that diverged"}
     systems = len(np.unique(judged.system[known & (judged.system >= 0)]))
     figure = f"{'system' if systems >= MIN_SYSTEMS else 'clip'}_srcc"
-    values = [columns(score(pred, judged, resamples=0))[figure] for _, pred in usable]
+    values = [columns(scored)[figure] for *_, scored in usable]
     if not np.isfinite(values).any():
         return {"cell": None, "reason": f"{figure} is undefined"}
     place = int(np.nanargmax(values))
     alike = []
-    for k, (names, pred) in enumerate(usable):
+    for k, (names, pred, _) in enumerate(usable):
         if k == place:
             continue
         gap = paired_gap(usable[place][1], pred, judged, figure, resamples)
-        if gap is None or not gap[0] > 0:
+        if gap is None or not gap.low > 0:
             alike.append({"cell": dict(names), figure: values[k], "gap_95": gap})
     return {
         "metric": figure,
@@ -104,7 +105,7 @@ def best_of(
 
 def paired_gap(
     ours: Floats, theirs: Floats, judged: Judged, figure: str, resamples: int
-) -> tuple[float, float] | None:
+) -> Interval | None:
     """Return the 95 % interval of a figure's difference on the same resamples; None without any.
 
     Args:
@@ -115,35 +116,13 @@ def paired_gap(
         resamples: bootstrap draws.
     """
     known = np.isfinite(judged.target)
-    if not known.any() or resamples == 0:
-        return None
-    cluster, inside = clusters(judged.system[known])
-    used = np.flatnonzero(known)[inside]
-    place = torch.as_tensor(np.unique(cluster[inside], return_inverse=True)[1])
-    counts = torch.as_tensor(draw_clusters(int(place.max()) + 1, resamples))
-    target = torch.as_tensor(judged.target[used])
-    gaps = [
-        _resampled(torch.as_tensor(pred[:, used]), target, place, counts, figure)
+    target, system = judged.target[known], judged.system[known]
+    systems = np.unique(system[system >= 0])
+    system = np.where(system >= 0, np.searchsorted(systems, system), -1)
+    drawn = [
+        resampled(pred[:, known], target, system, resamples=resamples, only=[figure])
         for pred in (ours, theirs)
     ]
-    found = interval(float("nan"), gaps[0] - gaps[1])
-    return found.low, found.high
-
-
-def _resampled(
-    pred: torch.Tensor,
-    target: torch.Tensor,
-    cluster: torch.Tensor,
-    counts: torch.Tensor,
-    figure: str,
-) -> torch.Tensor:
-    """Return one figure of each resample [R], the mean over the seeds."""
-    level, _, name = figure.partition("_")
-    if level == "system":
-        pred = system_means(pred, cluster, counts.shape[1]).mean
-        target, clips = system_means(target, cluster, counts.shape[1])
-        weights = counts * (clips > 0)
-    else:
-        weights = counts[:, cluster]
-    parts = [METRICS[name](pred[:, None], target, part) for part in weights.split(64)]
-    return torch.cat(parts, -1).mean(0)
+    if figure not in drawn[0]:
+        return None
+    return interval(drawn[0][figure] - drawn[1][figure])

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.records import Axis, Dataset, select_clips
 from qamro_cache.datasets.selection import describe, select_rows
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.files import read_predictions
+from qamro_cache.evaluation.judged import Judged, warn_of_small_numbers
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.evaluation.request import EvaluateRequest, evaluate_request
 from qamro_cache.settings import documented
@@ -24,15 +26,15 @@ logger = logging.getLogger("qamro_cache")
 
 @documented(EvaluateOptions)
 def evaluate(
-    predictions: str | Path, labels: str | Path | Dataset | None = None, **options: Any
+    predictions: str | Path, labels: CacheLike | Dataset | None = None, **options: Any
 ) -> dict[str, Any]:
     """Score predictions as the challenge does, with intervals and the raters' ceiling.
 
     Args:
         predictions: ``predictions.csv`` of qamro-train or qamro-predict (columns clip_id, axis,
             prediction, optionally seed and scale), or a challenge's ``answer.txt``.
-        labels: the truth: a data set, a cache (``.h5``), or a CSV with clip_id, optionally system
-            and split, and a column an axis; or name ``dataset``.
+        labels: the truth: a data set, a cache (``.h5``, or open), or a CSV with clip_id, optionally
+            system and split, and a column an axis; or name ``dataset``.
         options: those of qamro-evaluate by their names; ``axis_map`` may be a mapping of predicted
             axis -> axis of the labels. Axes of the same name are compared when it is empty. A
             mapped axis is taken to be on another scale.
@@ -58,7 +60,7 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     pairs = _pairs(table, truth, options.axes, request.predictions)
     found = _match(table, truth, options, request.predictions)
     # Loads torch, which takes seconds: what is wrong with the files has been said by now.
-    from qamro_cache.evaluation.score import Judged, score, warn_of_small_numbers
+    from qamro_cache.evaluation.score import score
 
     axes: dict[str, Any] = {}
     for theirs, ours in pairs.items():

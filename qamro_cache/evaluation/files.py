@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from qamro_cache.cache.reader import CacheLike, open_cache
 from qamro_cache.datasets.answers import TRACK_AXES, read_answer, read_answer_list
 from qamro_cache.datasets.labels import load_rated
 from qamro_cache.datasets.records import Dataset
@@ -12,14 +13,12 @@ from qamro_cache.datasets.tables import numbers, read_table, text
 from qamro_cache.errors import QamroError
 
 
-def read_truth(path: Path) -> Dataset:
+def read_truth(labels: CacheLike) -> Dataset:
     """Read labels to score against from a cache, or from a CSV (see `evaluate`)."""
-    if path.suffix in (".h5", ".hdf5"):
-        from qamro_cache.cache.reader import open_cache
-
-        cache = open_cache(path)
-        return Dataset(cache.dataset, cache.clips, cache.labels, cache.synthetic)
-    return Dataset(path.stem, *load_rated(path))
+    if isinstance(labels, str | Path) and Path(labels).suffix not in (".h5", ".hdf5"):
+        return Dataset(Path(labels).stem, *load_rated(Path(labels)))
+    cache = open_cache(labels)
+    return Dataset(cache.dataset, cache.clips, cache.labels, cache.synthetic)
 
 
 def read_predictions(path: Path, answer_list: Path | None = None) -> pd.DataFrame:

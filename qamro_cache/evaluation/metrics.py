@@ -72,8 +72,21 @@ def ktau(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     return tau.masked_fill(missing, torch.nan)
 
 
-METRICS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
-    {"mse": mse, "lcc": lcc, "srcc": srcc, "ktau": ktau}
+class Metric(NamedTuple):
+    """What a table's column is computed by, and whether it is in the units of the labels."""
+
+    function: Callable[..., Tensor]
+    in_label_units: bool = False
+
+
+#: Every metric by name, in the order of the tables' columns.
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "mse": Metric(mse, in_label_units=True),
+        "lcc": Metric(lcc),
+        "srcc": Metric(srcc),
+        "ktau": Metric(ktau),
+    }
 )
 
 

@@ -8,7 +8,28 @@ from qamro_cache.settings import check_settings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class ChoiceOptions:
+    """Which clips count."""
+
+    only: tuple[str, ...] = setting(
+        (), "Use only the clips that have COLUMN=VALUE; may repeat.", default_help="all clips"
+    )
+    without: tuple[str, ...] = setting(
+        (),
+        "Leave out the clips that have COLUMN=VALUE, for example system=Reference; may repeat.",
+        default_help="none",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntervalOptions:
+    """How intervals are computed."""
+
+    resamples: int = setting(1000, "Bootstrap draws.", low=0, high=1_000_000, why="each is scored")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ChoiceOptions, IntervalOptions):
     """What `evaluate` takes beside the predictions and the labels."""
 
     dataset: str = setting("", "The truth: a data set by name, with --data-dir.")
@@ -19,16 +40,7 @@ class EvaluateOptions:
         "May repeat.",
     )
     split: str = setting("", "Only the clips of this split.")
-    only: tuple[str, ...] = setting(
-        (), "Judge only the clips that have COLUMN=VALUE; may repeat.", default_help="all clips"
-    )
-    without: tuple[str, ...] = setting(
-        (),
-        "Leave out the clips that have COLUMN=VALUE, for example system=Reference; may repeat.",
-        default_help="none",
-    )
     answer_list: Path | None = setting(None, "The challenge's list, which answer.txt must match.")
-    resamples: int = setting(1000, "Bootstrap draws.", low=0, high=1_000_000, why="each is scored")
 
     def __post_init__(self) -> None:
         check_settings(self)

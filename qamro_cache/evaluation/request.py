@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import OptionError
@@ -29,13 +30,13 @@ class EvaluateRequest:
 
 
 def evaluate_request(
-    predictions: str | Path, labels: str | Path | Dataset | None, given: Mapping[str, Any]
+    predictions: str | Path, labels: "CacheLike | Dataset | None", given: Mapping[str, Any]
 ) -> EvaluateRequest:
     """Check what is asked of `evaluate`, and read the labels.
 
     Args:
         predictions: file.
-        labels: the truth: a data set, a cache (``.h5``) or a CSV; or name ``dataset``.
+        labels: the truth: a data set, a cache (``.h5``, or open) or a CSV; or name ``dataset``.
         given: fields of `EvaluateOptions`. ``axis_map`` may be a mapping.
 
     Raises:
@@ -50,5 +51,5 @@ def evaluate_request(
     _ = options.axes
     if labels is None:
         labels = load_dataset(options.dataset, options.data_dir)
-    truth = labels if isinstance(labels, Dataset) else read_truth(Path(labels))
+    truth = labels if isinstance(labels, Dataset) else read_truth(labels)
     return EvaluateRequest(Path(predictions), truth, options)

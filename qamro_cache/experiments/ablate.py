@@ -8,21 +8,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qamro_cache.cache.reader import Cache, CacheLike
+from qamro_cache.cache.reader import CacheLike
 from qamro_cache.devices import usable_device
-from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material, load_material
-from qamro_cache.experiments.folds import default_cv, make_folds, wants_inner
+from qamro_cache.experiments.fitting import stacks
 from qamro_cache.experiments.grid import CELL, Cell, Grid
 from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes
 from qamro_cache.experiments.plan import Plan, make_plan
-from qamro_cache.experiments.request import AblateRequest, ablate_request
+from qamro_cache.experiments.request import AblateRequest, Part, ablate_request
 from qamro_cache.experiments.store import keep_stack, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
 from qamro_cache.files import write_json
 from qamro_cache.settings import documented
-from qamro_cache.training.fit import ProgressCallback, fit
+from qamro_cache.training.fit import ProgressCallback
 from qamro_cache.training.recipe import flat_recipe
 from qamro_cache.training.schedule import passes_notice
 
@@ -64,30 +63,23 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     """Do what was asked; see `ablate`."""
     options, out, cells = request.options, request.out, request.cells
     device = usable_device(options.device)
-    common = _common_clips(request.caches)
+    encoders = {part.cache.identity_sha256 for part in request.parts}
     varied = {name for cell in cells for name in cell.names}
     outcomes: list[Outcome] = []
     materials = []
-    for cache in request.caches:
-        for (feature, text, own_cv), members in _by_material(cells).items():
-            material = load_material(
-                cache,
-                options,
-                feature=feature,
-                text=text,
-                common=common,
-            )
-            cv = own_cv or default_cv(material.clips, material.known)
-            plan, question = _plan(material, [(k, cells[k]) for k in members], cv, options)
-            _train_missing(plan, out / "done", device, options.precision, progress)
-            origin = {"encoder": material.encoder} if len(request.caches) > 1 else {}
-            # What baselines depend on too.
-            reads = {"feature": material.feature, "cv": cv}
-            origin |= {name: value for name, value in reads.items() if name in varied}
-            done = read_stacks(out / "done", len(material.clips))
-            outcomes += head_outcomes(plan, done, origin, cells)
-            outcomes += baseline_outcomes(plan, origin)
-            materials.append({**material.origin(), "split": question, "heads": len(plan.jobs)})
+    for part in request.parts:
+        material = load_material(part.cache, part.clips, feature=part.feature, text=part.text)
+        plan = _plan(part, material, cells, options)
+        _train_missing(plan, out / "done", device, options.precision, progress)
+        origin = {"encoder": material.encoder} if len(encoders) > 1 else {}
+        # What baselines depend on too.
+        reads = {"feature": material.feature, "cv": part.held_out.cv}
+        origin |= {name: value for name, value in reads.items() if name in varied}
+        done = read_stacks(out / "done", len(part.clips.rows))
+        outcomes += head_outcomes(plan, done, origin, cells)
+        outcomes += baseline_outcomes(plan, origin)
+        split = part.held_out.question
+        materials.append({**material.origin(), "split": split, "heads": len(plan.jobs)})
     config = {
         "seeds": options.seeds,
         "device": device,
@@ -100,50 +92,22 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     return write_tables(out, outcomes, synthetic, options.resamples)
 
 
-def _common_clips(caches: Sequence[Cache]) -> frozenset[str] | None:
-    """Return the clips that every cache has features of; None for a single cache."""
-    if len(caches) == 1:
-        return None
-    sets = [set(c.clips["clip_id"][c.clips["status"] == "ok"]) for c in caches]
-    common = frozenset.intersection(*map(frozenset, sets))
-    if not common:
-        raise QamroError("the caches have no clip in common")
-    lost = max(len(one) for one in sets) - len(common)
-    if lost:
-        logger.warning("comparing on the %d clips that all caches have", len(common))
-    return common
-
-
-def _by_material(cells: Sequence[Cell]) -> dict[tuple[str, bool, str], list[int]]:
-    """Group cells by what they read of a cache (the feature, whether prompts), and by folds."""
-    groups: dict[tuple[str, bool, str], list[int]] = {}
-    for place, cell in enumerate(cells):
-        key = (cell.feature, cell.recipe.head.inputs != "audio", cell.cv)
-        groups.setdefault(key, []).append(place)
-    return groups
-
-
-def _plan(
-    material: Material, cells: Sequence[tuple[int, Cell]], cv: str, options: AblateOptions
-) -> tuple[Plan, str]:
-    """Return the jobs of the cells of one material, and the line that says what folds ask."""
-    for _, cell in cells:
+def _plan(part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions) -> Plan:
+    """Return the jobs of the cells of one part."""
+    chosen = [(place, cells[place]) for place in part.cells]
+    for _, cell in chosen:
         material.check_head(cell.recipe.head)
-    inner = wants_inner(cv, options.stop)
-    folds, question = make_folds(material.clips, cv, material.known, inner=inner)
-    question = material.asked(question, options)
-    material.warn_of_small_sets(folds)
-    notice = passes_notice(int(folds.train.sum(1).min()), cells[0][1].recipe.batch_size)
-    if notice:
+    folds, batch_size = part.held_out.folds, chosen[0][1].recipe.batch_size
+    if notice := passes_notice(int(folds.train.sum(1).min()), batch_size):
         logger.info(notice)
-    return make_plan(material, folds, cells, options.seeds, options.precision), question
+    return make_plan(material, folds, chosen, options.seeds, options.precision)
 
 
 def _train_missing(
     plan: Plan, folder: Path, device: str, precision: str, progress: ProgressCallback | None
 ) -> None:
     """Train the jobs that have no result yet, and keep each stack's results when it is done."""
-    done = read_stacks(folder, len(plan.material.clips))
+    done = read_stacks(folder, len(plan.material.clips.rows))
     missing = [k for k, key in enumerate(plan.keys) if key not in done]
     if not missing:
         return
@@ -151,28 +115,19 @@ def _train_missing(
         logger.info(
             "%d of %d heads are done already", len(plan.jobs) - len(missing), len(plan.jobs)
         )
-    try:
-        for where, result in fit(
-            plan.material.features,
-            plan.targets,
-            plan.folds,
-            [plan.jobs[k] for k in missing],
-            device=device,
-            precision=precision,
-            weights=False,
-            progress=progress,
-        ):
-            heads = [missing[k] for k in where]
-            test = plan.folds.test[[plan.jobs[k].fold for k in heads]]
-            results: Mapping[str, Any] = {
-                "predictions": np.where(test, result.predictions.float().numpy(), np.nan),
-                "best_epoch": result.best_epoch.numpy(),
-                "diverged": result.diverged.numpy(),
-                "stability": _mean_known(result.stability.double().numpy()),
-            }
-            keep_stack(folder, [plan.keys[k] for k in heads], results)
-    except ValueError as error:
-        raise QamroError(str(error)) from error
+    options: dict[str, Any] = {"device": device, "precision": precision, "progress": progress}
+    jobs = [plan.jobs[k] for k in missing]
+    found = stacks(plan.material, plan.targets, plan.folds, jobs, weights=False, **options)
+    for where, result in found:
+        heads = [missing[k] for k in where]
+        test = plan.folds.test[[plan.jobs[k].fold for k in heads]]
+        results: Mapping[str, Any] = {
+            "predictions": np.where(test, result.predictions.float().numpy(), np.nan),
+            "best_epoch": result.best_epoch.numpy(),
+            "diverged": result.diverged.numpy(),
+            "stability": _mean_known(result.stability.double().numpy()),
+        }
+        keep_stack(folder, [plan.keys[k] for k in heads], results)
 
 
 def _mean_known(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,8 +1,9 @@
 """Jobs to held-out predictions: what every fold's heads say of the clips that they never saw."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from torch import Tensor
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material
 from qamro_cache.training.fit import ProgressCallback, fit
-from qamro_cache.training.inputs import Bools, Folds
+from qamro_cache.training.inputs import Bools, Folds, Targets
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result
 
@@ -54,29 +55,29 @@ def fit_all(
     progress: ProgressCallback | None,
 ) -> Fitted:
     """Run `fit` to the end and put its stacks together."""
-    predictions = np.full((len(jobs), len(material.clips)), np.nan)
+    targets = material.targets()
+    predictions = np.full((len(jobs), targets.labels.shape[1]), np.nan)
     best, diverged = np.zeros(len(jobs), np.int64), np.zeros(len(jobs), np.bool_)
     parts = []
-    try:
-        for where, result in fit(
-            material.features,
-            material.targets(),
-            folds,
-            jobs,
-            device=device,
-            precision=precision,
-            initial=starts,
-            progress=progress,
-        ):
-            predictions[where] = result.predictions.double().numpy()
-            best[where] = result.best_epoch.numpy()
-            diverged[where] = result.diverged.numpy()
-            parts.append((where, result))
-    except ValueError as error:
-        raise QamroError(str(error)) from error
+    options: dict[str, Any] = {"initial": starts, "device": device, "precision": precision}
+    for where, result in stacks(material, targets, folds, jobs, progress=progress, **options):
+        predictions[where] = result.predictions.double().numpy()
+        best[where] = result.best_epoch.numpy()
+        diverged[where] = result.diverged.numpy()
+        parts.append((where, result))
     if diverged.any():
         logger.warning("%d of %d heads diverged; lower --lr", int(diverged.sum()), len(jobs))
     return Fitted(jobs, predictions, best, diverged, parts)
+
+
+def stacks(
+    material: Material, targets: Targets, folds: Folds, jobs: Sequence[Job], **options: Any
+) -> Iterator[tuple[list[int], Result]]:
+    """Run `fit` on a material's features, a user's mistake being one line."""
+    try:
+        yield from fit(material.features, targets, folds, jobs, **options)
+    except ValueError as error:
+        raise QamroError(str(error)) from error
 
 
 def pool_folds(fitted: Fitted, folds: Folds) -> dict[int, npt.NDArray[np.float64]]:

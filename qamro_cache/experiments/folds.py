@@ -7,15 +7,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.errors import QamroError
+from qamro_cache.experiments.options import CV_CHOICES
 from qamro_cache.training.inputs import Bools, Folds
 
 logger = logging.getLogger("qamro_cache")
 
 #: Part of the training groups that the inner split keeps for stopping.
 VALIDATION_SHARE = 0.15
-
-#: What ``--cv`` takes.
-CHOICES = "system, group, prompt, split or a number of folds"
 
 _SPLITS = {
     "train": "train",
@@ -38,13 +36,6 @@ def default_cv(clips: pd.DataFrame, labeled: Bools) -> str:
     choice = "group" if groups.nunique() > 1 and (groups != "").all() else str(most)
     logger.info("the clips have no train and dev split: estimating with --cv %s", choice)
     return choice
-
-
-def wants_inner(cv: str, stop: str) -> bool:
-    """Whether heads stop on clips kept from training (``cv`` and ``stop`` as in `train`)."""
-    if stop not in ("", "inner", "fixed"):
-        raise QamroError(f"stop must be inner or fixed, got {stop!r}")
-    return stop == "inner" or (not stop and cv == "split")
 
 
 def make_folds(clips: pd.DataFrame, cv: str, labeled: Bools, *, inner: bool) -> tuple[Folds, str]:
@@ -71,19 +62,19 @@ def make_folds(clips: pd.DataFrame, cv: str, labeled: Bools, *, inner: bool) -> 
         if len(held) < 2:
             raise QamroError(
                 f"--cv {cv} needs at least two values in the clips' {cv!r} column, which has "
-                f"{len(held)}; use another --cv: {CHOICES}"
+                f"{len(held)}; use another --cv: {CV_CHOICES}"
             )
         if (labeled & ~usable).any():
             raise QamroError(
                 f"--cv {cv}: {int((labeled & ~usable).sum())} rated clips have no {cv}; "
-                f"use another --cv: {CHOICES}"
+                f"use another --cv: {CV_CHOICES}"
             )
         part = np.searchsorted(held, names)
         line = f"leave one {cv} out, {len(held)} folds; {_overlap(clips, cv)}"
     else:
         if not cv.isdecimal() or not 2 <= int(cv) <= int(labeled.sum()):
             raise QamroError(
-                f"--cv {cv}: use {CHOICES} (2 to the {int(labeled.sum())} rated clips)"
+                f"--cv {cv}: use {CV_CHOICES} (2 to the {int(labeled.sum())} rated clips)"
             )
         usable = labeled
         order = np.random.default_rng(0).permutation(len(clips))
@@ -94,7 +85,7 @@ def make_folds(clips: pd.DataFrame, cv: str, labeled: Bools, *, inner: bool) -> 
     train = usable & ~test
     validation = np.zeros_like(train)
     if inner:
-        groups = _validation_groups(clips, cv, part)
+        groups = _validation_groups(clips, cv)
         validation = np.stack([_inner(fold, groups, k) for k, fold in enumerate(train)])
     return Folds(train & ~validation, validation, test, held), line
 
@@ -119,7 +110,7 @@ def _by_split(clips: pd.DataFrame, labeled: Bools, *, inner: bool) -> tuple[Fold
     if not inner:
         train, validation = train | validation, np.zeros_like(validation)
     elif not validation.any():
-        validation = _inner(train, _validation_groups(clips, "group", np.full(len(clips), -1)), 0)
+        validation = _inner(train, _validation_groups(clips, "group"), 0)
     shared = [
         f"{int((clips[name][judged].isin(set(clips[name][train]))).mean() * 100)} % of the "
         f"{held} clips have a {name} that was trained on"
@@ -130,9 +121,7 @@ def _by_split(clips: pd.DataFrame, labeled: Bools, *, inner: bool) -> tuple[Fold
     return Folds((train & ~validation)[None], validation[None], judged[None], (held,)), line
 
 
-def _validation_groups(
-    clips: pd.DataFrame, cv: str, part: npt.NDArray[np.int64]
-) -> npt.NDArray[np.str_]:
+def _validation_groups(clips: pd.DataFrame, cv: str) -> npt.NDArray[np.str_]:
     """Return what the inner split keeps together: the same kind as the outer one, if it can."""
     for name in (cv, "group", "prompt", "system"):
         if name in clips and clips[name].nunique() > 2 and (clips[name] != "").all():

@@ -1,14 +1,14 @@
 """Grids: lists of values by name, multiplied out into cells; from the command line or TOML."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from qamro_cache.datasets.toml import read_toml
 from qamro_cache.errors import QamroError
-from qamro_cache.experiments.options import Reads
+from qamro_cache.experiments.options import AblateOptions, Reads
 from qamro_cache.losses.terms import PARAMETERS, parse_loss
 from qamro_cache.settings import Setting, check_settings, nearest, setting, settings_of
 from qamro_cache.training.recipe import DEFAULT_LOSS, RECIPE, Recipe, make_recipe
@@ -86,43 +86,41 @@ def read_grid(path: Path) -> Grid:
     """Read a grid file: tables ``[grid]`` (lists), ``[settings]``, ``[[cells]]``, and run names.
 
     Raises:
-        QamroError: the file is missing, no TOML, or has a name that means nothing.
+        QamroError: one line with the file: it is missing, no TOML, or has a name or a value that
+            means nothing.
     """
+    if not path.exists():
+        raise QamroError(f"there is no grid file {path}")
+    record = read_toml(path)
     try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise QamroError(f"there is no grid file {path}") from error
-    except RecursionError as error:
-        raise QamroError(f"{path}: its values are nested too deeply") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return _grid_of(record)
+    except (ValueError, QamroError) as error:
         raise QamroError(f"{path}: {error}") from error
-    allowed = ("about", "grid", "settings", "cells", "cv", *_RUN_NAMES)
-    _names(record, allowed, f"{path}")
-    values = _table(record, "grid", path)
-    settings = _table(record, "settings", path)
+
+
+def _grid_of(record: Mapping[str, Any]) -> Grid:
+    _names(record, ("about", "grid", "settings", "cells", "cv", *_RUN_NAMES))
+    values, settings = record.get("grid", {}), record.get("settings", {})
     cells = record.get("cells", [])
+    for name, table in (("grid", values), ("settings", settings)):
+        if not isinstance(table, dict):
+            raise QamroError(f"{name} must be a table, [{name}]")
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
-        raise QamroError(f"{path}: cells must be tables, [[cells]]")
-    for table in (values, settings, *cells):
-        _names(table, tuple(CELL), f"{path}")
+        raise QamroError("cells must be tables, [[cells]]")
     if "cv" in record:
         settings = {"cv": record["cv"], **settings}
-    run = {name: record[name] for name in _RUN_NAMES if name in record}
-    return Grid({n: _listed(CELL[n], v) for n, v in values.items()}, cells, settings, run)
+    declared = settings_of(AblateOptions)
+    run = {name: declared[name].check(record[name]) for name in _RUN_NAMES if name in record}
+    grid = Grid(values, cells, settings, run)
+    cells_of(grid)
+    return grid
 
 
-def _table(record: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    table = record.get(name, {})
-    if not isinstance(table, dict):
-        raise QamroError(f"{path}: {name} must be a table, [{name}]")
-    return table
-
-
-def _names(table: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
+def _names(table: Mapping[str, Any], allowed: Sequence[str]) -> None:
     for name in table:
         if name not in allowed:
             like = nearest(name, allowed) or f"; there are: {', '.join(allowed)}"
-            raise QamroError(f"{where}: there is no setting {name!r}{like}")
+            raise QamroError(f"there is no setting {name!r}{like}")
 
 
 def _listed(declared: Setting, value: Any) -> list[Any]:
@@ -139,13 +137,18 @@ def override(grid: Grid, given: Mapping[str, Any]) -> Grid:
 
     Args:
         grid: of a file.
-        given: name of `CELL` -> a value, or a list of values.
+        given: name of `CELL` -> a value, or a list of values. They replace what ``[grid]``,
+            ``[settings]`` and ``[[cells]]`` say of the name.
     """
     lists = {name: _listed(CELL[name], value) for name, value in given.items()}
-    values = {name: value for name, value in grid.values.items() if name not in lists}
-    values |= {name: value for name, value in lists.items() if len(value) != 1}
+
+    def rest(table: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in table.items() if name not in lists}
+
+    many = {name: value for name, value in lists.items() if len(value) != 1}
     single = {name: value[0] for name, value in lists.items() if len(value) == 1}
-    return Grid(values, grid.cells, {**grid.settings, **single}, grid.run)
+    cells = [rest(cell) for cell in grid.cells]
+    return Grid({**rest(grid.values), **many}, cells, {**rest(grid.settings), **single}, grid.run)
 
 
 def cells_of(grid: Grid) -> list[Cell]:
@@ -157,16 +160,19 @@ def cells_of(grid: Grid) -> list[Cell]:
     Raises:
         QamroError: a name or value that means nothing, or a cell twice.
     """
-    for name, value in grid.values.items():
+    for table in (grid.values, grid.settings, *grid.cells):
+        _names(table, tuple(CELL))
+    values = {name: _listed(CELL[name], value) for name, value in grid.values.items()}
+    for name, value in values.items():
         if not value:
             raise QamroError(f"the grid has no values for {name}")
     shared = dict(grid.settings)
-    if len(grid.values.get("batch_size", ())) > 1:
+    if len(values.get("batch_size", ())) > 1:
         shared.setdefault("batches", "own")
-    own = [
-        dict(zip(grid.values, combination, strict=True))
-        for combination in product(*grid.values.values())
-    ]
+    own: list[dict[str, Any]] = []
+    if values or not grid.cells:
+        products = product(*values.values())
+        own = [dict(zip(values, combination, strict=True)) for combination in products]
     own += map(dict, grid.cells)
     cells = [_cell(shared, one) for one in own]
     _refuse_doubles(cells)
@@ -202,6 +208,6 @@ def _cell(shared: Mapping[str, Any], own: Mapping[str, Any]) -> Cell:
         reads = {name: given.pop(name) for name in settings_of(Cell) if name in given}
         recipe = make_recipe(given)
     except ValueError as error:
-        raise QamroError(f"cell {label(own)}: {error}") from error
+        raise QamroError(f"cell {label(own)}: {error}" if own else str(error)) from error
     names = {n: CELL[n].show(v) if CELL[n].several else v for n, v in own.items()}
     return Cell(names=names, recipe=recipe, **reads)

@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from qamro_cache.evaluation.options import ChoiceOptions, IntervalOptions
 from qamro_cache.settings import check_settings, setting
+
+#: What ``cv`` takes.
+CV_CHOICES = "system, group, prompt, split or a number of folds"
 
 _MANY = "a stack of heads must fit in memory"
 
@@ -15,25 +19,17 @@ class Reads:
     feature: str = setting("", "Feature of the cache that heads read.", default_help="its first")
     cv: str = setting(
         "",
-        "How clips are held out: system, group, prompt, split or a number of folds.",
+        f"How clips are held out: {CV_CHOICES}.",
         default_help="the split column, else group, else 5",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(ChoiceOptions):
     """What `train` and `ablate` take beside their recipes."""
 
     axis: tuple[str, ...] = setting((), "Axis to train for; may repeat.", default_help="all")
     labels: Path | None = setting(None, "Ratings to use instead of the cache's.")
-    only: tuple[str, ...] = setting(
-        (), "Use only the clips that have COLUMN=VALUE; may repeat.", default_help="all clips"
-    )
-    without: tuple[str, ...] = setting(
-        (),
-        "Leave out the clips that have COLUMN=VALUE, for example system=Reference; may repeat.",
-        default_help="none",
-    )
     seeds: int = setting(5, "Heads of different initialization.", low=1, high=100_000, why=_MANY)
     stop: str = setting(
         "",
@@ -61,7 +57,5 @@ class TrainOptions(RunOptions, Reads):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateOptions(RunOptions):
+class AblateOptions(RunOptions, IntervalOptions):
     """What `ablate` takes beside the caches, the folder and the cells."""
-
-    resamples: int = setting(1000, "Bootstrap draws.", low=0, high=1_000_000, why="each is scored")

@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from qamro_cache.evaluation.compare import baselines
-from qamro_cache.evaluation.score import Judged
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.plan import Plan
 from qamro_cache.experiments.tables import Outcome
@@ -35,7 +33,7 @@ def head_outcomes(
     coverage = _Coverage(plan)
     outcomes = []
     for (cell, axis), by_seed in groups.items():
-        predictions = np.full((len(by_seed), len(plan.material.clips)), np.nan)
+        predictions = np.full((len(by_seed), len(plan.material.clips.rows)), np.nan)
         details: dict[str, list[float]] = {}
         for row, heads in enumerate(by_seed.values()):
             results = [done[plan.keys[k]] for k in heads]
@@ -51,12 +49,12 @@ def head_outcomes(
                 details.setdefault(name, []).append(float(value))
         outcomes.append(
             Outcome(
-                {**origin, **cells[cell].names},
+                {**origin, **cells[cell].names, **origin},
                 "head",
-                plan.material.axes[axis].name,
+                plan.material.clips.axes[axis].name,
                 list(by_seed),
                 predictions,
-                _judged(plan, axis),
+                plan.material.clips.judged(axis, plan.folds),
                 {name: np.array(values) for name, values in details.items()},
             )
         )
@@ -65,21 +63,19 @@ def head_outcomes(
 
 def baseline_outcomes(plan: Plan, origin: Mapping[str, str]) -> list[Outcome]:
     """Predict the same held-out clips by what a head must beat."""
-    material, folds = plan.material, plan.folds
-    learned, vectors = folds.train | folds.validation, material.clip_vectors()
     return [
-        Outcome(dict(origin), model, info.name, [0], predictions[None], _judged(plan, axis), {})
-        for axis, info in enumerate(material.axes)
-        for model, predictions in baselines(
-            vectors, material.labels.mean[:, axis], learned, folds.test
-        ).items()
+        Outcome(
+            dict(origin),
+            model,
+            info.name,
+            [0],
+            predictions[None],
+            plan.material.clips.judged(axis, plan.folds),
+            {},
+        )
+        for axis, info in enumerate(plan.material.clips.axes)
+        for model, predictions in plan.material.baselines(axis, plan.folds).items()
     ]
-
-
-def _judged(plan: Plan, axis: int) -> Judged:
-    labels = plan.material.labels.mean[:, axis]
-    target = np.where(plan.folds.test.any(0), labels, np.nan)
-    return Judged(target, plan.material.systems())
 
 
 class _Coverage:

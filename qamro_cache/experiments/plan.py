@@ -56,16 +56,16 @@ def make_plan(
     """
     base = material.targets()
     # A row of targets for every axis, and one for every axis, number of raters and seed.
-    rows: dict[tuple[int, int, int], int] = {(a, 0, 0): a for a in range(len(material.axes))}
+    rows: dict[tuple[int, int, int], int] = {(a, 0, 0): a for a in range(len(material.clips.axes))}
     labels = list(base.labels.numpy())
     jobs, places, axes = [], [], []
     for place, cell in cells:
-        for a in range(len(material.axes)):
+        for a in range(len(material.clips.axes)):
             for seed in range(seeds):
                 key = (a, cell.raters, seed if cell.raters else 0)
                 if key not in rows:
                     rows[key] = len(labels)
-                    labels.append(subsampled_means(material.labels, a, cell.raters, seed))
+                    labels.append(subsampled_means(material.clips.labels, a, cell.raters, seed))
                 for fold in range(len(folds.train)):
                     jobs.append(Job(cell.recipe, seed, fold, rows[key]))
                     places.append(place)
@@ -82,11 +82,11 @@ def _keys(
     """Name each job's result by all that decides it."""
     data = hashlib.sha256()
     for part in (
-        material.identity_sha256,
+        material.cache.identity_sha256,
         material.feature,
         material.text_feature,
-        "\n".join(material.clips["clip_id"]),
-        "\n".join(material.clips["system"]),
+        "\n".join(material.clips.table["clip_id"]),
+        "\n".join(material.clips.table["system"]),
     ):
         data.update(hashlib.sha256(part.encode("utf-8", "surrogateescape")).digest())
     # The embeddings too: other sounds may stand behind the same names.

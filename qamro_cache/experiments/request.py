@@ -5,24 +5,23 @@ Torch takes seconds to load: a mistake is answered at once. Nothing here reads f
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
-from qamro_cache.datasets.records import select_axes
-from qamro_cache.datasets.selection import select_rows
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.experiments.folds import make_folds
+from qamro_cache.experiments.clips import Clips, HeldOut, choose_clips, hold_out
 from qamro_cache.experiments.grid import CELL, Cell, Grid, cells_of, find_grid, override
-from qamro_cache.experiments.options import AblateOptions, RunOptions, TrainOptions
+from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.store import refuse_file, refuse_other_run
 from qamro_cache.settings import from_options, nearest, settings_of
 from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
+
+logger = logging.getLogger("qamro_cache")
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class TrainRequest:
         out: folder of the run.
         options: as given.
         recipe: of every head.
+        clips: to train on and to judge by.
+        held_out: from training, in turn.
         asked: everything that decides what the run comes to, as JSON types.
     """
 
@@ -41,7 +42,30 @@ class TrainRequest:
     out: Path
     options: TrainOptions
     recipe: Recipe
+    clips: Clips
+    held_out: HeldOut
     asked: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The cells that read the same feature of the same cache and hold out the same clips.
+
+    Attributes:
+        cache: open.
+        feature: of the cache; empty for its first.
+        text: whether heads read prompts.
+        clips: to train on and to judge by.
+        held_out: from training, in turn.
+        cells: positions in the grid.
+    """
+
+    cache: Cache
+    feature: str
+    text: bool
+    clips: Clips
+    held_out: HeldOut
+    cells: list[int]
 
 
 @dataclass(frozen=True)
@@ -49,16 +73,16 @@ class AblateRequest:
     """A grid that can begin.
 
     Attributes:
-        caches: open, one an encoder.
         out: folder of the tables.
         options: as given, else as the grid suggests.
         cells: of the grid.
+        parts: what is trained on the same features and folds.
     """
 
-    caches: list[Cache]
     out: Path
     options: AblateOptions
     cells: list[Cell]
+    parts: list[Part]
 
 
 def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -> TrainRequest:
@@ -79,16 +103,15 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
     refuse_file(out)
     refuse_device(options.device)
     opened = open_cache(cache)
-    _check_axes(opened, options.axis, options.labels)
     opened.feature_name(options.feature)
     text = recipe.head.inputs != "audio"
     if text:
         opened.feature_name(options.text_feature, "text_features")
-    _check_folds(opened, options, options.cv, text)
-    decides = {**asdict(options), **{name: recipe_given[name] for name in recipe_given}}
+    decides = {**asdict(options), **recipe_given}
     del decides["device"], decides["overwrite"]
     asked = {
         **decides,
+        "loss": recipe.loss.text(whole=True),
         "cache": opened.content_sha256,
         "encoder": opened.identity_sha256,
         "labels": _file_sha256(options.labels),
@@ -97,7 +120,9 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
     asked = json.loads(json.dumps(asked))
     if not options.overwrite:
         refuse_other_run(out, asked)
-    return TrainRequest(opened, out, options, recipe, asked)
+    clips = choose_clips(opened, options, text=text)
+    held_out = hold_out(clips, options.cv, options)
+    return TrainRequest(opened, out, options, recipe, clips, held_out, asked)
 
 
 def ablate_request(
@@ -118,22 +143,53 @@ def ablate_request(
     mine, cells_given = _split(given, AblateOptions, CELL)
     found = grid if isinstance(grid, Grid) else find_grid(str(grid))
     options: AblateOptions = from_options(AblateOptions, {**found.run, **mine})
-    cells = cells_of(override(found, cells_given))
+    try:
+        cells = cells_of(override(found, cells_given))
+    except QamroError as error:
+        # A grid file has been checked by itself: what does not fit now was given here.
+        raise OptionError(str(error)) from error
     out = Path(out)
     refuse_file(out)
     refuse_device(options.device)
     if (out / "head.safetensors").exists():
         raise QamroError(f"{out} holds a run of qamro-train; name another folder for the grid")
     by_encoder = _open_by_encoder(caches)
-    for cache in by_encoder:
-        _check_axes(cache, options.axis, options.labels)
-        for feature in {cell.feature for cell in cells}:
-            cache.feature_name(feature)
-    # Several caches are compared on the clips that all have, which are not known yet.
-    if len(by_encoder) == 1:
-        for cv, text in {(cell.cv, cell.recipe.head.inputs != "audio") for cell in cells}:
-            _check_folds(by_encoder[0], options, cv, text)
-    return AblateRequest(by_encoder, out, options, cells)
+    common = _common_clips(by_encoder)
+    parts = [part for cache in by_encoder for part in _parts(cache, cells, options, common)]
+    return AblateRequest(out, options, cells, parts)
+
+
+def _parts(
+    cache: Cache, cells: Sequence[Cell], options: AblateOptions, common: frozenset[str] | None
+) -> list[Part]:
+    """Group the cells by what they read of a cache (the feature, whether prompts), and by folds."""
+    groups: dict[tuple[str, bool, str], list[int]] = {}
+    for place, cell in enumerate(cells):
+        key = (cell.feature, cell.recipe.head.inputs != "audio", cell.cv)
+        groups.setdefault(key, []).append(place)
+    clips, parts, held_out = {}, [], {}
+    for (feature, text, cv), members in groups.items():
+        cache.feature_name(feature)
+        if text not in clips:
+            clips[text] = choose_clips(cache, options, text=text, common=common)
+        if (text, cv) not in held_out:
+            held_out[text, cv] = hold_out(clips[text], cv, options)
+        parts.append(Part(cache, feature, text, clips[text], held_out[text, cv], members))
+    return parts
+
+
+def _common_clips(caches: Sequence[Cache]) -> frozenset[str] | None:
+    """Return the clips that every cache has features of; None for a single cache."""
+    if len(caches) == 1:
+        return None
+    sets = [set(c.clips["clip_id"][c.clips["status"] == "ok"]) for c in caches]
+    common = frozenset.intersection(*map(frozenset, sets))
+    if not common:
+        raise QamroError("the caches have no clip in common")
+    lost = max(len(one) for one in sets) - len(common)
+    if lost:
+        logger.warning("comparing on the %d clips that all caches have", len(common))
+    return common
 
 
 def _open_by_encoder(caches: CacheLike | Sequence[CacheLike]) -> list[Cache]:
@@ -151,41 +207,21 @@ def _open_by_encoder(caches: CacheLike | Sequence[CacheLike]) -> list[Cache]:
 def _split(
     given: Mapping[str, Any], options: type, others: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Part what was given into fields of ``options`` and names of ``others``."""
-    mine = {name: value for name, value in given.items() if name in settings_of(options)}
-    rest = {name: value for name, value in given.items() if name not in mine}
+    """Part what was given (None is not) into fields of ``options`` and names of ``others``."""
+    known = {name: value for name, value in given.items() if value is not None}
+    mine = {name: value for name, value in known.items() if name in settings_of(options)}
+    rest = {name: value for name, value in known.items() if name not in mine}
     for name in rest:
         if name not in others:
-            known = (*settings_of(options), *others)
-            raise OptionError(f"there is no option {name!r}{nearest(name, known)}")
+            names = (*settings_of(options), *others)
+            raise OptionError(f"there is no option {name!r}{nearest(name, names)}")
     return mine, rest
-
-
-def _check_axes(cache: Cache, axis: Sequence[str], labels: Path | None) -> None:
-    if labels is None:
-        select_axes(cache.labels, axis)
-    elif not labels.exists():
-        raise QamroError(f"there is no label file {labels}")
-
-
-def _check_folds(cache: Cache, options: RunOptions, cv: str, text: bool) -> None:
-    # Labels of another file are read once, with the features.
-    if options.labels is not None:
-        return
-    clips = cache.clips
-    usable = np.isfinite(select_axes(cache.labels, options.axis).mean).any(1)
-    usable &= select_rows(clips, options.only, options.without)
-    usable &= (clips["status"] == "ok").to_numpy(dtype=bool)
-    if text:
-        usable &= (clips["prompt"] != "").to_numpy(dtype=bool)
-    if not cv or not usable.any():
-        return
-    chosen = clips[usable].reset_index(drop=True)
-    make_folds(chosen, cv, np.ones(len(chosen), np.bool_), inner=False)
 
 
 def _file_sha256(path: Path | None) -> str:
     if path is None:
         return ""
+    if not path.is_file():
+        raise QamroError(f"there is no label file {path}")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -65,8 +65,8 @@ def _head(
         material.row_shape(recipe.head),
         material.feature,
         material.text_feature,
-        material.identity,
-        tuple(_axis_head(material, fitted, t, fold) for t in range(len(material.axes))),
+        material.cache.identity,
+        tuple(_axis_head(material, fitted, t, fold) for t in range(len(material.clips.axes))),
         reference_clips(material.clip_means()),
         dict(config),
     )
@@ -75,7 +75,7 @@ def _head(
 def _axis_head(material: Material, fitted: Fitted, target: int, fold: int) -> AxisHead:
     """Stack the members of one axis that did not diverge."""
     where = {k: (result, row) for part, result in fitted.parts for row, k in enumerate(part)}
-    jobs, axis = fitted.jobs, material.axes[target]
+    jobs, axis = fitted.jobs, material.clips.axes[target]
     members = [
         k for k in fitted.of_target(target) if jobs[k].fold == fold and not fitted.diverged[k]
     ]

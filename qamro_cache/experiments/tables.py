@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.evaluation.compare import PARTS, best_of, columns
-from qamro_cache.evaluation.score import Judged, score
+from qamro_cache.evaluation.judged import Judged
+from qamro_cache.evaluation.score import score
 from qamro_cache.files import write_json, write_table
 
 Floats = npt.NDArray[np.float64]
@@ -47,11 +48,11 @@ def write_tables(
 ) -> dict[str, Any]:
     """Write ``results.csv``, ``summary.csv`` and ``best.json``; return what the last one holds."""
     results, summary = [], []
+    all_scored = [score(one.predictions, one.judged, resamples=resamples) for one in outcomes]
     # The settings of all cells stand first, empty where a cell does not set one.
     settings = dict.fromkeys(name for outcome in outcomes for name in outcome.names)
-    for outcome in outcomes:
+    for outcome, scored in zip(outcomes, all_scored, strict=True):
         head = {**settings, **outcome.names, "model": outcome.model, "axis": outcome.axis}
-        scored = score(outcome.predictions, outcome.judged, resamples=resamples)
         counts = {name: scored[name] for name in ("clips", "systems")}
         results += [{**head, **row, **counts} for row in _rows_of_seeds(outcome)]
         summary.append({**head, "seeds": len(outcome.seeds), **counts, **_figures(outcome, scored)})
@@ -61,12 +62,17 @@ def write_tables(
             table["synthetic"] = True
         write_table(out / f"{name}.csv", table)
     # Cells that hold out other clips answer another question: no best one among them.
-    asked: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
+    asked: dict[str, list[tuple[Outcome, dict[str, Any]]]] = {}
+    for outcome, scored in zip(outcomes, all_scored, strict=True):
         if outcome.model == "head":
-            asked.setdefault(question(outcome.axis, outcome.names.get("cv")), []).append(outcome)
+            name = question(outcome.axis, outcome.names.get("cv"))
+            asked.setdefault(name, []).append((outcome, scored))
     best = {
-        name: best_of([(c.names, c.predictions) for c in cells], cells[0].judged, resamples)
+        name: best_of(
+            [(cell.names, cell.predictions, scored) for cell, scored in cells],
+            cells[0][0].judged,
+            resamples,
+        )
         for name, cells in asked.items()
     }
     record = {"synthetic": synthetic, "axes": best}

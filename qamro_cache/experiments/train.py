@@ -13,18 +13,17 @@ import torch
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.compare import baselines
-from qamro_cache.evaluation.score import Judged, score
+from qamro_cache.evaluation.score import score
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, pool_folds
-from qamro_cache.experiments.folds import all_clips, default_cv, make_folds, wants_inner
+from qamro_cache.experiments.folds import all_clips
 from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.experiments.request import TrainRequest, train_request
 from qamro_cache.experiments.saved import save_run
 from qamro_cache.heads.published import published_start
 from qamro_cache.settings import documented
 from qamro_cache.training.fit import ProgressCallback
-from qamro_cache.training.inputs import Bools, Folds
+from qamro_cache.training.inputs import Folds
 from qamro_cache.training.recipe import RECIPE, Job, Recipe, flat_recipe
 from qamro_cache.training.schedule import passes_notice, passes_per_epoch
 from qamro_cache.version import __version__
@@ -61,24 +60,20 @@ def train(
 def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -> dict[str, Any]:
     """Do what was asked; see `train`."""
     options, recipe = request.options, request.recipe
+    held_out = request.held_out
+    folds = held_out.folds
     material = load_material(
         request.cache,
-        options,
+        request.clips,
         feature=options.feature,
         text=recipe.head.inputs != "audio",
         text_feature=options.text_feature,
     )
     starts: Starts = {}
     if options.init is not None:
-        head, starts = published_start(options.init, material.axes, recipe.head)
+        head, starts = published_start(options.init, request.clips.axes, recipe.head)
         recipe = replace(recipe, head=head)
     material.check_head(recipe.head)
-    known = material.known
-    cv = options.cv or default_cv(material.clips, known)
-    inner = wants_inner(cv, options.stop)
-    folds, question = make_folds(material.clips, cv, known, inner=inner)
-    question = material.asked(question, options)
-    material.warn_of_small_sets(folds)
     notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
     if notice:
         logger.info(notice)
@@ -87,7 +82,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     def fit_jobs(jobs: list[Job], folds: Folds, progress: ProgressCallback | None) -> Fitted:
         return fit_all(material, folds, jobs, starts, device, options.precision, progress)
 
-    targets, seeds = range(len(material.axes)), range(options.seeds)
+    targets, seeds = range(len(request.clips.axes)), range(options.seeds)
     jobs = [
         Job(recipe, seed, fold, target)
         for target in targets
@@ -96,23 +91,23 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     ]
     estimate = fit_jobs(jobs, folds, progress)
     metrics = _metrics(material, folds, estimate)
-    final = [_refit_recipe(recipe, estimate, t, folds, known) for t in targets]
+    final = [_refit_recipe(recipe, estimate, t, folds) for t in targets]
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
-    refit = fit_jobs(jobs, all_clips(known), None)
+    refit = fit_jobs(jobs, all_clips(request.clips.known), None)
     if refit.diverged.any():
         diverged = f"{int(refit.diverged.sum())} of {len(jobs)} heads diverged on all clips"
         raise QamroError(f"{diverged}; lower --lr (now {recipe.lr:g})")
     config = {
         **_config(material, recipe, final),
         "seeds": options.seeds,
-        "cv": cv,
-        "stop": "inner" if inner else "fixed",
+        "cv": held_out.cv,
+        "stop": "inner" if held_out.inner else "fixed",
         "device": device,
         "precision": options.precision,
         "asked": request.asked,
     }
     origin = {name: config[name] for name in ("dataset", "synthetic", "encoder", "feature")}
-    record = {**origin, "split": question, "axes": metrics}
+    record = {**origin, "split": held_out.question, "axes": metrics}
     table = _predictions(material, folds, estimate)
     kept = folds if options.save_folds else None
     save_run(request.out, material, recipe, config, record, table, refit, estimate, kept)
@@ -121,7 +116,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
 
 def _config(material: Material, recipe: Recipe, final: Sequence[Recipe]) -> dict[str, Any]:
     """Return what ``config.json`` says of the clips and the heads."""
-    names = [axis.name for axis in material.axes]
+    names = [axis.name for axis in material.clips.axes]
     epochs = {name: one.epochs for name, one in zip(names, final, strict=True)}
     return {
         **material.origin(),
@@ -135,14 +130,12 @@ def _config(material: Material, recipe: Recipe, final: Sequence[Recipe]) -> dict
 
 def _metrics(material: Material, folds: Folds, fitted: Fitted) -> dict[str, Any]:
     """Score the heads and the baselines on the same held-out clips, axis by axis."""
-    test, learned = folds.test.any(0), folds.train | folds.validation
-    held_out, vectors = pool_folds(fitted, folds), material.clip_vectors()
+    pooled = pool_folds(fitted, folds)
     metrics: dict[str, Any] = {}
-    for target, axis in enumerate(material.axes):
-        truth = material.labels.mean[:, target]
-        judged = Judged(np.where(test, truth, np.nan), material.systems())
-        models = {"qamro head": held_out[target]}
-        models |= {n: p[None] for n, p in baselines(vectors, truth, learned, folds.test).items()}
+    for target, axis in enumerate(material.clips.axes):
+        judged = material.clips.judged(target, folds)
+        models = {"qamro head": pooled[target]}
+        models |= {name: pred[None] for name, pred in material.baselines(target, folds).items()}
         mine = fitted.of_target(target)
         metrics[axis.name] = {
             "range": [axis.low, axis.high],
@@ -154,10 +147,8 @@ def _metrics(material: Material, folds: Folds, fitted: Fitted) -> dict[str, Any]
     return metrics
 
 
-def _refit_recipe(
-    recipe: Recipe, fitted: Fitted, target: int, folds: Folds, known: Bools
-) -> Recipe:
-    """Return the recipe for all clips: as many steps as the folds' heads took at the median."""
+def _refit_recipe(recipe: Recipe, fitted: Fitted, target: int, folds: Folds) -> Recipe:
+    """Return the recipe for all clips, as many steps as the folds' heads took at the median."""
     mine = [k for k in fitted.of_target(target) if not fitted.diverged[k]]
     if not mine:
         raise QamroError(f"every head diverged; lower --lr (now {recipe.lr:g})")
@@ -167,7 +158,7 @@ def _refit_recipe(
 
     pool = folds.train.any(0) if recipe.batches == "shared" else folds.train[0]
     wanted = float(np.median(fitted.best_epoch[mine])) * steps(int(pool.sum()))
-    return replace(recipe, epochs=max(1, round(wanted / steps(int(known.sum())))))
+    return replace(recipe, epochs=max(1, round(wanted / steps(len(fitted.predictions[0])))))
 
 
 def _predictions(material: Material, folds: Folds, fitted: Fitted) -> pd.DataFrame:
@@ -176,12 +167,12 @@ def _predictions(material: Material, folds: Folds, fitted: Fitted) -> pd.DataFra
     for job, row in zip(fitted.jobs, fitted.predictions, strict=True):
         held = np.flatnonzero(folds.test[job.fold])
         columns: Mapping[str, Any] = {
-            "axis": material.axes[job.target].name,
+            "axis": material.clips.axes[job.target].name,
             "seed": job.seed,
             "fold": folds.names[job.fold],
             "prediction": row[held],
-            "target": material.labels.mean[held, job.target],
+            "target": material.clips.labels.mean[held, job.target],
         }
-        clips = material.clips.iloc[held][["clip_id", "system", "group"]]
+        clips = material.clips.table.iloc[held][["clip_id", "system", "group"]]
         tables.append(clips.assign(**columns))
     return pd.concat(tables, ignore_index=True)

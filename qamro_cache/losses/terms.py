@@ -178,14 +178,18 @@ class Term:
             raise ValueError(f"bins of {self.name} are of raw labels: write {self.name}@raw")
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, whole: bool = False) -> str:
+        """Return the text that `parse_loss` reads; ``whole``: with the parameters by default."""
         own = dict(self.parameters)
-        changed = [
+        shown = [
             f"{parameter.name}={parameter.show(own[parameter.name])}"
             for parameter in TERMS[self.name].parameters
-            if own[parameter.name] != parameter.default
+            if own[parameter.name] != parameter.default or (whole and own[parameter.name] != "")
         ]
         weight = "" if self.weight == 1 else f"{short(self.weight)}*"
-        brackets = f"({','.join(changed)})" if changed else ""
+        brackets = f"({','.join(shown)})" if shown else ""
         return f"{weight}{self.name}{brackets}@{self.units}"
 
 
@@ -200,7 +204,11 @@ class Loss:
             raise ValueError("normalize is train and scale: the terms of a loss share one of them")
 
     def __str__(self) -> str:
-        return "+".join(map(str, self.terms))
+        return self.text()
+
+    def text(self, whole: bool = False) -> str:
+        """Return the text that `parse_loss` reads; ``whole``: with the parameters by default."""
+        return "+".join(term.text(whole) for term in self.terms)
 
     @property
     def structure(self) -> tuple[object, ...]:

@@ -99,7 +99,7 @@ def make_recipe(given: Mapping[str, Any]) -> Recipe:
         if name not in RECIPE:
             raise ValueError(f"there is no setting {name!r}{nearest(name, tuple(RECIPE))}")
     parameters = {name: given[name] for name in PARAMETERS if name in given}
-    loss = parse_loss(_LOSS.check(given.get("loss", DEFAULT_LOSS)), parameters)
+    loss = parse_loss(_LOSS.check(str(given.get("loss", DEFAULT_LOSS))), parameters)
     shape = {key: given[one.name] for key, one in settings_of(Architecture).items()
              if one.name in given}  # fmt: skip
     training = {name: given[name] for name in settings_of(Recipe) if name in given}
@@ -117,11 +117,16 @@ def checked_recipe(given: Mapping[str, Any]) -> Recipe:
 def flat_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe's settings by flat names, the inverse of `make_recipe`, as JSON types.
 
-    The terms' parameters stand in the text of ``loss``.
+    The terms' parameters stand in the text of ``loss``, those by default too.
     """
     head = {one.name: getattr(recipe.head, key) for key, one in settings_of(Architecture).items()}
     training = {name: getattr(recipe, name) for name in settings_of(Recipe)}
-    return {**head, "widths": list(recipe.head.widths), "loss": str(recipe.loss), **training}
+    return {
+        **head,
+        "widths": list(recipe.head.widths),
+        "loss": recipe.loss.text(whole=True),
+        **training,
+    }
 
 
 @dataclass(frozen=True)

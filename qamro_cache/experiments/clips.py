@@ -1,0 +1,143 @@
+"""Which clips heads are trained on and judged by, and how: decided before torch is loaded."""
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qamro_cache.cache.reader import Cache
+from qamro_cache.datasets.labels import relabel
+from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
+from qamro_cache.datasets.selection import describe, reference_like, select_rows
+from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.judged import Judged, warn_of_small_numbers
+from qamro_cache.experiments.folds import default_cv, make_folds
+from qamro_cache.experiments.options import RunOptions
+from qamro_cache.training.inputs import Bools, Folds
+
+logger = logging.getLogger("qamro_cache")
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The rated clips of a cache that can be used, and are to be.
+
+    Attributes:
+        table: one row a clip.
+        labels: of these clips, the chosen axes only.
+        rows: [C] their rows in the cache.
+        chosen: ``--only`` and ``--without`` in words.
+    """
+
+    table: pd.DataFrame
+    labels: Labels
+    rows: npt.NDArray[np.int64]
+    chosen: str = ""
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The chosen axes."""
+        return self.labels.axes
+
+    @property
+    def known(self) -> Bools:
+        """[C] the clips that have a label."""
+        known: Bools = np.isfinite(self.labels.mean).any(1)
+        return known
+
+    def systems(self) -> npt.NDArray[np.int64]:
+        """Return each clip's system as a number, -1 for none."""
+        names = self.table["system"].to_numpy(dtype=str)
+        known = np.unique(names[names != ""])
+        index = np.searchsorted(known, names)
+        return np.where(names == "", -1, index).astype(np.int64)
+
+    def judged(self, axis: int, folds: Folds) -> Judged:
+        """Return the labels of the clips that some fold holds out."""
+        target = np.where(folds.test.any(0), self.labels.mean[:, axis], np.nan)
+        return Judged(target, self.systems())
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How clips are held out from training.
+
+    Attributes:
+        cv: as given, or chosen.
+        inner: whether heads stop on a validation set.
+        folds: who trains on what.
+        question: what the folds ask of a model, in a line.
+    """
+
+    cv: str
+    inner: bool
+    folds: Folds
+    question: str
+
+
+def choose_clips(
+    cache: Cache, options: RunOptions, *, text: bool = False, common: Collection[str] | None = None
+) -> Clips:
+    """Return the clips of a cache that have what training takes, and are to be used.
+
+    Args:
+        cache: open.
+        options: ``axis``, ``labels``, ``only`` and ``without`` of the run. A label file stands in
+            place of the cache's labels, systems, groups and splits, as far as it has them.
+        text: whether a clip needs a prompt.
+        common: ids of the clips to use; None for all.
+
+    Raises:
+        QamroError: no such axis, no such column or value, or no clip is left.
+    """
+    clips, rated = cache.clips, cache.labels
+    if options.labels is not None:
+        clips, rated = relabel(options.labels, clips, rated)
+    rated = select_axes(rated, options.axis)
+    lacks = {
+        "features": (clips["status"] != "ok").to_numpy(dtype=bool),
+        "a label": ~np.isfinite(rated.mean).any(1),
+    }
+    if text:
+        lacks["a prompt"] = (clips["prompt"] == "").to_numpy(dtype=bool)
+    usable = ~np.logical_or.reduce(list(lacks.values()))
+    usable &= select_rows(clips, options.only, options.without)
+    if common is not None:
+        usable &= clips["clip_id"].isin(common).to_numpy(dtype=bool)
+    if not usable.any():
+        raise QamroError(f"{cache.paths[0]}: no clip has features and a label; use --labels FILE")
+    if not usable.all():
+        why = ", ".join(f"{int(missing.sum())} without {what}" for what, missing in lacks.items())
+        logger.info("%d of %d clips are left out: %s", int((~usable).sum()), len(usable), why)
+    rows = np.flatnonzero(usable).astype(np.int64)
+    table = clips.iloc[rows].reset_index(drop=True)
+    chosen = describe(options.only, options.without)
+    return Clips(table, select_labels(rated, rows), rows, chosen)
+
+
+def hold_out(clips: Clips, cv: str, options: RunOptions) -> HeldOut:
+    """Decide how clips are held out; log what the figures will not be worth.
+
+    Raises:
+        QamroError: the clips cannot be cut that way.
+    """
+    cv = cv or default_cv(clips.table, clips.known)
+    inner = options.stop == "inner" or (not options.stop and cv == "split")
+    folds, question = make_folds(clips.table, cv, clips.known, inner=inner)
+    if clips.chosen:
+        question += f"; {clips.chosen} ({len(clips.table)} clips)"
+    for index, axis in enumerate(clips.axes):
+        warn_of_small_numbers(axis.name, clips.judged(index, folds))
+    found = reference_like(clips.table, clips.labels)
+    if found:
+        names = ", ".join(f"{name!r} ({why})" for name, why in list(found.items())[:5])
+        logger.warning(
+            "looks like a reference or an anchor: %s; such clips raise every figure, "
+            "--without system=%s leaves them out",
+            names,
+            next(iter(found)),
+        )
+    return HeldOut(cv, inner, folds, question)
