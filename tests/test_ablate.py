@@ -120,13 +120,13 @@ def test_what_is_done_is_not_trained_again(cache, tmp_path, monkeypatch):
     trained = []
     from qamro_cache.experiments import ablate as module
 
-    real = module.fit
+    real = module.stacks
 
-    def counting(features, labels, folds, jobs, **options):
+    def counting(material, targets, folds, jobs, **options):
         trained.append(len(jobs))
-        return real(features, labels, folds, jobs, **options)
+        return real(material, targets, folds, jobs, **options)
 
-    monkeypatch.setattr(module, "fit", counting)
+    monkeypatch.setattr(module, "stacks", counting)
     ablate(cache, tmp_path, grid=grid, seeds=1, cv="3", axis=["match"], resamples=0)
     assert trained == []
     assert (tmp_path / "results.csv").read_bytes() == before
@@ -319,9 +319,29 @@ def test_python_does_what_the_command_does(cache, tmp_path):
     assert "alpha: QAMRO's margin" in ablate.__doc__
 
 
+def test_options_replace_what_cells_say_and_cells_alone_are_all():
+    grid = Grid({}, [{"alpha": 0.9, "lr": 0.1}, {"lr": 0.2}])
+    assert len(cells_of(grid)) == 2, "no cell that nobody asked for"
+    changed = cells_of(override(grid, {"alpha": 0.1}))
+    assert {dict(cell.recipe.loss.terms[1].parameters)["alpha"] for cell in changed} == {0.1}
+    with pytest.raises(QamroError, match="no setting 'learning'"):
+        cells_of(Grid({"learning": [1]}))
+    assert len(cells_of(Grid({"lr": 0.1}))) == 1, "a single value is a list of one"
+
+
+def test_a_default_way_to_hold_out_is_named_as_it_came_out(cache, tmp_path):
+    best = ablate(
+        cache, tmp_path, grid=Grid({"cv": ["", "4"]}, (), QUICK), seeds=1, axis="quality",
+        resamples=0,
+    )  # fmt: skip
+    assert set(best["axes"]) == {"quality, cv group", "quality, cv 4"}
+    table = pd.read_csv(tmp_path / "summary.csv", dtype={"cv": str})
+    assert set(table["cv"]) == {"group", "4"}
+
+
 def test_a_parameter_goes_to_the_losses_that_take_it():
     shared = Grid({}, [{"loss": "huber"}, {"loss": "huber+qamro"}], {"alpha": 0.4})
-    assert [str(cell.recipe.loss) for cell in cells_of(shared)][1:] == [
+    assert [str(cell.recipe.loss) for cell in cells_of(shared)] == [
         "huber@raw", "huber@raw+qamro(alpha=0.4)@raw",
     ]  # fmt: skip
     with pytest.raises(QamroError, match="no loss of the grid has a parameter width"):
@@ -333,10 +353,10 @@ def test_a_parameter_goes_to_the_losses_that_take_it():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("seeds = 'x'", "seeds must be a whole number, got 'x'"),
+        ("seeds = 'x'", "grid.toml: seeds must be a whole number, got 'x'"),
         ("axis = 1", "axis must be a list of values, got 1"),
         ("stop = true", "stop must be text, got True"),
-        ("cv = 0.5", "cv must be text, got 0.5"),
+        ("cv = 0.5", "grid.toml: .*cv must be text, got 0.5"),
         ("cells = 3", "cells must be tables"),
         ("[[cells]]\nlr = [1, 2]", "lr must be a number, got \\[1, 2\\]"),
         ("grid = 3", "grid must be a table"),
@@ -347,7 +367,7 @@ def test_a_parameter_goes_to_the_losses_that_take_it():
         ("[grid]\nlearning_rate = [1]", "there is no setting 'learning_rate'"),
         ("[grid]\nbatch_siz = [1]", "did you mean 'batch_size'"),
         ("[settings.widths]\na = 1", "widths must be a list of values"),
-        ("x = " + "[" * 2000, "nest"),
+        ("x = " + "[" * 2000, "too deep"),
     ],
 )
 def test_what_a_grid_file_gets_wrong_is_one_line(tmp_path, text, words):
@@ -365,15 +385,17 @@ def test_mistakes_are_one_line(cache, tmp_path):
         (["--grid", tmp_path / "bad.toml"], "gamma"),
         (["--grid", tmp_path / "worse.toml"], "worse.toml"),
         (["--grid", "nothing"], "there are: alpha_beta, annotation_noise, batch_size"),
-        (["--alpha", "0.1,0.1"], "twice"),
         (["--cv", "group,song"], "song"),
     ):
         result = run("--cache", cache, "--out", tmp_path / "out", *arguments)
         assert result.exit_code == 1, result.output
         assert words in result.stderr.strip().splitlines()[-1]
-    for values in ("x", "0.1,-1", "0.1,", "0.1,0.2)"):
+    for values in ("x", "0.1,-1", "0.1,", "0.1,0.2)", "0.1,0.1"):
         result = run("--cache", cache, "--out", tmp_path / "out", "--alpha", values)
         assert result.exit_code == 2, (values, result.output)
+        assert result.stderr.startswith("error: ")
+    result = run("--cache", cache, "--out", tmp_path / "out", "--loss", "foo")
+    assert (result.exit_code, "error: loss is 'foo'" in result.stderr) == (2, True)
     only_means = labels_from_means((), np.zeros((3, 0)))
     with pytest.raises(QamroError, match="only mean scores"):
         subsampled_means(only_means, 0, 1, 0)

@@ -113,7 +113,7 @@ def test_mistakes_are_refused_before_torch_is_loaded(tmp_path):
             (command, [*common, path, "--axis", "beauty"], 1, "there are: quality, match"),
             (command, [*common, path, "--cv", "song"], 1, "prompt, split or a number of folds"),
             (command, [*common, path, "--feature", "wave"], 1, "there are: embedding, layers"),
-            (command, [*common, path, "--labels", "none.csv"], 1, "no label file none.csv"),
+            (command, [*common, path, "--labels", "none.csv"], 1, "none.csv"),
             (command, [*common, path, "--alpha", "-1"], 2, "alpha must be at least 0"),
             (command, [*common, path, "--widths", "0"], 2, "widths must be at least 1"),
             (command, [*common, path, "--seeds", "0"], 2, "seeds must be at least 1"),

@@ -7,13 +7,15 @@ import scipy.stats
 from qamro_cache.datasets.records import Axis, Ratings, labels_from_means, labels_from_ratings
 from qamro_cache.evaluation.baselines import ridge, train_mean
 from qamro_cache.evaluation.bootstrap import (
-    bootstrap_intervals,
     draw_clusters,
-    resampled_metrics,
+    interval,
+    resampled,
 )
 from qamro_cache.evaluation.ceiling import split_half
 from qamro_cache.evaluation.compare import paired_gap
-from qamro_cache.evaluation.score import Judged, score
+from qamro_cache.evaluation.figures import figures
+from qamro_cache.evaluation.judged import Judged
+from qamro_cache.evaluation.score import score
 
 
 @pytest.fixture
@@ -71,7 +73,8 @@ def test_a_resample_is_the_metric_of_the_clips_drawn():
 
     pred, target, system = simulated()
     counts = draw_clusters(20, 3)
-    got = resampled_metrics(*map(torch.as_tensor, (pred[None], target, system, counts)))
+    weights = {"clip": torch.as_tensor(counts[:, system]), "system": torch.as_tensor(counts)}
+    got = figures(*map(torch.as_tensor, (pred[None], target, system)), weights=weights)
     for row in range(3):
         rows = np.concatenate(
             [np.flatnonzero(system == s) for s in np.repeat(range(20), counts[row])]
@@ -90,7 +93,8 @@ def test_intervals_hold_the_true_correlation_about_as_often_as_they_say():
     hits = 0
     for seed in range(60):
         pred, target, system = simulated(60, 4, seed)
-        low, high = bootstrap_intervals(pred[None], target, system, resamples=300)["clip_lcc"][1:]
+        drawn = resampled(pred[None], target, system, resamples=300, only=["clip_lcc"])
+        low, high = interval(drawn["clip_lcc"])
         hits += low <= np.sqrt(2 / 3) <= high
     assert 50 <= hits <= 60
 
@@ -98,7 +102,7 @@ def test_intervals_hold_the_true_correlation_about_as_often_as_they_say():
 def test_pairing_makes_a_small_constant_difference_certain():
     pred, target, system = simulated()
     worse = pred + np.random.default_rng(5).normal(0, 0.5, len(pred))
-    alone = bootstrap_intervals(pred[None], target, system)["clip_lcc"]
+    alone = interval(resampled(pred[None], target, system)["clip_lcc"])
     judged = Judged(target, system)
     low, high = paired_gap(pred[None], worse[None], judged, "clip_lcc", 1000)
     assert low > 0
@@ -174,3 +178,22 @@ def test_linear_fit_metrics_ignore_the_scale_of_the_predictions():
     assert "clip_mse" not in scored["metrics"]
     want = np.mean((slope * pred + cut - target) ** 2)
     assert scored["metrics"]["clip_mse_fit"]["value"] == pytest.approx(want)
+
+
+def test_a_metric_in_label_units_is_not_given_on_another_scale(monkeypatch):
+    """A new one too: nobody has to remember it elsewhere."""
+    from qamro_cache.evaluation import figures as module
+    from qamro_cache.evaluation import score as scoring
+    from qamro_cache.evaluation.metrics import METRICS, Metric
+
+    more = {**METRICS, "mae": Metric(lambda p, t, w=None: (p - t).abs().mean(-1), True)}
+    monkeypatch.setattr(module, "METRICS", more)
+    monkeypatch.setattr(scoring, "METRICS", more)
+    monkeypatch.setattr(module, "FIGURES", (*module.FIGURES, "clip_mae", "system_mae"))
+    monkeypatch.setattr(module.figures, "__kwdefaults__", {"weights": None, "only": module.FIGURES})
+    pred, target, system = simulated()
+    here = score(pred[None], Judged(target, system), resamples=0)["metrics"]
+    assert here["clip_mae"]["value"] == pytest.approx(np.abs(pred - target).mean())
+    there = score(pred[None], Judged(target, system, same_scale=False), resamples=0)["metrics"]
+    assert {"clip_mae", "system_mae", "clip_mse", "system_mse"}.isdisjoint(there)
+    assert there["clip_mse_fit"]["value"] > 0

@@ -36,7 +36,7 @@ def test_metrics_of_a_resample_equal_scipys_on_the_repeated_sample(data, n, rows
     pred = data.draw(hnp.arrays(float, (rows, n), elements=elements))
     target = data.draw(hnp.arrays(float, n, elements=elements))
     weights = data.draw(hnp.arrays(int, (rows, n), elements=st.integers(0, 3)))
-    for name, metric in METRICS.items():
+    for name, (metric, _) in METRICS.items():
         got = metric(torch.tensor(pred), torch.tensor(target), torch.tensor(weights))
         for row in range(rows):
             repeated = np.repeat(np.arange(n), weights[row])
@@ -48,7 +48,7 @@ def test_unweighted_metrics_equal_scipys_at_the_size_of_an_evaluation_set():
     generator = np.random.default_rng(0)
     target = generator.integers(0, 41, 3060) / 4.0
     pred = target + generator.normal(0, 2, 3060).astype(np.float32)
-    for name, metric in METRICS.items():
+    for name, (metric, _) in METRICS.items():
         got = metric(torch.tensor(pred), torch.tensor(target)).item()
         assert got == pytest.approx(scipy_metric(name, pred, target), abs=1e-12)
 
@@ -57,7 +57,7 @@ def test_masked_samples_may_hold_anything():
     pred = torch.tensor([1.0, 2.0, torch.nan, 4.0])
     target = torch.tensor([1.0, 3.0, 2.0, torch.inf])
     mask = torch.tensor([1, 1, 0, 0])
-    for name, metric in METRICS.items():
+    for name, (metric, _) in METRICS.items():
         assert metric(pred, target, mask).item() == pytest.approx(
             scipy_metric(name, np.array([1.0, 2.0]), np.array([1.0, 3.0]))
         )
@@ -66,7 +66,7 @@ def test_masked_samples_may_hold_anything():
 def test_a_prediction_that_is_not_a_number_gives_no_number():
     pred = torch.tensor([[1.0, torch.nan, 3.0], [1.0, 2.0, 3.0]])
     target = torch.tensor([1.0, 2.0, 3.0])
-    for name, metric in METRICS.items():
+    for name, (metric, _) in METRICS.items():
         bad, good = metric(pred, target).tolist()
         assert np.isnan(bad), name
         assert good == pytest.approx(0.0 if name == "mse" else 1.0)

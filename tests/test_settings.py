@@ -45,7 +45,7 @@ def test_values_come_out_in_their_types():
         ({"step": float("inf")}, "step must be finite, got inf"),
         ({"step": 10**400}, "step must be finite, got 1000"),
         ({"kind": "tow"}, "variant must be one of one, two, got 'tow'; did you mean 'two'?"),
-        ({"widths": "8"}, "widths must be a list of values, got '8'"),
+        ({"widths": 8}, "widths must be a list of values, got 8"),
         ({"widths": (8, 0)}, "widths must be at least 1, got 0"),
         ({"on": 1}, "on must be true or false, got 1"),
     ],
@@ -65,5 +65,6 @@ def test_a_value_is_read_as_it_is_shown():
         ("widths", ()),
     ):
         assert declared[name].parse(declared[name].show(value)) == value
-    with pytest.raises(ValueError, match="widths must be a whole number, got 'x'"):
+    with pytest.raises(ValueError, match="widths must be whole numbers joined by -, got '8-x'"):
         declared["widths"].parse("8-x")
+    assert Record(widths="8-4").widths == (8, 4)

@@ -195,6 +195,7 @@ def test_mistakes_are_one_line(cache, tmp_path):
         (["--loss", "qamro(alpha=0.1)", "--alpha", "0.3"], "give it once"),
         (["--alpha", "-1"], "alpha must be at least 0"),
         (["--head", "mpl"], "did you mean 'mlp'?"),
+        (["--widths", "256,64"], "widths must be whole numbers joined by -, got '256,64'"),
         (["--sede", "3"], "--sede"),
     ):
         result = run("--cache", cache, "--out", tmp_path / "run", *arguments)
@@ -216,7 +217,7 @@ def test_another_run_in_the_folder_is_kept(cache, tmp_path):
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert len(before) == 4 + 3
     for changed, name in (
-        ([*arguments, "--alpha", "0.5"], "alpha"),
+        ([*arguments, "--alpha", "0.5"], "loss"),
         ([*arguments, "--seeds", "1"], "seeds"),
         (["--cache", other, *options], "cache"),
     ):
@@ -313,3 +314,24 @@ def test_published_heads_are_the_start(cache, tmp_path, monkeypatch):
         np.testing.assert_allclose(mine, scores, rtol=1e-4)
     with pytest.raises(QamroError, match="--head audiobox"):
         train(cache, tmp_path / "other", init=tmp_path / "weights.pt", cv="3")
+
+
+def test_no_hidden_layer_is_not_the_default(cache, tmp_path):
+    result = run("--cache", cache, "--out", tmp_path, "--widths", "", "--epochs", 1, "--seeds", 1,
+                 "--cv", "3")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "config.json").read_text())["recipe"]["widths"] == []
+
+
+def test_a_run_says_every_parameter_by_default_too(cache, tmp_path):
+    train(cache, tmp_path, cv="3", seeds=1, epochs=1, alpha=None, widths="8")
+    recipe = json.loads((tmp_path / "config.json").read_text())["recipe"]
+    assert recipe["loss"] == (
+        "huber(delta=1)@standardized+qamro(alpha=0.2,beta=7,normalize=train)@standardized"
+    )
+    assert recipe["widths"] == [8]
+    assert load_head(tmp_path / "head.safetensors").training["recipe"] == recipe
+    with pytest.raises(QamroError, match="labels must be a path, got 5"):
+        train(cache, tmp_path / "other", labels=5)
+    with pytest.raises(QamroError, match="no label file"):
+        train(cache, tmp_path / "other", labels=".")

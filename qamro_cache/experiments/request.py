@@ -18,6 +18,7 @@ from qamro_cache.experiments.clips import Clips, HeldOut, choose_clips, hold_out
 from qamro_cache.experiments.grid import CELL, Cell, Grid, cells_of, find_grid, override
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.store import refuse_file, refuse_other_run
+from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.settings import from_options, nearest, settings_of
 from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
 
@@ -107,8 +108,10 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
     text = recipe.head.inputs != "audio"
     if text:
         opened.feature_name(options.text_feature, "text_features")
+    # The loss's parameters stand in its text.
     decides = {**asdict(options), **recipe_given}
-    del decides["device"], decides["overwrite"]
+    for name in ("device", "overwrite", *PARAMETERS):
+        decides.pop(name, None)
     asked = {
         **decides,
         "loss": recipe.loss.text(whole=True),
