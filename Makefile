@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz faults check format clean
+.PHONY: help demo test slow fuzz faults check format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -14,8 +14,11 @@ demo: $(VENV)/.demo  ## embed a small synthetic set with distillmos, train heads
 	$(BIN)/qamro-extract --dataset demo --data-dir demo/audio --encoder distillmos --out demo/emb.h5
 	$(BIN)/qamro-train --cache demo/emb.h5 --cv group --out demo/run
 
-test: $(VENV)/.test  ## run the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+test: $(VENV)/.test  ## run the test suite: about ten minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+slow: $(VENV)/.test  ## run the tests that take longer: real audio, interpreted kernels, README's examples
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow --ignore tests/test_faults.py
 
 fuzz: $(VENV)/.test  ## 10,000 hostile files at every door, within the hour; the result goes to benchmarks/results
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz --cases 10000 --out benchmarks/results/fuzz.json
