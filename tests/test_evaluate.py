@@ -6,14 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 from click.testing import CliRunner
 from qamro_cache_cli.evaluate import main
+from reference_metrics import REFERENCES
 
 from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.evaluation.files import read_predictions, read_truth
+from qamro_cache.evaluation.metrics import METRICS
 
 
 def evaluated(tmp_path, ratings, predictions, systems="abcdefghijkl"):
@@ -78,25 +79,18 @@ def files(tmp_path):
     return tmp_path, truth
 
 
-def expected(predictions, target, name):
-    if name == "mse":
-        return np.mean((predictions - target) ** 2)
-    function = {"lcc": "pearsonr", "srcc": "spearmanr", "ktau": "kendalltau"}[name]
-    return getattr(scipy.stats, function)(predictions, target).statistic
-
-
 def test_figures_are_the_mean_over_seeds_on_both_levels(files):
     folder, truth = files
     scored = evaluate(folder / "predictions.csv", folder / "labels.csv", resamples=50)
     scored = scored["axes"]["quality"]
     table = pd.read_csv(folder / "predictions.csv").merge(truth, on="clip_id")
-    for name in ("mse", "lcc", "srcc", "ktau"):
-        clip = [expected(s["prediction"], s["quality"], name) for _, s in table.groupby("seed")]
+    for name in METRICS:
+        clip = [REFERENCES[name](s["prediction"], s["quality"]) for _, s in table.groupby("seed")]
         assert scored["metrics"][f"clip_{name}"]["value"] == pytest.approx(np.mean(clip))
         system = []
         for _, seed in table.groupby("seed"):
             means = seed.groupby("system")[["prediction", "quality"]].mean()
-            system.append(expected(means["prediction"], means["quality"], name))
+            system.append(REFERENCES[name](means["prediction"], means["quality"]))
         assert scored["metrics"][f"system_{name}"]["value"] == pytest.approx(np.mean(system))
     assert (scored["clips"], scored["systems"], scored["seeds"]) == (40, 8, 2)
 
@@ -284,11 +278,11 @@ def test_a_random_answer_to_the_real_evaluation_set_scores_as_scipy_says(tmp_pat
         # Sums of whole ratings are exact, so systems of equal means are tied for scipy too.
         sums = pd.Series(np.round(target * 10)).groupby(systems).sum()
         means["t"] = sums / 850
-        for name in ("mse", "lcc", "srcc", "ktau"):
+        for name in METRICS:
             got = [scored["metrics"][f"{level}_{name}"]["value"] for level in ("clip", "system")]
             want = [
-                expected(predicted[:, column], target, name),
-                expected(means["p"].to_numpy(), means["t"].to_numpy(), name),
+                REFERENCES[name](predicted[:, column], target),
+                REFERENCES[name](means["p"].to_numpy(), means["t"].to_numpy()),
             ]
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
     assert 0.5 < result["axes"]["PQ"]["ceiling"]["system_srcc"] <= 1

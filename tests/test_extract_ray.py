@@ -14,7 +14,7 @@ from qamro_cache.extraction.extract import extract, run_extraction
 from qamro_cache.extraction.request import ExtractRequest
 from qamro_cache.extraction.stats import Stats
 
-pytest.importorskip("ray", reason="Ray is an extra: pip install 'qamro-cache[ray]'")
+pytest.importorskip("ray", reason="Ray is an extra: pip install '.[ray]'")
 
 
 def load_fake(pids: Path, device: str, deadly: str = "") -> FakeEncoder:

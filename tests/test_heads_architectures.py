@@ -206,7 +206,7 @@ def test_a_broken_head_leaves_its_neighbors_alone(windows):
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"kind": "cnn"}, "kind"),
+        ({"kind": "cnn"}, "head must be one of"),
         ({"activation": "swish"}, "activation"),
         ({"widths": (0,)}, "widths"),
         ({"kind": "linear"}, "linear"),

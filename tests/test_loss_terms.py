@@ -172,15 +172,8 @@ def test_each_mistake_of_the_short_way_is_one_line(text, parameters, said):
 
 
 def test_parameters_are_declared_once():
-    assert set(PARAMETERS) == {
-        "alpha",
-        "beta",
-        "normalize",
-        "bins",
-        "delta",
-        "width",
-        "temperature",
-    }
+    assert set(PARAMETERS) == {p.name for info in TERMS.values() for p in info.parameters}
+    assert {"alpha", "beta", "delta"} <= set(PARAMETERS)
     assert PARAMETERS["temperature"].default_help == (
         "1 for ranknet and listnet, 0.1 for approx_ndcg and spearman"
     )

@@ -46,20 +46,13 @@ class Headers:
         return f"{len(self.errors)} {of} cannot be read ({counts}), the first are {shown}"
 
 
-def open_headers(paths: Sequence[str], there: npt.NDArray[np.bool_]) -> Headers | None:
+def open_headers(paths: Sequence[str], there: npt.NDArray[np.bool_]) -> Headers:
     """Look at files, all or a sample of MOST: headers, and sound up to where there is some.
 
     Args:
         paths: of all files.
         there: which of them exist.
-
-    Returns:
-        None without soundfile, which is in the extra ``audio``.
     """
-    try:
-        import soundfile  # noqa: F401
-    except (ImportError, OSError):
-        return None
     files = rows = np.flatnonzero(there)
     if len(files) > MOST:
         rows = np.sort(np.random.default_rng(0).choice(files, MOST, replace=False))

@@ -64,7 +64,7 @@ def report_tables(report: Mapping[str, Any]) -> list[Table]:
 
 def _opened(audio: Mapping[str, int] | None) -> list[tuple[str, str]]:
     if audio is None:
-        return [("note", "no audio file was opened (pip install 'qamro-cache[audio]')")]
+        return [("note", "no audio file was opened")]
     of = f" (a random sample of {audio['files']})" if audio["opened"] < audio["files"] else ""
     opened = f"{audio['opened']} audio files were opened{of}, {audio['unreadable']} cannot be read"
     return [("note", opened)]

@@ -23,6 +23,7 @@ from torch import Tensor
 from qamro_cache.audio.decode import ClipDecoder
 from qamro_cache.audio.windows import Samples
 from qamro_cache.encoders.protocol import Encoder, EncoderOptions
+from qamro_cache.encoders.support import install_line
 from qamro_cache.encoders.weights import read_checkpoint, state_dict_of
 
 #: Largest error, as a share of the median distance between two sounds.
@@ -65,7 +66,7 @@ def compare(
     if upstream is None:
         return None
     if find_spec(upstream.module) is None:
-        how = "run: pip install 'qamro-cache[upstream]'"
+        how = install_line("upstream")
         return None, f"not compared: {upstream.package} is not installed; {how}"
     name = f"{upstream.package} {version(upstream.package)}"
     if options.rate_policy != "resample" or not options.int16:

@@ -50,13 +50,13 @@ def ridge(
         if not used.any():
             continue
         x, y = features[used], target[used]
-        center, scale = x.mean(0), x.std(0)
-        scale[scale == 0] = 1.0
-        x = (x - center) / scale
+        center, std = x.mean(0), x.std(0)
+        std[std == 0] = 1.0
+        x = (x - center) / std
         # The smaller of the two equal systems: features by features, or clips by clips.
         if x.shape[0] >= x.shape[1]:
             weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (y - y.mean()))
         else:
             weights = x.T @ np.linalg.solve(x @ x.T + penalty * np.eye(x.shape[0]), y - y.mean())
-        predictions[fold_test] = (features[fold_test] - center) / scale @ weights + y.mean()
+        predictions[fold_test] = (features[fold_test] - center) / std @ weights + y.mean()
     return predictions

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qamro_cache.cache.content import CacheContent
+from qamro_cache.encoders.support import install_line
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.request import ExtractRequest
 from qamro_cache.extraction.stats import Stats
@@ -99,7 +100,7 @@ class RayEngine:
         try:
             import ray as imported
         except ImportError as error:
-            raise QamroError("Ray is not installed; run: pip install 'qamro-cache[ray]'") from error
+            raise QamroError(f"Ray is not installed; {install_line('ray')}") from error
         ray: Any = imported
         self._ray = ray
         self._connect(request.ray)

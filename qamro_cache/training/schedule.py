@@ -53,11 +53,6 @@ class Schedule:
                 steps.append((clips[:, part], valid[:, part]))
         return steps
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in one epoch."""
-        return self.passes * -(-self.length // self.batch_size)
-
 
 def passes_per_epoch(clips: int, batch_size: int) -> int:
     """Return how many passes over ``clips`` make an epoch of at least MIN_STEPS steps."""
