@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from qamro_cache.devices import usable_device
 from qamro_cache.encoders.protocol import WeightsOptions
 from qamro_cache.settings import from_options
 
@@ -34,42 +35,9 @@ def main() -> None:
 def info(files: tuple[Path, ...], as_json: bool) -> None:
     """Show what one cache holds, in one file or several."""
     notices_to_stderr()
-    from qamro_cache.cache.reader import open_cache
+    from qamro_cache.cache.info import cache_info
 
-    cache = open_cache(list(files))
-    labels = cache.labels
-    status = cache.clips["status"]
-    record = {
-        "files": [str(path) for path in cache.paths],
-        "bytes": sum(path.stat().st_size for path in cache.paths),
-        "dataset": cache.dataset,
-        "synthetic": cache.synthetic,
-        "clips": len(cache.clips),
-        "status": {str(code): int(count) for code, count in status.value_counts().items()},
-        "systems": int(cache.clips["system"].nunique()),
-        "splits": {
-            str(name): int(count) for name, count in cache.clips["split"].value_counts().items()
-        },
-        "windows": cache.num_windows,
-        "hours": float(cache.clips["duration"].sum() / 3600),
-        "features": {name: list(shape) for name, shape in cache.features.items()},
-        "text_features": {name: list(shape) for name, shape in cache.text_features.items()},
-        "axes": {
-            axis.name: {
-                "low": axis.low,
-                "high": axis.high,
-                "guessed": axis.guessed,
-                "rated_clips": int((labels.mean[:, index] == labels.mean[:, index]).sum()),
-            }
-            for index, axis in enumerate(labels.axes)
-        },
-        "ratings": 0 if labels.ratings is None else len(labels.ratings.score),
-        "known": cache.count_known(),
-        "identity_sha256": cache.identity_sha256,
-        "identity": cache.identity,
-        "provenance": cache.provenance,
-        "licenses": cache.licenses,
-    }
+    record = cache_info(list(files))
     if as_json:
         click.echo(json.dumps(record, indent=2))
         return
@@ -137,9 +105,15 @@ def _words(value: Any) -> str:
     type=click.IntRange(min=1),
     help="Clips of each file for --deep.",
 )
-@click.option("--seed", default=0, help="Of the random choice for --deep.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Of the random choice for --deep.",
+)
 @request_options(WeightsOptions)
-@click.option("--device", default="cpu", help="Torch device, for --deep [cpu].")
+@click.option("--device", default="cpu", show_default=True, help="Torch device, for --deep.")
 def verify(
     files: tuple[Path, ...],
     deep: bool,
@@ -152,6 +126,7 @@ def verify(
     notices_to_stderr()
     from qamro_cache.cache.verify import verify_cache
 
+    device = usable_device(device) if deep else device
     for path in files:
         if not path.is_file():
             fail(f"there is no cache {path}")

@@ -234,6 +234,10 @@ def test_deep_verification_encodes_again(tmp_path: Path, monkeypatch: pytest.Mon
     result = cache("verify", out, "--deep", "--sample", 100)
     assert result.exit_code == 0, result.output
     assert "12 clips encoded again" in result.stdout
+    for arguments, word in ((("--device", "foo"), "device 'foo'"), (("--seed", "-1"), "--seed")):
+        refused = cache("verify", out, "--deep", *arguments)
+        assert word in refused.stderr.splitlines()[-1]
+        assert isinstance(refused.exception, SystemExit)
     # A cache that holds something else, with right checksums: only --deep can tell.
     container = open_container(out)
     assert container.load("features/layers").shape[0] > 12

@@ -198,6 +198,10 @@ def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path, capl
     assert "left out: 2 .m4a, 1 .webm, which cannot be read here; convert with:" in caplog.text
     assert table["clip_id"].tolist() == ["deep/a.wav", "deep/b.flac", "deep/broken.wav"]
     from_cache = predict(head, cache=tmp_path / "emb.h5")
+    at_hand = predict(head, clips=load_manifest(manifest))
+    np.testing.assert_array_equal(at_hand["prediction"], from_cache["prediction"])
+    with pytest.raises(QamroError, match="name one of"):
+        predict(head, tmp_path / "emb.h5", clips=load_manifest(manifest))
     np.testing.assert_array_equal(table["prediction"][:2], from_cache["prediction"])
     assert np.isnan(table["prediction"][2])
     assert table["reason"][2]
@@ -230,6 +234,24 @@ def test_a_file_that_is_kept_is_refused_before_the_work(cache, tmp_path, monkeyp
     failed = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "ratings.csv")])
     assert failed.exit_code == 1, failed.output
     assert "choose another name" in failed.stderr
+
+
+def test_an_answer_that_cannot_be_is_refused_before_the_work(cache, tmp_path, monkeypatch):
+    """Neither the list nor the axes are found wrong after hours, or with the table written."""
+    monkeypatch.setattr(
+        "qamro_cache.scoring.predict.predict_cache", lambda *_: pytest.fail("worked")
+    )
+    files = {"out": tmp_path / "p.csv", "answer": tmp_path / "answer.txt"}
+    with pytest.raises(QamroError, match="give the challenge's list of clips"):
+        predict(make_head(), cache, **files, answer_list=tmp_path / "none.txt")
+    with pytest.raises(QamroError, match=r"an answer has the axes .* predicts quality"):
+        predict(make_head(), cache, **files)
+    assert not list(tmp_path.glob("p.csv*"))
+
+
+def test_no_name_of_a_device_is_a_gpu_if_there_is_one(cache):
+    table = predict(make_head(), cache, device="")
+    assert table["prediction"].notna().sum() == 8
 
 
 def test_predicting_the_training_set_warns(cache, caplog):

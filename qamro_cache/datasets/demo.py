@@ -7,8 +7,6 @@ import csv
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import wave
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from qamro_cache.datasets.demo_sounds import CONTENTS, RATE, SYSTEMS, Wave
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Axis, Dataset
 from qamro_cache.errors import QamroError
+from qamro_cache.files import replace_folder
 
 RATERS = 12
 _AXES = ("quality", "enjoyment")
@@ -52,7 +51,11 @@ def load_demo(folder: Path | None = None) -> Dataset:
                 f"{folder} holds something that is not this version's demo set; "
                 "remove it or name another --data-dir"
             )
-        make_demo(folder)
+        try:
+            make_demo(folder)
+        except QamroError:
+            if not _complete(folder):  # another process may have been faster
+                raise
     dataset = load_manifest(folder / "clips.csv")
     labels = replace(
         dataset.labels, axes=tuple(Axis(axis.name, 1.0, 5.0) for axis in dataset.labels.axes)
@@ -70,10 +73,7 @@ def load_demo(folder: Path | None = None) -> Dataset:
 
 def make_demo(folder: Path, seed: int = 0) -> None:
     """Write ``wav/*.wav``, ``clips.csv``, ``README.txt`` and, last, ``demo.json``."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".demo-", dir=folder.parent))
-    try:
-        work.chmod(0o755)
+    with replace_folder(folder, ()) as work:
         (work / "wav").mkdir()
         rows = _write_clips(work, seed)
         with (work / "clips.csv").open("w", encoding="utf-8", newline="") as file:
@@ -89,13 +89,6 @@ def make_demo(folder: Path, seed: int = 0) -> None:
         )
         record = {"version": VERSION, "synthetic": True, "clips_sha256": _sha256(work)}
         (work / "demo.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
-        try:
-            work.rename(folder)  # onto nothing, or onto an empty folder
-        except OSError:
-            if not _complete(folder):  # another process may have been faster
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _complete(folder: Path) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from qamro_cache.identity import EncoderSpec
-from qamro_cache.settings import setting
+from qamro_cache.settings import check_settings, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +48,9 @@ class WeightsOptions:
     checkpoint: str = setting("", "The encoder's weights, a file or a folder.")
     tokenizer: str = setting("", "Folder of the text tower's tokenizer; none: no text tower.")
     allow_pickle: bool = setting(False, "Load checkpoints that can run code.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 @dataclass(frozen=True)

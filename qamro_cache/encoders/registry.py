@@ -78,8 +78,6 @@ def load_encoder(name: str, options: EncoderOptions | None = None, device: str =
     """
     options = EncoderOptions() if options is None else options
     info, argument = find_encoder(name)
-    if options.rate_policy not in ("resample", "as-is"):
-        raise QamroError(f"rate policy {options.rate_policy!r} is unknown; use resample or as-is")
     missing = list(info.missing(argument, options))
     if missing:
         raise QamroError(f"encoder {name} is not ready: {'; '.join(missing)}")

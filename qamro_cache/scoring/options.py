@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qamro_cache.encoders.protocol import WeightsOptions
-from qamro_cache.settings import check_settings, setting
+from qamro_cache.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,3 @@ class PredictOptions(WeightsOptions):
     out: Path | None = setting(None, "predictions.csv to write.")
     answer: Path | None = setting(None, "Also write the AudioMOS challenge's answer.txt.")
     answer_list: Path | None = setting(None, "The challenge's list of clips, for --answer.")
-
-    def __post_init__(self) -> None:
-        check_settings(self)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from qamro_cache.cache.reader import Cache, CacheLike
-from qamro_cache.datasets.records import Labels
+from qamro_cache.datasets.records import Dataset, Labels
+from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.files import refuse_same
 from qamro_cache.heads.file import AxisHead, Head, load_head
@@ -22,7 +23,7 @@ from qamro_cache.heads.pooling import mean_rows, take_clips
 from qamro_cache.identity import identity_differences
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.request import PredictRequest, predict_request
-from qamro_cache.scoring.table import COLUMNS, write_answer_file, write_predictions
+from qamro_cache.scoring.table import COLUMNS, track_of, write_answer_file, write_predictions
 from qamro_cache.settings import documented
 
 logger = logging.getLogger("qamro_cache")
@@ -39,6 +40,7 @@ def predict(
     head: str | Path | Head,
     cache: CacheLike | None = None,
     *,
+    clips: Dataset | None = None,
     progress: Callable[..., None] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
@@ -47,7 +49,8 @@ def predict(
     Args:
         head: a head file of qamro-train, or one already loaded.
         cache: embeddings made by the encoder that the head was trained on, files or an open cache;
-            or name ``audio`` or ``manifest``.
+            or name ``audio`` or ``manifest``, or give ``clips``.
+        clips: audio to embed on the fly, as `load_dataset` and `load_manifest` return it.
         progress: passed to `extract`.
         options: those of qamro-predict by their names.
 
@@ -61,7 +64,7 @@ def predict(
     Raises:
         QamroError: the head or cache is not usable, or the cache was made by another encoder.
     """
-    return run_predict(predict_request(head, cache, options), progress)
+    return run_predict(predict_request(head, cache, options, clips), progress)
 
 
 def run_predict(
@@ -70,21 +73,24 @@ def run_predict(
     """Do what was asked; see `predict`."""
     options = request.options
     head = load_head(request.head) if isinstance(request.head, Path) else request.head
+    device = usable_device(options.device)
+    if options.answer is not None:
+        track_of([one.axis.name for one in head.axes], options.answer)
     if request.cache is not None:
-        table = predict_cache(head, request.cache, options.device)
+        table = predict_cache(head, request.cache, device)
     else:
-        table = _predict_audio(head, request, progress)
+        table = _predict_audio(head, request, device, progress)
     if options.out is not None:
         write_predictions(table, options.out)
     if options.answer is not None:
         # The table is worth keeping, whatever name the answer was given by mistake.
         refuse_same(options.out, options.answer)
-        write_answer_file(table, options.answer, options.answer_list)
+        write_answer_file(table, options.answer, request.listed)
     return table
 
 
 def _predict_audio(
-    head: Head, request: PredictRequest, progress: Callable[..., None] | None
+    head: Head, request: PredictRequest, device: str, progress: Callable[..., None] | None
 ) -> pd.DataFrame:
     from qamro_cache.scoring.embed import embed
 
@@ -101,10 +107,10 @@ def _predict_audio(
             request.clips,
             Path(folder) / "emb.h5",
             options,
-            device=options.device,
+            device=device,
             progress=progress,
         )
-        return predict_cache(head, made, options.device)
+        return predict_cache(head, made, device)
 
 
 def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame:

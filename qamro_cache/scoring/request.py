@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
-from qamro_cache.datasets.answers import refuse_other_answer
+from qamro_cache.datasets.answers import read_answer_list, refuse_other_answer
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.scoring.folder import clips_of_folder
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.table import refuse_other_table
 from qamro_cache.settings import from_options
@@ -28,16 +29,21 @@ class PredictRequest:
         cache: embeddings of the clips, or None where ``clips`` are to be embedded.
         clips: audio to embed.
         options: as given.
+        listed: ids of the challenge's list of clips.
     """
 
     head: "Path | Head"
     cache: Cache | None
     clips: Dataset | None
     options: PredictOptions
+    listed: list[str] | None = None
 
 
 def predict_request(
-    head: "str | Path | Head", cache: CacheLike | None, given: Mapping[str, Any]
+    head: "str | Path | Head",
+    cache: CacheLike | None,
+    given: Mapping[str, Any],
+    clips: Dataset | None = None,
 ) -> PredictRequest:
     """Check what is asked of `predict`.
 
@@ -45,32 +51,30 @@ def predict_request(
         head: a head file, or one already loaded.
         cache: embeddings; or name ``audio`` or ``manifest``.
         given: fields of `PredictOptions`.
+        clips: audio to embed that Python code has at hand.
 
     Raises:
         QamroError: an option cannot be right, a file is not there, or an output would replace
             somebody else's.
     """
     options: PredictOptions = from_options(PredictOptions, given)
-    if (cache is not None) + (options.audio is not None) + (options.manifest is not None) != 1:
+    if sum(x is not None for x in (cache, clips, options.audio, options.manifest)) != 1:
         raise OptionError("name one of a cache, a folder of audio and a manifest")
     if options.answer_list is not None and options.answer is None:
         raise OptionError("a list of clips needs an answer to write; give --answer FILE")
     refuse_device(options.device)
     if isinstance(head, str):
         head = Path(head)
-    for path in (head, options.audio):
-        if isinstance(path, Path) and not path.exists():
-            raise QamroError(f"{path}: no such file")
+    if isinstance(head, Path) and not head.exists():
+        raise QamroError(f"{head}: no such file")
     if options.out is not None:
         refuse_other_table(options.out)
     if options.answer is not None:
         refuse_other_answer(options.answer)
+    listed = None if options.answer_list is None else read_answer_list(options.answer_list)
     opened = None if cache is None else open_cache(cache)
-    clips = None
     if options.audio is not None:
-        from qamro_cache.scoring.embed import clips_of_folder
-
         clips = clips_of_folder(options.audio)
     elif options.manifest is not None:
         clips = load_manifest(options.manifest)
-    return PredictRequest(head, opened, clips, options)
+    return PredictRequest(head, opened, clips, options, listed)

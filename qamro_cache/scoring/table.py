@@ -1,11 +1,12 @@
 """The table of predictions as files: ``predictions.csv``, and a challenge's ``answer.txt``."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from qamro_cache.datasets.answers import TRACK_AXES, read_answer_list, write_answer
+from qamro_cache.datasets.answers import TRACK_AXES, write_answer
 from qamro_cache.errors import QamroError
 from qamro_cache.files import refuse_other, write_table
 
@@ -43,22 +44,31 @@ def refuse_other_table(path: Path) -> None:
     refuse_other(path, "table of qamro-predict", is_ours)
 
 
-def write_answer_file(table: pd.DataFrame, path: Path, answer_list: Path | None = None) -> None:
-    """Write predictions as a challenge's ``answer.txt``; the track is told by the axes.
+def track_of(axes: Collection[str], path: Path) -> int:
+    """Return the challenge's track whose axes are among these.
 
-    Args:
-        table: of `predict`.
-        path: the file to write.
-        answer_list: the challenge's list of clips: its order is kept, and each must be there.
+    Raises:
+        QamroError: there is none, so ``path`` cannot be written.
     """
-    axes = list(dict.fromkeys(table["axis"]))
     tracks = [track for track, names in TRACK_AXES.items() if set(names) <= set(axes)]
     if not tracks:
         wanted = " or ".join(", ".join(names) for names in TRACK_AXES.values())
         raise QamroError(
             f"{path}: an answer has the axes {wanted}; this head predicts {', '.join(axes)}"
         )
+    return tracks[0]
+
+
+def write_answer_file(table: pd.DataFrame, path: Path, listed: list[str] | None = None) -> None:
+    """Write predictions as a challenge's ``answer.txt``; the track is told by the axes.
+
+    Args:
+        table: of `predict`.
+        path: the file to write.
+        listed: ids of the challenge's list of clips: its order is kept, and each must be there.
+    """
+    axes = list(dict.fromkeys(table["axis"]))
+    track = track_of(axes, path)
     parts = {str(a): p["prediction"].to_numpy(np.float64) for a, p in table.groupby("axis")}
     clip_ids = list(table[table["axis"] == axes[0]]["clip_id"])
-    listed = None if answer_list is None else read_answer_list(answer_list)
-    write_answer(path, clip_ids, parts, tracks[0], listed)
+    write_answer(path, clip_ids, parts, track, listed)
