@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -174,15 +173,13 @@ def test_list_encoders_names_what_is_missing() -> None:
     assert "mel" in run("--list-encoders").stdout
 
 
-def test_help_answers_at_once() -> None:
+def test_help_loads_nothing_heavy() -> None:
     for module in ("extract", "cache"):
         code = f"import sys; from qamro_cache_cli.{module} import main; main(['--help'])"
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        assert time.perf_counter() - start < 1.5
-        heavy = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True
-        ).stderr
+        )
+        assert done.returncode == 0
+        assert " click\n" in done.stderr
         for name in ("torch", "numpy", "pandas", "h5py"):
-            assert f" {name}\n" not in heavy
+            assert f" {name}\n" not in done.stderr
