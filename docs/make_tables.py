@@ -2,8 +2,9 @@
 
     python docs/make_tables.py
 
-Tables of options stand between ``<!-- options: NAME -->`` and ``<!-- end of options -->``, the map
-of CONTRIBUTING.md between ``<!-- map -->`` and ``<!-- end of map -->``.
+Tables of options stand between ``<!-- options: NAME -->`` and ``<!-- end of options -->``, that of
+losses between ``<!-- losses -->`` and ``<!-- end of losses -->``, the map of CONTRIBUTING.md
+between ``<!-- map -->`` and ``<!-- end of map -->``.
 """
 
 import ast
@@ -15,6 +16,7 @@ from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.extraction.request import ExtractRequest
+from qamro_cache.losses.terms import TERMS
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.settings import Setting, settings_of
 from qamro_cache.training.recipe import RECIPE
@@ -35,6 +37,7 @@ PAGES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = {"qamro_cache": "", "cli": "qamro_cache_cli", "benchmarks": ""}
 
 _PLACE = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
+_LOSSES = re.compile(r"(<!-- losses -->\n).*?(<!-- end of losses -->)", re.DOTALL)
 _MAP = re.compile(r"(<!-- map -->\n).*?(<!-- end of map -->)", re.DOTALL)
 
 
@@ -45,6 +48,15 @@ def table(settings: Mapping[str, Setting]) -> str:
         rule = ", ".join(f"`{choice}`" for choice in one.choices if choice) or one.rule
         what = f"{one.help} {rule[:1].upper()}{rule[1:]}".strip()
         rows.append(f"| `{one.name}` | {one.default_text} | {what.replace('|', chr(92) + '|')} |")
+    return "\n".join(rows) + "\n"
+
+
+def losses() -> str:
+    """Return a table of the losses in Markdown."""
+    rows = ["| name | kind | what | parameters |", "|---|---|---|---|"]
+    for name, info in TERMS.items():
+        ours = ", ".join(f"`{one.name}` {one.default_text}" for one in info.parameters)
+        rows.append(f"| `{name}` | {info.kind} | {info.description} | {ours} |")
     return "\n".join(rows) + "\n"
 
 
@@ -67,6 +79,7 @@ def the_map() -> str:
 
 def filled(text: str) -> str:
     """Return a document with its tables, and its map, written anew."""
+    text = _LOSSES.sub(lambda found: found[1] + losses() + found[2], text)
     text = _PLACE.sub(lambda found: found[1] + table(TABLES[found[2]]) + found[3], text)
     return _MAP.sub(lambda found: found[1] + the_map() + found[2], text)
 

@@ -229,11 +229,6 @@ class Loss:
         )
 
     @property
-    def has_ranking(self) -> bool:
-        """Whether a term compares samples, so that a batch of one teaches it nothing."""
-        return any(TERMS[term.name].kind == "ranking" for term in self.terms)
-
-    @property
     def label_range(self) -> str:
         """Whose lowest and highest label a term needs: ``train``, ``scale``, or empty for none."""
         return "".join(self._ranges)
