@@ -24,6 +24,7 @@ from qamro_cache.errors import QamroError
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.grid import Grid, cells_of, override, read_grid
 from qamro_cache.experiments.request import ablate_request
+from qamro_cache.experiments.store import keep_stack, read_stacks
 from qamro_cache.experiments.train import train
 from qamro_cache.training.schedule import Schedule, comparable_pairs, pair_coverage
 
@@ -138,20 +139,49 @@ def test_what_is_done_is_not_trained_again(cache, tmp_path, monkeypatch):
     other = Grid({"alpha": [0.1, 0.5]}, (), {**QUICK, "epochs": 4})
     ablate(cache, tmp_path, grid=other, seeds=1, cv="3", axis=["match"], resamples=0)
     assert trained[1:] == [8, 6]
-    done = set((tmp_path / "done").glob("*.npz"))
+    done = set((tmp_path / "done").glob("*.safetensors"))
     # Other embeddings behind the same names, from the same encoder: all again.
     again = write_synthetic(tmp_path / "again.h5", factor=2.0)
     ablate(again, tmp_path, grid=grid, seeds=1, cv="3", axis=["match"], resamples=0)
     assert trained.pop() == 6
-    for path in set((tmp_path / "done").glob("*.npz")) - done:
+    for path in set((tmp_path / "done").glob("*.safetensors")) - done:
         path.unlink()
     # A damaged file is trained again, the others are not.
-    kept = sorted((tmp_path / "done").glob("*.npz"))
+    kept = sorted((tmp_path / "done").glob("*.safetensors"))
     kept[0].write_bytes(kept[0].read_bytes()[:200])
     ablate(cache, tmp_path, grid=more, seeds=2, cv="3", axis=["match"], resamples=0)
     ablate(cache, tmp_path, grid=grid, seeds=1, cv="4", axis=["match"], resamples=0)
     ablate(cache, tmp_path, grid=other, seeds=1, cv="3", axis=["match"], resamples=0)
     assert 0 < sum(trained[3:]) <= 18
+
+
+def test_a_kept_stack_is_as_it_was_written_or_trained_again(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    results = {
+        "predictions": rng.standard_normal((2, 7)),
+        "best_epoch": np.array([3, 4]),
+        "diverged": np.array([False, True]),
+        "stability": rng.standard_normal(2),
+    }
+    keep_stack(tmp_path, ["a", "b"], results)
+    (path,) = tmp_path.glob("*.safetensors")
+    raw = path.read_bytes()
+    whole = read_stacks(tmp_path, 7)
+    assert list(whole) == ["a", "b"]
+    np.testing.assert_array_equal(whole["b"]["predictions"], results["predictions"][1])
+    assert read_stacks(tmp_path, 8) == {}
+    for place in range(len(raw)):
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 1 << place % 8]) + raw[place + 1 :])
+        found = read_stacks(tmp_path, 7)
+        # A blank of the header's padding may change, no number may.
+        assert not found or all(
+            np.array_equal(found[key][name], whole[key][name])
+            for key in ("a", "b")
+            for name in results
+        )
+        path.write_bytes(raw[:place])
+        assert read_stacks(tmp_path, 7) == {}
+    assert "its checksum is wrong" in caplog.text
 
 
 def test_a_killed_grid_goes_on(cache, tmp_path):
@@ -167,12 +197,12 @@ def test_a_killed_grid_goes_on(cache, tmp_path):
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     done = tmp_path / "killed" / "done"
     deadline = time.monotonic() + 120
-    while not (done.is_dir() and list(done.glob("*.npz"))):
+    while not (done.is_dir() and list(done.glob("*.safetensors"))):
         assert time.monotonic() < deadline and process.poll() is None  # noqa: PT018
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = {path.name: path.stat().st_mtime_ns for path in done.glob("*.npz")}
+    kept = {path.name: path.stat().st_mtime_ns for path in done.glob("*.safetensors")}
     assert not (tmp_path / "killed" / "results.csv").exists(), "it was over before the kill"
     assert run(*arguments, "--out", tmp_path / "killed").exit_code == 0
     for name, when in kept.items():

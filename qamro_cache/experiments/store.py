@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, words_of
 from qamro_cache.files import write_file
 
 logger = logging.getLogger("qamro_cache")
@@ -60,38 +60,55 @@ def keep_stack(folder: Path, keys: Sequence[str], results: Mapping[str, npt.NDAr
         results: ``predictions`` [H, C] (NaN where a head is not judged), ``best_epoch`` [H],
             ``diverged`` [H] and ``stability`` [H].
     """
+    from safetensors.numpy import save
+
     name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
-    arrays = {name: results[name] for name in _KEPT}
-    write_file(folder / f"{name}.npz", lambda file: np.savez(file, keys=np.array(keys), **arrays))
+    arrays = {name: np.ascontiguousarray(results[name]) for name in _KEPT}
+    text = json.dumps(list(keys))
+    data = save(arrays, metadata={"keys": text, "sha256": _checksum(text, arrays)})
+    write_file(folder / f"{name}.safetensors", lambda file: file.write(data))
 
 
 def read_stacks(folder: Path, clips: int) -> dict[str, dict[str, Any]]:
     """Read all kept results of ``clips`` clips: key -> one head's; others are trained again."""
     done: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.npz")):
+    for path in sorted(folder.glob("*.safetensors")):
         try:
-            arrays = _read(path)
-        except Exception as error:  # whatever a damaged archive makes the reader raise
-            logger.warning("%s cannot be read and is trained again: %s", path, error)
+            keys, arrays = _read(path)
+        except Exception as error:  # whatever a damaged file makes the reader raise
+            logger.warning("%s cannot be read and is trained again: %s", path, words_of(error))
             continue
-        keys = arrays.pop("keys")
         # Of another set of clips: not for this grid.
         if arrays["predictions"].shape[1] != clips:
             continue
-        for row, key in enumerate(keys.tolist()):
+        for row, key in enumerate(keys):
             done[key] = {name: values[row] for name, values in arrays.items()}
     return done
 
 
-def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
-    with np.load(path, allow_pickle=False) as file:
-        keys = file["keys"]
-        if keys.ndim != 1 or keys.dtype.kind != "U":
-            raise ValueError("its keys are no list of names")
-        arrays = {name: file[name] for name in _KEPT}
+def _read(path: Path) -> tuple[list[str], dict[str, npt.NDArray[Any]]]:
+    from safetensors import safe_open
+
+    # Sizes in the header must add up to the file's: a lie about them takes no memory.
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+        if set(file.keys()) != set(_KEPT) or not {"keys", "sha256"} <= set(metadata):
+            raise ValueError("it holds something else than a stack's results")
+        arrays = {name: file.get_tensor(name) for name in _KEPT}
+    if metadata["sha256"] != _checksum(metadata["keys"], arrays):
+        raise ValueError("its checksum is wrong")
+    keys = json.loads(metadata["keys"])
     for name, kind in _KEPT.items():
         shape = (len(keys), *arrays[name].shape[1:])
         depth = 2 if name == "predictions" else 1
         if arrays[name].dtype.kind != kind or arrays[name].shape != shape or len(shape) != depth:
             raise ValueError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}")
-    return {"keys": keys, **arrays}
+    return keys, arrays
+
+
+def _checksum(keys: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256(keys.encode())
+    for name in _KEPT:
+        digest.update(f"{name} {arrays[name].dtype} {list(arrays[name].shape)}".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()

@@ -58,18 +58,18 @@ def take_rows(rows: Rows, offsets: Tensor | None, clips: Tensor, size: int | Non
     return Rows(rows.values.index_select(0, index), Windows(clip, weights, len(clips) + 1))
 
 
-def input_width(settings: Architecture, audio: Sequence[int], text: int = 0) -> tuple[int, ...]:
+def input_width(architecture: Architecture, audio: Sequence[int], text: int = 0) -> tuple[int, ...]:
     """Shape of one row, from one window's feature shape and the width of a prompt's embedding."""
-    if settings.kind == "audiobox":
+    if architecture.kind == "audiobox":
         if len(audio) != 2:
             raise ValueError(f"an audiobox head takes layers [L, D], got {list(audio)}")
         return tuple(audio)
     width = 1
     for size in audio:
         width *= size
-    if settings.inputs == "concat":
+    if architecture.inputs == "concat":
         return (width + text,)
-    if settings.inputs == "products":
+    if architecture.inputs == "products":
         if text != width:
             raise ValueError(f"products take equal widths, got audio {width} and text {text}")
         return (4 * width,)
@@ -77,7 +77,7 @@ def input_width(settings: Architecture, audio: Sequence[int], text: int = 0) -> 
 
 
 def prepare_rows(
-    settings: Architecture,
+    architecture: Architecture,
     windows: Tensor,
     offsets: Tensor,
     weights: Tensor,
@@ -86,7 +86,7 @@ def prepare_rows(
     """Pool and join what needs no learning.
 
     Args:
-        settings: the head's.
+        architecture: the head's.
         windows: [W, ...] features.
         offsets: [C+1] int64; every clip has a window.
         weights: [W], the fraction of each window that is audio.
@@ -94,25 +94,27 @@ def prepare_rows(
     """
     num_clips = len(offsets) - 1
     clip = clip_of_window(offsets)
-    values = windows if settings.kind == "audiobox" else windows.flatten(1)
-    if settings.pooling == "mean":
+    values = windows if architecture.kind == "audiobox" else windows.flatten(1)
+    if architecture.pooling == "mean":
         values = mean_rows(values, clip, weights, num_clips)
-    elif settings.pooling == "max":
+    elif architecture.pooling == "max":
         values = max_rows(values, clip, num_clips)
-    if settings.inputs != "audio":
+    if architecture.inputs != "audio":
         if text is None:
-            raise ValueError(f"inputs={settings.inputs!r} needs the prompts' embeddings")
-        prompt = text.to(values.dtype) if settings.rows_are_clips else text.to(values.dtype)[clip]
+            raise ValueError(f"inputs={architecture.inputs!r} needs the prompts' embeddings")
+        prompt = text.to(values.dtype)
+        if not architecture.rows_are_clips:
+            prompt = prompt[clip]
         parts = [values, prompt]
-        if settings.inputs == "products":
+        if architecture.inputs == "products":
             parts += [values * prompt, (values - prompt).abs()]
         values = torch.cat(parts, 1)
-    if settings.rows_are_clips:
+    if architecture.rows_are_clips:
         return Rows(values)
     return Rows(values, Windows(clip, weights.to(values.dtype), num_clips))
 
 
-def parameter_shapes(settings: Architecture, row: Sequence[int]) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(architecture: Architecture, row: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """Return each parameter's shape for one head whose rows have shape ``row``, in a fixed order.
 
     Layer k is ``k.weight`` [in, out] and ``k.bias`` [out] (with ``k.norm.weight`` and
@@ -121,13 +123,13 @@ def parameter_shapes(settings: Architecture, row: Sequence[int]) -> dict[str, tu
     """
     shapes: dict[str, tuple[int, ...]] = {}
     width = row[-1]
-    if settings.kind == "audiobox":
+    if architecture.kind == "audiobox":
         shapes["layers"] = (row[0],)
-    if settings.pooling == "attention":
+    if architecture.pooling == "attention":
         shapes["attention"] = (width,)
-    for k, out in enumerate(settings.widths):
+    for k, out in enumerate(architecture.widths):
         shapes[f"{k}.weight"], shapes[f"{k}.bias"] = (width, out), (out,)
-        if settings.layer_norm:
+        if architecture.layer_norm:
             shapes[f"{k}.norm.weight"], shapes[f"{k}.norm.bias"] = (out,), (out,)
         width = out
     shapes["output.weight"], shapes["output.bias"] = (width, 1), (1,)
@@ -135,7 +137,7 @@ def parameter_shapes(settings: Architecture, row: Sequence[int]) -> dict[str, tu
 
 
 def init_params(
-    settings: Architecture,
+    architecture: Architecture,
     row: Sequence[int],
     seeds: Sequence[int],
     *,
@@ -146,7 +148,7 @@ def init_params(
 
     Layer-weight and attention logits start at 0 (equal shares), norms at the identity.
     """
-    shapes = parameter_shapes(settings, row)
+    shapes = parameter_shapes(architecture, row)
     unique = sorted(set(seeds))
     position = torch.tensor([unique.index(seed) for seed in seeds], device=device)
     params: dict[str, Tensor] = {}
@@ -186,7 +188,7 @@ def fold_standardization(params: Params, mean: Tensor, std: Tensor) -> dict[str,
 
 
 def score_rows(
-    settings: Architecture,
+    architecture: Architecture,
     params: Params,
     rows: Rows,
     *,
@@ -196,7 +198,7 @@ def score_rows(
     """Return scores [heads, C] in the units of the standardized labels; differentiable.
 
     Args:
-        settings: the heads'.
+        architecture: the heads'.
         params: stacked, as `init_params` makes them.
         rows: as `prepare_rows` makes them.
         bounds: [heads, 2] label range in standardized units, for the bounded output.
@@ -204,16 +206,16 @@ def score_rows(
     """
     heads = params["output.weight"].shape[0]
     values = rows.values
-    if settings.kind == "audiobox":
+    if architecture.kind == "audiobox":
         mixed = torch.einsum("hl,rld->hrd", params["layers"].softmax(-1), values)
         hidden = F.normalize(mixed, dim=-1)
     else:
         hidden = values.expand(heads, *values.shape)
     windows = rows.windows
-    for k in range(len(settings.widths) + 1):
-        name = "output" if k == len(settings.widths) else str(k)
+    for k in range(len(architecture.widths) + 1):
+        name = "output" if k == len(architecture.widths) else str(k)
         weight, bias = params[f"{name}.weight"], params[f"{name}.bias"].unsqueeze(1)
-        if settings.pooling == "attention" and windows is not None:
+        if architecture.pooling == "attention" and windows is not None:
             # Pooling commutes with the first product, which makes it narrow.
             logits = torch.matmul(params["attention"], values.T)
             shares = attention_shares(logits, *windows)
@@ -223,15 +225,15 @@ def score_rows(
             hidden = torch.baddbmm(bias, hidden, weight)
         if name == "output":
             break
-        if settings.layer_norm:
+        if architecture.layer_norm:
             hidden = F.layer_norm(hidden, hidden.shape[-1:]) * params[f"{k}.norm.weight"].unsqueeze(
                 1
             ) + params[f"{k}.norm.bias"].unsqueeze(1)
-        hidden = activate(settings.activation, hidden)
+        hidden = activate(architecture.activation, hidden)
         if dropout is not None:
             hidden = hidden * dropout(k, hidden)
     scores = hidden.squeeze(-1)
-    if settings.output == "bounded":
+    if architecture.output == "bounded":
         if bounds is None:
             raise ValueError("a bounded head needs bounds=[heads, 2]")
         scores = between(bounds, torch.sigmoid(scores))
@@ -241,7 +243,7 @@ def score_rows(
 
 
 def forward(
-    settings: Architecture,
+    architecture: Architecture,
     params: Params,
     windows: Tensor,
     offsets: Tensor,
@@ -255,7 +257,7 @@ def forward(
     """Score clips from their windows: [heads, C], in units of the standardized labels.
 
     Args:
-        settings: the heads'.
+        architecture: the heads'.
         params: stacked, of heads trained on rows (row - mean) / std.
         windows: [W, ...] features as the cache has them.
         offsets: [C+1] int64.
@@ -267,8 +269,8 @@ def forward(
     """
     if mean is not None and std is not None:
         params = fold_standardization(params, mean, std)
-    rows = prepare_rows(settings, windows, offsets, weights, text)
-    return score_rows(settings, params, rows, bounds=bounds)
+    rows = prepare_rows(architecture, windows, offsets, weights, text)
+    return score_rows(architecture, params, rows, bounds=bounds)
 
 
 def between(bounds: Tensor, share: Tensor) -> Tensor:

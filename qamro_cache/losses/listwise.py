@@ -109,10 +109,10 @@ def spearman(samples: Samples, temperature: Tensor) -> Tensor:
     true = (lower + through).to(pred.dtype) / 2
     mine = _counted(mine - _mean(mine, mask).unsqueeze(-1), mask, 0)
     true = _counted(true - _mean(true, mask).unsqueeze(-1), mask, 0)
-    spread = mine.square().sum(-1) * true.square().sum(-1)
+    variances = mine.square().sum(-1) * true.square().sum(-1)
     # The root's slope at 0 is infinite, so 0 must not reach it.
-    some = spread > 0
-    correlation = (mine * true).sum(-1) / torch.where(some, spread, 1).sqrt()
+    some = variances > 0
+    correlation = (mine * true).sum(-1) / torch.where(some, variances, 1).sqrt()
     return torch.where(true.square().sum(-1) > 0, 1 - correlation * some, 0)
 
 

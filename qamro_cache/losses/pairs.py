@@ -109,7 +109,7 @@ def reliability(y: Tensor, stderr: Tensor, here: slice) -> Tensor:
     """
     y, variance = y.double(), stderr.double().square()
     difference = (y[:, here, None] - y[:, None, :]).abs()
-    spread = (variance[:, here, None] + variance[:, None, :]).sqrt()
-    exact = ~(spread > 0)  # a masked standard error may be NaN
-    z = difference / torch.where(exact, 1, spread)
+    std = (variance[:, here, None] + variance[:, None, :]).sqrt()
+    exact = ~(std > 0)  # a masked standard error may be NaN
+    z = difference / torch.where(exact, 1, std)
     return torch.where(exact, 1, torch.erf(z * 0.5**0.5))

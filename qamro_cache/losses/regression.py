@@ -66,11 +66,11 @@ def ccc(samples: Samples) -> tuple[Tensor, Tensor]:
     y, y_mean = centered(target)
     shift = p_mean - y_mean
     covariance = (p * y).sum(-1, keepdim=True) / count
-    spread = (p.square() + y.square()).sum(-1, keepdim=True) / count + shift.square()
-    undefined = spread == 0
-    spread = torch.where(undefined, 1, spread)
-    coefficient = 2 * covariance / spread
-    grad = -2 * (y - coefficient * (p + shift)) / (count * spread)
+    total = (p.square() + y.square()).sum(-1, keepdim=True) / count + shift.square()
+    undefined = total == 0
+    total = torch.where(undefined, 1, total)
+    coefficient = 2 * covariance / total
+    grad = -2 * (y - coefficient * (p + shift)) / (count * total)
     if mask is not None:
         grad = torch.where(mask, grad, 0)
     return torch.where(undefined, 0, 1 - coefficient).squeeze(-1), torch.where(undefined, 0, grad)

@@ -115,7 +115,7 @@ def _predict_audio(
 
 def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame:
     """Predict the clips of an open cache; see `predict`."""
-    check_identity(head, cache.identity)
+    refuse_other_encoder(head, cache.identity)
     if cache.dataset and cache.dataset == head.training.get("dataset"):
         logger.warning(
             "the head was trained on a set of this name, %s: what it says about clips that it was "
@@ -201,7 +201,7 @@ def _table(
     )
 
 
-def check_identity(head: Head, identity: Mapping[str, Any]) -> None:
+def refuse_other_encoder(head: Head, identity: Mapping[str, Any]) -> None:
     """Refuse embeddings of another encoder, or of the same one fed in another way."""
     differences = identity_differences(head.identity, identity)
     if differences:
