@@ -32,3 +32,9 @@ def words_of(error: BaseException) -> str:
         return os.strerror(error.errno)
     lines = str(error).splitlines()
     return lines[0][:200] if lines else type(error).__name__
+
+
+def quoted(value: object) -> str:
+    """Return a user's value as it stands in a message: quoted, in one line, and cut where long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:90]}... ({len(text)} characters)"

@@ -17,7 +17,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from qamro_cache.errors import OptionError
+from qamro_cache.errors import OptionError, quoted
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -70,7 +70,7 @@ class Setting:
             # ``axis="quality"``, ``widths="256-64"``
             return self.check((value,)) if self.kind is str else self.parse(value)
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ValueError(f"{self.name} must be a list of values, got {value!r}")
+            raise ValueError(f"{self.name} must be a list of values, got {quoted(value)}")
         return tuple(self._one(item) for item in value)
 
     def parse(self, text: str) -> Any:
@@ -87,7 +87,7 @@ class Setting:
             if re.fullmatch(r"[\d-]*", text.strip()):
                 raise
             words = f"{_WORDS[self.kind]}s joined by -".removeprefix("a ")
-            raise ValueError(f"{self.name} must be {words}, got {text!r}") from None
+            raise ValueError(f"{self.name} must be {words}, got {quoted(text)}") from None
 
     def show(self, value: Any) -> str:
         """Return a value as `parse` reads it."""
@@ -120,7 +120,9 @@ class Setting:
             if self.kind in (int, float):
                 return self.kind(text)
         except ValueError:
-            raise ValueError(f"{self.name} must be {_WORDS[self.kind]}, got {text!r}") from None
+            raise ValueError(
+                f"{self.name} must be {_WORDS[self.kind]}, got {quoted(text)}"
+            ) from None
         if self.kind is bool and text.lower() in ("true", "false"):
             return text.lower() == "true"
         return text
@@ -129,16 +131,16 @@ class Setting:
         if self.kind is Path:
             if value is None or isinstance(value, str | PathLike):
                 return None if value is None else Path(value)
-            raise ValueError(f"{self.name} must be a path, got {value!r}")
+            raise ValueError(f"{self.name} must be a path, got {quoted(value)}")
         if self.kind is str and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)  # ``cv = 5``
         wanted: Any = (int, float) if self.kind is float else self.kind
         if not isinstance(value, wanted) or (isinstance(value, bool) and self.kind is not bool):
-            raise ValueError(f"{self.name} must be {_WORDS[self.kind]}, got {value!r}")
+            raise ValueError(f"{self.name} must be {_WORDS[self.kind]}, got {quoted(value)}")
         if self.choices and value not in self.choices:
             raise ValueError(
                 f"{self.name} must be one of {', '.join(c for c in self.choices if c)}, "
-                f"got {value!r}{nearest(value, self.choices)}"
+                f"got {quoted(value)}{nearest(value, self.choices)}"
             )
         if self.kind in (int, float):
             self._in_range(value)
@@ -206,7 +208,7 @@ def from_options(record: Any, options: Mapping[str, Any]) -> Any:
     known = settings_of(record)
     for name in options:
         if name not in known:
-            raise OptionError(f"there is no option {name!r}{nearest(name, tuple(known))}")
+            raise OptionError(f"there is no option {quoted(name)}{nearest(name, tuple(known))}")
     try:
         return record(**options)
     except ValueError as error:
@@ -269,17 +271,17 @@ def split_list(text: str) -> list[str]:
             parts.append(text[start:place].strip())
             start = place + 1
     if open_:
-        raise ValueError(f"{text!r} has no closing {open_[-1]}")
+        raise ValueError(f"{quoted(text)} has no closing {open_[-1]}")
     parts.append(text[start:].strip())
     if not all(parts):
-        raise ValueError(f"{text!r} has an empty part between commas")
+        raise ValueError(f"{quoted(text)} has an empty part between commas")
     return parts
 
 
 def nearest(name: object, names: Sequence[str]) -> str:
     """Return ``; did you mean ...?`` where a known name is like the given one, else nothing."""
     found = difflib.get_close_matches(str(name), [n for n in names if n], n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return f"; did you mean {quoted(found[0])}?" if found else ""
 
 
 def _kind_of(hint: Any) -> tuple[type, bool]:

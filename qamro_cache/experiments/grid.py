@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qamro_cache.datasets.toml import read_toml
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, quoted
 from qamro_cache.experiments.options import AblateOptions, Reads
 from qamro_cache.losses.terms import PARAMETERS, parse_loss
 from qamro_cache.settings import Setting, check_settings, nearest, setting, settings_of
@@ -120,7 +120,7 @@ def _names(table: Mapping[str, Any], allowed: Sequence[str]) -> None:
     for name in table:
         if name not in allowed:
             like = nearest(name, allowed) or f"; there are: {', '.join(allowed)}"
-            raise QamroError(f"there is no setting {name!r}{like}")
+            raise QamroError(f"there is no setting {quoted(name)}{like}")
 
 
 def _listed(declared: Setting, value: Any) -> list[Any]:
@@ -208,6 +208,7 @@ def _cell(shared: Mapping[str, Any], own: Mapping[str, Any]) -> Cell:
         reads = {name: given.pop(name) for name in settings_of(Cell) if name in given}
         recipe = make_recipe(given)
     except ValueError as error:
-        raise QamroError(f"cell {label(own)}: {error}" if own else str(error)) from error
+        where = label(own) if len(label(own)) <= 100 else f"{label(own)[:90]}..."
+        raise QamroError(f"cell {where}: {error}" if own else str(error)) from error
     names = {n: CELL[n].show(v) if CELL[n].several else v for n, v in own.items()}
     return Cell(names=names, recipe=recipe, **reads)

@@ -13,7 +13,7 @@ from typing import Any
 
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.devices import refuse_device
-from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.errors import OptionError, QamroError, quoted
 from qamro_cache.experiments.clips import Clips, HeldOut, choose_clips, hold_out
 from qamro_cache.experiments.grid import CELL, Cell, Grid, cells_of, find_grid, override
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
@@ -217,7 +217,7 @@ def _split(
     for name in rest:
         if name not in others:
             names = (*settings_of(options), *others)
-            raise OptionError(f"there is no option {name!r}{nearest(name, names)}")
+            raise OptionError(f"there is no option {quoted(name)}{nearest(name, names)}")
     return mine, rest
 
 

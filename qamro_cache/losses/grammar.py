@@ -3,6 +3,8 @@
 import re
 from typing import NamedTuple
 
+from qamro_cache.errors import quoted
+
 _TERM = re.compile(
     r"(?:(?P<weight>[^*(@]*)\*)?(?P<name>[^*(@]*)"
     r"(?:\((?P<body>[^()]*)\)\s*)?(?:@(?P<units>[^()@]*))?"
@@ -49,12 +51,12 @@ def _read_piece(part: str) -> Piece:
         raise ValueError("a term is empty")
     found = _TERM.fullmatch(part)
     if found is None:
-        raise ValueError(f"{part!r} is not [weight*]name[(key=value,...)][@units]")
+        raise ValueError(f"{quoted(part)} is not [weight*]name[(key=value,...)][@units]")
     weight = found["weight"]
     try:
         number = 1.0 if weight is None else float(weight)
     except ValueError:
-        raise ValueError(f"weight {weight.strip()!r} is not a number") from None
+        raise ValueError(f"weight {quoted(weight.strip())} is not a number") from None
     units = "raw" if found["units"] is None else found["units"].strip()
     return Piece(found["name"].strip(), number, _read_pairs(found["body"] or ""), units)
 
@@ -64,6 +66,6 @@ def _read_pairs(body: str) -> list[tuple[str, str]]:
     for item in body.split(",") if body.strip() else []:
         key, _, value = map(str.strip, item.partition("="))
         if not (key and value):
-            raise ValueError(f"{item.strip()!r} is not key=value")
+            raise ValueError(f"{quoted(item.strip())} is not key=value")
         pairs.append((key, value))
     return pairs

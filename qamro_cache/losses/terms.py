@@ -11,6 +11,7 @@ fold's labels. The authors' track 2 is ``mse@standardized+mae@standardized+qamro
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from qamro_cache.errors import quoted
 from qamro_cache.losses.grammar import Piece, read_pieces
 from qamro_cache.settings import Setting, nearest, short
 
@@ -157,9 +158,11 @@ class Term:
     def __post_init__(self) -> None:
         if self.name not in TERMS:
             close = nearest(self.name, tuple(TERMS))
-            raise ValueError(f"there is no {self.name!r} among {', '.join(TERMS)}{close}")
+            raise ValueError(f"there is no {quoted(self.name)} among {', '.join(TERMS)}{close}")
         if self.units not in UNITS:
-            raise ValueError(f"units of {self.name} is {self.units!r}: use {' or '.join(UNITS)}")
+            raise ValueError(
+                f"units of {self.name} is {quoted(self.units)}: use {' or '.join(UNITS)}"
+            )
         if not 0 < self.weight < float("inf"):
             raise ValueError(f"weight of {self.name} must be above 0 and finite, got {self.weight}")
         known = {parameter.name: parameter for parameter in TERMS[self.name].parameters}
@@ -167,7 +170,9 @@ class Term:
         for name, value in self.parameters:
             if name not in known:
                 has, close = ", ".join(known) or "none", nearest(name, tuple(known))
-                raise ValueError(f"{self.name} has no parameter {name!r} (it has {has}){close}")
+                raise ValueError(
+                    f"{self.name} has no parameter {quoted(name)} (it has {has}){close}"
+                )
             if name in given:
                 raise ValueError(f"{self.name} has {name} twice")
             given[name] = known[name].check(value)
@@ -270,10 +275,10 @@ def parse_loss(text: str, parameters: Mapping[str, object] = {}) -> Loss:
     try:
         loss = Loss(tuple(_make_term(piece, parameters) for piece in read_pieces(text)))
     except ValueError as error:
-        raise ValueError(f"loss is {text!r}: {error}") from None
+        raise ValueError(f"loss is {quoted(text)}: {error}") from None
     for name in parameters:
         if not loss.takes(name):
-            raise ValueError(f"{name} is given, but no term of the loss {text!r} takes it")
+            raise ValueError(f"{name} is given, but no term of the loss {quoted(text)} takes it")
     return loss
 
 

@@ -39,3 +39,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def one_line(text: str) -> None:
+    """Hold what an error says to one printable line of a length that can be read."""
+    assert text, "an error without a word"
+    assert len(text) < 500, f"{len(text)} characters: {text[:300]}"
+    assert len(text.splitlines()) == 1, f"not one line: {text!r}"

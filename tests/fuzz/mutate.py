@@ -1,5 +1,6 @@
 """Mutations of bytes and of JSON that several doors share."""
 
+import json
 import random
 from copy import deepcopy
 from typing import Any
@@ -76,3 +77,18 @@ def _places(record: Any, depth: int = 8) -> Any:
         for key in list(_keys(record)):
             yield record, key
             yield from _places(record[key], depth - 1)
+
+
+def toml_of(record: dict[str, Any]) -> bytes:
+    """Return a table as TOML; it has no null, so nothing stands there and the file is wrong."""
+    lines = (f"{json.dumps(str(key))} = {_toml_value(value)}" for key, value in record.items())
+    return "\n".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        parts = (f"{json.dumps(str(key))} = {_toml_value(one)}" for key, one in value.items())
+        return f"{{{', '.join(parts)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    return "" if value is None else json.dumps(value)
