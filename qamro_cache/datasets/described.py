@@ -132,6 +132,8 @@ def _without_repeats(parts: list[_Part]) -> list[_Part]:
 
 def _read_part(description: Description, table: Listing, file: Path, data_dir: Path) -> _Part:
     rows = read_rows(table, file)
+    if "clip_id" not in rows.columns:
+        raise QamroError(f"{file}: the description names no `clip_id` for it; add fields.clip_id")
     raters = table.raters or bool({"rater", "axis"} & set(table.fields))
     listed = group_rows(rows.columns, str(file), rows.numbers, raters=raters)
     labels = labels_of_table(description, table, rows, listed, raters=raters)
