@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from qamro_cache.datasets.tables import Text
+from qamro_cache.datasets.tables import Text, factorize
 from qamro_cache.errors import QamroError
 
 logger = logging.getLogger("qamro_cache")
@@ -32,7 +31,7 @@ def clean_ids(values: Text, column: str, where: str) -> Text:
         column: what they are, for the notice.
         where: the file, for the notice.
     """
-    codes, names = pd.factorize(values)
+    codes, names = factorize(values)
     cleaned = np.array([clean_id(str(name)) for name in names], object)
     changed = np.flatnonzero(cleaned != names)
     if len(changed):
