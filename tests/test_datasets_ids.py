@@ -22,10 +22,14 @@ from qamro_cache.datasets.labels import load_rated, relabel
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import labels_from_means
 from qamro_cache.datasets.registry import load_dataset
+from qamro_cache.datasets.selection import select_rows
+from qamro_cache.encoders.protocol import EncoderOptions
 from qamro_cache.encoders.registry import load_encoder
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.evaluation.files import read_predictions
+from qamro_cache.experiments.ablate import ablate
+from qamro_cache.experiments.grid import Grid
 from qamro_cache.experiments.train import train
 from qamro_cache.extraction.extract import extract
 from qamro_cache.files import write_table
@@ -278,6 +282,57 @@ def test_names_that_are_not_utf8_keep_their_bytes_through_every_command(
         found = evaluate(predictions, load_manifest(truth) if truth == manifest else truth)
         assert found["axes"]["q"]["clips"] == 12
         assert (found["unpredicted"], found["unlabeled"]) == (0, 0)
+
+
+@pytest.mark.parametrize("typed", [COMPOSED, APART, f" {APART} "])
+def test_a_choice_names_a_system_in_any_form(typed: str) -> None:
+    clips = pd.DataFrame({"clip_id": list("abc"), "system": [COMPOSED, "other", APART]})
+    assert select_rows(clips, [f"system={typed}"], []).tolist() == [True, False, True]
+    assert select_rows(clips, [], [f"system={typed}"]).tolist() == [False, True, False]
+    with pytest.raises(QamroError, match="no clip has system 'Other'"):
+        select_rows(clips, ["system=Other"], [])
+
+
+def extracted(folder: Path, name: str, system: str, policy: str) -> Path:
+    """A cache of twelve clips of two systems, of which one's name is given, and so the ids."""
+    rng = np.random.default_rng(0)
+    rows = ["clip_id,path,system,q"]
+    for i in range(12):
+        soundfile.write(folder / f"{i}.wav", rng.normal(size=4800) * 0.1, 48000)
+        rows.append(f"{system}{i},{i}.wav,{system if i % 2 else 'S'},{1 + i % 5}")
+    manifest, cache = folder / f"{name}.csv", folder / f"{name}.h5"
+    manifest.write_text("\n".join(rows))
+    encoder = load_encoder("mel", EncoderOptions(rate_policy=policy))
+    extract(load_manifest(manifest), cache, encoder)
+    return cache
+
+
+def test_two_caches_that_name_systems_in_two_forms_are_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caches = [
+        extracted(tmp_path, "one", COMPOSED, "resample"),
+        extracted(tmp_path, "two", APART, "as-is"),
+    ]
+    grid = Grid({"epochs": [1]})
+    ablate(caches, tmp_path / "grid", grid=grid, cv="system", seeds=1, resamples=0)
+    assert "comparing on" not in caplog.text, "all clips are in both"
+    results = pd.read_csv(tmp_path / "grid/results.csv")
+    assert set(results["systems"]) == {2}
+    assert set(results["clips"]) == {12}
+
+
+def test_systems_that_differ_by_case_are_pointed_out_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = extracted(tmp_path, "case", "s", "resample")
+    caplog.clear()
+    train(cache, out=tmp_path / "run", epochs=1, seeds=1, cv="system")
+    said = [line for line in caplog.messages if "differ by case alone" in line]
+    assert len(said) == 1
+    assert said[0].endswith(
+        "case.h5: 'S' and 's' in 'system' differ by case alone; they are taken for two"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import logging
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +45,14 @@ def clean_ids(values: Text, column: str, where: str) -> Text:
             names[first],
             cleaned[first],
         )
+    point_out_case(cleaned, column, where)
+    return cleaned[codes] if len(changed) else values
+
+
+def point_out_case(names: Iterable[str], column: str, where: str) -> None:
+    """Log the first two names that differ by case alone (arguments as in `clean_ids`)."""
     folded: dict[str, str] = {}
-    for name in dict.fromkeys(cleaned):
+    for name in dict.fromkeys(names):
         other = folded.setdefault(name.casefold(), name)
         if other != name:
             logger.warning(
@@ -57,7 +63,6 @@ def clean_ids(values: Text, column: str, where: str) -> Text:
                 column,
             )
             break
-    return cleaned[codes] if len(changed) else values
 
 
 def match_ids(have: Sequence[str], want: Sequence[str]) -> npt.NDArray[np.int64]:

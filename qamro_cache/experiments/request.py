@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
+from qamro_cache.datasets.ids import point_out_case
 from qamro_cache.datasets.records import select_axes
 from qamro_cache.datasets.selection import select_rows
 from qamro_cache.devices import refuse_device
@@ -85,6 +86,7 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
     if text:
         opened.feature_name(options.text_feature, "text_features")
     _check_folds(opened, options, options.cv, text)
+    _point_out_case(opened, options, {options.cv})
     decides = {**asdict(options), **{name: recipe_given[name] for name in recipe_given}}
     del decides["device"], decides["overwrite"]
     asked = {
@@ -133,6 +135,7 @@ def ablate_request(
     if len(by_encoder) == 1:
         for cv, text in {(cell.cv, cell.recipe.head.inputs != "audio") for cell in cells}:
             _check_folds(by_encoder[0], options, cv, text)
+    _point_out_case(by_encoder[0], options, {cell.cv for cell in cells})
     return AblateRequest(by_encoder, out, options, cells)
 
 
@@ -182,6 +185,13 @@ def _check_folds(cache: Cache, options: RunOptions, cv: str, text: bool) -> None
         return
     chosen = clips[usable].reset_index(drop=True)
     make_folds(chosen, cv, np.ones(len(chosen), np.bool_), inner=False)
+
+
+def _point_out_case(cache: Cache, options: RunOptions, cv: set[str]) -> None:
+    """Point out folds that may be one; what a label file names is pointed out as it is read."""
+    if options.labels is None:
+        for column in sorted(cv & {"system", "group"}):
+            point_out_case(cache.clips[column], column, str(cache.paths[0]))
 
 
 def _file_sha256(path: Path | None) -> str:
