@@ -1,5 +1,6 @@
 """Names: one name in whatever form it was typed, and which ids of two files belong together."""
 
+import contextlib
 import itertools
 import logging
 import os
@@ -9,17 +10,30 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qamro_cache.cache.edit import export_cache, relabel_cache
+from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.answers import read_answer, write_answer
 from qamro_cache.datasets.ids import clean_id, match_ids
 from qamro_cache.datasets.labels import load_rated, relabel
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import labels_from_means
 from qamro_cache.datasets.registry import load_dataset
+from qamro_cache.datasets.selection import select_rows
+from qamro_cache.encoders.protocol import EncoderOptions
+from qamro_cache.encoders.registry import load_encoder
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.evaluate import evaluate
+from qamro_cache.evaluation.files import read_predictions
+from qamro_cache.experiments.ablate import ablate
+from qamro_cache.experiments.grid import Grid
+from qamro_cache.experiments.train import train
+from qamro_cache.extraction.extract import extract
+from qamro_cache.files import write_table
+from qamro_cache.scoring.predict import predict
 
 COMPOSED, APART = "syst\u00e9me", "syste\u0301me"
 
@@ -137,6 +151,39 @@ def test_a_suffix_is_left_out_and_never_exchanged(ends: tuple[str, str]) -> None
     assert match_ids([f"s{ours}"], [f"s{theirs}"]).tolist() == [0 if "" in ends else -1]
 
 
+@pytest.mark.parametrize(
+    ("written", "listed", "words"),
+    [
+        ("s.mp3", ["s.wav"], r"row 1: 's.mp3' is not in the list"),
+        ("s.wav", ["s.wav"], ""),
+        ("s", ["s.wav"], ""),
+        ("s.wav", ["s"], ""),
+        (f"{APART}.wav", [COMPOSED], ""),
+        ("s", ["s.wav", "s.mp3"], "'s.wav' and 's.mp3' would both be 's'"),
+        ("s", ["s", "s"], "the list has 's' twice"),
+        ("s.mp3", ["s.mp3", "s.wav"], "1 rows for 2 listed clips; 's' is missing"),
+    ],
+)
+def test_reading_an_answer_exchanges_no_suffix(
+    tmp_path: Path, written: str, listed: list[str], words: str
+) -> None:
+    path = tmp_path / "answer.txt"
+    path.write_text(f"{written},1,2\n")
+    with pytest.raises(QamroError, match=words) if words else contextlib.nullcontext():
+        answer = read_answer(path, listed)
+        assert answer.scores.tolist() == [[1, 2]]
+
+
+def test_an_answer_is_scored_by_the_file_that_it_names(tmp_path: Path) -> None:
+    answer, labels = tmp_path / "answer.txt", tmp_path / "l.csv"
+    answer.write_text("".join(f"{i}.mp3,{i},{i}\n{i}.wav,{9 - i},{i}\n" for i in range(4)))
+    assert len(read_answer(answer).clip_ids) == 8, "s.mp3 and s.wav are two clips"
+    labels.write_text("clip_id,overall\n" + "".join(f"{i}.wav,{i}\n" for i in range(4)))
+    found = evaluate(answer, labels, resamples=0)
+    assert found["axes"]["overall"]["metrics"]["clip_srcc"]["value"] == pytest.approx(-1)
+    assert found["unlabeled"] == 4
+
+
 def test_forms_of_a_name_across_files() -> None:
     assert match_ids([APART, "b "], [f"{COMPOSED}.wav", "b"]).tolist() == [0, 1]
 
@@ -195,14 +242,112 @@ def test_excels_first_line(tmp_path: Path, line: str) -> None:
         load_manifest(path)
 
 
-def test_an_id_that_is_not_utf8_reads_back_from_predictions(tmp_path: Path) -> None:
-    name = os.fsdecode(b"c\xe9.wav")
-    path = tmp_path / "p.csv"
-    path.write_bytes(b"clip_id,axis,prediction\n" + b"c\xe9.wav,q,3\nb,q,4\n")
-    from qamro_cache.evaluation.evaluate import read_predictions
+def test_names_that_are_not_utf8_keep_their_bytes_through_every_command(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Extract, export, relabel, train, predict and evaluate files named on another system."""
+    rng = np.random.default_rng(0)
+    names = [b"%d\xff.wav" % i for i in range(12)]
+    ids = [os.fsdecode(name) for name in names]
+    rows = [b"clip_id,path,system,q"]
+    for i, name in enumerate(names):
+        sound = tmp_path / os.fsdecode(name)
+        soundfile.write(str(sound).encode("utf-8", "surrogateescape"), rng.normal(size=9600), 48000)
+        rows.append(b"%b,%b,S%d,%d" % (name, name, i % 3, 1 + i % 5))
+    manifest, cache = tmp_path / "m.csv", tmp_path / "e.h5"
+    manifest.write_bytes(b"\n".join(rows))
+    with caplog.at_level(logging.INFO):
+        dataset = load_manifest(manifest)
+    assert list(dataset.clips["clip_id"]) == ids
+    assert "24 names are not UTF-8; they are kept byte for byte" in caplog.text
+    extract(dataset, cache, load_encoder("mel"))
+    assert list(open_cache(cache).clips["status"]) == ["ok"] * 12
 
-    assert list(read_predictions(path)["clip_id"]) == [name, "b"]
-    labels = tmp_path / "l.csv"
-    labels.write_bytes(b"clip_id,q\nc\xe9.wav,3\n")
-    with pytest.raises(QamroError, match="row 2: byte 0xe9 is not UTF-8"):
-        evaluate(path, labels)
+    export_cache([cache], tmp_path / "plain", "npy")
+    for file in ("clips.csv", "labels.csv"):
+        lines = (tmp_path / "plain" / file).read_bytes().splitlines()[1:]
+        assert [line.split(b",")[0] for line in lines] == names
+    exported = pd.read_csv(tmp_path / "plain/labels.csv", encoding_errors="surrogateescape")
+    labels = exported[["clip_id"]].assign(q=exported["mean"] / 2)
+    write_table(tmp_path / "l.csv", labels)
+    assert relabel_cache(cache, tmp_path / "l.csv") == 12
+    assert list(open_cache(cache).labels.mean[:, 0]) == [(1 + i % 5) / 2 for i in range(12)]
+
+    run = tmp_path / "run"
+    train(cache, out=run, epochs=1, seeds=1, labels=tmp_path / "l.csv")
+    predictions = tmp_path / "p.csv"
+    predict(run / "head.safetensors", cache, out=predictions)
+    assert list(read_predictions(predictions)["clip_id"]) == ids
+    for truth in (cache, tmp_path / "l.csv", manifest):
+        found = evaluate(predictions, load_manifest(truth) if truth == manifest else truth)
+        assert found["axes"]["q"]["clips"] == 12
+        assert (found["unpredicted"], found["unlabeled"]) == (0, 0)
+
+
+@pytest.mark.parametrize("typed", [COMPOSED, APART, f" {APART} "])
+def test_a_choice_names_a_system_in_any_form(typed: str) -> None:
+    clips = pd.DataFrame({"clip_id": list("abc"), "system": [COMPOSED, "other", APART]})
+    assert select_rows(clips, [f"system={typed}"], []).tolist() == [True, False, True]
+    assert select_rows(clips, [], [f"system={typed}"]).tolist() == [False, True, False]
+    with pytest.raises(QamroError, match="no clip has system 'Other'"):
+        select_rows(clips, ["system=Other"], [])
+
+
+def extracted(folder: Path, name: str, system: str, policy: str) -> Path:
+    """A cache of twelve clips of two systems, of which one's name is given, and so the ids."""
+    rng = np.random.default_rng(0)
+    rows = ["clip_id,path,system,q"]
+    for i in range(12):
+        soundfile.write(folder / f"{i}.wav", rng.normal(size=4800) * 0.1, 48000)
+        rows.append(f"{system}{i},{i}.wav,{system if i % 2 else 'S'},{1 + i % 5}")
+    manifest, cache = folder / f"{name}.csv", folder / f"{name}.h5"
+    manifest.write_text("\n".join(rows))
+    encoder = load_encoder("mel", EncoderOptions(rate_policy=policy))
+    extract(load_manifest(manifest), cache, encoder)
+    return cache
+
+
+def test_two_caches_that_name_systems_in_two_forms_are_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caches = [
+        extracted(tmp_path, "one", COMPOSED, "resample"),
+        extracted(tmp_path, "two", APART, "as-is"),
+    ]
+    grid = Grid({"epochs": [1]})
+    ablate(caches, tmp_path / "grid", grid=grid, cv="system", seeds=1, resamples=0)
+    assert "comparing on" not in caplog.text, "all clips are in both"
+    results = pd.read_csv(tmp_path / "grid/results.csv")
+    assert set(results["systems"]) == {2}
+    assert set(results["clips"]) == {12}
+
+
+def test_systems_that_differ_by_case_are_pointed_out_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = extracted(tmp_path, "case", "s", "resample")
+    caplog.clear()
+    train(cache, out=tmp_path / "run", epochs=1, seeds=1, cv="system")
+    said = [line for line in caplog.messages if "differ by case alone" in line]
+    assert len(said) == 1
+    assert said[0].endswith(
+        "'S' and 's' in 'system' differ by case alone; they are taken for two"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "row"),
+    [
+        (b"clip_id,path,prompt\na,a.wav,x\nb,b.wav,caf\xe9\n", 3),
+        (b"clip_id,path,system\na,a.wav,\xff\n", 2),
+        (b"clip_id,path,caf\xe9\na,a.wav,3\n", 1),
+        (b"clip_id,path,q\na,a.wav,\xff\n", 2),
+    ],
+)
+def test_only_names_of_files_need_not_be_utf8(tmp_path: Path, rows: bytes, row: int) -> None:
+    path = tmp_path / "m.csv"
+    path.write_bytes(rows)
+    byte = "0xe9" if b"\xe9" in rows else "0xff"
+    for load in (load_manifest, load_rated):
+        with pytest.raises(QamroError, match=f"row {row}: byte {byte} is not UTF-8; save it"):
+            load(path)

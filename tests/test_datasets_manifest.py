@@ -126,7 +126,7 @@ HEAD = "clip_id,path,quality\n"
 @pytest.mark.parametrize(
     ("content", "row", "words"),
     [
-        (HEAD.encode() + "a,é.wav,3\n".encode("latin-1"), 2, ["UTF-8"]),
+        ("clip_id,path,prompt\na,a.wav,é\n".encode("latin-1"), 2, ["UTF-8"]),
         (("clip_id,path\na,b\n").encode("utf-16"), 1, ["UTF-8"]),
         ("clip_id;path;quality\na;a.wav;3\n", 1, ["semicolons", "commas"]),
         ("clip_id\tpath\tquality\na\ta.wav\t3\n", 1, ["tabs", "commas"]),

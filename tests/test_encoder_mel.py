@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qamro_cache.encoders.mel import FRAME, HOP, SAMPLE_RATE, WINDOW, mel_filters
+from qamro_cache.encoders.mel import FLOOR, FRAME, HOP, SAMPLE_RATE, WINDOW, mel_filters
 from qamro_cache.encoders.protocol import EncoderOptions
 from qamro_cache.encoders.registry import load_encoder
 from qamro_cache.errors import QamroError
@@ -48,6 +48,49 @@ def test_padding_does_not_enter(mel):
     windows[1, length:] = 0.7
     got = mel.encode(windows, inside)["statistics"]
     assert torch.equal(got[0], got[1])
+
+
+def of_every_frame(mel, windows: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The statistics with the spectrum of whole windows, padding and all, weighted by zeros."""
+    spectrum = torch.stft(windows, FRAME, HOP, window=mel.taper, center=False, return_complex=True)
+    power = spectrum.real.square() + spectrum.imag.square()
+    decibels = 10 * torch.log10((power.mT @ mel.filters).clamp(min=FLOOR))
+    frames = torch.clamp((valid - FRAME) // HOP + 1, min=1)
+    inside = torch.arange(decibels.shape[1]) < frames[:, None]
+    weight = (inside / frames[:, None])[..., None]
+    mean = (decibels * weight).sum(1)
+    variance = ((decibels - mean[:, None]).square() * weight).sum(1)
+    return torch.cat([mean, variance.sqrt()], dim=1)
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [1],
+        [FRAME],
+        [FRAME + HOP - 1, FRAME + HOP],
+        [4_800],
+        [4_800] * 16,
+        [1, 4_800, 24_000, WINDOW // 2, WINDOW - 1, WINDOW],
+        [FRAME + HOP * 254, FRAME],
+        [WINDOW],
+        [WINDOW] * 3,
+        *(np.random.default_rng(k).integers(1, WINDOW >> k, 1 + 2 * k).tolist() for k in range(9)),
+    ],
+)
+def test_leaving_the_padding_out_changes_no_bit(mel, lengths):
+    windows, valid = noise(len(lengths), sum(lengths)), torch.tensor(lengths)
+    windows[torch.arange(WINDOW) >= valid[:, None]] = 0
+    got = mel.encode(windows, valid)["statistics"]
+    assert torch.equal(got, of_every_frame(mel, windows, valid))
+
+
+def test_a_short_clip_costs_its_own_frames(mel, monkeypatch):
+    rows = []
+    rfft = torch.fft.rfft
+    monkeypatch.setattr(torch.fft, "rfft", lambda frames: rows.append(len(frames)) or rfft(frames))
+    mel.encode(noise(3), torch.tensor([4_800, FRAME, FRAME + HOP]))
+    assert rows == [(4_800 - FRAME) // HOP + 1 + 1 + 2]
 
 
 def test_silence_and_the_shortest_clip_are_finite(mel):

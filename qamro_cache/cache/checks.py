@@ -20,7 +20,7 @@ def check_content(content: CacheContent, header: Header) -> None:
     size, windows = len(clips), len(content.weights)
     ok = (clips["status"] == "ok").to_numpy()
     check_windows(ok, content.offsets, content.weights, content.starts)
-    if not clips["clip_id"].is_unique or (clips["clip_id"] == "").any():
+    if clips["clip_id"].duplicated().any() or (clips["clip_id"] == "").any():
         raise QamroError("clip ids are not all different, or one is empty")
     if set(content.prompts) != set(clips["prompt"].unique()) - {""}:
         raise QamroError("the prompts are not those of the clips")

@@ -110,7 +110,7 @@ class Cache:
 
     def _refuse_doubles(self) -> None:
         ids = self.clips["clip_id"]
-        if not ids.is_unique:
+        if ids.duplicated().any():
             raise QamroError(
                 f"clip {ids[ids.duplicated()].iloc[0]!r} is in more than one of the files; join "
                 "them with qamro-cache merge, which keeps one where both are the same"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from qamro_cache.datasets.ids import id_stem, match_ids
+from qamro_cache.datasets.ids import clean_id, id_stem, match_ids
 from qamro_cache.datasets.tables import numbers, read_table, text
 from qamro_cache.errors import QamroError
 from qamro_cache.files import refuse_other, write_text
@@ -29,7 +29,7 @@ class Answer:
 
     Attributes:
         track: 1 or 2.
-        clip_ids: ids as written, without ``.wav``.
+        clip_ids: ids as written; those of a challenge are without ``.wav``.
         scores: [N, A] float64, columns ``TRACK_AXES[track]``.
     """
 
@@ -114,7 +114,8 @@ def read_answer(path: Path, listed: Sequence[str] | None = None) -> Answer:
 
     Args:
         path: 3 columns (track 1) or 5 (track 2), with or without a header.
-        listed: ids that the challenge asks for, in its order (``read_answer_list``).
+        listed: ids that the challenge asks for, in its order (``read_answer_list``). A suffix
+            may be left out here or there; ``s.mp3`` is no answer for ``s.wav``.
 
     Raises:
         QamroError: one line with the row: another number of columns, an id that is empty, repeated,
@@ -138,7 +139,7 @@ def read_answer(path: Path, listed: Sequence[str] | None = None) -> Answer:
             "in this order"
         )
     frame = read_table(path, columns=None if has_header else ("id", *axes))
-    ids = tuple(id_stem(name) for name in text(frame, str(frame.columns[0])))
+    ids = tuple(clean_id(name) for name in text(frame, str(frame.columns[0])))
     scores = np.stack([numbers(frame, axis, path) for axis in axes], axis=1)
     answer = Answer(track, ids, scores)
     rows = [int(number) for number in frame.index]
@@ -200,23 +201,26 @@ def _check_ids(
         seen[name] = row
     if listed is None:
         return
-    wanted = [id_stem(name) for name in listed]
-    known = set(wanted)
-    for name, row in seen.items():
-        if name not in known:
-            raise QamroError(f"{path}, row {row}: {name!r} is not in the list; remove the row")
-    missing = [name for name in wanted if name not in seen]
-    if missing:
+    at = match_ids(answer.clip_ids, listed)
+    known = set(at.tolist())
+    for index, name in enumerate(answer.clip_ids):
+        if index not in known:
+            raise QamroError(f"{path}, row {rows[index]}: {name!r} is not in the list; remove it")
+    if (at < 0).any():
         raise QamroError(
-            f"{path}: {len(answer.clip_ids)} rows for {len(wanted)} listed clips; "
-            f"{missing[0]!r} is missing; add its row"
+            f"{path}: {len(rows)} rows for {len(listed)} listed clips; "
+            f"{id_stem(listed[int(np.argmax(at < 0))])!r} is missing; add its row"
         )
-    for row, name, expected in zip(rows, answer.clip_ids, wanted, strict=True):
-        if name != expected:
-            raise QamroError(
-                f"{path}, row {row}: {name!r} stands where the list has {expected!r}; "
-                "write the rows in the list's order"
-            )
+    if len(at) > len(known):
+        again = Counter(at.tolist()).most_common(1)[0][0]
+        raise QamroError(f"{path}: the list has {answer.clip_ids[again]!r} twice; mend the list")
+    moved = np.flatnonzero(at != np.arange(len(at)))
+    if len(moved):
+        first = int(moved[0])
+        raise QamroError(
+            f"{path}, row {rows[first]}: {answer.clip_ids[first]!r} stands where the list has "
+            f"{id_stem(listed[first])!r}; write the rows in the list's order"
+        )
 
 
 def _is_number(cell: str) -> bool:

@@ -16,7 +16,7 @@ from qamro_cache.datasets.records import (
     labels_from_means,
     labels_from_ratings,
 )
-from qamro_cache.datasets.tables import Text
+from qamro_cache.datasets.tables import Text, factorize
 from qamro_cache.errors import QamroError
 
 #: Of the columns of a clip, those that hold names.
@@ -64,7 +64,7 @@ def group_rows(
     if len(empty):
         row = row_numbers[int(empty[0])]
         raise QamroError(f"{where}, row {row}: clip_id is empty; give the clip a name")
-    code, names = pd.factorize(ids)
+    code, names = factorize(ids)
     first = np.full(len(names), len(ids), np.intp)
     np.minimum.at(first, code, np.arange(len(ids)))
     if not raters and len(names) < len(ids):
@@ -137,7 +137,7 @@ def labels_of_rows(
 
 def rater_codes(raters: Text, where: str) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
     """Return each row's rater as a number (sorted names; -1 for "", not known) and the names."""
-    code, names = pd.factorize(clean_ids(raters, "rater", where))
+    code, names = factorize(clean_ids(raters, "rater", where))
     order = sorted((str(name), index) for index, name in enumerate(names) if name != "")
     number = np.full(len(names), -1, np.int32)
     for new, (_, old) in enumerate(order):

@@ -2,13 +2,12 @@
 
 import logging
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from qamro_cache.datasets.tables import Text
+from qamro_cache.datasets.tables import Text, factorize
 from qamro_cache.errors import QamroError
 
 logger = logging.getLogger("qamro_cache")
@@ -32,7 +31,7 @@ def clean_ids(values: Text, column: str, where: str) -> Text:
         column: what they are, for the notice.
         where: the file, for the notice.
     """
-    codes, names = pd.factorize(values)
+    codes, names = factorize(values)
     cleaned = np.array([clean_id(str(name)) for name in names], object)
     changed = np.flatnonzero(cleaned != names)
     if len(changed):
@@ -46,8 +45,14 @@ def clean_ids(values: Text, column: str, where: str) -> Text:
             names[first],
             cleaned[first],
         )
+    point_out_case(cleaned, column, where)
+    return cleaned[codes] if len(changed) else values
+
+
+def point_out_case(names: Iterable[str], column: str, where: str) -> None:
+    """Log the first two names that differ by case alone (arguments as in `clean_ids`)."""
     folded: dict[str, str] = {}
-    for name in dict.fromkeys(cleaned):
+    for name in dict.fromkeys(names):
         other = folded.setdefault(name.casefold(), name)
         if other != name:
             logger.warning(
@@ -58,7 +63,6 @@ def clean_ids(values: Text, column: str, where: str) -> Text:
                 column,
             )
             break
-    return cleaned[codes] if len(changed) else values
 
 
 def match_ids(have: Sequence[str], want: Sequence[str]) -> npt.NDArray[np.int64]:

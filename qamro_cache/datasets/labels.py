@@ -102,7 +102,7 @@ class _LabelFile:
 
 
 def _read(path: Path) -> _LabelFile:
-    frame = without_doubles(read_table(path), path)
+    frame = without_doubles(read_table(path, file_names=("clip_id", "path")), path)
     if "clip_id" not in frame.columns:
         there = ", ".join(map(str, frame.columns))
         raise QamroError(f"{path}, row 1: there is no column 'clip_id' (columns: {there}); add it")

@@ -28,7 +28,7 @@ def load_manifest(path: Path, data_dir: Path | None = None) -> Dataset:
     Raises:
         QamroError: one line with the file, the row and what to do.
     """
-    frame = without_doubles(read_table(path), path)
+    frame = without_doubles(read_table(path, file_names=("clip_id", "path")), path)
     for required in ("clip_id", "path"):
         if required not in frame.columns:
             raise QamroError(

@@ -6,7 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.datasets.ids import clean_id
 from qamro_cache.datasets.records import CLIP_COLUMNS, Labels
+from qamro_cache.datasets.tables import factorize
 from qamro_cache.errors import QamroError
 from qamro_cache.settings import nearest
 
@@ -62,8 +64,10 @@ def _matches(clips: pd.DataFrame, text: str) -> tuple[str, npt.NDArray[np.bool_]
             f"the clips have no column {column!r}; there are: {', '.join(columns)}"
             f"{nearest(column, columns)}"
         )
-    names = clips[column].to_numpy(dtype=str)
-    mask: npt.NDArray[np.bool_] = names == value
+    codes, names = factorize(clips[column].to_numpy(dtype=object))
+    # As names are compared everywhere: without blanks around them, in one Unicode form.
+    hits = np.array([clean_id(name) == clean_id(value) for name in names], np.bool_)
+    mask: npt.NDArray[np.bool_] = hits[codes]
     if not mask.any():
         known = sorted(set(names) - {""})
         few = f"; there are: {', '.join(known)}" if len(known) <= 12 else ""

@@ -30,7 +30,7 @@ def read_table(
     *,
     separator: str = ",",
     columns: Sequence[str] | None = None,
-    any_bytes: bool = False,
+    file_names: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read a delimited UTF-8 file as text.
 
@@ -39,8 +39,8 @@ def read_table(
         separator: one character. Quotes are CSV's with a comma; with another separator they are
             text, unless they enclose a whole cell.
         columns: names for a file without a header; None reads them from its first row.
-        any_bytes: keep bytes that are not UTF-8 as Python keeps them in names of files (PEP 383),
-            for tables that this program writes; else they are an error.
+        file_names: columns that may name files. In these, bytes that are not UTF-8 are kept as
+            Python keeps them in names of files (PEP 383); anywhere else they are an error.
 
     Returns:
         A frame of str columns (missing cells are ""), indexed by the row number in the file;
@@ -50,7 +50,7 @@ def read_table(
         QamroError: the file is absent, not UTF-8, separated otherwise or ragged.
     """
     _check_bytes(path)
-    skipped, errors = 0, "surrogateescape" if any_bytes else "strict"
+    skipped, errors = 0, "surrogateescape" if file_names else "strict"
     if separator == "," and columns is None and (named := _named_separator(path)):
         separator, skipped = named, 1
     quoted = separator in (",", ";")
@@ -73,6 +73,8 @@ def read_table(
     if not quoted:
         frame = frame.map(_unquote)
     frame.index = pd.RangeIndex(1, len(frame) + 1) + (0 if columns else 1)
+    if file_names:
+        _check_names(path, frame, file_names)
     first = frame[header[0]].to_numpy()
     blank = first == ""
     for name in header[1:]:
@@ -90,7 +92,7 @@ def without_doubles(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """
     if "rater" not in frame.columns:
         return frame
-    doubled = frame.duplicated() & (frame["rater"].str.strip() != "")
+    doubled = repeated(frame) & (frame["rater"].str.strip() != "").to_numpy()
     if not doubled.any():
         return frame
     logger.warning(
@@ -182,6 +184,8 @@ def _header(path: Path, row: list[str], separator: str) -> list[str]:
                     f"save it with {_SEPARATORS.get(separator, repr(separator))} instead"
                 )
     for name in names:
+        if (byte := _escaped(name)) is not None:
+            raise QamroError(_not_utf8(path, 1, byte))
         if not name:
             raise QamroError(f"{path}, row 1: a column has no name; name it or remove it")
         if names.count(name) > 1:
@@ -199,15 +203,58 @@ def _ragged(path: Path, number: int, row: list[str], header: list[str], separato
     return f"{path}, row {number}: {len(row)} cells where there are {len(header)} columns; {hint}"
 
 
+def _check_names(path: Path, frame: pd.DataFrame, file_names: Sequence[str]) -> None:
+    """Point out bytes that are not UTF-8 in names of files, and refuse them anywhere else."""
+    kept = 0
+    for name in frame.columns:
+        codes, cells = factorize(text(frame, name))
+        found = [(row, _escaped(cell)) for row, cell in enumerate(cells) if not cell.isascii()]
+        odd = [(codes == row, byte) for row, byte in found if byte is not None]
+        if name in file_names:
+            kept += sum(int(rows.sum()) for rows, _ in odd)
+        elif odd:
+            rows, byte = odd[0]
+            raise QamroError(_not_utf8(path, frame.index[int(np.argmax(rows))], byte))
+    if kept:
+        logger.info("%s: %d names are not UTF-8; they are kept byte for byte", path, kept)
+
+
+def _escaped(cell: str) -> int | None:
+    """Return the first byte that is not UTF-8; None without one."""
+    odd = re.search("[\udc80-\udcff]", cell)
+    return ord(odd[0]) - 0xDC00 if odd else None
+
+
 def _bad_encoding(path: Path) -> str:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                byte = line[error.start]
-                return f"{path}, row {number}: byte 0x{byte:02x} is not UTF-8; save it as UTF-8"
+                return _not_utf8(path, number, line[error.start])
     return f"{path}: is not UTF-8; save the file as UTF-8"
+
+
+def _not_utf8(path: Path, row: int, byte: int) -> str:
+    return f"{path}, row {row}: byte 0x{byte:02x} is not UTF-8; save it as UTF-8"
+
+
+def factorize(values: Text) -> tuple[npt.NDArray[np.intp], Text]:
+    """Return each name's number [R] and the names in the order of first appearance.
+
+    As ``pandas.factorize``, which takes all names that are not UTF-8 for one, as do ``unique``,
+    ``nunique``, ``is_unique``, ``groupby`` and ``duplicated`` of several columns.
+    """
+    number: dict[str, int] = {}
+    each = (number.setdefault(value, len(number)) for value in values)
+    codes = np.fromiter(each, np.intp, len(values))
+    return codes, np.array(list(number), object)
+
+
+def repeated(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Mark the rows [R] that are the same in every cell as one before."""
+    codes = {name: factorize(text(frame, name))[0] for name in frame.columns}
+    return pd.DataFrame(codes).duplicated().to_numpy()
 
 
 def text(frame: pd.DataFrame, column: str) -> Text:
@@ -224,7 +271,7 @@ def numbers(frame: pd.DataFrame, column: str, path: Path) -> npt.NDArray[np.floa
     """
     cells = text(frame, column)
     # Most columns repeat few values: convert each once.
-    codes, values = pd.factorize(cells)
+    codes, values = factorize(cells)
     table = np.full(len(values), np.nan)
     for index, cell in enumerate(values):
         try:

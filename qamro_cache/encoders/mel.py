@@ -21,13 +21,14 @@ FRAME = 2_048
 HOP = 480
 BANDS = 128
 FLOOR = 1e-10  # of the power in a band: -100 dB
+FEW = 256  # frames; products of fewer rows may be rounded in another way
 
 
 class MelEncoder:
     """Mean and standard deviation over time of a 128-band log-mel spectrogram, in dB.
 
-    Frames lie wholly inside the audio, so padding never enters a statistic; audio shorter than
-    one frame is one frame, filled up with zeros.
+    Frames lie wholly inside the audio, so padding never enters a statistic, and only those are
+    computed; audio shorter than one frame is one frame, filled up with zeros.
     """
 
     def __init__(self, rate_policy: str, device: str) -> None:
@@ -57,13 +58,16 @@ class MelEncoder:
     def encode(self, windows: Tensor, valid: Tensor) -> Mapping[str, Tensor]:
         """Return ``statistics`` [B, 256]: the bands' means, then their deviations."""
         with computing_in("float32", self.device):
-            spectrum = torch.stft(
-                windows, FRAME, HOP, window=self.taper, center=False, return_complex=True
-            )
-            power = spectrum.real.square() + spectrum.imag.square()  # [B, bins, T]
-            decibels = 10 * torch.log10((power.mT @ self.filters).clamp(min=FLOOR))  # [B, T, bands]
+            framed = windows.unfold(1, FRAME, HOP)  # [B, T, frame]
             frames = torch.clamp((valid - FRAME) // HOP + 1, min=1)
-            inside = torch.arange(decibels.shape[1], device=self.device) < frames[:, None]
+            inside = torch.arange(framed.shape[1], device=self.device) < frames[:, None]  # [B, T]
+            spectrum = torch.fft.rfft(framed[inside].mul_(self.taper))
+            power = spectrum.real.square() + spectrum.imag.square()  # [frames inside, bins]
+            power = F.pad(power, (0, 0, 0, max(0, FEW - len(power))))
+            heard = 10 * torch.log10((power @ self.filters).clamp(min=FLOOR))
+            # Sums over whole windows, whatever is in them, add in the same order.
+            decibels = windows.new_zeros(*inside.shape, BANDS)
+            decibels[inside] = heard[: int(frames.sum())]
             weight = (inside / frames[:, None])[..., None]  # [B, T, 1], float32
             mean = (decibels * weight).sum(1)
             variance = ((decibels - mean[:, None]).square() * weight).sum(1)

@@ -9,7 +9,7 @@ from qamro_cache.cache.reader import CacheLike, open_cache
 from qamro_cache.datasets.answers import TRACK_AXES, read_answer, read_answer_list
 from qamro_cache.datasets.labels import load_rated
 from qamro_cache.datasets.records import Dataset
-from qamro_cache.datasets.tables import numbers, read_table, text
+from qamro_cache.datasets.tables import numbers, read_table, repeated, text
 from qamro_cache.errors import QamroError
 
 
@@ -43,8 +43,8 @@ def read_predictions(path: Path, answer_list: Path | None = None) -> pd.DataFram
         return pd.concat(parts, ignore_index=True)
     if answer_list is not None:
         raise QamroError(f"{path}: a list is for an answer.txt; leave it out for a predictions.csv")
-    # A clip may be called as its file, whose name need not be UTF-8.
-    frame = read_table(path, any_bytes=True)
+    # A reason names files, too.
+    frame = read_table(path, file_names=("clip_id", "reason"))
     for required in ("clip_id", "axis", "prediction"):
         if required not in frame.columns:
             raise QamroError(
@@ -58,7 +58,7 @@ def read_predictions(path: Path, answer_list: Path | None = None) -> pd.DataFram
     table["prediction"] = numbers(frame, "prediction", path)
     if "seed" not in table:
         table["seed"] = ""
-    twice = table.duplicated(["clip_id", "axis", "seed"])
+    twice = repeated(table[["clip_id", "axis", "seed"]])
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
         clip_id, axis = table["clip_id"].iloc[row], table["axis"].iloc[row]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.cache.reader import Cache
+from qamro_cache.datasets.ids import point_out_case
 from qamro_cache.datasets.labels import relabel
 from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
 from qamro_cache.datasets.selection import describe, reference_like, select_rows
@@ -127,6 +128,9 @@ def hold_out(clips: Clips, cv: str, options: RunOptions) -> HeldOut:
     cv = cv or default_cv(clips.table, clips.known)
     inner = options.stop == "inner" or (not options.stop and cv == "split")
     folds, question = make_folds(clips.table, cv, clips.known, inner=inner)
+    # What a label file names is pointed out as it is read.
+    if cv in ("system", "group") and options.labels is None:
+        point_out_case(clips.table[cv], cv, "the clips")
     if clips.chosen:
         question += f"; {clips.chosen} ({len(clips.table)} clips)"
     for index, axis in enumerate(clips.axes):

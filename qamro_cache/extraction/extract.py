@@ -200,7 +200,7 @@ def _check_clips(dataset: Dataset) -> None:
     ids = dataset.clips["clip_id"]
     if not len(ids):
         raise QamroError(f"dataset {dataset.name} has no clips")
-    if not ids.is_unique:
+    if ids.duplicated().any():
         raise QamroError(f"clip {ids[ids.duplicated()].iloc[0]!r} is in {dataset.name} twice")
 
 
