@@ -330,9 +330,7 @@ def test_systems_that_differ_by_case_are_pointed_out_once(
     train(cache, out=tmp_path / "run", epochs=1, seeds=1, cv="system")
     said = [line for line in caplog.messages if "differ by case alone" in line]
     assert len(said) == 1
-    assert said[0].endswith(
-        "'S' and 's' in 'system' differ by case alone; they are taken for two"
-    )
+    assert said[0].endswith("'S' and 's' in 'system' differ by case alone; they are taken for two")
 
 
 @pytest.mark.parametrize(

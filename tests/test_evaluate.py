@@ -117,13 +117,84 @@ def test_another_axis_needs_a_map_and_gets_no_bare_mse(files):
     assert scored["metrics"]["clip_mse_fit"]["value"] == pytest.approx(np.mean(errors))
 
 
-def test_predictions_that_name_another_scale_get_no_bare_mse(files):
+def to_scale(values, high):
+    """From 1 to 5 to a scale from 0."""
+    return (values - 1) / 4 * high
+
+
+@pytest.mark.parametrize(
+    ("scale", "guessed", "high", "why"),
+    [
+        ("1..5", False, 0, ""),
+        ("1..5 (guessed)", False, 0, ""),
+        ("0..10", False, 10, "the predictions are on the scale 0..10, the labels on 1..5"),
+        ("0..10", False, 0, "the predictions are on the scale 0..10, the labels on 1..5"),
+        ("0..10", True, 0, ""),  # labels of 0 to 10 that lie from 1 to 5 by chance
+        ("0..10 (guessed)", False, 0, ""),
+        ("0..100", True, 100, "their predictions lie"),
+        ("0..10", True, 10, "their predictions lie"),
+        ("0..1 (guessed)", False, 1, "their predictions lie"),
+        ("nonsense (guessed)", False, 1, "their predictions lie"),
+    ],
+)
+def test_a_guessed_scale_is_no_reason_for_another(files, caplog, scale, guessed, high, why):
     folder, _ = files
     table = pd.read_csv(folder / "predictions.csv")
-    for scale, bare in (("1..5", True), ("0..100", False)):
-        table.assign(scale=scale).to_csv(folder / "scaled.csv", index=False)
-        result = evaluate(folder / "scaled.csv", folder / "labels.csv", resamples=0)
-        assert ("clip_mse" in result["axes"]["quality"]["metrics"]) == bare
+    if high:
+        table["prediction"] = to_scale(table["prediction"], high)
+    # A target of qamro-predict is the cache's rating, whatever the head's units.
+    table.assign(scale=scale, target=3).to_csv(folder / "scaled.csv", index=False)
+    truth = read_truth(folder / "labels.csv")
+    axes = tuple(replace(axis, guessed=guessed) for axis in truth.labels.axes)
+    truth = replace(truth, labels=replace(truth.labels, axes=axes))
+    with caplog.at_level("INFO"):
+        result = evaluate(folder / "scaled.csv", truth, resamples=0)
+    metrics = result["axes"]["quality"]["metrics"]
+    assert ("clip_mse" in metrics, "clip_mse_fit" in metrics) == (not why, bool(why))
+    said = [line for line in caplog.messages if "MSE (fit)" in line]
+    assert len(said) == bool(why)
+    assert why in "".join(said)
+
+
+def test_seeds_of_other_clips_are_counted(files, caplog):
+    folder, truth = files
+    table = pd.read_csv(folder / "predictions.csv")
+    table = table[(table["seed"] == 0) | (table["clip_id"] < "c20")]
+    table.to_csv(folder / "p.csv", index=False)
+    scored = evaluate(folder / "p.csv", folder / "labels.csv", resamples=0)["axes"]["quality"]
+    said = "quality: 20 of 40 clips are scored, which have a prediction of all 2 seeds; 20 lack one"
+    assert said in caplog.messages
+    assert (scored["clips"], scored["partly_predicted"]) == (20, 20)
+    assert scored["metrics"]["clip_mse"]["value"] == pytest.approx(
+        np.mean(
+            [
+                REFERENCES["mse"](s["prediction"], s["quality"])
+                for _, s in table[table["clip_id"] < "c20"].merge(truth).groupby("seed")
+            ]
+        )
+    )
+
+
+def test_nothing_left_to_score_is_an_error(files, caplog):
+    folder, _ = files
+    table = pd.read_csv(folder / "predictions.csv")
+    apart = table[(table["seed"] == 0) == (table["clip_id"] < "c20")]
+    paths = ["--predictions", str(folder / "p.csv"), "--labels", str(folder / "labels.csv")]
+    empty = pd.read_csv(folder / "labels.csv").assign(quality=np.nan)
+    for predictions, labels in ((apart, None), (table, empty)):
+        predictions.to_csv(folder / "p.csv", index=False)
+        if labels is not None:
+            labels.to_csv(folder / "labels.csv", index=False)
+        failed = CliRunner().invoke(main, paths)
+        assert failed.exit_code == 1
+        assert "no clip is left to score" in failed.stderr
+        assert failed.stdout == ""
+    # Where another axis is left, that one is scored.
+    both = pd.concat([table.assign(axis="fit"), apart])
+    both.to_csv(folder / "p.csv", index=False)
+    result = evaluate(folder / "p.csv", folder / "labels.csv", resamples=0)
+    assert list(result["axes"]) == ["fit"]
+    assert "quality: no clip has a label and a prediction of every seed" in caplog.text
 
 
 def test_targets_tell_the_units_of_predictions_that_name_no_scale(files):

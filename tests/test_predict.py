@@ -114,6 +114,13 @@ def test_members_are_averaged_in_the_axis_units(cache, monkeypatch, windows_at_o
     assert table["scale"].unique().tolist() == ["0..100"]
 
 
+def test_a_guessed_scale_is_named_as_one(cache):
+    head = make_head()
+    axis = replace(head.axes[0].axis, guessed=True)
+    guessed = replace(head, axes=(replace(head.axes[0], axis=axis), *head.axes[1:]))
+    assert set(predict(guessed, cache)["scale"]) == {"0..100 (guessed)"}
+
+
 def test_a_failed_clip_keeps_its_row_and_reason(cache):
     row = predict(make_head(), cache=cache).iloc[4]
     assert np.isnan(row["prediction"])

@@ -12,13 +12,14 @@ import pandas as pd
 
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.ids import match_ids
-from qamro_cache.datasets.records import Axis, Dataset, select_clips
+from qamro_cache.datasets.records import Dataset, select_clips
 from qamro_cache.datasets.selection import describe, select_rows
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.files import read_predictions
 from qamro_cache.evaluation.judged import Judged, warn_of_small_numbers
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.evaluation.request import EvaluateRequest, evaluate_request
+from qamro_cache.evaluation.scales import why_other_scale
 from qamro_cache.settings import documented
 
 logger = logging.getLogger("qamro_cache")
@@ -42,13 +43,14 @@ def evaluate(
     Returns:
         ``axes``: for each axis of the labels what `score` returns, with ``predicted_axis``,
         ``ceiling`` (clip and system level, or None without single ratings), ``ood`` (how many of
-        the clips scored are out of distribution for the head, None where not known) and
+        the clips scored are out of distribution for the head, None where not known),
+        ``partly_predicted`` (clips left out because not every seed predicts them) and
         ``published_systems`` (systems whose published score is the truth; the others' is the mean
         over the clips scored); ``synthetic``; ``unpredicted`` and ``unlabeled``: clips that only
         one of the two has (a row without a number is no prediction). JSON types.
 
     Raises:
-        QamroError: the files do not fit each other.
+        QamroError: the files do not fit each other, or no clip is left on any axis.
     """
     return run_evaluate(evaluate_request(predictions, labels, options))
 
@@ -59,29 +61,20 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     table = read_predictions(request.predictions, options.answer_list)
     pairs = _pairs(table, truth, options.axes, request.predictions)
     found = _match(table, truth, options, request.predictions)
-    # Loads torch, which takes seconds: what is wrong with the files has been said by now.
-    from qamro_cache.evaluation.score import score
-
     axes: dict[str, Any] = {}
     for theirs, ours in pairs.items():
-        part = found.table[found.table["axis"] == theirs]
-        index = truth.labels.axis_index(ours)
-        axis = truth.labels.axes[index]
-        target, published = truth.labels.mean[found.rows, index], _published(truth, index)
-        same_scale = theirs == ours and _same_scale(part, axis, target[found.places(part)])
-        if same_scale and (off := axis.notice_outside(part["prediction"].to_numpy(np.float64))):
-            logger.warning(off)
-        pred = _by_seed(part, found)
-        judged = Judged(target, found.system, published, same_scale)
-        predicted = np.where(np.isfinite(pred).all(0), target, np.nan)
-        warn_of_small_numbers(ours, Judged(predicted, found.system))
-        scored = score(pred, judged, resamples=options.resamples)
-        scored["predicted_axis"] = theirs
-        scored["scale"] = [axis.low, axis.high]
-        scored["ood"] = int((part["ood"] == "True").sum()) if "ood" in part else None
-        scored["published_systems"] = 0 if published is None else int(np.isfinite(published).sum())
-        scored["ceiling"] = _ceilings(truth, found, index)
-        axes[ours] = scored
+        scored = _score_axis(found, truth, theirs, ours, options.resamples)
+        if scored["clips"]:
+            axes[ours] = scored
+        else:
+            logger.warning(
+                "%s: no clip has a label and a prediction of every seed; it is left out", ours
+            )
+    if not axes:
+        raise QamroError(
+            f"{request.predictions}: no clip is left to score: none has both a label and a "
+            f"prediction of every seed ({', '.join(pairs)})"
+        )
     return {
         "dataset": truth.name,
         "synthetic": truth.synthetic,
@@ -90,6 +83,48 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
         "unlabeled": found.unlabeled,
         "axes": axes,
     }
+
+
+def _score_axis(
+    found: "_Found", truth: Dataset, theirs: str, ours: str, resamples: int
+) -> dict[str, Any]:
+    """Return what `evaluate` does of one axis; without ``metrics`` where no clip is left."""
+    # Loads torch, which takes seconds: what is wrong with the files has been said by now.
+    from qamro_cache.evaluation.score import score
+
+    part = found.table[found.table["axis"] == theirs]
+    index = truth.labels.axis_index(ours)
+    axis = truth.labels.axes[index]
+    target, published = truth.labels.mean[found.rows, index], _published(truth, index)
+    pred = _by_seed(part, found)
+    labeled = np.isfinite(target)
+    some, every = np.isfinite(pred).any(0) & labeled, np.isfinite(pred).all(0) & labeled
+    if (partial := int(some.sum() - every.sum())) and every.any():
+        logger.warning(
+            "%s: %d of %d clips are scored, which have a prediction of all %d seeds; %d lack one",
+            ours,
+            int(every.sum()),
+            int(some.sum()),
+            len(pred),
+            partial,
+        )
+    if theirs == ours:
+        why = why_other_scale(part, axis, target[found.places(part)])
+    else:
+        why = f"the predictions are of another axis, {theirs}"
+    if not why and (off := axis.notice_outside(part["prediction"].to_numpy(np.float64))):
+        logger.warning(off)
+    if why and every.any():
+        logger.info("%s: MSE (fit), the error after the best straight line: %s", ours, why)
+    warn_of_small_numbers(ours, Judged(np.where(every, target, np.nan), found.system))
+    scored = score(pred, Judged(target, found.system, published, not why), resamples=resamples)
+    scored["predicted_axis"] = theirs
+    scored["scale"] = [axis.low, axis.high]
+    scored["partly_predicted"] = partial
+    scored["ood"] = int((part["ood"] == "True").sum()) if "ood" in part else None
+    scored["published_systems"] = 0 if published is None else int(np.isfinite(published).sum())
+    scored["ceiling"] = _ceilings(truth, found, index)
+    return scored
 
 
 @dataclass(frozen=True)
@@ -173,21 +208,6 @@ def _by_seed(part: pd.DataFrame, found: _Found) -> npt.NDArray[np.float64]:
     out = np.full((len(seeds), len(found.rows)), np.nan)
     out[part["seed"].map(seeds).to_numpy(np.int64), found.places(part)] = part["prediction"]
     return out
-
-
-def _same_scale(part: pd.DataFrame, axis: Axis, labels: npt.NDArray[np.float64]) -> bool:
-    """Whether predictions are on the labels' scale; those that tell nothing are taken to be.
-
-    Those of qamro-predict name their scale. Those of qamro-train hold the labels that they were
-    held against; opinions of the same clips do not lie a quarter of the scale apart, units do.
-    """
-    if "scale" in part:
-        return set(part["scale"]) <= {"", f"{axis.low:g}..{axis.high:g}"}
-    if "target" not in part:
-        return True
-    apart = np.abs(pd.to_numeric(part["target"], errors="coerce").to_numpy() - labels)
-    known = apart[np.isfinite(apart)]
-    return len(known) == 0 or bool(np.median(known) <= (axis.high - axis.low) / 4)
 
 
 def _published(truth: Dataset, index: int) -> npt.NDArray[np.float64] | None:

@@ -16,6 +16,7 @@ from qamro_cache.cache.reader import Cache, CacheLike
 from qamro_cache.datasets.records import Dataset, Labels
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.scales import scale_name
 from qamro_cache.files import refuse_same
 from qamro_cache.heads.file import AxisHead, Head, load_head
 from qamro_cache.heads.network import forward
@@ -57,9 +58,9 @@ def predict(
     Returns:
         One row an axis and clip: clip_id, system, group, axis, seed ("mean"), fold (empty),
         prediction (in the axis' units, NaN for a clip that has none), target (NaN where not
-        known), scale (the axis' range as "low..high"), std (standard deviation over the
-        members), ood (out of distribution: farther from the training set than 99 % of it) and
-        reason (why there is no prediction).
+        known), scale (the axis' range as "low..high", and " (guessed)" where nobody named it), std
+        (standard deviation over the members), ood (out of distribution: farther from the training
+        set than 99 % of it) and reason (why there is no prediction).
 
     Raises:
         QamroError: the head or cache is not usable, or the cache was made by another encoder.
@@ -192,7 +193,7 @@ def _table(
             "fold": "",
             "prediction": scores.mean(0),
             "target": _targets(cache.labels, one.axis.name),
-            "scale": f"{one.axis.low:g}..{one.axis.high:g}",
+            "scale": scale_name(one.axis),
             "std": scores.std(0, ddof=1) if len(scores) > 1 else np.nan,
             "ood": ood,
             "reason": reasons,

@@ -1,0 +1,58 @@
+"""Whether predictions are on the labels' rating scale, so that their MSE means something."""
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qamro_cache.datasets.records import Axis
+
+_GUESSED = " (guessed)"
+
+
+def scale_name(axis: Axis) -> str:
+    """Return a scale as predictions name it: ``1..5``, or ``1..5 (guessed)``."""
+    return f"{axis.low:g}..{axis.high:g}{_GUESSED if axis.guessed else ''}"
+
+
+def why_other_scale(part: pd.DataFrame, axis: Axis, labels: npt.NDArray[np.float64]) -> str:
+    """Return why predictions are not on the labels' scale; empty where they are.
+
+    Predictions of qamro-predict name their scale. One that was guessed from the scores seen, on
+    either side, says nothing by itself, and qamro-train names none: then values decide.
+    Opinions of the same clips do not lie a quarter of a scale apart, units do. Predictions that
+    tell nothing are taken to be on the labels' scale.
+
+    Args:
+        part: rows of predictions of one axis, with ``prediction``, optionally ``scale``, ``target``
+            (the labels that they were held against).
+        axis: of the labels.
+        labels: [R] the label of each row, NaN where there is none.
+    """
+    named = sorted(set(part["scale"]) - {""}) if "scale" in part else []
+    ours = scale_name(axis).removesuffix(_GUESSED)
+    others = [name for name in named if name.removesuffix(_GUESSED) != ours]
+    sure = [name for name in others if not name.endswith(_GUESSED)]
+    if sure and not axis.guessed:
+        return f"the predictions are on the scale {sure[0]}, the labels on {ours}"
+    if named and not others:
+        return ""
+    # The targets of qamro-predict are those of the cache, in whatever units.
+    column = "prediction" if others else "target"
+    if column not in part:
+        return ""
+    values = pd.to_numeric(part[column], errors="coerce").to_numpy(np.float64)
+    width = min([axis.high - axis.low, *map(_width, others)])
+    apart = np.abs(values - labels)
+    known = apart[np.isfinite(apart)]
+    if len(known) == 0 or np.median(known) <= width / 4:
+        return ""
+    return f"their {column}s lie {np.median(known):.3g} from the labels, more than opinions do"
+
+
+def _width(name: str) -> float:
+    """Return the width of a scale by its name, infinite where it is no scale's."""
+    low, _, high = name.removesuffix(_GUESSED).partition("..")
+    try:
+        return float(high) - float(low)
+    except ValueError:
+        return float("inf")
