@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.errors import OptionError, QamroError, words_of
 
 #: Letters of an error or a notice at most.
 LONGEST_LINE = 440
@@ -74,7 +74,8 @@ def _run(command: Any, *args: Any, **kwargs: Any) -> NoReturn:
         fail(str(error))
     except OSError as error:
         _silence_stdout()
-        fail(str(error))
+        where = "" if error.filename is None else f"{error.filename}: "
+        fail(f"{where}{words_of(error)}")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -138,15 +138,15 @@ def test_what_is_done_is_not_trained_again(cache, tmp_path, monkeypatch):
     other = Grid({"alpha": [0.1, 0.5]}, (), {**QUICK, "epochs": 4})
     ablate(cache, tmp_path, grid=other, seeds=1, cv="3", axis=["match"], resamples=0)
     assert trained[1:] == [8, 6]
-    done = set((tmp_path / "done").glob("*.npz"))
+    done = set((tmp_path / "done").glob("*.stack"))
     # Other embeddings behind the same names, from the same encoder: all again.
     again = write_synthetic(tmp_path / "again.h5", factor=2.0)
     ablate(again, tmp_path, grid=grid, seeds=1, cv="3", axis=["match"], resamples=0)
     assert trained.pop() == 6
-    for path in set((tmp_path / "done").glob("*.npz")) - done:
+    for path in set((tmp_path / "done").glob("*.stack")) - done:
         path.unlink()
     # A damaged file is trained again, the others are not.
-    kept = sorted((tmp_path / "done").glob("*.npz"))
+    kept = sorted((tmp_path / "done").glob("*.stack"))
     kept[0].write_bytes(kept[0].read_bytes()[:200])
     ablate(cache, tmp_path, grid=more, seeds=2, cv="3", axis=["match"], resamples=0)
     ablate(cache, tmp_path, grid=grid, seeds=1, cv="4", axis=["match"], resamples=0)
@@ -167,12 +167,12 @@ def test_a_killed_grid_goes_on(cache, tmp_path):
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     done = tmp_path / "killed" / "done"
     deadline = time.monotonic() + 120
-    while not (done.is_dir() and list(done.glob("*.npz"))):
+    while not (done.is_dir() and list(done.glob("*.stack"))):
         assert time.monotonic() < deadline and process.poll() is None  # noqa: PT018
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = {path.name: path.stat().st_mtime_ns for path in done.glob("*.npz")}
+    kept = {path.name: path.stat().st_mtime_ns for path in done.glob("*.stack")}
     assert not (tmp_path / "killed" / "results.csv").exists(), "it was over before the kill"
     assert run(*arguments, "--out", tmp_path / "killed").exit_code == 0
     for name, when in kept.items():

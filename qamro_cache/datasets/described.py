@@ -22,6 +22,7 @@ from qamro_cache.datasets.records import (
 )
 from qamro_cache.datasets.releases import (
     Rows,
+    column,
     find_files,
     labels_of_table,
     read_rows,
@@ -196,8 +197,8 @@ def _prompt_texts(
     for file in files:
         rows = read_rows(Listing(entry.path, entry.format), file)
         for key, text in zip(
-            render("{" + entry.id + "}", rows.columns, str(file)),
-            render("{" + entry.text + "}", rows.columns, str(file)),
+            column(entry.id, rows.columns, str(file)),
+            column(entry.text, rows.columns, str(file)),
             strict=True,
         ):
             texts[key.removesuffix(".wav")] = text.strip()

@@ -68,6 +68,7 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     varied = {name for cell in cells for name in cell.names}
     outcomes: list[Outcome] = []
     materials = []
+    done = read_stacks(out / "done")
     for cache in request.caches:
         for (feature, text, own_cv), members in _by_material(cells).items():
             material = load_material(
@@ -79,12 +80,11 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
             )
             cv = own_cv or default_cv(material.clips, material.known)
             plan, question = _plan(material, [(k, cells[k]) for k in members], cv, options)
-            _train_missing(plan, out / "done", device, options.precision, progress)
+            _train_missing(plan, done, out / "done", device, options.precision, progress)
             origin = {"encoder": material.encoder} if len(request.caches) > 1 else {}
             # What baselines depend on too.
             reads = {"feature": material.feature, "cv": cv}
             origin |= {name: value for name, value in reads.items() if name in varied}
-            done = read_stacks(out / "done", len(material.clips))
             outcomes += head_outcomes(plan, done, origin, cells)
             outcomes += baseline_outcomes(plan, origin)
             materials.append({**material.origin(), "split": question, "heads": len(plan.jobs)})
@@ -140,11 +140,20 @@ def _plan(
 
 
 def _train_missing(
-    plan: Plan, folder: Path, device: str, precision: str, progress: ProgressCallback | None
+    plan: Plan,
+    done: dict[str, Any],
+    folder: Path,
+    device: str,
+    precision: str,
+    progress: ProgressCallback | None,
 ) -> None:
-    """Train the jobs that have no result yet, and keep each stack's results when it is done."""
-    done = read_stacks(folder, len(plan.material.clips))
-    missing = [k for k, key in enumerate(plan.keys) if key not in done]
+    """Train the jobs that have no result yet; add each stack's to ``done`` and keep it."""
+    clips = len(plan.material.clips)
+    missing = [
+        k
+        for k, key in enumerate(plan.keys)
+        if key not in done or len(done[key]["predictions"]) != clips
+    ]
     if not missing:
         return
     if len(missing) < len(plan.jobs):
@@ -170,7 +179,7 @@ def _train_missing(
                 "diverged": result.diverged.numpy(),
                 "stability": _mean_known(result.stability.double().numpy()),
             }
-            keep_stack(folder, [plan.keys[k] for k in heads], results)
+            done |= keep_stack(folder, [plan.keys[k] for k in heads], results)
     except ValueError as error:
         raise QamroError(str(error)) from error
 

@@ -1,14 +1,14 @@
 """Grids: lists of values by name, multiplied out into cells; from the command line or TOML."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from qamro_cache.datasets.toml import read_toml
 from qamro_cache.errors import QamroError
-from qamro_cache.experiments.options import Reads
+from qamro_cache.experiments.options import AblateOptions, Reads
 from qamro_cache.losses.terms import PARAMETERS, parse_loss
 from qamro_cache.settings import Setting, check_settings, nearest, setting, settings_of
 from qamro_cache.training.recipe import DEFAULT_LOSS, RECIPE, Recipe, make_recipe
@@ -88,14 +88,7 @@ def read_grid(path: Path) -> Grid:
     Raises:
         QamroError: the file is missing, no TOML, or has a name that means nothing.
     """
-    try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise QamroError(f"there is no grid file {path}") from error
-    except RecursionError as error:
-        raise QamroError(f"{path}: its values are nested too deeply") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise QamroError(f"{path}: {error}") from error
+    record = read_toml(path)
     allowed = ("about", "grid", "settings", "cells", "cv", *_RUN_NAMES)
     _names(record, allowed, f"{path}")
     values = _table(record, "grid", path)
@@ -107,7 +100,11 @@ def read_grid(path: Path) -> Grid:
         _names(table, tuple(CELL), f"{path}")
     if "cv" in record:
         settings = {"cv": record["cv"], **settings}
-    run = {name: record[name] for name in _RUN_NAMES if name in record}
+    declared = settings_of(AblateOptions)
+    try:
+        run = {name: declared[name].check(record[name]) for name in _RUN_NAMES if name in record}
+    except ValueError as error:
+        raise QamroError(f"{path}: {error}") from error
     return Grid({n: _listed(CELL[n], v) for n, v in values.items()}, cells, settings, run)
 
 

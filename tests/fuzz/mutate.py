@@ -48,17 +48,17 @@ def mutate_bytes(data: bytes, choose: random.Random, reach: int = 0) -> bytes:
 def mutate_json(record: Any, choose: random.Random, changes: int = 2) -> Any:
     """Change some values of a record in place, wherever they stand, and return it."""
     for _ in range(choose.randint(1, changes)):
-        places = list(_places(record))
-        if not places:
+        found = list(places(record))
+        if not found:
             return choose.choice(ODD)
-        holder, key = choose.choice(places)
+        holder, key = choose.choice(found)
         kind = choose.randrange(5)
         if kind == 0 and isinstance(holder, dict):
             holder[choose.choice(("more", "", "x" * 200, "\n", "a/b"))] = holder.pop(key)
         elif kind == 1:
             del holder[key]
         elif kind == 2:
-            other, name = choose.choice(places)
+            other, name = choose.choice(found)
             holder[key] = deepcopy(other[name]) if name in _keys(other) else choose.choice(ODD)
         elif kind == 3 and isinstance(holder[key], int | float):
             holder[key] = choose.choice((holder[key] + 1, -holder[key], holder[key] * 10**9))
@@ -71,8 +71,9 @@ def _keys(holder: Any) -> Any:
     return holder if isinstance(holder, dict) else range(len(holder))
 
 
-def _places(record: Any, depth: int = 8) -> Any:
+def places(record: Any, depth: int = 8) -> Any:
+    """Yield each (holder, key) of a record, from the outside in."""
     if isinstance(record, dict | list) and depth:
         for key in list(_keys(record)):
             yield record, key
-            yield from _places(record[key], depth - 1)
+            yield from places(record[key], depth - 1)
