@@ -59,6 +59,8 @@ def group_rows(
         for name, values in columns.items()
         if name in CLIP_COLUMNS
     }
+    if "clip_id" not in columns:
+        raise QamroError(f"{where}, row 1: there is no column 'clip_id'; name each row's clip")
     ids = columns["clip_id"]
     empty = np.flatnonzero(ids == "")
     if len(empty):

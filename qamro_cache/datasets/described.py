@@ -22,6 +22,7 @@ from qamro_cache.datasets.records import (
 )
 from qamro_cache.datasets.releases import (
     Rows,
+    column,
     find_files,
     labels_of_table,
     read_rows,
@@ -132,8 +133,6 @@ def _without_repeats(parts: list[_Part]) -> list[_Part]:
 
 def _read_part(description: Description, table: Listing, file: Path, data_dir: Path) -> _Part:
     rows = read_rows(table, file)
-    if "clip_id" not in rows.columns:
-        raise QamroError(f"{file}: the description names no `clip_id` for it; add fields.clip_id")
     raters = table.raters or bool({"rater", "axis"} & set(table.fields))
     listed = group_rows(rows.columns, str(file), rows.numbers, raters=raters)
     labels = labels_of_table(description, table, rows, listed, raters=raters)
@@ -198,8 +197,8 @@ def _prompt_texts(
     for file in files:
         rows = read_rows(Listing(entry.path, entry.format), file)
         for key, text in zip(
-            render("{" + entry.id + "}", rows.columns, str(file)),
-            render("{" + entry.text + "}", rows.columns, str(file)),
+            column(entry.id, rows.columns, str(file)),
+            column(entry.text, rows.columns, str(file)),
             strict=True,
         ):
             texts[key.removesuffix(".wav")] = text.strip()

@@ -171,7 +171,12 @@ def _check(made: Description) -> None:
     for template in (*made.audio, *(entry.key for entry in made.prompts)):
         _check_template(template)
     scores = (made.system_scores,) if made.system_scores else ()
+    for table in (*listings, *scores):
+        if len(set(table.columns)) < len(table.columns) or "" in table.columns:
+            raise ValueError("columns has a name twice, or one without letters; mend it")
     for entry in (*listings, *made.prompts, *scores):
+        if not entry.path:
+            raise ValueError("an empty path; say where the file may lie")
         if any(name.startswith("/") for name in entry.path):
             raise ValueError("a path starts with /; write it as it lies below --data-dir")
         if entry.format not in ("csv", "tsv", "psv", "jsonl"):

@@ -106,13 +106,18 @@ def render(template: str, columns: Mapping[str, Text], where: str) -> Text:
         if literal:
             result = result + literal
         if name is not None:
-            if name not in columns:
-                raise QamroError(
-                    f"{where}, row 1: there is no column {name!r} "
-                    f"(columns: {', '.join(columns)}); add it or mend the description"
-                )
-            result = result + columns[name]
+            result = result + column(name, columns, where)
     return result
+
+
+def column(name: str, columns: Mapping[str, Text], where: str) -> Text:
+    """Return a column that the description names."""
+    if name not in columns:
+        raise QamroError(
+            f"{where}, row 1: there is no column {name!r} "
+            f"(columns: {', '.join(columns)}); add it or mend the description"
+        )
+    return columns[name]
 
 
 def _extracted(
@@ -167,12 +172,8 @@ def labels_of_table(
 
 
 def _numbers(rows: Rows, name: str) -> npt.NDArray[np.float64]:
-    if name not in rows.columns:
-        raise QamroError(
-            f"{rows.file}, row 1: there is no column {name!r} "
-            f"(columns: {', '.join(rows.columns)}); add it or mend the description"
-        )
-    frame = pd.DataFrame({name: pd.Series(rows.columns[name], index=rows.numbers, dtype=object)})
+    values = column(name, rows.columns, str(rows.file))
+    frame = pd.DataFrame({name: pd.Series(values, index=rows.numbers, dtype=object)})
     return numbers(frame, name, rows.file)
 
 
@@ -281,6 +282,6 @@ def read_system_scores(description: Description, data_dir: Path) -> dict[str, tu
             _numbers(rows, entry.scores[axis.name]) if axis.name in entry.scores else nothing
             for axis in description.axes
         ]
-        for row, system in enumerate(render("{" + entry.system + "}", rows.columns, str(file))):
+        for row, system in enumerate(column(entry.system, rows.columns, str(file))):
             scores[system] = tuple(float(value[row]) for value in values)
     return scores

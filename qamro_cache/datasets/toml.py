@@ -36,11 +36,13 @@ def read_toml(path: Path) -> dict[str, Any]:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise QamroError(f"{path}: is larger than 1 MB; name a TOML file that a person wrote")
-        return tomllib.loads(content.decode("utf-8"))
+        record = tomllib.loads(content.decode("utf-8"))
+        _refuse_long_numbers(record)
+        return record
     except OSError as error:
         raise QamroError(f"{path}: cannot be read ({error.strerror}); name a TOML file") from None
     except RecursionError:
-        raise QamroError(f"{path}: lists or tables lie too deep in each other") from None
+        raise QamroError(f"{path}: lists or tables are nested too deep; mend it") from None
     except ValueError as error:  # not UTF-8, not TOML, a number of too many digits
         raise QamroError(f"{path}: not a TOML file: {error}; mend it there") from None
 
@@ -84,19 +86,18 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return tuple(_value(inner[0], item, where) for item in value)
     if plain is Mapping:
         return {k: _value(inner[1], item, f"{where}.{k}") for k, item in value.items()}
-    return plain(value) if plain is not float else _number(value, where)
+    return plain(value)
 
 
-def _number(value: float, where: str) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise QamroError(f"{where} is beyond any number; mend it") from None
+def _refuse_long_numbers(value: Any) -> None:
+    """Refuse whole numbers beyond TOML's 64 bits, which no float and no message could hold."""
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("a whole number has more than 64 bits")
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _refuse_long_numbers(item)
 
 
 def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of too many digits
-        text = "a number of thousands of digits"
+    text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
