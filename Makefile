@@ -20,7 +20,7 @@ test: $(VENV)/.test  ## run the test suite: about ten minutes on two cores
 slow: $(VENV)/.test  ## run the tests that take longer: real audio, interpreted kernels, README's examples
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow --ignore tests/test_faults.py
 
-fuzz: $(VENV)/.test  ## 10,000 hostile files at every door, within the hour; the result goes to benchmarks/results
+fuzz: $(VENV)/.test  ## 10,000 hostile files a door and 1,000 command lines, within the hour; the result goes to benchmarks/results
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz --cases 10000 --out benchmarks/results/fuzz.json
 
 faults: $(VENV)/.test  ## 300 failing system calls under merge, relabel, export, predict and train

@@ -72,6 +72,11 @@ def _run(command: Any, *args: Any, **kwargs: Any) -> NoReturn:
         sys.exit(1)
     except QamroError as error:
         fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        # Of torch, on a processor: a RuntimeError like any other but for its words.
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        fail("memory ran out; ask for less at once, or close other programs")
     except OSError as error:
         _silence_stdout()
         where = "" if error.filename is None else f"{quoted(os.fsdecode(error.filename))}: "

@@ -162,17 +162,7 @@ def replace_folder(out: Path, ours: Collection[str]) -> Iterator[Path]:
         QamroError: ``out`` cannot be written, or cannot be exchanged: it is a file, a mount, or the
             folder that the process is in; ``out`` is as it was then.
     """
-    target = Path(os.path.realpath(out))
-    if target.is_symlink():  # still one, so it is of a loop
-        raise cannot_write(out, OSError(errno.ELOOP, ""))
-    if target.exists() and not target.is_dir():
-        raise QamroError(f"{out} is a file; name a folder")
-    here = Path(os.path.realpath("."))
-    if target.is_dir() and (target in (here, *here.parents) or target.is_mount()):
-        raise QamroError(
-            f"{out} is the folder you are in, or a mount, and cannot be replaced as a whole; "
-            "name a folder in it"
-        )
+    target = replaceable_folder(out)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target, ours)
@@ -191,6 +181,26 @@ def replace_folder(out: Path, ours: Collection[str]) -> Iterator[Path]:
             fsync_folder(target.parent)
     except OSError as error:
         raise cannot_write(out, error) from error
+
+
+def replaceable_folder(out: Path) -> Path:
+    """Return the folder that is made or replaced, links followed; asked before the work, too.
+
+    Raises:
+        QamroError: it is a file, a mount, or the folder that the process is in.
+    """
+    target = Path(os.path.realpath(out))
+    if target.is_symlink():  # still one, so it is of a loop
+        raise cannot_write(out, OSError(errno.ELOOP, ""))
+    if target.exists() and not target.is_dir():
+        raise QamroError(f"{out} is a file; name a folder")
+    here = Path(os.path.realpath("."))
+    if target.is_dir() and (target in (here, *here.parents) or target.is_mount()):
+        raise QamroError(
+            f"{out} is the folder you are in, or a mount, and cannot be replaced as a whole; "
+            "name a folder in it"
+        )
+    return target
 
 
 def plain_target(path: Path) -> Path:

@@ -106,6 +106,9 @@ def test_mistakes_are_refused_before_torch_is_loaded(tmp_path):
     (tmp_path / "p.csv").write_text("clip_id,axis,prediction\nclip000,quality,1\n")
     common = ["--out", str(tmp_path / "run"), "--cache"]
     cases: list[tuple[str, list[str], int, str]] = []
+    cases += [("train", ["--out", "", "--cache", path], 1, "is the folder you are in")]
+    mel = ["--manifest", path, "--encoder", "mel", "--out", ""]
+    cases += [("extract", mel, 1, "is a folder; name a file in it")]
     for command in ("train", "ablate"):
         cases += [
             (command, [*common, str(tmp_path / "none.h5")], 1, "there is no cache"),

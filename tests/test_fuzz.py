@@ -16,7 +16,8 @@ SCRIPT = Path(__file__).with_name("fuzz")
 
 @pytest.mark.parametrize("name", sorted(doors()))
 def test_hostile_files_are_refused_or_read_right(name: str) -> None:
-    command = [sys.executable, SCRIPT, name, "--cases", "150", "--seed", "7"]
+    cases = "40" if name == "done" else "150"
+    command = [sys.executable, SCRIPT, name, "--cases", cases, "--seed", "7"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, timeout=300

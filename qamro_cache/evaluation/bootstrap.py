@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qamro_cache.evaluation.figures import FIGURES, figures
 from qamro_cache.evaluation.judged import Floats, Ints
+from qamro_cache.memory import refuse_memory
 
 #: Tau compares all pairs in every resample; beyond this many clips its interval is left out.
 _TAU_LIMIT = 1000
@@ -79,6 +80,13 @@ def resampled(
         only=only,
     )
     return {name: value.mean(0) for name, value in found.items()}
+
+
+def refuse_resamples(resamples: int, clips: int) -> None:
+    """Refuse more draws than memory can keep, where every clip may be a system of its own."""
+    # Counts, and once more with the data as they are; sixteen figures.
+    size = 8 * resamples * (2 * clips + 16)
+    refuse_memory(size, f"{resamples:,} resamples of {clips:,} clips", "ask for fewer --resamples")
 
 
 def interval(values: Tensor) -> Interval:

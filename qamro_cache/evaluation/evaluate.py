@@ -61,6 +61,10 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     table = read_predictions(request.predictions, options.answer_list)
     pairs = _pairs(table, truth, options.axes, request.predictions)
     found = _match(table, truth, options, request.predictions)
+    # Loads torch, which takes seconds: what is wrong with the files has been said by now.
+    from qamro_cache.evaluation.bootstrap import refuse_resamples
+
+    refuse_resamples(options.resamples, len(found.rows))
     axes: dict[str, Any] = {}
     for theirs, ours in pairs.items():
         scored = _score_axis(found, truth, theirs, ours, options.resamples)
@@ -89,7 +93,6 @@ def _score_axis(
     found: "_Found", truth: Dataset, theirs: str, ours: str, resamples: int
 ) -> dict[str, Any]:
     """Return what `evaluate` does of one axis; without ``metrics`` where no clip is left."""
-    # Loads torch, which takes seconds: what is wrong with the files has been said by now.
     from qamro_cache.evaluation.score import score
 
     part = found.table[found.table["axis"] == theirs]

@@ -25,7 +25,9 @@ class ChoiceOptions:
 class IntervalOptions:
     """How intervals are computed."""
 
-    resamples: int = setting(1000, "Bootstrap draws.", low=0, high=1_000_000, why="each is scored")
+    resamples: int = setting(
+        1000, "Bootstrap draws.", low=0, high=10_000, why="each scores every clip again"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.devices import usable_device
+from qamro_cache.evaluation.bootstrap import refuse_resamples
 from qamro_cache.experiments.data import Material, load_material
-from qamro_cache.experiments.fitting import stacks
+from qamro_cache.experiments.fitting import refuse_heads, stacks
 from qamro_cache.experiments.grid import CELL, Cell, Grid
 from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes
@@ -97,6 +98,9 @@ def _plan(part: Part, material: Material, cells: Sequence[Cell], options: Ablate
     chosen = [(place, cells[place]) for place in part.cells]
     for _, cell in chosen:
         material.check_head(cell.recipe.head)
+    heads = len(chosen) * options.seeds * len(part.clips.axes) * len(part.held_out.folds.train)
+    refuse_heads(heads, len(part.clips.rows))
+    refuse_resamples(options.resamples, len(part.clips.rows))
     folds, batch_size = part.held_out.folds, chosen[0][1].recipe.batch_size
     if notice := passes_notice(int(folds.train.sum(1).min()), batch_size):
         logger.info(notice)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material
+from qamro_cache.memory import refuse_memory
 from qamro_cache.training.fit import ProgressCallback, fit
 from qamro_cache.training.inputs import Bools, Folds, Targets
 from qamro_cache.training.recipe import Job
@@ -43,6 +44,21 @@ class Fitted:
     def of_target(self, target: int) -> list[int]:
         """Return the positions of a target's heads."""
         return [k for k, job in enumerate(self.jobs) if job.target == target]
+
+
+def refuse_heads(heads: int, clips: int, weights: int = 0) -> None:
+    """Refuse more heads than memory can keep the results of.
+
+    Args:
+        heads: how many.
+        clips: that each predicts.
+        weights: of each head, where they are kept.
+    """
+    # Predictions in float32, once more as they are pooled in float64; jobs, keys and names.
+    size = heads * (12 * clips + 4 * weights + 2000)
+    kept = f" of {weights:,} weights" if weights else ""
+    what = f"{heads:,} heads{kept} on {clips:,} clips"
+    refuse_memory(size, what, "ask for fewer --seeds, folds, cells or --widths")
 
 
 def fit_all(

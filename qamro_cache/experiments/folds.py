@@ -8,6 +8,7 @@ import pandas as pd
 
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.options import CV_CHOICES
+from qamro_cache.memory import refuse_memory
 from qamro_cache.training.inputs import Bools, Folds
 
 logger = logging.getLogger("qamro_cache")
@@ -81,6 +82,11 @@ def make_folds(clips: pd.DataFrame, cv: str, labeled: Bools, *, inner: bool) -> 
         part = np.argsort(order) % int(cv)
         held = [f"part {k + 1} of {cv}" for k in range(int(cv))]
         line = f"{cv} random parts of the clips; {_overlap(clips, cv)}"
+    refuse_memory(
+        8 * len(held) * len(clips),
+        f"{len(held):,} folds of {len(clips):,} clips",
+        "use another --cv",
+    )
     test = np.stack([usable & (part == k) for k in range(len(held))])
     train = usable & ~test
     validation = np.zeros_like(train)

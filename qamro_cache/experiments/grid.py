@@ -1,5 +1,6 @@
 """Grids: lists of values by name, multiplied out into cells; from the command line or TOML."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -15,6 +16,10 @@ from qamro_cache.training.recipe import DEFAULT_LOSS, RECIPE, Recipe, make_recip
 
 #: What a grid file may say of the run, beside its cells; options of `ablate` all but ``cv``.
 _RUN_NAMES = ("seeds", "stop", "axis")
+
+
+#: Most cells of a grid: they are kept in memory, and compared with one another.
+MAX_CELLS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +171,9 @@ def cells_of(grid: Grid) -> list[Cell]:
     for name, value in values.items():
         if not value:
             raise QamroError(f"the grid has no values for {name}")
+    count = math.prod(map(len, values.values())) + len(grid.cells)
+    if count > MAX_CELLS:
+        raise QamroError(f"the grid has {count:,} cells; at most {MAX_CELLS:,} go together")
     shared = dict(grid.settings)
     if len(values.get("batch_size", ())) > 1:
         shared.setdefault("batches", "own")

@@ -18,6 +18,7 @@ from qamro_cache.experiments.clips import Clips, HeldOut, choose_clips, hold_out
 from qamro_cache.experiments.grid import CELL, Cell, Grid, cells_of, find_grid, override
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.store import refuse_file, refuse_other_run
+from qamro_cache.files import replaceable_folder
 from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.settings import from_options, nearest, settings_of
 from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
@@ -101,7 +102,7 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
     options: TrainOptions = from_options(TrainOptions, mine)
     recipe = checked_recipe(recipe_given)
     out = Path(out)
-    refuse_file(out)
+    replaceable_folder(out)
     refuse_device(options.device)
     opened = open_cache(cache)
     opened.feature_name(options.feature)

@@ -1,6 +1,7 @@
 """Train heads on a cache: estimate by held-out clips, then refit on everything and save."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,12 @@ from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.score import score
 from qamro_cache.experiments.data import Material, load_material
-from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, pool_folds
+from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, pool_folds, refuse_heads
 from qamro_cache.experiments.folds import all_clips
 from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.experiments.request import TrainRequest, train_request
 from qamro_cache.experiments.saved import save_run
+from qamro_cache.heads.network import parameter_shapes
 from qamro_cache.heads.published import published_start
 from qamro_cache.settings import documented
 from qamro_cache.training.fit import ProgressCallback
@@ -78,6 +80,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     if notice:
         logger.info(notice)
     device = usable_device(options.device)
+    _check_memory(material, recipe, options.seeds * (len(folds.train) + 1))
 
     def fit_jobs(jobs: list[Job], folds: Folds, progress: ProgressCallback | None) -> Fitted:
         return fit_all(material, folds, jobs, starts, device, options.precision, progress)
@@ -112,6 +115,13 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     kept = folds if options.save_folds else None
     save_run(request.out, material, recipe, config, record, table, refit, estimate, kept)
     return record
+
+
+def _check_memory(material: Material, recipe: Recipe, heads: int) -> None:
+    """Refuse more heads an axis than fit in memory with their weights."""
+    shapes = parameter_shapes(recipe.head, material.row_shape(recipe.head))
+    weights = sum(math.prod(shape) for shape in shapes.values())
+    refuse_heads(heads * len(material.clips.axes), len(material.clips.rows), weights)
 
 
 def _config(material: Material, recipe: Recipe, final: Sequence[Recipe]) -> dict[str, Any]:

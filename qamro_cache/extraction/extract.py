@@ -29,6 +29,7 @@ from qamro_cache.extraction.reuse import find_kept
 from qamro_cache.extraction.shards import ShardWriter
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import plan_units, shard_path, shard_rows
+from qamro_cache.files import plain_target
 from qamro_cache.identity import identity_of
 from qamro_cache.settings import documented, from_options
 
@@ -122,6 +123,7 @@ def extract(
             does not give what it promises; the finished clips are kept for the next run.
     """
     request = from_options(ExtractRequest, options)
+    plain_target(Path(out))
     if not encoder and not isinstance(dataset, Dataset):
         encoder = DEFAULT_ENCODERS.get(str(dataset), "")
     if not encoder:

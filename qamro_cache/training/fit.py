@@ -10,12 +10,17 @@ from torch import Tensor
 
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.network import Rows, prepare_rows
+from qamro_cache.memory import refuse_memory
 from qamro_cache.training.backend import Backend, choose_backend
-from qamro_cache.training.chunks import buckets, chunk_size, evenly
+from qamro_cache.training.chunks import buckets, bytes_per_head, chunk_size, evenly
 from qamro_cache.training.inputs import Features, Folds, Inputs, Targets
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result
 from qamro_cache.training.stack import Stack
+
+#: A stack's memory at its most (gradients, the best epoch's weights, results), in estimates of a
+#: head at work.
+_PEAK = 2.5
 
 #: (head-epochs done, of how many at most, heads that still run)
 ProgressCallback = Callable[[int, int, int], None]
@@ -60,6 +65,7 @@ def fit(
 
     Raises:
         ValueError: a recipe that does not fit the features, or a precision without a GPU.
+        QamroError: heads that do not fit in the memory that is free.
     """
     device = torch.device(device)
     data = _Data(features, targets, folds, order_seed, device)
@@ -134,7 +140,15 @@ def _plan(
         )
         folds = len(data.folds.train)
         most = size or chunk_size(recipe, inputs.rows.values, folds, dtype, data.device)
-        plan += [_Chunk(part, inputs, backend) for part in evenly(positions, most)]
+        parts = evenly(positions, most)
+        if data.device.type == "cpu":
+            values = inputs.rows.values
+            head = bytes_per_head(recipe, tuple(values.shape[1:]), len(values), dtype)
+            what = f"training {len(parts[0])} heads side by side"
+            refuse_memory(
+                _PEAK * len(parts[0]) * head, what, "ask for smaller --widths or --batch-size"
+            )
+        plan += [_Chunk(part, inputs, backend) for part in parts]
     return plan
 
 

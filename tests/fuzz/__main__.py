@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import platform
 import sys
 import time
@@ -15,7 +16,7 @@ from fuzz.harness import doors, run_door, single_case
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="DOOR", help="default: all")
-    parser.add_argument("--cases", type=int, default=1000, help="of each door")
+    parser.add_argument("--cases", type=int, default=1000, help="of each door (times its share)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--only", type=int, help="run this one case in this process")
@@ -33,9 +34,10 @@ def main() -> int:
         return 0
     results = {}
     for name, door in chosen.items():
-        report = run_door(door, options.cases, options.seed, options.first)
+        cases = math.ceil(options.cases * door.share)
+        report = run_door(door, cases, options.seed, options.first)
         results[name] = {
-            "cases": options.cases,
+            "cases": cases,
             "outcomes": dict(sorted(report.outcomes.items())),
             "failures": report.failures,
             "seconds": report.seconds,

@@ -40,12 +40,14 @@ class Door:
         case: runs one case in an empty folder. It returns a word for the outcome (``refused``,
             ``same``, ``taken``) and raises an AssertionError when content is wrong, an error is
             not one line, or the like. Any other exception is a traceback.
+        share: part of the cases asked for that are run, for a door whose cases take long.
     """
 
     name: str
     prepare: Callable[[Path], None]
     load: Callable[[Path], Any]
     case: Callable[[Any, random.Random, Path], str]
+    share: float = 1.0
 
 
 @dataclass

@@ -1,0 +1,51 @@
+"""How much memory is free, asked before much of it is taken."""
+
+import math
+import os
+import re
+import resource
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from qamro_cache.errors import QamroError
+
+
+def refuse_memory(size: float, what: str, mend: str) -> None:
+    """Refuse what would not fit in memory.
+
+    Args:
+        size: bytes, estimated.
+        what: takes them, for the message.
+        mend: what to ask for instead.
+
+    Raises:
+        QamroError: the estimate is beyond what is free.
+    """
+    free = free_memory()
+    if size > free:
+        raise QamroError(
+            f"{what} would take about {size / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are "
+            f"free; {mend}"
+        )
+
+
+def free_memory() -> float:
+    """Return the bytes that this process may still take; infinite where the system does not say."""
+    return max(0.0, min(_limits(), default=math.inf))
+
+
+def _limits() -> Iterator[float]:
+    """Yield what the machine, the container and the process's own limit leave."""
+    with suppress(OSError, TypeError):
+        found = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+        yield int(found[1]) * 1024  # type: ignore[index]
+    container = Path("/sys/fs/cgroup")
+    with suppress(OSError, TypeError, ValueError):  # "max" is no limit
+        used = re.search(r"^anon (\d+)", (container / "memory.stat").read_text(), re.MULTILINE)
+        yield int((container / "memory.max").read_text()) - int(used[1])  # type: ignore[index]
+    own, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if own != resource.RLIM_INFINITY:
+        with suppress(OSError):
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            yield own - pages * os.sysconf("SC_PAGE_SIZE")
