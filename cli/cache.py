@@ -6,13 +6,11 @@ from typing import Any
 
 import click
 
-from qamro_cache.devices import usable_device
-from qamro_cache.encoders.protocol import WeightsOptions
-from qamro_cache.settings import from_options
+from qamro_cache.devices import refuse_device
+from qamro_cache.extraction.request import VerifyOptions
 
 from .common import (
     OneLineGroup,
-    fail,
     notices_to_stderr,
     printable,
     version_option,
@@ -98,38 +96,16 @@ def _words(value: Any) -> str:
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=_FILES)
 @click.option("--deep", is_flag=True, help="Also encode a random sample of clips again.")
-@click.option(
-    "--sample",
-    default=16,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Clips of each file for --deep.",
-)
-@click.option(
-    "--seed",
-    default=0,
-    show_default=True,
-    type=click.IntRange(min=0),
-    help="Of the random choice for --deep.",
-)
-@request_options(WeightsOptions)
-@click.option("--device", default="cpu", show_default=True, help="Torch device, for --deep.")
-def verify(
-    files: tuple[Path, ...],
-    deep: bool,
-    sample: int,
-    seed: int,
-    device: str,
-    **weights: Any,
-) -> None:
+@request_options(VerifyOptions)
+def verify(files: tuple[Path, ...], deep: bool, **options: Any) -> None:
     """Read files in full: checksums, shapes, offsets, identity, finite numbers."""
     notices_to_stderr()
+    options = given(options)
+    if deep:
+        refuse_device(options.get("device", ""))
     from qamro_cache.cache.verify import verify_cache
 
-    device = usable_device(device) if deep else device
     for path in files:
-        if not path.is_file():
-            fail(f"there is no cache {path}")
         found = verify_cache(path)
         click.echo(
             f"{printable(str(path))}: good: {found['clips']} clips ({found['failed']} failed), "
@@ -137,14 +113,9 @@ def verify(
         )
         if not deep:
             continue
-        from qamro_cache.cache.reader import open_cache
-        from qamro_cache.encoders.registry import load_encoder, options_of
         from qamro_cache.extraction.deep import verify_deep
 
-        made_by = open_cache(path).identity
-        options = options_of(made_by, from_options(WeightsOptions, given(weights)))
-        encoder = load_encoder(made_by["name"], options, device)
-        again = verify_deep(path, encoder, device=device, sample=sample, seed=seed)
+        again = verify_deep(path, **options)
         click.echo(
             f"{printable(str(path))}: {again['clips']} clips encoded again: the same to "
             f"{again['largest_difference']:.1e} of a feature's largest value"

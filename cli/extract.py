@@ -56,28 +56,24 @@ def main(
     """
     notices_to_stderr()
     options = given(options)
-    request: ExtractRequest = from_options(ExtractRequest, options)
-    if list_encoders:
-        show_encoders(request.encoder_options, as_json)
+    if check and encoder is None:
+        raise click.UsageError("give --encoder NAME with --check (--list-encoders shows them)")
+    if list_encoders or check or dry_run:
+        request: ExtractRequest = from_options(ExtractRequest, options)
+        if list_encoders:
+            show_encoders(request.encoder_options, as_json)
+        elif check:
+            show_encoder_check(str(encoder), request, as_json)
+        else:
+            show_findings(dataset, manifest, request.data_dir, as_json)
         return
-    if check:
-        if encoder is None:
-            raise click.UsageError("give --encoder NAME with --check (--list-encoders shows them)")
-        show_encoder_check(encoder, request, as_json)
-        return
-    source = manifest or dataset
-    if source is None or (manifest and dataset):
-        raise click.UsageError("give either --dataset NAME or --manifest FILE")
-    if dry_run:
-        show_findings(source, request.data_dir, as_json)
-        return
-    if out is None or (encoder is None and source != "demo"):
-        raise click.UsageError("give --out FILE and --encoder NAME (--list-encoders shows them)")
     signal.signal(signal.SIGTERM, _stop)
     from qamro_cache.extraction.extract import extract
 
     with ExtractionBar() as bar:
-        summary = extract(source, out, encoder or "", progress=bar.show, **options)
+        summary = extract(
+            dataset, out, encoder or "", manifest=manifest, progress=bar.show, **options
+        )
     show_summary(summary, as_json)
     if summary.too_many_failures:
         click.echo(

@@ -55,13 +55,15 @@ def show_encoder_check(name: str, request: "ExtractRequest", as_json: bool) -> N
         fail(f"encoder {name} is not ready")
 
 
-def show_findings(source: str | Path, data_dir: Path | None, as_json: bool) -> None:
+def show_findings(
+    dataset: str | None, manifest: Path | None, data_dir: Path | None, as_json: bool
+) -> None:
     """Check a set and show what it holds and what is wrong with it."""
     from qamro_cache.datasets.checks import check_dataset
-    from qamro_cache.datasets.registry import load_dataset
     from qamro_cache.datasets.report import report_tables
+    from qamro_cache.extraction.extract import load_clips
 
-    report = check_dataset(load_dataset(source, data_dir))
+    report = check_dataset(load_clips(dataset, manifest, data_dir))
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return

@@ -21,8 +21,20 @@ _FAILURES_SHOWN = 5
 
 
 @click.command(cls=OneLine)
-@click.option("--head", type=File, required=True, help="head.safetensors of a qamro-train run.")
-@click.option("--cache", type=File, multiple=True, help="Embeddings of the clips; may repeat.")
+@click.option(
+    "--head",
+    type=File,
+    metavar="FILE",
+    required=True,
+    help="head.safetensors of a qamro-train run.",
+)
+@click.option(
+    "--cache",
+    type=File,
+    metavar="FILE",
+    multiple=True,
+    help="Embeddings of the clips; may repeat.",
+)
 @request_options(PredictOptions)
 @version_option
 def main(head: Path, cache: tuple[Path, ...], **options: Any) -> None:
@@ -36,7 +48,7 @@ def main(head: Path, cache: tuple[Path, ...], **options: Any) -> None:
         raise click.UsageError("give --out FILE for the predictions")
     from qamro_cache.scoring.request import predict_request
 
-    request = predict_request(head, cache or None, given(options))
+    request = predict_request(head, cache or None, None, given(options))
     # Loads torch, which takes seconds: a wrong name has been refused by now.
     from qamro_cache.heads.file import load_head
     from qamro_cache.scoring.predict import run_predict

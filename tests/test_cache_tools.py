@@ -26,7 +26,7 @@ from qamro_cache.cache.verify import verify_cache
 from qamro_cache.cache.writer import write_cache
 from qamro_cache.encoders import registry
 from qamro_cache.errors import QamroError
-from qamro_cache.extraction.deep import verify_deep
+from qamro_cache.extraction.deep import encode_again, verify_deep
 from qamro_cache.extraction.extract import extract
 
 
@@ -238,6 +238,10 @@ def test_deep_verification_encodes_again(tmp_path: Path, monkeypatch: pytest.Mon
         refused = cache("verify", out, "--deep", *arguments)
         assert word in refused.stderr.splitlines()[-1]
         assert isinstance(refused.exception, SystemExit)
+    assert verify_deep(str(out), sample=100)["clips"] == 12
+    assert verify_deep(out, sample=3, seed=7)["clips"] == 3
+    with pytest.raises(QamroError, match="no option 'devise'; did you mean 'device'"):
+        verify_deep(out, devise="cpu")
     # A cache that holds something else, with right checksums: only --deep can tell.
     container = open_container(out)
     assert container.load("features/layers").shape[0] > 12
@@ -253,11 +257,21 @@ def test_deep_verification_encodes_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert result.exit_code == 1
     assert "feature layers differs by" in result.stderr
     with pytest.raises(QamroError, match="version"):
-        verify_deep(out, FakeEncoder(replace(FakeEncoder().spec, version="9")))
+        encode_again(out, FakeEncoder(replace(FakeEncoder().spec, version="9")))
     audio, rate = soundfile.read(noises.clips["path"][4])
     soundfile.write(noises.clips["path"][4], -audio, rate)
     result = cache("verify", out, "--deep", "--sample", 100)
     assert "is not the audio that the cache was made of" in result.stderr
+
+
+@pytest.mark.parametrize("device", ["foo", "meta", "cuda:99"])
+def test_a_deep_verification_on_no_device_is_one_line(tmp_path: Path, device: str) -> None:
+    write_cache(tmp_path / "a.h5", content(), header())
+    result = cache("verify", tmp_path / "a.h5", "--deep", "--device", device)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"device '{device}' cannot be used here" in result.stderr
+    with pytest.raises(QamroError, match="cannot be used here"):
+        verify_deep(tmp_path / "a.h5", device=device)
 
 
 def header_of(cache: object) -> object:

@@ -51,7 +51,10 @@ def test_an_output_folder_that_is_a_file_is_refused_before_the_work(tmp_path):
 def test_verifying_a_file_that_is_not_there_is_one_line(tmp_path):
     failed = CliRunner().invoke(cache, ["verify", str(tmp_path / "none.h5")])
     assert failed.exit_code == 1
-    assert failed.stderr == f"error: there is no cache {tmp_path / 'none.h5'}\n"
+    assert (
+        failed.stderr
+        == f"error: there is no cache {tmp_path / 'none.h5'}; qamro-extract makes one\n"
+    )
 
 
 @pytest.mark.parametrize("command", [extract, train, ablate, evaluate, predict, cache])

@@ -1,6 +1,8 @@
 """The synthetic demo set."""
 
 import json
+import subprocess
+import sys
 import wave
 from pathlib import Path
 
@@ -74,6 +76,21 @@ def test_refuses_a_folder_of_something_else(tmp_path: Path) -> None:
     with pytest.raises(QamroError, match="remove it or name another"):
         load_demo(tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from qamro_cache.datasets import demo\n"
+        "demo._sha256 = lambda folder: os.kill(os.getpid(), 9)\n"
+        "demo.make_demo(Path(sys.argv[1]))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, tmp_path / "demo"], check=False)
+    assert killed.returncode == -9
+    (left,) = tmp_path.iterdir()
+    assert left.name != "demo"
+    assert (left / "clips.csv").is_file()
+    load_demo(tmp_path / "demo")
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
 def test_another_version_is_not_taken_for_this_one(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from fake_encoder import FakeEncoder
 from qamro_cache_cli.extract import main as command
 
 from qamro_cache.encoders.protocol import EncoderOptions
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.extraction.extract import extract
 from qamro_cache.extraction.request import ExtractRequest
 from qamro_cache.settings import from_options, settings_of
@@ -42,6 +42,32 @@ def test_python_and_the_command_make_the_same_cache(manifest: Path, tmp_path: Pa
     assert digests(summary.out) == digests(tmp_path / "b-00001-of-00002.h5")
     assert not summary.too_many_failures
     assert extract(str(manifest), tmp_path / "c.h5", "mel").too_many_failures
+
+
+def test_a_manifest_is_a_manifest_whatever_it_is_called(manifest: Path, tmp_path: Path) -> None:
+    listed = manifest.rename(tmp_path / "clips.txt")
+    extract(manifest=str(listed), out=tmp_path / "a.h5", encoder="mel")
+    out = ["--out", str(tmp_path / "b.h5"), "--max-failures", "1"]
+    result = CliRunner().invoke(command, ["--manifest", str(listed), "--encoder", "mel", *out])
+    assert result.exit_code == 0, result.output
+    assert digests(tmp_path / "a.h5") == digests(tmp_path / "b.h5")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"out": "x.h5", "encoder": "mel"}, "either --dataset NAME or --manifest FILE"),
+        ({"dataset": "demo", "manifest": "clips.csv", "out": "x.h5"}, "either --dataset NAME or"),
+        ({"dataset": "demo"}, "give --out FILE and --encoder NAME"),
+        ({"manifest": "clips.csv", "out": "x.h5"}, "give --out FILE and --encoder NAME"),
+    ],
+)
+def test_what_is_missing_is_wrong_usage(asked: dict[str, str], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        extract(**asked)  # type: ignore[arg-type]
+    flags = [part for name, value in asked.items() for part in (f"--{name}", value)]
+    result = CliRunner().invoke(command, flags)
+    assert (result.exit_code, words in result.stderr) == (2, True), result.output
 
 
 def test_every_declared_option_is_one_of_the_command() -> None:

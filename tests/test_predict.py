@@ -13,7 +13,7 @@ import torch
 from qamro_cache.cache.content import CacheContent, Header, clip_table
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.cache.writer import write_cache
-from qamro_cache.datasets.records import Axis, labels_from_means
+from qamro_cache.datasets.records import Axis, Dataset, labels_from_means
 from qamro_cache.errors import QamroError
 from qamro_cache.heads.file import AxisHead, Head, save_head
 from qamro_cache.heads.network import Architecture, init_params
@@ -243,22 +243,60 @@ def test_a_file_that_is_kept_is_refused_before_the_work(cache, tmp_path, monkeyp
     assert "choose another name" in failed.stderr
 
 
-def test_an_answer_that_cannot_be_is_refused_before_the_work(cache, tmp_path, monkeypatch):
-    """Neither the list nor the axes are found wrong after hours, or with the table written."""
-    monkeypatch.setattr(
-        "qamro_cache.scoring.predict.predict_cache", lambda *_: pytest.fail("worked")
+def track_1(**changes):
+    axes = [replace(make_head().axes[0], axis=Axis(n, 0.0, 100.0)) for n in ("overall", "textual")]
+    return make_head(axes=tuple(axes), **changes)
+
+
+def test_an_answer_in_the_lists_order(cache, tmp_path):
+    (tmp_path / "list.txt").write_text("c3\nc0.wav\n")
+    answer = {"answer": tmp_path / "answer.txt", "answer_list": tmp_path / "list.txt"}
+    table = predict(track_1(), cache=cache, **answer).set_index(["clip_id", "axis"])["prediction"]
+    lines = [line.split(",") for line in (tmp_path / "answer.txt").read_text().splitlines()]
+    assert [line[0] for line in lines] == ["c3", "c0"]
+    for name, *scores in lines:
+        assert [float(x) for x in scores] == [table[name, "overall"], table[name, "textual"]]
+
+
+@pytest.mark.parametrize(
+    ("head", "ids", "words"),
+    [
+        (make_head(), "c0", "this head predicts quality"),
+        (track_1(), None, "no such file; give the challenge's list"),
+        (track_1(), "c0\nc12\nc13", "2 of 3 listed clips have no prediction, the first is 'c12'"),
+    ],
+)
+def test_an_answer_that_cannot_be_is_refused_before_the_work(
+    cache, tmp_path, monkeypatch, head, ids, words
+):
+    """Embedding a folder may take hours."""
+    for name in ("predict_cache", "_predict_audio"):
+        monkeypatch.setattr(f"qamro_cache.scoring.predict.{name}", lambda *_: pytest.fail("worked"))
+    if ids is not None:
+        (tmp_path / "list.txt").write_text(ids)
+    clips = Dataset("mine", cache.clips, cache.labels)
+    outputs = {"out": tmp_path / "out.csv", "answer": tmp_path / "answer.txt"}
+    for source in ({"cache": cache}, {"clips": clips}):
+        with pytest.raises(QamroError, match=words):
+            predict(head, **source, **outputs, answer_list=tmp_path / "list.txt")
+    assert not (tmp_path / "out.csv").exists()
+    with pytest.raises(QamroError, match="is named for two outputs"):
+        predict(head, cache, out=tmp_path / "out.csv", answer=tmp_path / "out.csv")
+
+
+def test_two_clips_of_one_stem_are_no_answer_and_told_before_the_work(cache, tmp_path, monkeypatch):
+    clips = cache.clips.copy()
+    clips.loc[:1, "clip_id"] = ["a.wav", "a.flac"]
+    monkeypatch.setattr("qamro_cache.scoring.predict._predict_audio", lambda *_: pytest.fail("ran"))
+    with pytest.raises(QamroError, match="clip 'a' has two predictions"):
+        predict(track_1(), clips=Dataset("x", clips, cache.labels), answer=tmp_path / "answer.txt")
+
+
+def test_no_device_named_is_one_that_is_there(cache):
+    table = predict(make_head(), cache=cache, device="")
+    np.testing.assert_allclose(
+        table["prediction"], predict(make_head(), cache=cache)["prediction"], rtol=1e-4
     )
-    files = {"out": tmp_path / "p.csv", "answer": tmp_path / "answer.txt"}
-    with pytest.raises(QamroError, match="give the challenge's list of clips"):
-        predict(make_head(), cache, **files, answer_list=tmp_path / "none.txt")
-    with pytest.raises(QamroError, match=r"an answer has the axes .* predicts quality"):
-        predict(make_head(), cache, **files)
-    assert not list(tmp_path.glob("p.csv*"))
-
-
-def test_no_name_of_a_device_is_a_gpu_if_there_is_one(cache):
-    table = predict(make_head(), cache, device="")
-    assert table["prediction"].notna().sum() == 8
 
 
 def test_predicting_the_training_set_warns(cache, caplog):

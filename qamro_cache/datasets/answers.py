@@ -38,6 +38,38 @@ class Answer:
     scores: npt.NDArray[np.float64]
 
 
+def answer_rows(
+    path: Path, clip_ids: Sequence[str], listed: Sequence[str] | None
+) -> tuple[npt.NDArray[np.intp], list[str]]:
+    """Return the row of each line of an answer, and its id; asked before the work, too.
+
+    Args:
+        path: the answer, for messages.
+        clip_ids: [N] ids that there are predictions for, or will be.
+        listed: ids that the challenge asks for; None: all.
+
+    Raises:
+        QamroError: an id is there twice or cannot stand in such a file, or a listed one is not
+            there.
+    """
+    # An id may leave out .wav; s.mp3 is another clip than the s.wav that is asked for.
+    names = clip_ids if listed is not None else [id_stem(name) for name in clip_ids]
+    if len(set(names)) < len(names):
+        again = Counter(names).most_common(1)[0][0]
+        raise QamroError(f"{path}: clip {again!r} has two predictions; keep one")
+    asked = clip_ids if listed is None else listed
+    rows = np.arange(len(clip_ids)) if listed is None else match_ids(clip_ids, listed)
+    wanted = [id_stem(name) for name in asked]
+    _check_writable(path, wanted)
+    if (rows < 0).any():
+        first = asked[int(np.argmax(rows < 0))]
+        raise QamroError(
+            f"{path}: {int((rows < 0).sum())} of {len(wanted)} listed clips have no prediction, "
+            f"the first is {first!r}; add them, or name the right list"
+        )
+    return rows, wanted
+
+
 def write_answer(
     path: Path,
     clip_ids: Sequence[str],
@@ -68,21 +100,7 @@ def write_answer(
             f"{path}: no predictions for axis {absent[0]!r}, which track {track} asks for; "
             f"train a head for it (there are: {', '.join(predictions)})"
         )
-    # An id may leave out .wav; s.mp3 is another clip than the s.wav that is asked for.
-    names = clip_ids if listed is not None else [id_stem(name) for name in clip_ids]
-    if len(set(names)) < len(names):
-        again = Counter(names).most_common(1)[0][0]
-        raise QamroError(f"{path}: clip {again!r} has two predictions; keep one")
-    asked = clip_ids if listed is None else listed
-    rows = np.arange(len(clip_ids)) if listed is None else match_ids(clip_ids, listed)
-    wanted = [id_stem(name) for name in asked]
-    _check_writable(path, wanted)
-    if (rows < 0).any():
-        first = asked[int(np.argmax(rows < 0))]
-        raise QamroError(
-            f"{path}: {int((rows < 0).sum())} of {len(wanted)} listed clips have no prediction, "
-            f"the first is {first!r}; extract and predict them"
-        )
+    rows, wanted = answer_rows(path, clip_ids, listed)
     scores = np.stack([np.asarray(predictions[axis])[rows] for axis in TRACK_AXES[track]], axis=1)
     answer = Answer(track, tuple(wanted), scores.astype(np.float64))
     _check_finite(answer, path, 2 if track == 2 else 1)

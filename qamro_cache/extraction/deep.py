@@ -1,18 +1,22 @@
 """Encode some clips of a cache again, and see that the cache holds what comes out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qamro_cache.cache.assemble import open_source
 from qamro_cache.cache.reader import refuse_mixture
+from qamro_cache.devices import usable_device
+from qamro_cache.encoders.registry import load_encoder, options_of
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.pipeline import Pipeline
+from qamro_cache.extraction.request import VerifyOptions
 from qamro_cache.extraction.source import SourceFolder
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import ClipJob, Unit
 from qamro_cache.identity import identity_of
+from qamro_cache.settings import documented, from_options
 
 if TYPE_CHECKING:
     from qamro_cache.encoders.protocol import Encoder
@@ -23,10 +27,32 @@ TOLERANCE = 1e-4
 HALF_TOLERANCE = 1e-2
 
 
-def verify_deep(
+@documented(VerifyOptions)
+def verify_deep(path: str | Path, **options: Any) -> dict[str, float]:
+    """Encode a random sample of a cache's clips again, with the encoder it names, and compare.
+
+    Args:
+        path: the cache, one file.
+        options: those of ``qamro-cache verify`` by their names.
+
+    Returns:
+        As `encode_again`.
+
+    Raises:
+        QamroError: an option that cannot be, an encoder that cannot be loaded here; and as
+            `encode_again`.
+    """
+    path, asked = Path(path), from_options(VerifyOptions, options)
+    device = usable_device(asked.device)
+    identity = open_source(path).header.identity
+    encoder = load_encoder(str(identity["name"]), options_of(identity, asked), device)
+    return encode_again(path, encoder, device=device, sample=asked.sample, seed=asked.seed)
+
+
+def encode_again(
     path: Path, encoder: "Encoder", *, device: str = "cpu", sample: int = 16, seed: int = 0
 ) -> dict[str, float]:
-    """Encode a random sample of a cache's clips again and compare.
+    """Encode a random sample of a cache's clips with a loaded encoder and compare.
 
     Args:
         path: the cache.

@@ -18,9 +18,10 @@ import numpy as np
 
 from qamro_cache.audio.check import oddity_message
 from qamro_cache.cache.content import CacheContent, Header
+from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset, select_clips
 from qamro_cache.datasets.registry import load_dataset
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.extraction.engine import Engine, make_engine
 from qamro_cache.extraction.folder import WorkFolder
 from qamro_cache.extraction.publish import publish
@@ -96,21 +97,23 @@ class Summary:
 
 @documented(ExtractRequest)
 def extract(
-    dataset: Dataset | str | Path,
-    out: str | Path,
+    dataset: Dataset | str | Path | None = None,
+    out: str | Path | None = None,
     encoder: "Encoder | str" = "",
     *,
+    manifest: str | Path | None = None,
     progress: Callable[[Stats], None] | None = None,
     **options: Any,
 ) -> Summary:
     """Encode every clip of a set into a cache file, going on where an earlier run stopped.
 
     Args:
-        dataset: the clips, their prompts and ratings; or a known set's name, a description
-            (``.toml``) or a manifest (``.csv``).
+        dataset: the clips, their prompts and ratings; or a known set's name or a description
+            (``.toml``); or name ``manifest``.
         out: cache file to make; clips that are in it already, from the same audio, are kept. With
             ``shard="i/n"`` the i-th of n parts goes into ``OUT-0000i-of-0000n.h5``.
         encoder: its name, as qamro-extract takes it; or an encoder in eval mode on the device.
+        manifest: a table of your own clips, whatever its name ends in.
         progress: called after every unit, and now and then within one.
         options: those of qamro-extract by their names.
 
@@ -123,15 +126,33 @@ def extract(
             does not give what it promises; the finished clips are kept for the next run.
     """
     request = from_options(ExtractRequest, options)
-    plain_target(Path(out))
+    _refuse_sources(dataset, manifest)
     if not encoder and not isinstance(dataset, Dataset):
         encoder = DEFAULT_ENCODERS.get(str(dataset), "")
-    if not encoder:
-        raise QamroError("no encoder is named; give one (qamro-extract --list-encoders)")
-    if not isinstance(dataset, Dataset):
-        dataset = load_dataset(dataset, request.data_dir)
-    with closing(make_engine(encoder, request, dataset.clips["path"].tolist())) as engine:
-        return run_extraction(dataset, out, engine, request, progress)
+    if not encoder or out is None:
+        raise OptionError("give --out FILE and --encoder NAME (--list-encoders shows them)")
+    plain_target(Path(out))
+    clips = load_clips(dataset, manifest, request.data_dir)
+    with closing(make_engine(encoder, request, clips.clips["path"].tolist())) as engine:
+        return run_extraction(clips, out, engine, request, progress)
+
+
+def load_clips(
+    dataset: Dataset | str | Path | None, manifest: str | Path | None, data_dir: Path | None
+) -> Dataset:
+    """Return the clips that `extract` is to encode; ``dataset`` and ``manifest`` as there."""
+    _refuse_sources(dataset, manifest)
+    if manifest is not None:
+        return load_manifest(Path(manifest), data_dir)
+    if isinstance(dataset, Dataset):
+        return dataset
+    assert dataset is not None
+    return load_dataset(dataset, data_dir)
+
+
+def _refuse_sources(*sources: object) -> None:
+    if sum(source is not None for source in sources) != 1:
+        raise OptionError("give either --dataset NAME or --manifest FILE")
 
 
 def run_extraction(

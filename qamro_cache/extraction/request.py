@@ -1,12 +1,12 @@
-"""What one extraction is asked to do: every option, checked before torch loads."""
+"""What an extraction, or a deep verification, is asked to do, checked before torch loads."""
 
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from qamro_cache.encoders.protocol import EncoderOptions
+from qamro_cache.encoders.protocol import EncoderOptions, WeightsOptions
 from qamro_cache.errors import OptionError
-from qamro_cache.settings import check_settings, setting
+from qamro_cache.settings import setting
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ExtractRequest(EncoderOptions):
     )
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         # More digits than an int may have are a ValueError of Python's own.
         if self.shard != "all" and not (
             (found := re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard, re.ASCII))
@@ -82,3 +82,12 @@ class ExtractRequest(EncoderOptions):
     def encoder_options(self) -> EncoderOptions:
         """Those of the encoder alone."""
         return EncoderOptions(**{f.name: getattr(self, f.name) for f in fields(EncoderOptions)})
+
+
+@dataclass(frozen=True)
+class VerifyOptions(WeightsOptions):
+    """The options of `deep.verify_deep` and of ``qamro-cache verify --deep``."""
+
+    sample: int = setting(16, "Clips of each file for --deep.", low=1)
+    seed: int = setting(0, "Of the random choice for --deep.", low=0)
+    device: str = setting("cpu", "Torch device, for --deep: cpu, cuda or cuda:N.")

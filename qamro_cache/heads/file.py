@@ -14,8 +14,9 @@ from torch import Tensor
 from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError, words_of
 from qamro_cache.files import json_text, replacing
+from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.header import Header, read_header
-from qamro_cache.heads.network import Architecture, input_width, parameter_shapes
+from qamro_cache.heads.network import input_width, parameter_shapes
 from qamro_cache.heads.ood import Reference
 from qamro_cache.identity import canonical_json, check_identity, strict_json
 
@@ -271,8 +272,8 @@ def _filled(blank: Head, tensors: Mapping[str, Tensor]) -> Head:
         params = {name: tensors[f"{index}/params/{name}"] for name in one.params}
         mean, std = tensors.get(f"{index}/row_mean"), tensors.get(f"{index}/row_std")
         axes.append(replace(one, params=params, row_mean=mean, row_std=std))
-    clips, middle, width = (tensors[f"reference/{name}"] for name in ("clips", "mean", "std"))
-    reference = Reference(clips, middle, width, blank.reference.threshold)
+    clips, mean, std = (tensors[f"reference/{name}"] for name in ("clips", "mean", "std"))
+    reference = Reference(clips, mean, std, blank.reference.threshold)
     return replace(blank, axes=tuple(axes), reference=reference)
 
 

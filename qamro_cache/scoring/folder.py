@@ -1,4 +1,4 @@
-"""The audio of a folder as clips."""
+"""A folder of audio as clips to be scored."""
 
 import logging
 from collections import Counter

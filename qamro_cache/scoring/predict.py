@@ -24,7 +24,7 @@ from qamro_cache.heads.pooling import mean_rows, take_clips
 from qamro_cache.identity import identity_differences
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.request import PredictRequest, predict_request
-from qamro_cache.scoring.table import COLUMNS, track_of, write_answer_file, write_predictions
+from qamro_cache.scoring.table import COLUMNS, refuse_answer, write_answer_file, write_predictions
 from qamro_cache.settings import documented
 
 logger = logging.getLogger("qamro_cache")
@@ -65,7 +65,7 @@ def predict(
     Raises:
         QamroError: the head or cache is not usable, or the cache was made by another encoder.
     """
-    return run_predict(predict_request(head, cache, options, clips), progress)
+    return run_predict(predict_request(head, cache, clips, options), progress)
 
 
 def run_predict(
@@ -76,7 +76,8 @@ def run_predict(
     head = load_head(request.head) if isinstance(request.head, Path) else request.head
     device = usable_device(options.device)
     if options.answer is not None:
-        track_of([one.axis.name for one in head.axes], options.answer)
+        axes = [one.axis.name for one in head.axes]
+        refuse_answer(options.answer, axes, request.clip_ids, request.listed)
     if request.cache is not None:
         table = predict_cache(head, request.cache, device)
     else:

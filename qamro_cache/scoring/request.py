@@ -11,6 +11,7 @@ from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.files import refuse_same
 from qamro_cache.scoring.folder import clips_of_folder
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.table import refuse_other_table
@@ -28,37 +29,44 @@ class PredictRequest:
         head: a file of qamro-train, or one already loaded.
         cache: embeddings of the clips, or None where ``clips`` are to be embedded.
         clips: audio to embed.
+        listed: ids that the answer is for, in their order; None for all clips.
         options: as given.
-        listed: ids of the challenge's list of clips.
     """
 
     head: "Path | Head"
     cache: Cache | None
     clips: Dataset | None
+    listed: list[str] | None
     options: PredictOptions
-    listed: list[str] | None = None
+
+    @property
+    def clip_ids(self) -> list[str]:
+        """Of the clips that there will be predictions for."""
+        source = self.clips if self.cache is None else self.cache
+        assert source is not None
+        return [str(name) for name in source.clips["clip_id"]]
 
 
 def predict_request(
     head: "str | Path | Head",
     cache: CacheLike | None,
+    clips: Dataset | None,
     given: Mapping[str, Any],
-    clips: Dataset | None = None,
 ) -> PredictRequest:
     """Check what is asked of `predict`.
 
     Args:
         head: a head file, or one already loaded.
-        cache: embeddings; or name ``audio`` or ``manifest``.
+        cache: embeddings; or name ``clips``, ``audio`` or ``manifest``.
+        clips: audio to embed.
         given: fields of `PredictOptions`.
-        clips: audio to embed that Python code has at hand.
 
     Raises:
         QamroError: an option cannot be right, a file is not there, or an output would replace
             somebody else's.
     """
     options: PredictOptions = from_options(PredictOptions, given)
-    if sum(x is not None for x in (cache, clips, options.audio, options.manifest)) != 1:
+    if sum(one is not None for one in (cache, clips, options.audio, options.manifest)) != 1:
         raise OptionError("name one of a cache, a folder of audio and a manifest")
     if options.answer_list is not None and options.answer is None:
         raise OptionError("a list of clips needs an answer to write; give --answer FILE")
@@ -67,6 +75,7 @@ def predict_request(
         head = Path(head)
     if isinstance(head, Path) and not head.exists():
         raise QamroError(f"{head}: no such file")
+    refuse_same(options.out, options.answer)
     if options.out is not None:
         refuse_other_table(options.out)
     if options.answer is not None:
@@ -77,4 +86,4 @@ def predict_request(
         clips = clips_of_folder(options.audio)
     elif options.manifest is not None:
         clips = load_manifest(options.manifest)
-    return PredictRequest(head, opened, clips, options, listed)
+    return PredictRequest(head, opened, clips, listed, options)

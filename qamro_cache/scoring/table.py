@@ -1,12 +1,12 @@
 """The table of predictions as files: ``predictions.csv``, and a challenge's ``answer.txt``."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from qamro_cache.datasets.answers import TRACK_AXES, write_answer
+from qamro_cache.datasets.answers import TRACK_AXES, answer_rows, write_answer
 from qamro_cache.errors import QamroError
 from qamro_cache.files import refuse_other, write_table
 
@@ -44,31 +44,45 @@ def refuse_other_table(path: Path) -> None:
     refuse_other(path, "table of qamro-predict", is_ours)
 
 
-def track_of(axes: Collection[str], path: Path) -> int:
-    """Return the challenge's track whose axes are among these.
+def refuse_answer(
+    path: Path, axes: Sequence[str], clip_ids: Sequence[str], listed: Sequence[str] | None
+) -> None:
+    """Refuse an answer that cannot be written, before the clips are embedded.
+
+    Args:
+        path: the file to write.
+        axes: that the head predicts.
+        clip_ids: of the clips that there will be predictions for.
+        listed: ids that the challenge asks for, or None.
 
     Raises:
-        QamroError: there is none, so ``path`` cannot be written.
+        QamroError: the head lacks an axis of both tracks; and as `answer_rows`.
     """
-    tracks = [track for track, names in TRACK_AXES.items() if set(names) <= set(axes)]
-    if not tracks:
-        wanted = " or ".join(", ".join(names) for names in TRACK_AXES.values())
-        raise QamroError(
-            f"{path}: an answer has the axes {wanted}; this head predicts {', '.join(axes)}"
-        )
-    return tracks[0]
+    _track(path, axes)
+    answer_rows(path, clip_ids, listed)
 
 
-def write_answer_file(table: pd.DataFrame, path: Path, listed: list[str] | None = None) -> None:
+def write_answer_file(table: pd.DataFrame, path: Path, listed: Sequence[str] | None = None) -> None:
     """Write predictions as a challenge's ``answer.txt``; the track is told by the axes.
 
     Args:
         table: of `predict`.
         path: the file to write.
-        listed: ids of the challenge's list of clips: its order is kept, and each must be there.
+        listed: ids that the challenge asks for: their order is kept, and each must be there.
     """
     axes = list(dict.fromkeys(table["axis"]))
-    track = track_of(axes, path)
+    track = _track(path, axes)
     parts = {str(a): p["prediction"].to_numpy(np.float64) for a, p in table.groupby("axis")}
     clip_ids = list(table[table["axis"] == axes[0]]["clip_id"])
     write_answer(path, clip_ids, parts, track, listed)
+
+
+def _track(path: Path, axes: Sequence[str]) -> int:
+    """Return the challenge's track whose axes are all there."""
+    for track, names in TRACK_AXES.items():
+        if set(names) <= set(axes):
+            return track
+    wanted = " or ".join(", ".join(names) for names in TRACK_AXES.values())
+    raise QamroError(
+        f"{path}: an answer has the axes {wanted}; this head predicts {', '.join(axes)}"
+    )
