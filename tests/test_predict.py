@@ -280,8 +280,13 @@ def test_an_answer_that_cannot_be_is_refused_before_the_work(
         with pytest.raises(QamroError, match=words):
             predict(head, **source, **outputs, answer_list=tmp_path / "list.txt")
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_one_name_for_both_outputs_keeps_the_table(cache, tmp_path):
+    out = tmp_path / "out.csv"
     with pytest.raises(QamroError, match="is named for two outputs"):
-        predict(head, cache, out=tmp_path / "out.csv", answer=tmp_path / "out.csv")
+        predict(track_1(), cache, out=out, answer=out)
+    assert len(pd.read_csv(out)) == 2 * len(cache.clips)
 
 
 def test_two_clips_of_one_stem_are_no_answer_and_told_before_the_work(cache, tmp_path, monkeypatch):

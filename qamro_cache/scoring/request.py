@@ -11,7 +11,6 @@ from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.files import refuse_same
 from qamro_cache.scoring.folder import clips_of_folder
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.table import refuse_other_table
@@ -75,7 +74,6 @@ def predict_request(
         head = Path(head)
     if isinstance(head, Path) and not head.exists():
         raise QamroError(f"{head}: no such file")
-    refuse_same(options.out, options.answer)
     if options.out is not None:
         refuse_other_table(options.out)
     if options.answer is not None:
