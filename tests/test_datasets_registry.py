@@ -172,6 +172,26 @@ def test_bad_description_is_one_line(tmp_path: Path, content: str, words: str) -
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        "extract = [{source = '{a}', pattern = '(?P<system>(a|aa)+)c'}]",
+        "only = {source = '{a}', pattern = '(a|aa)+c'}",
+    ],
+)
+def test_a_pattern_that_would_take_hours_is_one_line(
+    tmp_path: Path, use: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qamro_cache.datasets.patterns.SECONDS", 0.2)
+    (tmp_path / "list.csv").write_text(f"a\n{'a' * 100}\n")
+    head = HEAD.replace("axes = []", "audio = ['{clip_id}']")
+    clips = "[[clips]]\npath = 'list.csv'\nfields = {clip_id = '{a}'}\n"
+    axes = "[[axes]]\nname = 'q'\nlow = 1\nhigh = 5\n"
+    (tmp_path / "mine.toml").write_text(f"{head}{clips}{use}\n{axes}")
+    with pytest.raises(QamroError, match=r"list\.csv: 'aaa.* busy for more than 0\.2 s"):
+        load_dataset(str(tmp_path / "mine.toml"), tmp_path)
+
+
 def test_plug_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two packages as an installer would leave them, one of them broken."""
     (tmp_path / "their_package.py").write_text(

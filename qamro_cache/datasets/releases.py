@@ -15,6 +15,7 @@ import pandas as pd
 
 from qamro_cache.datasets.assemble import ClipRows, labels_of_rows, rater_codes
 from qamro_cache.datasets.description import Description, Listing
+from qamro_cache.datasets.patterns import searcher
 from qamro_cache.datasets.records import Labels, Ratings, labels_from_ratings
 from qamro_cache.datasets.tables import Text, numbers, read_table, text
 from qamro_cache.errors import QamroError
@@ -82,9 +83,9 @@ def read_rows(table: Listing, file: Path) -> Rows:
         row_numbers = frame.index.to_numpy(dtype=np.int64)
         columns = {str(name): text(frame, str(name)) for name in frame.columns}
     if table.only is not None:
-        where = re.compile(table.only.pattern)
+        search = searcher(table.only.pattern, file)
         cells = render(table.only.source, columns, str(file))
-        keep = np.array([where.search(cell) is not None for cell in cells], np.bool_)
+        keep = np.array([search(cell) is not None for cell in cells], np.bool_)
         rows = Rows(file, row_numbers, columns, lists).take(np.flatnonzero(keep))
         row_numbers, columns, lists = rows.numbers, rows.columns, rows.lists
     for extract in table.extract:
@@ -128,9 +129,9 @@ def _extracted(
     row_numbers: npt.NDArray[np.int64],
 ) -> dict[str, Text]:
     """Columns from the named groups of ``pattern``."""
-    regex = re.compile(pattern)
     codes, values = pd.factorize(render(source, columns, str(file)))
-    matches = [regex.search(value) for value in values]
+    search = searcher(pattern, file)
+    matches = [search(value) for value in values]
     for index, match in enumerate(matches):
         if match is None:
             row = row_numbers[int(np.argmax(codes == index))]
@@ -139,7 +140,7 @@ def _extracted(
             )
     return {
         name: np.array([match[name] or "" for match in matches if match], object)[codes]
-        for name in regex.groupindex
+        for name in re.compile(pattern).groupindex
     }
 
 

@@ -98,6 +98,8 @@ def _read(path: Path) -> tuple[list[str], dict[str, npt.NDArray[Any]]]:
     if metadata["sha256"] != _checksum(metadata["keys"], arrays):
         raise ValueError("its checksum is wrong")
     keys = json.loads(metadata["keys"])
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ValueError("its keys are no list of texts")
     for name, kind in _KEPT.items():
         shape = (len(keys), *arrays[name].shape[1:])
         depth = 2 if name == "predictions" else 1
