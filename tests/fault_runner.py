@@ -17,13 +17,18 @@ from pathlib import Path
 import torch
 from fuzz.commands import files_of, run
 
+from qamro_cache import open_cache
+
 COMMANDS = {
+    "extract": "extract --manifest clips.csv --encoder mel --out out/e.h5",
     "merge": "cache merge a.h5 b.h5 --out out/m.h5",
     "relabel": "cache relabel out/m.h5 --labels labels.csv",
     "export": "cache export a.h5 --out out/folder",
     "predict": "predict --head run/head.safetensors --cache a.h5 --out out/p.csv",
     "train": "train --cache a.h5 --axis quality --cv 2 --seeds 1 --epochs 1 --out out/run "
     "--save-folds --overwrite",
+    "ablate": "ablate --cache a.h5 --axis quality --cv 2 --seeds 1 --epochs 1 --alpha 0.2,0.5 "
+    "--resamples 0 --out out/grid",
 }
 shim = ctypes.CDLL(None)
 
@@ -76,6 +81,14 @@ def start(name: str, inputs: Path, folder: Path) -> dict[str, bytes]:
     return files_of(out)
 
 
+def outputs(name: str, folder: Path) -> dict[str, bytes]:
+    """Return the files in ``out``; of an extraction, whose caches hold the time, the contents."""
+    found = files_of(folder / "out")
+    if name == "extract" and "e.h5" in found:
+        found["e.h5"] = open_cache(folder / "out/e.h5").content_sha256.encode()
+    return found
+
+
 def check(name: str, inputs: Path, folder: Path, cases: list[tuple[int, str]]) -> int:
     """Run a command with each fault; return how many were met by an error."""
     line = COMMANDS[name]
@@ -87,7 +100,7 @@ def check(name: str, inputs: Path, folder: Path, cases: list[tuple[int, str]]) -
     before = start(name, inputs, folder)
     code, calls = command(line, folder)
     assert code == 0, line
-    after = files_of(folder / "out")
+    after = outputs(name, folder)
     met = 0
     for number, error in cases:
         start(name, inputs, folder)
@@ -95,11 +108,11 @@ def check(name: str, inputs: Path, folder: Path, cases: list[tuple[int, str]]) -
         code, _ = command(line, folder, at, error)
         met += code
         what = f"{name}, call {at} of {calls}, {error}: "
-        check_whole(name, files_of(folder / "out"), before, after, code, what)
+        check_whole(name, outputs(name, folder), before, after, code, what)
         # The same again, on a disk that works; an export that was whole by then is one already.
         again, _ = command(line, folder)
         assert again == 0 or (name, code) == ("export", 0), what + "not repeatable"
-        found = files_of(folder / "out")
+        found = outputs(name, folder)
         assert found.keys() == after.keys(), what + str(found.keys() ^ after.keys())
         if name != "train":  # its config has the time
             assert found == after, what
@@ -114,6 +127,13 @@ def check_whole(
     left = [path for path in found if ".tmp" in path or ".old" in path]
     assert not left or code, what + str(left)
     kept = {path: data for path, data in found.items() if path not in left}
+    if name == "extract":  # what is done of it is kept beside the cache
+        kept = {path: data for path, data in kept.items() if "/" not in path}
+    if name == "ablate":  # and trained heads in the grid's folder
+        kept, before, after = (
+            {path: data for path, data in files.items() if "/done/" not in path}
+            for files in (kept, before, after)
+        )
     if name != "train":
         assert kept in (before, after), f"{what}neither the old nor the new: {sorted(kept)}"
         return

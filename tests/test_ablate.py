@@ -429,3 +429,18 @@ def test_mistakes_are_one_line(cache, tmp_path):
     only_means = labels_from_means((), np.zeros((3, 0)))
     with pytest.raises(QamroError, match="only mean scores"):
         subsampled_means(only_means, 0, 1, 0)
+
+
+def test_results_that_a_kill_left_beside_the_folder_are_found(cache, tmp_path):
+    """Killed while the old and the new tables changed places, when ``done/`` has moved already."""
+    out = tmp_path / "grid"
+    arguments = ["--cache", cache, "--cv", "2", "--seeds", 1, "--epochs", 1, "--out", out]
+    assert run(*arguments).exit_code == 0
+    beside = tmp_path / ".grid.0123abcd.old"
+    beside.mkdir()
+    (out / "done").rename(beside / "done")
+    kept = {path.name: path.stat().st_mtime_ns for path in (beside / "done").iterdir()}
+    again = run(*arguments)
+    assert again.exit_code == 0, again.stderr
+    assert not beside.exists()
+    assert {path.name: path.stat().st_mtime_ns for path in (out / "done").iterdir()} == kept

@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from fault_runner import COMMANDS
 from fuzz.commands import run
 from qamro_cache_cli.predict import main as predict
@@ -38,6 +40,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, seed in (("a", 0), ("b", 1)):
         write_synthetic(folder / f"{name}.h5", clips=24, seed=seed, prefix=name)
     rows = "".join(f"a{k:03d},{k % 5}\n" for k in range(24))
+    # SYNTHETIC: noise.
+    for k in range(3):
+        noise = 0.1 * np.random.default_rng(k).standard_normal(16000)
+        soundfile.write(folder / f"{k}.wav", noise, 16000)
+    (folder / "clips.csv").write_text("clip_id,path,mos\na,0.wav,1\nb,1.wav,2\nc,2.wav,3\n")
     (folder / "labels.csv").write_text(f"clip_id,loudness\n{rows}")
     few = ["--cv", 2, "--seeds", 1, "--epochs", 1]
     assert run(train, "--cache", folder / "a.h5", *few, "--out", folder / "run")[0] == 0
@@ -59,7 +66,7 @@ def faults(name: str, inputs: Path, folder: Path, shim: Path, cases: list[tuple[
     return int(done.stdout)
 
 
-@pytest.mark.parametrize("name", ["merge", "export"])
+@pytest.mark.parametrize("name", ["merge", "export", "ablate"])
 def test_a_few_faults(name: str, inputs: Path, tmp_path: Path, shim: Path) -> None:
     cases = [(number, ERRORS[k % 5]) for k, number in enumerate((1, 2, 5, 0, -1, -2))]
     assert faults(name, inputs, tmp_path, shim, cases) >= 3

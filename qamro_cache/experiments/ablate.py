@@ -18,10 +18,11 @@ from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes
 from qamro_cache.experiments.plan import Plan, make_plan
 from qamro_cache.experiments.request import AblateRequest, Part, ablate_request
-from qamro_cache.experiments.store import keep_stack, read_stacks
+from qamro_cache.experiments.store import GRID_FILES, keep_stack, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
-from qamro_cache.files import write_json
+from qamro_cache.files import replace_folder, replaceable_folder, write_json
 from qamro_cache.settings import documented
+from qamro_cache.temporary import remove_leftovers
 from qamro_cache.training.fit import ProgressCallback
 from qamro_cache.training.recipe import flat_recipe
 from qamro_cache.training.schedule import passes_notice
@@ -63,6 +64,8 @@ def ablate(
 def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None) -> dict[str, Any]:
     """Do what was asked; see `ablate`."""
     options, out, cells = request.options, request.out, request.cells
+    # A run that was killed while the folders changed places may have left ``done/`` beside.
+    remove_leftovers(replaceable_folder(out), GRID_FILES)
     device = usable_device(options.device)
     encoders = {part.cache.identity_sha256 for part in request.parts}
     varied = {name for cell in cells for name in cell.names}
@@ -88,9 +91,10 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
         "materials": materials,
         "cells": [{**cell.names, "recipe": flat_recipe(cell.recipe)} for cell in cells],
     }
-    write_json(out / "config.json", config)
     synthetic = any(item["synthetic"] for item in materials)
-    return write_tables(out, outcomes, synthetic, options.resamples)
+    with replace_folder(out, GRID_FILES) as new:
+        write_json(new / "config.json", config)
+        return write_tables(new, outcomes, synthetic, options.resamples)
 
 
 def _plan(part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions) -> Plan:

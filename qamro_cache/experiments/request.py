@@ -17,7 +17,7 @@ from qamro_cache.errors import OptionError, QamroError, quoted
 from qamro_cache.experiments.clips import Clips, HeldOut, choose_clips, hold_out
 from qamro_cache.experiments.grid import CELL, Cell, Grid, cells_of, find_grid, override
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
-from qamro_cache.experiments.store import refuse_file, refuse_other_run
+from qamro_cache.experiments.store import refuse_other_run
 from qamro_cache.files import replaceable_folder
 from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.settings import from_options, nearest, settings_of
@@ -153,7 +153,7 @@ def ablate_request(
         # A grid file has been checked by itself: what does not fit now was given here.
         raise OptionError(str(error)) from error
     out = Path(out)
-    refuse_file(out)
+    replaceable_folder(out)
     refuse_device(options.device)
     if (out / "head.safetensors").exists():
         raise QamroError(f"{out} holds a run of qamro-train; name another folder for the grid")

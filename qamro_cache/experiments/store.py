@@ -18,14 +18,11 @@ logger = logging.getLogger("qamro_cache")
 #: What qamro-train writes into its folder, beside a folder of the folds' heads.
 RUN_FILES = ("config.json", "metrics.json", "predictions.csv", "head.safetensors")
 
+#: What qamro-ablate writes into its folder, beside ``done/``, where trained results are kept.
+GRID_FILES = ("config.json", "results.csv", "summary.csv", "best.json")
+
 #: Kept of each head in ``done/``.
 _KEPT = {"predictions": "f", "best_epoch": "i", "diverged": "b", "stability": "f"}
-
-
-def refuse_file(out: Path) -> None:
-    """Refuse an output folder whose name a file has, before the work and not after it."""
-    if out.exists() and not out.is_dir():
-        raise QamroError(f"{out} is a file; name a folder for the results")
 
 
 def refuse_other_run(out: Path, asked: Mapping[str, Any]) -> None:
