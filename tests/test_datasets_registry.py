@@ -1,5 +1,6 @@
 """Datasets by name, descriptions and plug-ins."""
 
+import json
 import re
 from pathlib import Path
 
@@ -47,6 +48,59 @@ def test_cvssp_against_pandas(shared_data: Path) -> None:
     assert labels.ratings is not None
     assert len(labels.ratings.score) == len(rows)
     assert len(labels.ratings.raters) == 24
+
+
+def test_codec_mushra_against_json_by_hand(shared_data: Path) -> None:
+    folder = shared_data / "codec-mushra"
+    dataset = load_dataset("codec-mushra", folder)
+    clips, labels = dataset.clips, dataset.labels
+    assert len(clips) == 96
+    assert clips["system"].nunique() == 8  # the anchor has no audio
+    assert clips["group"].nunique() == 12
+    assert all(Path(path).is_file() for path in clips["path"])
+    rows = pd.read_csv(folder / "ratings_formated_filtered.csv").dropna(subset="file")
+    found = dict(zip(clips["clip_id"], labels.mean[:, 0], strict=True))
+    counts = dict(zip(clips["clip_id"], labels.count[:, 0], strict=True))
+    assert labels.ratings is not None
+    names = clips["clip_id"].to_numpy()[labels.ratings.clip]
+    who = np.array(labels.ratings.raters)[labels.ratings.rater]
+    ours = dict(zip(zip(names, who, strict=True), labels.ratings.score, strict=True))
+    theirs = {}
+    for row in rows.itertuples():
+        scores, raters = json.loads(row.ratings), json.loads(row.participant_ids)
+        name = row.file.removesuffix(".wav")
+        assert found[name] == pytest.approx(np.mean(scores), abs=1e-12)
+        assert counts[name] == len(scores)
+        theirs |= {(name, str(r)): s for r, s in zip(raters, scores, strict=True)}
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ('"[1, 2]","[7]"', "row 2: who has 1 entries and scores has 2"),
+        ('"[1, 2","[7, 8]"', r"row 2: '\[1, 2' in scores is no list"),
+        ('1,"[7]"', "row 2: '1' in scores is no list"),
+        ('"[[1]]","[7]"', "is no list"),
+        ('"[true]","[7]"', "is no list"),
+        ('"[""x""]","[7]"', "row 2: .*'x'"),
+    ],
+)
+def test_bad_lists_in_cells_are_one_line(tmp_path: Path, cells: str, words: str) -> None:
+    axes = "[[axes]]\nname = 'q'\nlow = 1\nhigh = 5\n"
+    head = HEAD.replace("axes = []", "audio = ['{clip_id}']")
+    clips = (
+        "[[clips]]\npath = 'list.csv'\nlists = ['scores', 'who']\nscores = {q = 'scores'}\n"
+        "fields = {rater = '{who}'}\n"
+    )
+    (tmp_path / "mine.toml").write_text(head + clips + axes)
+    (tmp_path / "list.csv").write_text('clip_id,scores,who\na,"[1, 3.5]","[4, ""eve""]"\n')
+    labels = load_dataset(str(tmp_path / "mine.toml"), tmp_path).labels
+    assert labels.ratings is not None
+    assert (labels.mean[0, 0], list(labels.ratings.raters)) == (2.25, ["4", "eve"])
+    (tmp_path / "list.csv").write_text(f"clip_id,scores,who\na,{cells}\n")
+    with pytest.raises(QamroError, match=words):
+        load_dataset(str(tmp_path / "mine.toml"), tmp_path)
 
 
 def test_cvssp_keeps_only_the_songs_on_disk(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def test_every_description_names_license_and_source() -> None:
         "nisqa",
         "singmos",
         "cvssp-separation",
+        "codec-mushra",
     }
     for name, description in descriptions().items():
         assert description.license, name

@@ -36,6 +36,7 @@ class Listing:
         fields: templates of ``clip_id``, ``system``, ``group``, ``split``, ``rater``, ``axis``
             and ``key``; a column of the field's own name is the default.
         extract: columns made from others by regular expressions, in order.
+        lists: columns whose cells hold lists (JSON) of one length; each entry becomes a row.
         only: read the rows where the pattern is found.
         scores: axis -> column, where each axis has a column (one number, or a list of ratings).
         score: the column of the score, where the row's axis is named by ``fields.axis``.
@@ -53,6 +54,7 @@ class Listing:
     needs_audio: bool = False
     fields: Mapping[str, str] = field(default_factory=dict)
     extract: tuple[Extract, ...] = ()
+    lists: tuple[str, ...] = ()
     only: Extract | None = None
     scores: Mapping[str, str] = field(default_factory=dict)
     score: str = ""

@@ -18,6 +18,7 @@ from qamro_cache.datasets.description import Description, Listing
 from qamro_cache.datasets.patterns import searcher
 from qamro_cache.datasets.records import Labels, Ratings, labels_from_ratings
 from qamro_cache.datasets.tables import Text, numbers, read_table, text
+from qamro_cache.datasets.unfold import unfolded
 from qamro_cache.errors import QamroError
 
 _SEPARATORS = {"csv": ",", "tsv": "\t", "psv": "|"}
@@ -82,6 +83,8 @@ def read_rows(table: Listing, file: Path) -> Rows:
         frame = read_table(file, separator=_SEPARATORS[table.format], columns=table.columns or None)
         row_numbers = frame.index.to_numpy(dtype=np.int64)
         columns = {str(name): text(frame, str(name)) for name in frame.columns}
+        if table.lists:
+            row_numbers, columns = unfolded(table.lists, columns, file, row_numbers)
     if table.only is not None:
         search = searcher(table.only.pattern, file)
         cells = render(table.only.source, columns, str(file))
