@@ -9,8 +9,9 @@ import torch
 from torch.nn.functional import huber_loss
 
 from qamro_cache.losses.composed import LabelStats, composed_loss, value_and_grad
+from qamro_cache.losses.loss import parse_loss
 from qamro_cache.losses.qamro import qamro_loss
-from qamro_cache.losses.terms import TERMS, TermInfo, parse_loss
+from qamro_cache.losses.terms import TERMS, TermInfo
 from qamro_cache.settings import Setting
 
 F64 = torch.float64
@@ -208,7 +209,7 @@ MADE_UP = '''"""A loss from outside: mean of |error|^power."""
 import torch
 
 
-def power_loss(samples, power, sign):
+def power(samples, power, sign):
     error = samples.pred - samples.target
     if samples.mask is not None:
         error = torch.where(samples.mask, error, 0)
@@ -227,7 +228,7 @@ def test_a_loss_of_ones_own_is_a_file_and_a_row(tmp_path, monkeypatch):
     (tmp_path / "made_up_loss.py").write_text(MADE_UP)
     monkeypatch.syspath_prepend(tmp_path)
     row = TermInfo(
-        "regression", "mean of |error|^power", "made_up_loss:power_loss",
+        "regression", "mean of |error|^power", "made_up_loss",
         (
             Setting("power", float, 2.0, "Exponent of the error.", low=1),
             Setting("sign", str, "plus", "Of the loss.", choices=("plus", "minus")),
