@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import qamro_cache.settings as declarations
 from qamro_cache.losses import loss
 from qamro_cache.losses.loss import UNITS, Loss, Term, parse_loss
 from qamro_cache.losses.terms import PARAMETERS, TERMS
@@ -202,6 +203,7 @@ def test_a_loss_is_refused_without_torch():
 
 
 def test_the_examples_of_the_docstrings_hold():
+    assert doctest.testmod(declarations) == (0, 1)
     outcome = doctest.testmod(loss)
     assert outcome.attempted >= 3
     assert outcome.failed == 0
