@@ -209,7 +209,7 @@ MADE_UP = '''"""A loss from outside: mean of |error|^power."""
 import torch
 
 
-def power(samples, power, sign):
+def made_up(samples, power, sign):
     error = samples.pred - samples.target
     if samples.mask is not None:
         error = torch.where(samples.mask, error, 0)
@@ -234,18 +234,20 @@ def test_a_loss_of_ones_own_is_a_file_and_a_row(tmp_path, monkeypatch):
             Setting("sign", str, "plus", "Of the loss.", choices=("plus", "minus")),
         ),
     )  # fmt: skip
-    monkeypatch.setitem(TERMS, "power", row)
-    loss = parse_loss("0.5*power(power=3)@standardized+huber", {"sign": "minus"})
-    assert str(loss) == "0.5*power(power=3,sign=minus)@standardized+huber@raw"
+    monkeypatch.setitem(TERMS, "made_up", row)
+    loss = parse_loss("0.5*made_up(power=3)@standardized+huber", {"sign": "minus"})
+    assert str(loss) == "0.5*made_up(power=3,sign=minus)@standardized+huber@raw"
     pred, target, mask = heads()
     numbers = torch.tensor([[1, k + 1.5, 1] for k in range(4)], dtype=F64)
-    value, _ = value_and_grad(parse_loss("power"), pred, target, mask=mask, numbers=numbers[:, :2])
+    value, _ = value_and_grad(
+        parse_loss("made_up"), pred, target, mask=mask, numbers=numbers[:, :2]
+    )
     for k in range(4):
         error = (pred[k] - target)[mask[k]].abs()
         torch.testing.assert_close(value[k], error.pow(k + 1.5).mean())
     # A stack trains with it, heads with exponents of their own beside each other.
     features, labels = make_data()
-    names = ("power@standardized", "power(power=3)@standardized", "mse@standardized")
+    names = ("made_up@standardized", "made_up(power=3)@standardized", "mse@standardized")
     jobs = [Job(Recipe(loss=parse_loss(name), epochs=2, lr=1e-2)) for name in names]
     assert jobs[0].recipe.bucket == jobs[1].recipe.bucket != jobs[2].recipe.bucket
     squared, cubed, mse = (
