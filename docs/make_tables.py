@@ -47,8 +47,13 @@ def table(settings: Mapping[str, Setting]) -> str:
     for one in settings.values():
         rule = ", ".join(f"`{choice}`" for choice in one.choices if choice) or one.rule
         what = f"{one.help} {rule[:1].upper()}{rule[1:]}".strip()
-        rows.append(f"| `{one.name}` | {one.default_text} | {what.replace('|', chr(92) + '|')} |")
+        rows.append(_row(f"`{one.name}`", one.default_text, what))
     return "\n".join(rows) + "\n"
+
+
+def _row(*cells: str) -> str:
+    """Return a row of a table; a bar within a cell would end it."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def losses() -> str:
@@ -56,7 +61,7 @@ def losses() -> str:
     rows = ["| name | kind | what | parameters |", "|---|---|---|---|"]
     for name, info in TERMS.items():
         ours = ", ".join(f"`{one.name}` {one.default_text}" for one in info.parameters)
-        rows.append(f"| `{name}` | {info.kind} | {info.description} | {ours} |")
+        rows.append(_row(f"`{name}`", info.kind, info.description, ours))
     return "\n".join(rows) + "\n"
 
 
@@ -72,7 +77,7 @@ def the_map() -> str:
             for path in sorted(folder.glob("*.py")):
                 first = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
                 if path.name != "__init__.py" or folder == ROOT / top:
-                    rows.append(f"| `{path.name}` | {first.rstrip('.')} |")
+                    rows.append(_row(f"`{path.name}`", first.rstrip(".")))
             parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"
 

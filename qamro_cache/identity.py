@@ -43,7 +43,7 @@ class AudioPolicy:
     min_tail: int = 0
     min_clip: int = 1
     padding: Literal["repeat", "zero", "reflect"] = "zero"
-    rate_policy: Literal["resample", "as-is"] = "resample"
+    rate_policy: str = "resample"
     resampler: str = "soxr-HQ"
     downmix: Literal["mean"] = "mean"
     int16: bool = False

@@ -69,7 +69,7 @@ class Setting:
         if isinstance(value, str):
             # ``axis="quality"``, ``widths="256-64"``
             return self.check((value,)) if self.kind is str else self.parse(value)
-        if isinstance(value, str) or not isinstance(value, Sequence):
+        if not isinstance(value, Sequence):
             raise ValueError(f"{self.name} must be a list of values, got {quoted(value)}")
         return tuple(self._one(item) for item in value)
 

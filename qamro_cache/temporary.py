@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 #: Network folders may have no locks; some have none for what cannot be opened for writing.
-_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def _lock(handle: int, path: Path, needed: bool) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if needed or error.errno not in _NO_LOCKS:
+        if needed or error.errno not in NO_LOCKS:
             raise
     if not os.path.samestat(os.fstat(handle), path.stat()):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

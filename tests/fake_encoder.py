@@ -51,4 +51,6 @@ def load(argument: str, options: EncoderOptions, device: str) -> FakeEncoder:
     return FakeEncoder(replace(SPEC, checkpoint_sha256=options.checkpoint))
 
 
-INFO = EncoderInfo("fake", "for tests", "tests", "MIT", "embedding 8", lambda a, o: (), load)
+INFO = EncoderInfo(
+    "fake", "for tests", "tests", "MIT", "embedding 8", lambda a, o: (), load, takes=("checkpoint",)
+)

@@ -60,6 +60,20 @@ def test_everything_missing_is_said_in_one_line(plug_ins):
         registry.load_encoder("x")
 
 
+def test_an_option_that_an_encoder_does_not_take_is_refused_for_it(plug_ins):
+    plug_ins(Point("x", info()), Point("y", info(name="y", takes=("precision", "int16"))))
+    half = EncoderOptions(precision="float16")
+    with pytest.raises(QamroError, match=r"encoder x takes no precision \(given: 'float16'\)"):
+        registry.load_encoder("x", half)
+    assert registry.load_encoder("y", half)[1] == half
+    # What is recorded of an encoder is asked of it again where it takes that; the rest it is.
+    audio = {"rate_policy": "as-is", "int16": False}
+    recorded = {"precision": "float16", "tokenizer_sha256": "", "audio": audio}
+    assert registry.options_of(recorded | {"name": "x"}) == EncoderOptions()
+    of_y = EncoderOptions(precision="float16", int16=False)
+    assert registry.options_of(recorded | {"name": "y"}) == of_y
+
+
 def test_broken_plug_ins_are_left_out_with_a_notice(plug_ins, caplog):
     plug_ins(
         Point("a", ImportError("broken")), Point("b", "no info"), Point("c", info(name="mel")),

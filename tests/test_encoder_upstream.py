@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from qamro_cache.encoders import upstream
 from qamro_cache.encoders.protocol import EncoderOptions
 from qamro_cache.encoders.registry import load_encoder
+from qamro_cache.encoders.upstream_packages import UPSTREAMS, Upstream
 
 pytest.importorskip("soundfile")
 
@@ -23,7 +24,7 @@ class Case:
         monkeypatch.setattr(upstream, "SOUNDS", upstream.SOUNDS[:2])
         self.files = upstream.write_sounds(folder, self.encoder)
         with upstream.quiet(), torch.inference_mode():
-            self.theirs = upstream.UPSTREAMS[name].features(self.files, self.encoder, options)
+            self.theirs = UPSTREAMS[name].features(self.files, self.encoder, options)
 
     def agrees(self, encoder=None, **policy) -> bool:
         """Judge ``encoder``, with another audio policy if one is given."""
@@ -81,7 +82,7 @@ def check(monkeypatch, features, module="numpy"):
     """Run the command on mel, as if it came from a package; its exit code and last line."""
     from cli.extract import main
 
-    monkeypatch.setitem(upstream.UPSTREAMS, "mel", upstream.Upstream(module, "numpy", features))
+    monkeypatch.setitem(UPSTREAMS, "mel", Upstream(module, "numpy", features))
     done = CliRunner().invoke(main, ["--check", "--encoder", "mel", "--device", "cpu"])
     return done.exit_code, done.stdout.splitlines()[-1]
 

@@ -9,8 +9,9 @@ import torch
 from torch.nn.functional import huber_loss
 
 from qamro_cache.losses.composed import LabelStats, composed_loss, value_and_grad
+from qamro_cache.losses.loss import parse_loss
 from qamro_cache.losses.qamro import qamro_loss
-from qamro_cache.losses.terms import TERMS, TermInfo, parse_loss
+from qamro_cache.losses.terms import TERMS, TermInfo
 from qamro_cache.settings import Setting
 
 F64 = torch.float64
@@ -208,7 +209,7 @@ MADE_UP = '''"""A loss from outside: mean of |error|^power."""
 import torch
 
 
-def power_loss(samples, power, sign):
+def made_up(samples, power, sign):
     error = samples.pred - samples.target
     if samples.mask is not None:
         error = torch.where(samples.mask, error, 0)
@@ -227,24 +228,26 @@ def test_a_loss_of_ones_own_is_a_file_and_a_row(tmp_path, monkeypatch):
     (tmp_path / "made_up_loss.py").write_text(MADE_UP)
     monkeypatch.syspath_prepend(tmp_path)
     row = TermInfo(
-        "regression", "mean of |error|^power", "made_up_loss:power_loss",
+        "regression", "mean of |error|^power", "made_up_loss",
         (
             Setting("power", float, 2.0, "Exponent of the error.", low=1),
             Setting("sign", str, "plus", "Of the loss.", choices=("plus", "minus")),
         ),
     )  # fmt: skip
-    monkeypatch.setitem(TERMS, "power", row)
-    loss = parse_loss("0.5*power(power=3)@standardized+huber", {"sign": "minus"})
-    assert str(loss) == "0.5*power(power=3,sign=minus)@standardized+huber@raw"
+    monkeypatch.setitem(TERMS, "made_up", row)
+    loss = parse_loss("0.5*made_up(power=3)@standardized+huber", {"sign": "minus"})
+    assert str(loss) == "0.5*made_up(power=3,sign=minus)@standardized+huber@raw"
     pred, target, mask = heads()
     numbers = torch.tensor([[1, k + 1.5, 1] for k in range(4)], dtype=F64)
-    value, _ = value_and_grad(parse_loss("power"), pred, target, mask=mask, numbers=numbers[:, :2])
+    value, _ = value_and_grad(
+        parse_loss("made_up"), pred, target, mask=mask, numbers=numbers[:, :2]
+    )
     for k in range(4):
         error = (pred[k] - target)[mask[k]].abs()
         torch.testing.assert_close(value[k], error.pow(k + 1.5).mean())
     # A stack trains with it, heads with exponents of their own beside each other.
     features, labels = make_data()
-    names = ("power@standardized", "power(power=3)@standardized", "mse@standardized")
+    names = ("made_up@standardized", "made_up(power=3)@standardized", "mse@standardized")
     jobs = [Job(Recipe(loss=parse_loss(name), epochs=2, lr=1e-2)) for name in names]
     assert jobs[0].recipe.bucket == jobs[1].recipe.bucket != jobs[2].recipe.bucket
     squared, cubed, mse = (

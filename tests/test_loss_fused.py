@@ -11,8 +11,8 @@ import torch
 from test_loss_qamro import dense
 
 from qamro_cache.losses.composed import LabelStats, value_and_grad
+from qamro_cache.losses.loss import parse_loss
 from qamro_cache.losses.qamro import qamro_loss, qamro_value_and_grad
-from qamro_cache.losses.terms import parse_loss
 
 gpu = pytest.mark.gpu
 cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

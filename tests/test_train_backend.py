@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qamro_cache.heads.architecture import Architecture
-from qamro_cache.losses.terms import parse_loss
+from qamro_cache.losses.loss import parse_loss
 from qamro_cache.training import backend, stopping
 from qamro_cache.training.backend import choose_backend
 from qamro_cache.training.batches import EagerEpochs

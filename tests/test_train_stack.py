@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from qamro_cache.heads.network import Architecture, init_params, prepare_rows, score_rows
 from qamro_cache.losses.composed import LabelStats, composed_loss
-from qamro_cache.losses.terms import Loss, parse_loss
+from qamro_cache.losses.loss import Loss, parse_loss
 from qamro_cache.training.backend import plain_backend
 from qamro_cache.training.fit import fit
 from qamro_cache.training.inputs import Features, Folds, Inputs, Targets

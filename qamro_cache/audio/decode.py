@@ -58,17 +58,14 @@ class ClipDecoder:
             ClipError: the clip cannot be used; windows that came before must be thrown away.
         """
         with open_regular(self.path) as handle:
-            yield from self._windows(handle)
-
-    def _windows(self, handle: int) -> Iterator[Window]:
-        info = os.fstat(handle)
-        self.nbytes, self.mtime_ns = info.st_size, info.st_mtime_ns
-        with open(handle, "rb", buffering=0, closefd=False) as raw:
-            self.sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
-        yield from self._cut(handle)
-        after = os.fstat(handle)
-        if (after.st_size, after.st_mtime_ns) != (info.st_size, info.st_mtime_ns):
-            raise ClipError("changed", f"{self.path} changed while it was read")
+            info = os.fstat(handle)
+            self.nbytes, self.mtime_ns = info.st_size, info.st_mtime_ns
+            with open(handle, "rb", buffering=0, closefd=False) as raw:
+                self.sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
+            yield from self._cut(handle)
+            after = os.fstat(handle)
+            if (after.st_size, after.st_mtime_ns) != (info.st_size, info.st_mtime_ns):
+                raise ClipError("changed", f"{self.path} changed while it was read")
 
     def _cut(self, handle: int) -> Iterator[Window]:
         parts = parts_of(handle, self.path)

@@ -4,15 +4,12 @@ Both give, block by block, what their library gives for the whole clip at once.
 """
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from qamro_cache.audio.windows import Samples
 from qamro_cache.errors import ClipError, QamroError
-
-if TYPE_CHECKING:
-    pass
 
 #: Largest filter bank that torchaudio may build, in numbers: odd pairs of rates need huge ones.
 MAX_KERNEL = 50_000_000

@@ -107,11 +107,6 @@ class WindowCutter:
         for start, valid in plan_windows(self._size, self.policy)[cut_already:]:
             yield self._cut(start, valid)
 
-    @property
-    def size(self) -> int:
-        """Samples taken so far."""
-        return self._size
-
     def _cut(self, start: int, valid: int) -> Window:
         first = start - self._first
         audio = self._held[first : first + valid]

@@ -89,11 +89,6 @@ class Container:
 
     def read_into(self, name: str, out: Array) -> None:
         """Read a whole array into ``out`` (contiguous, same bytes) in one pass, verified."""
-        for _ in self.blocks_into(name, out):
-            pass
-
-    def blocks_into(self, name: str, out: Array) -> Iterator[int]:
-        """As ``read_into``, yielding the bytes read so far after each block."""
         extent = self.extents[name]
         if out.nbytes != extent.nbytes or not out.flags.c_contiguous:
             raise ValueError(f"out has {out.nbytes} bytes, {name} has {extent.nbytes}")
@@ -109,21 +104,20 @@ class Container:
                         raise damaged(self.path, f"{name} ends early; the file is damaged")
                     digest.update(block[:count])
                     done += count
-                    yield done
             self._compare(name, digest.hexdigest())
 
     def check(self, name: str) -> None:
         """Verify an array's checksum in bounded memory."""
-        for _ in self.pieces(name, BLOCK):
+        for _ in self.pieces(name):
             pass
 
-    def pieces(self, name: str, size: int = BLOCK) -> Iterator[Array]:
-        """Yield an array's bytes in order, ``size`` at a time; the end of it verifies them."""
+    def pieces(self, name: str) -> Iterator[Array]:
+        """Yield an array's bytes in order, block by block; the end of it verifies them."""
         extent = self.extents[name]
         digest = xxhash.xxh3_128()
         with self._open() as handle:
-            for start in range(0, extent.nbytes, size):
-                block = pread(handle, min(size, extent.nbytes - start), extent.start + start)
+            for start in range(0, extent.nbytes, BLOCK):
+                block = pread(handle, min(BLOCK, extent.nbytes - start), extent.start + start)
                 if block.size == 0:
                     raise damaged(self.path, f"{name} ends early; the file is damaged")
                 digest.update(bytes_of(block))

@@ -37,22 +37,9 @@ NUMBER_COLUMNS: dict[str, np.dtype[Any]] = {
 }
 
 _DEFAULTS: dict[str, Any] = {
-    "clip_id": "",
-    "path": "",
-    "system": "",
-    "group": "",
-    "split": "",
-    "prompt": "",
+    **dict.fromkeys(TEXT_COLUMNS, ""),
     "status": "ok",
-    "reason": "",
-    "audio_sha256": "",
-    "samples_sha256": "",
-    "reference": "",
-    "source": "",
-    "duration": np.nan,
-    "peak": np.nan,
-    "audio_bytes": -1,
-    "audio_mtime_ns": -1,
+    **{name: np.nan if dtype.kind == "f" else -1 for name, dtype in NUMBER_COLUMNS.items()},
 }
 
 

@@ -6,7 +6,7 @@ file's size before anything is allocated, and HDF5 never parses a file that is r
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,12 +183,4 @@ def _text(index: Index) -> bytes:
 
 
 def _digest(*parts: bytes) -> bytes:
-    return hash_of(parts).encode() + b"\n"
-
-
-def hash_of(parts: Iterable[bytes | memoryview]) -> str:
-    """Return the hex xxh3-128 of bytes in several pieces."""
-    digest = xxhash.xxh3_128()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+    return xxhash.xxh3_128_hexdigest(b"".join(parts)).encode() + b"\n"

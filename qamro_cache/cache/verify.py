@@ -1,12 +1,10 @@
 """Verify a cache: every checksum, every fit, every number finite."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from qamro_cache.cache.assemble import open_source
-from qamro_cache.cache.container import BLOCK, Container
 from qamro_cache.errors import QamroError
 
 
@@ -27,8 +25,9 @@ def verify_cache(path: Path) -> dict[str, int]:
     container = source.container
     for name in container.extents:
         if name.startswith(("features/", "text_features/")):
-            for values in _values(container, name):
-                if not np.isfinite(values).all():
+            dtype = container.extents[name].dtype
+            for piece in container.pieces(name):
+                if not np.isfinite(piece.view(dtype)).all():
                     raise QamroError(f"{path}: /{name} holds NaN or infinite values")
         else:
             container.check(name)
@@ -41,9 +40,3 @@ def verify_cache(path: Path) -> dict[str, int]:
         "arrays": len(container.extents),
         "bytes": container.stamp[2],
     }
-
-
-def _values(container: Container, name: str) -> Iterator[np.ndarray]:  # type: ignore[type-arg]
-    dtype = container.extents[name].dtype
-    for piece in container.pieces(name, BLOCK):
-        yield piece.view(dtype)

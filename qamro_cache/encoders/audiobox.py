@@ -8,7 +8,7 @@ not needed here.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qamro_cache.encoders.precision import check_precision, computing_in
+from qamro_cache.encoders.precision import computing_in
 from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
-from qamro_cache.encoders.support import file_sha256, missing_packages, refuse_options
+from qamro_cache.encoders.support import file_sha256, missing_packages
 from qamro_cache.encoders.wavlm import LAYERS, WIDTH, WavLM
 from qamro_cache.encoders.weights import load_strictly, read_checkpoint, state_dict_of
 from qamro_cache.errors import QamroError
@@ -31,7 +31,7 @@ SOURCE = "https://huggingface.co/facebook/audiobox-aesthetics"
 FILES = ("model.safetensors", "config.json")
 
 
-class AudioboxEncoder:
+class AudioboxEncoder(Encoder):
     """The mean over time of WavLM's input and 12 layers, ``layers`` [13, 768] a window."""
 
     def __init__(self, options: EncoderOptions, device: str) -> None:
@@ -52,7 +52,7 @@ class AudioboxEncoder:
                 WINDOW,
                 tail="pad",
                 min_clip=SAMPLE_RATE // 10,
-                rate_policy="as-is" if options.rate_policy == "as-is" else "resample",
+                rate_policy=options.rate_policy,
                 resampler="torchaudio-sinc-hann-6",
             ),
             features={"layers": (LAYERS + 1, WIDTH)},
@@ -68,10 +68,6 @@ class AudioboxEncoder:
     def networks(self) -> list[nn.Module]:
         """Return what is worth compiling."""
         return [self.network]
-
-    def encode_text(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
-        """Return {}: there is no text tower."""
-        return {}
 
 
 @dataclass(frozen=True)
@@ -197,13 +193,6 @@ def missing(argument: str, options: EncoderOptions) -> list[str]:
     return lines
 
 
-def load(argument: str, options: EncoderOptions, device: str) -> Encoder:
-    """Load WavLM from either published form of the checkpoint."""
-    refuse_options("audiobox", options, {"checkpoint", "precision", "rate_policy", "allow_pickle"})
-    check_precision(options.precision, device)
-    return AudioboxEncoder(options, device)
-
-
 INFO = EncoderInfo(
     name="audiobox",
     summary="Audiobox-Aesthetics, the mean of each WavLM layer; its scores by --init published",
@@ -211,5 +200,6 @@ INFO = EncoderInfo(
     license="CC-BY 4.0",
     dims="layers 13 x 768",
     missing=missing,
-    load=load,
+    load=lambda argument, options, device: AudioboxEncoder(options, device),
+    takes=("checkpoint", "precision", "rate_policy", "allow_pickle"),
 )

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qamro_cache.encoders.htsat import SIZES, Htsat, HtsatSize, WindowAttention, dft_filters
-from qamro_cache.encoders.precision import check_precision, computing_in
-from qamro_cache.encoders.prompts import refuse_alike, tokenize
-from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
+from qamro_cache.encoders.precision import computing_in
+from qamro_cache.encoders.prompts import embed_prompts
+from qamro_cache.encoders.protocol import EncoderInfo, EncoderOptions
 from qamro_cache.encoders.roberta import (
     HOW_TO_GET,
     find_tokenizer,
@@ -23,7 +23,7 @@ from qamro_cache.encoders.roberta import (
     roberta_base,
     tokenizer_sha256,
 )
-from qamro_cache.encoders.support import file_sha256, missing_packages, refuse_options
+from qamro_cache.encoders.support import file_sha256, missing_packages
 from qamro_cache.encoders.weights import load_strictly, read_checkpoint, state_dict_of
 from qamro_cache.errors import QamroError
 from qamro_cache.identity import AudioPolicy, EncoderSpec
@@ -32,8 +32,6 @@ SAMPLE_RATE = 48_000
 WINDOW = 480_000  # 10 s
 JOINT = 512
 TEXT_LENGTH = 77
-PADDING = 1
-TEXT_BATCH = 64
 CHECKPOINT_URL = "https://huggingface.co/lukewys/laion_clap"
 
 
@@ -84,7 +82,7 @@ class ClapEncoder:
                 min_tail=SAMPLE_RATE,
                 min_clip=SAMPLE_RATE // 10,
                 padding="repeat",
-                rate_policy="as-is" if options.rate_policy == "as-is" else "resample",
+                rate_policy=options.rate_policy,
                 resampler="librosa-soxr-HQ",
                 int16=options.int16,
             ),
@@ -117,18 +115,13 @@ class ClapEncoder:
         """
         if self.tokenizer is None:
             return {}
-        tokens, mask = tokenize(self.tokenizer, prompts, TEXT_LENGTH)
-        rows = []
-        with computing_in("float32", self.device):
-            for start in range(0, len(prompts), TEXT_BATCH):
-                part = slice(start, start + TEXT_BATCH)
-                pooled = self.network.text_branch(
-                    input_ids=tokens[part].to(self.device),
-                    attention_mask=mask[part].to(self.device),
-                ).pooler_output
-                rows.append(F.normalize(self.network.text_projection(pooled), dim=-1))
-            text = torch.cat(rows) if rows else torch.zeros(0, JOINT, device=self.device)
-        refuse_alike(prompts, tokens, text, PADDING)
+        network = self.network
+
+        def embed(ids: Tensor, mask: Tensor) -> Tensor:
+            pooled = network.text_branch(input_ids=ids, attention_mask=mask).pooler_output
+            return network.text_projection(pooled)  # type: ignore[no-any-return]
+
+        text = embed_prompts(self.tokenizer, prompts, TEXT_LENGTH, embed, JOINT, self.device)
         return {"text": text}
 
 
@@ -235,14 +228,6 @@ def missing(argument: str, options: EncoderOptions) -> list[str]:
     return lines
 
 
-def load(argument: str, options: EncoderOptions, device: str) -> Encoder:
-    """Load audio and text towers from one checkpoint."""
-    allowed = {"checkpoint", "tokenizer", "precision", "rate_policy", "allow_pickle", "int16"}
-    refuse_options("clap", options, allowed)
-    check_precision(options.precision, device)
-    return ClapEncoder(options, device)
-
-
 INFO = EncoderInfo(
     name="clap",
     summary="LAION-CLAP, HTS-AT audio tower and RoBERTa text tower",
@@ -250,5 +235,6 @@ INFO = EncoderInfo(
     license="see docs/encoders.md",
     dims="embedding 512, pooled 1024 (HTSAT-tiny 768), text 512",
     missing=missing,
-    load=load,
+    load=lambda argument, options, device: ClapEncoder(options, device),
+    takes=("checkpoint", "tokenizer", "precision", "rate_policy", "allow_pickle", "int16"),
 )

@@ -4,15 +4,15 @@ Stahl and Gamper, "Distillation and Pruning for Scalable Self-Supervised Represe
 Speech Quality Assessment" (2025). Needs no download, so it is the demo's encoder.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from qamro_cache.encoders.precision import check_precision, computing_in
+from qamro_cache.encoders.precision import computing_in
 from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
-from qamro_cache.encoders.support import file_sha256, missing_packages, refuse_options
+from qamro_cache.encoders.support import file_sha256, missing_packages
 from qamro_cache.errors import QamroError
 from qamro_cache.identity import AudioPolicy, EncoderSpec
 
@@ -20,7 +20,7 @@ SAMPLE_RATE = 16_000
 WINDOW = 122_880  # 7.68 s, the model's fixed input
 
 
-class DistillMosEncoder:
+class DistillMosEncoder(Encoder):
     """The 200-d vector before the last linear layer, and the model's own score (1 to 5).
 
     The resampler is that of upstream's own file reader; soxr's steeper filter moves the scores.
@@ -53,7 +53,7 @@ class DistillMosEncoder:
                 min_tail=SAMPLE_RATE,
                 min_clip=SAMPLE_RATE // 10,
                 resampler="torchaudio-sinc-hann-6",
-                rate_policy="as-is" if options.rate_policy == "as-is" else "resample",
+                rate_policy=options.rate_policy,
             ),
             features={"embedding": (200,), "mos": (1,)},
             checkpoint_sha256=file_sha256(weights),
@@ -72,17 +72,6 @@ class DistillMosEncoder:
             hook.remove()
         return {"embedding": taken[0], "mos": mos.reshape(len(windows), 1)}
 
-    def encode_text(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
-        """Return {}: there is no text tower."""
-        return {}
-
-
-def load(argument: str, options: EncoderOptions, device: str) -> Encoder:
-    """Load the packaged weights; the checkpoint cannot be chosen."""
-    refuse_options("distillmos", options, {"precision", "rate_policy"})
-    check_precision(options.precision, device)
-    return DistillMosEncoder(options, device)
-
 
 INFO = EncoderInfo(
     name="distillmos",
@@ -91,5 +80,6 @@ INFO = EncoderInfo(
     license="MIT",
     dims="embedding 200, mos 1",
     missing=lambda argument, options: missing_packages(["distillmos", "xls_r_sqa"], "distillmos"),
-    load=load,
+    load=lambda argument, options, device: DistillMosEncoder(options, device),
+    takes=("precision", "rate_policy"),
 )

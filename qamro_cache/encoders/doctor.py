@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qamro_cache.encoders.protocol import Encoder, EncoderOptions
-from qamro_cache.encoders.registry import find_encoder
+from qamro_cache.encoders.registry import find_encoder, load_found
 from qamro_cache.encoders.upstream import compare
 from qamro_cache.errors import QamroError
 
@@ -53,7 +53,7 @@ def check_encoder(
         return
     start = time.perf_counter()
     try:
-        encoder = info.load(argument, options, device)
+        encoder = load_found(info, argument, options, device)
     except QamroError as error:
         yield Check("weights", False, str(error))
         return

@@ -22,17 +22,16 @@ from qamro_cache.encoders.hub_folder import (
     weight_files,
     weights_sha256,
 )
-from qamro_cache.encoders.precision import check_precision, computing_in
-from qamro_cache.encoders.prompts import refuse_alike, tokenize
-from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
+from qamro_cache.encoders.precision import computing_in
+from qamro_cache.encoders.prompts import embed_prompts
+from qamro_cache.encoders.protocol import EncoderInfo, EncoderOptions
 from qamro_cache.encoders.roberta import tokenizer_sha256
-from qamro_cache.encoders.support import file_sha256, missing_packages, refuse_options
+from qamro_cache.encoders.support import file_sha256, missing_packages
 from qamro_cache.errors import QamroError
 from qamro_cache.identity import AudioPolicy, EncoderSpec
 
 SECONDS = 10  # of a window, where the model does not fix it
 FILES = ("config.json", "preprocessor_config.json")
-TEXT_BATCH = 64
 
 
 class HfEncoder:
@@ -43,6 +42,7 @@ class HfEncoder:
     """
 
     def __init__(self, argument: str, options: EncoderOptions, device: str) -> None:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from transformers import AutoFeatureExtractor
 
         folder = find_folder(argument, options)
@@ -78,7 +78,7 @@ class HfEncoder:
                 window,
                 min_tail=rate,
                 min_clip=rate // 10,
-                rate_policy="as-is" if options.rate_policy == "as-is" else "resample",
+                rate_policy=options.rate_policy,
             ),
             features=features,
             text_features=text,
@@ -130,18 +130,13 @@ class HfEncoder:
         """Return CLAP's ``text`` [P, D], normalized; {} for other models."""
         if self.tokenizer is None:
             return {}
-        tokens, mask = tokenize(self.tokenizer, prompts, self.text_length)
-        rows = [torch.zeros(0, *self.spec.text_features["text"], device=self.device)]
-        with computing_in("float32", self.device):
-            for start in range(0, len(prompts), TEXT_BATCH):
-                part = slice(start, start + TEXT_BATCH)
-                pooled = self.model.text_model(
-                    input_ids=tokens[part].to(self.device),
-                    attention_mask=mask[part].to(self.device),
-                ).pooler_output
-                rows.append(F.normalize(self.model.text_projection(pooled), dim=-1))
-            text = torch.cat(rows)
-        refuse_alike(prompts, tokens, text, int(self.tokenizer.pad_token_id))
+        model, (width,) = self.model, self.spec.text_features["text"]
+
+        def embed(ids: Tensor, mask: Tensor) -> Tensor:
+            pooled = model.text_model(input_ids=ids, attention_mask=mask).pooler_output
+            return model.text_projection(pooled)  # type: ignore[no-any-return]
+
+        text = embed_prompts(self.tokenizer, prompts, self.text_length, embed, width, self.device)
         return {"text": text}
 
     def _load_tokenizer(self, folder: Path, options: EncoderOptions) -> None:
@@ -232,15 +227,6 @@ def missing(argument: str, options: EncoderOptions) -> list[str]:
     return lines
 
 
-def load(argument: str, options: EncoderOptions, device: str) -> Encoder:
-    """Load a model from the local hub cache or a folder."""
-    allowed = {"checkpoint", "tokenizer", "precision", "rate_policy", "allow_pickle"}
-    refuse_options("hf", options, allowed)
-    check_precision(options.precision, device)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    return HfEncoder(argument, options, device)
-
-
 INFO = EncoderInfo(
     name="hf",
     summary="any audio model of transformers: HuBERT, WavLM, wav2vec 2.0, AST, Whisper, CLAP",
@@ -248,6 +234,7 @@ INFO = EncoderInfo(
     license="the model's own",
     dims="layers (L + 1) x D; CLAP: embedding, pooled, text",
     missing=missing,
-    load=load,
+    load=HfEncoder,
     argument="NAME-or-folder",
+    takes=("checkpoint", "tokenizer", "precision", "rate_policy", "allow_pickle"),
 )

@@ -4,15 +4,14 @@ HEAR (Turian et al. 2022) includes such a baseline for the same reason: an embed
 not beat it has learned nothing that a filter bank does not know.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from qamro_cache.encoders.precision import computing_in
-from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
-from qamro_cache.encoders.support import refuse_options
+from qamro_cache.encoders.protocol import Encoder, EncoderInfo
 from qamro_cache.identity import AudioPolicy, EncoderSpec
 
 SAMPLE_RATE = 48_000
@@ -24,7 +23,7 @@ FLOOR = 1e-10  # of the power in a band: -100 dB
 FEW = 256  # frames; products of fewer rows may be rounded in another way
 
 
-class MelEncoder:
+class MelEncoder(Encoder):
     """Mean and standard deviation over time of a 128-band log-mel spectrogram, in dB.
 
     Frames lie wholly inside the audio, so padding never enters a statistic, and only those are
@@ -41,7 +40,7 @@ class MelEncoder:
                 WINDOW,
                 min_tail=SAMPLE_RATE,
                 min_clip=FRAME,
-                rate_policy="as-is" if rate_policy == "as-is" else "resample",
+                rate_policy=rate_policy,
             ),
             features={"statistics": (2 * BANDS,)},
             options={
@@ -73,10 +72,6 @@ class MelEncoder:
             variance = ((decibels - mean[:, None]).square() * weight).sum(1)
             return {"statistics": torch.cat([mean, variance.sqrt()], dim=1)}
 
-    def encode_text(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
-        """Return {}: there is no text tower."""
-        return {}
-
 
 def mel_filters(sample_rate: int, frame: int, bands: int) -> Tensor:
     """Return triangular filters [frame // 2 + 1, bands], each of unit sum, up to half the rate.
@@ -97,12 +92,6 @@ def mel_filters(sample_rate: int, frame: int, bands: int) -> Tensor:
     return (filters / filters.sum(0)).float()
 
 
-def load(argument: str, options: EncoderOptions, device: str) -> Encoder:
-    """Make the encoder; it takes the sample-rate policy and nothing else."""
-    refuse_options("mel", options, {"rate_policy"})
-    return MelEncoder(options.rate_policy, device)
-
-
 INFO = EncoderInfo(
     name="mel",
     summary="mean and deviation of a log-mel spectrogram; no weights",
@@ -110,5 +99,6 @@ INFO = EncoderInfo(
     license="MIT",
     dims="statistics 256",
     missing=lambda argument, options: (),
-    load=load,
+    load=lambda argument, options, device: MelEncoder(options.rate_policy, device),
+    takes=("rate_policy",),
 )

@@ -1,15 +1,52 @@
-"""Prompts to tokens, and the refusal of prompts that come out alike."""
+"""Prompts to embeddings, and the refusal of prompts that come out alike."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from qamro_cache.encoders.precision import computing_in
 from qamro_cache.errors import QamroError
 
+#: Prompts that are embedded at once.
+TEXT_BATCH = 64
+
 logger = logging.getLogger("qamro_cache")
+
+
+def embed_prompts(
+    tokenizer: Any,
+    prompts: Sequence[str],
+    length: int,
+    embed: Callable[[Tensor, Tensor], Tensor],
+    width: int,
+    device: torch.device,
+) -> Tensor:
+    """Return embeddings [P, width] of unit length, computed in float32.
+
+    Args:
+        tokenizer: of the text tower.
+        prompts: P of them.
+        length: tokens at which a prompt is cut.
+        embed: (tokens, attention mask), each [B, length] on the device -> [B, width].
+        width: of an embedding.
+        device: of the text tower.
+
+    Raises:
+        QamroError: two different prompts get the same tokens or the same embedding.
+    """
+    tokens, mask = tokenize(tokenizer, prompts, length)
+    rows = [torch.zeros(0, width, device=device)]
+    with computing_in("float32", device):
+        for start in range(0, len(prompts), TEXT_BATCH):
+            ids, attended = (x[start : start + TEXT_BATCH].to(device) for x in (tokens, mask))
+            rows.append(F.normalize(embed(ids, attended), dim=-1))
+        text = torch.cat(rows)
+    refuse_alike(prompts, tokens, text, int(tokenizer.pad_token_id))
+    return text
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """What an encoder must offer, and how it is found."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """A frozen model: windows in, named features out. Pure: same input, same output."""
+    """A frozen model: windows in, named features out. Pure: same input, same output.
+
+    One that inherits from this needs no `encode_text` where it has no text tower.
+    """
 
     spec: EncoderSpec
 
@@ -31,7 +34,7 @@ class Encoder(Protocol):
 
     def encode_text(self, prompts: Sequence[str]) -> "Mapping[str, Tensor]":
         """Return for each name of ``spec.text_features`` a tensor [P, *shape]; {} without any."""
-        ...
+        return {}
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class WeightsOptions:
 
 @dataclass(frozen=True)
 class EncoderOptions(WeightsOptions):
-    """What a user may set about an encoder; each encoder refuses what it cannot honor.
+    """What a user may set about an encoder, where the encoder takes it.
 
     Attributes:
         precision: ``float32``, ``tf32``, ``bfloat16`` or ``float16``.
@@ -89,6 +92,7 @@ class EncoderInfo:
         missing: what is not here yet and how to get it, one line each; empty when ready.
         load: (argument after the colon, options, device) -> encoder in eval mode.
         argument: what comes after the colon, for example ``NAME-or-folder``; empty: nothing may.
+        takes: names of the `EncoderOptions` that it honors; whoever gives another is refused.
     """
 
     name: str
@@ -99,3 +103,4 @@ class EncoderInfo:
     missing: Callable[[str, EncoderOptions], Sequence[str]]
     load: Callable[[str, EncoderOptions, str], Encoder]
     argument: str = ""
+    takes: Collection[str] = ()

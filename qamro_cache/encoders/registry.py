@@ -7,6 +7,7 @@ point names an ``EncoderInfo``. docs/encoders.md shows a complete one.
 import importlib
 import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -81,6 +82,20 @@ def load_encoder(name: str, options: EncoderOptions | None = None, device: str =
     missing = list(info.missing(argument, options))
     if missing:
         raise QamroError(f"encoder {name} is not ready: {'; '.join(missing)}")
+    return load_found(info, argument, options, device)
+
+
+def load_found(info: EncoderInfo, argument: str, options: EncoderOptions, device: str) -> Encoder:
+    """Load what `find_encoder` found and nothing is missing of; see `load_encoder`."""
+    from qamro_cache.encoders.precision import check_precision
+
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value != field.default and field.name not in info.takes:
+            raise QamroError(
+                f"encoder {info.name} takes no {field.name} (given: {value!r}); leave it out"
+            )
+    check_precision(options.precision, device)
     return info.load(argument, options, device)
 
 
@@ -95,27 +110,24 @@ def options_of(
             none.
 
     Raises:
-        QamroError: a field of the identity is missing.
+        QamroError: a field of the identity is missing, or there is no encoder of its name.
     """
+    weights = weights or WeightsOptions()
     try:
-        return _options_of(identity, weights or WeightsOptions())
+        audio, no_vocabulary = identity["audio"], not identity["tokenizer_sha256"]
+        found: dict[str, Any] = {
+            "tokenizer": "none" if no_vocabulary else weights.tokenizer,
+            "precision": str(identity["precision"]),
+            "rate_policy": str(audio["rate_policy"]),
+            "int16": bool(audio["int16"]),
+        }
+        # What an encoder does not take, it has by itself: only clap can be told not to truncate.
+        info, _ = find_encoder(str(identity["name"]))
+        found = {name: value for name, value in found.items() if name in info.takes}
+        given = {field.name: getattr(weights, field.name) for field in fields(WeightsOptions)}
+        return EncoderOptions(**given | found)
     except (KeyError, TypeError) as error:
         raise QamroError(
             f"the identity names no encoder that can be loaded (field {error}); "
             "its file was not written by this program"
         ) from error
-
-
-def _options_of(identity: Mapping[str, Any], weights: WeightsOptions) -> EncoderOptions:
-    name, audio = str(identity["name"]), identity["audio"]
-    has_text_tower = name == "clap" or name.startswith("hf:")
-    no_vocabulary = has_text_tower and not identity["tokenizer_sha256"]
-    return EncoderOptions(
-        checkpoint=weights.checkpoint,
-        tokenizer="none" if no_vocabulary else weights.tokenizer,
-        precision=str(identity["precision"]),
-        rate_policy=str(audio["rate_policy"]),
-        allow_pickle=weights.allow_pickle,
-        # Only clap truncates, so only there does False mean that it was told not to.
-        int16=bool(audio["int16"]) or name != "clap",
-    )

@@ -1,14 +1,10 @@
-"""Small things that several encoders need: what is installed, hashes, refused options."""
+"""Small things that several encoders need: what is installed, hashes."""
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
-
-from qamro_cache.encoders.protocol import EncoderOptions
-from qamro_cache.errors import QamroError
 
 
 def install_line(extra: str) -> str:
@@ -31,16 +27,6 @@ def missing_packages(modules: Iterable[str], extra: str) -> list[str]:
         for module in modules
         if find_spec(module) is None
     ]
-
-
-def refuse_options(name: str, options: EncoderOptions, allowed: Iterable[str]) -> None:
-    """Raise a QamroError for an option that differs from its default and is not ``allowed``."""
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if value != field.default and field.name not in set(allowed):
-            raise QamroError(
-                f"encoder {name} takes no {field.name} (given: {value!r}); leave it out"
-            )
 
 
 def file_sha256(path: Path) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 from qamro_cache.datasets.toml import read_toml
 from qamro_cache.errors import QamroError, quoted
 from qamro_cache.experiments.options import AblateOptions, Reads
-from qamro_cache.losses.terms import PARAMETERS, parse_loss
+from qamro_cache.losses.loss import parse_loss
+from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.settings import Setting, check_settings, nearest, setting, settings_of
 from qamro_cache.training.recipe import DEFAULT_LOSS, RECIPE, Recipe, make_recipe
 

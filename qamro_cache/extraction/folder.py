@@ -3,13 +3,11 @@
 ``emb.h5.parts/`` holds ``part-NNNNNNNN-XXXXXXXX.h5``, cache files of whole units without labels.
 """
 
-import errno
-import fcntl
 import logging
 import os
 import secrets
 import shutil
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -18,11 +16,9 @@ from qamro_cache.cache.content import CacheContent, Header
 from qamro_cache.cache.writer import check_file, write_cache
 from qamro_cache.errors import QamroError
 from qamro_cache.files import plain_target
-from qamro_cache.temporary import remove_leftovers
+from qamro_cache.temporary import NO_LOCKS, locked, remove_leftovers
 
 logger = logging.getLogger("qamro_cache")
-
-_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 class WorkFolder:
@@ -34,7 +30,7 @@ class WorkFolder:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.path = out.with_name(out.name + ".parts")
-        self._lock = -1
+        self._lock = ExitStack()
         self._next = 0
         self._written: list[Path] = []
 
@@ -44,31 +40,25 @@ class WorkFolder:
         while True:
             self.path.mkdir(parents=True, exist_ok=True)
             try:
-                handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                lock.touch()
+                self._lock.enter_context(locked(lock))
+                break
             except FileNotFoundError:
                 continue  # another process has just finished and removed the folder
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                os.close(handle)
                 raise QamroError(
                     f"another extraction is writing {self.out}; wait for it, "
                     "or give this one another --out"
                 ) from None
             except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    os.close(handle)
+                if error.errno not in NO_LOCKS:
                     raise
                 logger.warning(
                     "%s cannot be locked (%s); do not start a second extraction on this output",
                     lock,
                     os.strerror(error.errno),
                 )
-            # The folder may have been removed between opening and locking; then lock the new one.
-            if self._same_file(handle, lock):
-                self._lock = handle
                 break
-            os.close(handle)
         for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
         remove_leftovers(target)
@@ -84,14 +74,7 @@ class WorkFolder:
             # A run that has made nothing leaves nothing behind.
             if not any(self.path.glob("part-*.h5")):
                 shutil.rmtree(self.path)
-        os.close(self._lock)
-
-    @staticmethod
-    def _same_file(handle: int, path: Path) -> bool:
-        try:
-            return os.path.samestat(os.fstat(handle), path.stat())
-        except FileNotFoundError:
-            return False
+        self._lock.close()
 
     def parts(self) -> list[Source]:
         """Open the shards, oldest first; a damaged one is set aside and its clips done again."""

@@ -7,21 +7,12 @@ import numpy as np
 import pandas as pd
 
 from qamro_cache.cache.assemble import Source, assemble, open_source
-from qamro_cache.cache.content import CacheContent, Header, clip_table
+from qamro_cache.cache.content import NUMBER_COLUMNS, CacheContent, Header, clip_table
 from qamro_cache.cache.layout import label_arrays
 from qamro_cache.datasets.records import Dataset, Labels
 from qamro_cache.errors import QamroError
 
-_MEASURED = (
-    "status",
-    "reason",
-    "audio_sha256",
-    "samples_sha256",
-    "duration",
-    "peak",
-    "audio_bytes",
-    "audio_mtime_ns",
-)
+_MEASURED = ("status", "reason", "audio_sha256", "samples_sha256", *NUMBER_COLUMNS)
 
 
 def publish(dataset: Dataset, out: Path, header: Header, sources: Sequence[Source]) -> CacheContent:

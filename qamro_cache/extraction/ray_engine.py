@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qamro_cache.cache.content import CacheContent
@@ -21,6 +22,7 @@ from qamro_cache.identity import EncoderSpec
 
 if TYPE_CHECKING:
     from qamro_cache.encoders.protocol import Encoder
+    from qamro_cache.extraction.pipeline import Pipeline
 
 logger = logging.getLogger("qamro_cache")
 
@@ -32,26 +34,32 @@ AHEAD = 2
 ATTEMPTS = 3
 
 
+def _make_pipeline(
+    load: "Callable[[str], Encoder]",
+    paths: Sequence[str],
+    device: str,
+    batch_size: int,
+    workers: int,
+    dtype: str,
+) -> "Pipeline":
+    from qamro_cache.extraction.pipeline import Pipeline
+    from qamro_cache.extraction.source import SourceFolder
+
+    check = SourceFolder(paths).check
+    return Pipeline(load(device), device, batch_size, workers, dtype, check)
+
+
 class EncodingWorker:
-    """The actor: one encoder and its pipeline."""
+    """The actor: one encoder and its pipeline.
 
-    def __init__(
-        self,
-        load: "Callable[[str], Encoder]",
-        device: str,
-        batch_size: int,
-        workers: int,
-        dtype: str,
-        paths: Sequence[str],
-    ) -> None:
-        from qamro_cache.extraction.pipeline import Pipeline
-        from qamro_cache.extraction.source import SourceFolder
+    Args:
+        make: makes the pipeline; one object, which Ray sends to each machine once.
+    """
 
+    def __init__(self, make: "Callable[[], Pipeline]") -> None:
         self.problem = ""
         try:
-            encoder = load(device)
-            check = SourceFolder(paths).check
-            self.pipeline = Pipeline(encoder, device, batch_size, workers, dtype, check)
+            self.pipeline = make()
         except QamroError as error:
             self.problem = str(error)
 
@@ -116,9 +124,9 @@ class RayEngine:
             self.workers = request.workers or max(1, int(share))
             device = "cuda" if gpus else "cpu"
             self.batch_size = request.batch_size or default_batch(device)
-            arguments = (load, device, self.batch_size, self.workers, request.dtype, list(paths))
-            self._arguments = ray.put(arguments)
-            self._actor = ray.remote(_Remote).options(
+            settings = (device, self.batch_size, self.workers, request.dtype)
+            self._make = ray.put(partial(_make_pipeline, load, list(paths), *settings))
+            self._actor = ray.remote(EncodingWorker).options(
                 num_cpus=min(self.workers, share), num_gpus=gpus, max_restarts=0
             )
             self._idle = [self._start() for _ in range(self.num_workers)]
@@ -201,7 +209,7 @@ class RayEngine:
             ) from error
 
     def _start(self) -> Any:
-        return self._actor.remote(self._arguments)
+        return self._actor.remote(self._make)
 
     def _first_spec(self) -> EncoderSpec:
         try:
@@ -214,10 +222,3 @@ class RayEngine:
         if isinstance(found, str):
             raise QamroError(found)
         return found  # type: ignore[no-any-return]
-
-
-class _Remote(EncodingWorker):
-    """Takes its arguments as one object, which Ray sends to each machine once."""
-
-    def __init__(self, arguments: tuple[Any, ...]) -> None:
-        super().__init__(*arguments)

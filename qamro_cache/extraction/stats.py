@@ -87,11 +87,9 @@ class Stats:
 
     def merge(self, other: "Stats") -> None:
         """Add the work of another process."""
+        work = ("clips_done", "windows", "audio_seconds", "decode_seconds", "encode_seconds")
+        self.add(**{name: getattr(other, name) for name in (*work, "wait_seconds")})
         with self._lock:
-            for name in ("windows", "audio_seconds", "decode_seconds", "encode_seconds"):
-                setattr(self, name, getattr(self, name) + getattr(other, name))
-            self.wait_seconds += other.wait_seconds
-            self.clips_done += other.clips_done
             for status, count in other.failures.items():
                 self.failures[status] = self.failures.get(status, 0) + count
         for oddity, (count, names) in other.odd.items():

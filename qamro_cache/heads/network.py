@@ -5,6 +5,7 @@ window. `prepare_rows` makes them, once, because nothing in it is learned; `scor
 learned part; `forward` is both, for whoever only wants scores.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -64,9 +65,7 @@ def input_width(architecture: Architecture, audio: Sequence[int], text: int = 0)
         if len(audio) != 2:
             raise ValueError(f"an audiobox head takes layers [L, D], got {list(audio)}")
         return tuple(audio)
-    width = 1
-    for size in audio:
-        width *= size
+    width = math.prod(audio)
     if architecture.inputs == "concat":
         return (width + text,)
     if architecture.inputs == "products":
@@ -187,6 +186,21 @@ def fold_standardization(params: Params, mean: Tensor, std: Tensor) -> dict[str,
     return folded
 
 
+class Layers:
+    """How `score_rows` computes a layer; networks in training keep what their gradients need."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+
+    def product(self, k: int, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Layer k of hidden [heads, R, in], weight [heads, in, out] and bias [heads, 1, out]."""
+        return torch.baddbmm(bias, hidden, weight)
+
+    def activation(self, k: int, z: Tensor) -> Tensor:
+        """What layer k + 1 sees, from the result of layer k's product."""
+        return activate(self.architecture.activation, z)
+
+
 def score_rows(
     architecture: Architecture,
     params: Params,
@@ -194,6 +208,7 @@ def score_rows(
     *,
     bounds: Tensor | None = None,
     dropout: Callable[[int, Tensor], Tensor] | None = None,
+    layers: Layers | None = None,
 ) -> Tensor:
     """Return scores [heads, C] in the units of the standardized labels; differentiable.
 
@@ -203,15 +218,15 @@ def score_rows(
         rows: as `prepare_rows` makes them.
         bounds: [heads, 2] label range in standardized units, for the bounded output.
         dropout: in training: (layer, its output [heads, R or C, width]) -> a factor for it.
+        layers: in training: what computes products and activations in place of plain torch.
     """
-    heads = params["output.weight"].shape[0]
-    values = rows.values
+    layers = layers or Layers(architecture)
+    heads, (values, windows) = params["output.weight"].shape[0], rows
     if architecture.kind == "audiobox":
         mixed = torch.einsum("hl,rld->hrd", params["layers"].softmax(-1), values)
         hidden = F.normalize(mixed, dim=-1)
     else:
         hidden = values.expand(heads, *values.shape)
-    windows = rows.windows
     for k in range(len(architecture.widths) + 1):
         name = "output" if k == len(architecture.widths) else str(k)
         weight, bias = params[f"{name}.weight"], params[f"{name}.bias"].unsqueeze(1)
@@ -222,14 +237,13 @@ def score_rows(
             pooled = sum_scores(torch.bmm(hidden, weight), windows.clip, shares, windows.num_clips)
             hidden, windows = pooled + bias, None
         else:
-            hidden = torch.baddbmm(bias, hidden, weight)
+            hidden = layers.product(k, hidden, weight, bias)
         if name == "output":
             break
         if architecture.layer_norm:
-            hidden = F.layer_norm(hidden, hidden.shape[-1:]) * params[f"{k}.norm.weight"].unsqueeze(
-                1
-            ) + params[f"{k}.norm.bias"].unsqueeze(1)
-        hidden = activate(architecture.activation, hidden)
+            gain, shift = (params[f"{k}.norm.{part}"].unsqueeze(1) for part in ("weight", "bias"))
+            hidden = F.layer_norm(hidden, hidden.shape[-1:]) * gain + shift
+        hidden = layers.activation(k, hidden)
         if dropout is not None:
             hidden = hidden * dropout(k, hidden)
     scores = hidden.squeeze(-1)
@@ -281,8 +295,5 @@ def between(bounds: Tensor, share: Tensor) -> Tensor:
 
 def activate(name: str, x: Tensor) -> Tensor:
     """Apply an activation by name; ``none`` is the identity."""
-    if name == "relu":
-        return torch.relu(x)
-    if name == "gelu":
-        return F.gelu(x)
-    return torch.tanh(x) if name == "tanh" else x
+    known = {"relu": torch.relu, "gelu": F.gelu, "tanh": torch.tanh}
+    return known[name](x) if name in known else x

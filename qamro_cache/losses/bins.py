@@ -11,13 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qamro_cache.losses.terms import BINS
+
 _AES_EDGES = tuple(float(edge) for edge in range(1, 11))
-AES_VALUES = {
-    "aes-PQ": (0, 0, 4.5, 6.5, 7.5, 9.5, 8.5, 5.5, 0),
-    "aes-PC": (8.5, 6.5, 9.5, 7.5, 4.5, 5.5, 3.5, 0, 0),
-    "aes-CE": (0, 4.5, 7.5, 6.5, 8.5, 9.5, 5.5, 0, 0),
-    "aes-CU": (0, 0, 5.5, 6.5, 7.5, 9.5, 8.5, 4.5, 0),
-}
 
 
 @dataclass(frozen=True)
@@ -80,9 +76,9 @@ def resolve_bins(weights: str | tuple[object, object] | None) -> Bins | None:
     if weights is None:
         return None
     if isinstance(weights, str):
-        if weights not in AES_VALUES:
-            raise ValueError(f"weights is {weights!r}: use one of {', '.join(AES_VALUES)}")
-        return Bins(_AES_EDGES, AES_VALUES[weights])
+        if weights not in BINS:
+            raise ValueError(f"weights is {weights!r}: use one of {', '.join(BINS)}")
+        return Bins(_AES_EDGES, BINS[weights])
     if not isinstance(weights, tuple) or len(weights) != 2:
         raise ValueError(f"weights is {weights!r}: give a name or (edges, values)")
     edges, values = (_numbers(part) for part in weights)

@@ -8,10 +8,11 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
+from qamro_cache.losses.loss import Loss
 from qamro_cache.losses.problem import Scalar, as_rows, per_row, per_sample, result_dtype
 from qamro_cache.losses.qamro import DirectGradient
 from qamro_cache.losses.samples import Samples, TermFunction
-from qamro_cache.losses.terms import TERMS, Loss
+from qamro_cache.losses.terms import TERMS
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def value_and_grad(
             for name, given in term.parameters
         }
         samples = raw if term.units == "raw" else _standardized(raw, mean, std)
-        term_value, term_grad = _function(TERMS[term.name].function)(samples, **own)
+        term_value, term_grad = _function(term.name)(samples, **own)
         if term.units == "standardized":
             term_grad = term_grad / std.to(dtype)
         value = value + weight.squeeze(-1) * term_value.to(dtype)
@@ -120,9 +121,8 @@ def composed_loss(
 
 
 @functools.cache
-def _function(path: str) -> TermFunction:
-    module, _, name = path.partition(":")
-    function: TermFunction = getattr(import_module(module), name)
+def _function(name: str) -> TermFunction:
+    function: TermFunction = getattr(import_module(TERMS[name].module), name)
     return function
 
 

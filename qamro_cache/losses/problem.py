@@ -1,7 +1,8 @@
 """What every form of the loss works on: checked, flattened to rows, and normalized."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,21 +46,14 @@ class RankingProblem:
     def rows(self, part: slice) -> "RankingProblem":
         """The problem of some rows; shared rows stay shared."""
 
-        def cut(x: Tensor) -> Tensor:
-            return x if x.shape[0] == 1 else x[part]
+        def cut(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(cut, value))
+            shared = not isinstance(value, Tensor) or value.shape[0] == 1
+            return value if shared else value[part]
 
-        return replace(
-            self,
-            pred=self.pred[part],
-            y=cut(self.y),
-            mask=None if self.mask is None else cut(self.mask),
-            alpha=cut(self.alpha),
-            beta=cut(self.beta),
-            label_range=None
-            if self.label_range is None
-            else (cut(self.label_range[0]), cut(self.label_range[1])),
-            stderr=None if self.stderr is None else cut(self.stderr),
-        )
+        own = {field.name: cut(getattr(self, field.name)) for field in fields(self)}
+        return RankingProblem(**own | {"pred": self.pred[part]})
 
     @property
     def shares_labels(self) -> bool:

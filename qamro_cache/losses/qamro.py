@@ -224,26 +224,18 @@ class QAMROLoss(nn.Module):
         method: str = "auto",
     ) -> None:
         super().__init__()
-        self.alpha = alpha
-        self.beta = beta
-        self.normalize = normalize
-        self.label_range = label_range
-        self.weights = weights
-        self.method = method
-        # Wrong settings fail here, and not in the middle of a training.
-        nothing = prepare(
-            torch.zeros(0),
-            torch.zeros(0),
-            alpha=alpha,
-            beta=beta,
-            normalize=normalize,
-            label_range=label_range,
-            weights=weights,
-            stderr=None,
-            mask=None,
-        )
-        if method != "fused":
-            choose_form(nothing, method)
+        self.settings: dict[str, Any] = {
+            "alpha": alpha,
+            "beta": beta,
+            "normalize": normalize,
+            "label_range": label_range,
+            "weights": weights,
+            "method": method,
+        }
+        # Wrong settings fail here, and not in the middle of a training; only ``fused`` depends on
+        # where the predictions are.
+        anywhere = {"method": "auto"} if method == "fused" else {}
+        qamro_loss(torch.zeros(0), torch.zeros(0), **self.settings | anywhere)
 
     def forward(
         self,
@@ -253,23 +245,11 @@ class QAMROLoss(nn.Module):
         stderr: Tensor | None = None,
     ) -> Tensor:
         """The mean of `qamro_loss` over the rows of `pred` [..., N]."""
-        loss = qamro_loss(
-            pred,
-            target,
-            alpha=self.alpha,
-            beta=self.beta,
-            normalize=self.normalize,
-            label_range=self.label_range,
-            weights=self.weights,
-            stderr=stderr,
-            mask=mask,
-            method=self.method,
-        )
-        return loss.mean()
+        return qamro_loss(pred, target, mask=mask, stderr=stderr, **self.settings).mean()
 
     def extra_repr(self) -> str:
         """The settings, as `print(model)` shows them."""
-        return f"alpha={self.alpha}, beta={self.beta}, normalize={self.normalize!r}"
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
 
 
 class DirectGradient(torch.autograd.Function):

@@ -76,9 +76,10 @@ def fit(
         return _train(Stack(part.inputs, chosen, part.backend, dtype, initial, weights), meter)
 
     plan = _plan(data, jobs, dtype, precision, chunk)
-    yield from (
-        _one_by_one(plan, train) if device.type == "cuda" else _in_threads(plan, train, meter)
-    )
+    if device.type == "cuda":
+        yield from ((part.positions, train(part)) for part in plan)
+    else:
+        yield from _in_threads(plan, train, meter)
 
 
 class _Chunk(NamedTuple):
@@ -100,12 +101,8 @@ class _Data:
         order_seed: int,
         device: torch.device,
     ) -> None:
-        self.features, self.folds, self.order_seed, self.device = (
-            features,
-            folds,
-            order_seed,
-            device,
-        )
+        self.features, self.folds = features, folds
+        self.order_seed, self.device = order_seed, device
         self.targets = Targets(
             targets.labels.double().to(device), targets.ranges.double().to(device)
         )
@@ -194,13 +191,6 @@ def _train(stack: Stack, meter: _Meter) -> Result:
                 raise KeyboardInterrupt
             if len(stack.keys) < before:
                 epochs = backend.epochs(stack.train_epoch, stack.batches)
-
-
-def _one_by_one(
-    plan: Sequence[_Chunk], train: Callable[[_Chunk], Result]
-) -> Iterator[tuple[list[int], Result]]:
-    for part in plan:
-        yield part.positions, train(part)
 
 
 def _in_threads(

@@ -1,19 +1,21 @@
 """Forward and backward of stacked heads in training.
 
-`LayeredNet` is written out by hand for the common case (mlp and linear heads on one row a clip):
-it hands the optimizer the factors of each weight's gradient instead of the gradient.
-`AutogradNet` does everything else through `score_rows`. Both give what autograd gives.
+The forward pass is `score_rows` for every network. `LayeredNet` goes back by hand in the common
+case (mlp and linear heads on one row a clip): it hands the optimizer the factors of each weight's
+gradient instead of the gradient. `AutogradNet` leaves all others to autograd. Both give the same.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from qamro_cache.heads.architecture import Architecture
-from qamro_cache.heads.network import Rows, activate, between, score_rows
+from qamro_cache.heads.network import Layers, Rows, activate, score_rows
+from qamro_cache.training.optimizer import Optimizer
 
 
 class Group(NamedTuple):
@@ -21,16 +23,6 @@ class Group(NamedTuple):
 
     rows: Rows
     heads: slice
-
-
-class Sink(Protocol):
-    """What takes gradients: an optimizer."""
-
-    def add_product(self, name: str, heads: slice, left: Tensor, right: Tensor) -> None:
-        """Take the gradient left @ right."""
-
-    def add(self, name: str, grad: Tensor) -> None:
-        """Take a gradient."""
 
 
 class Net(Protocol):
@@ -90,7 +82,7 @@ def is_layered(head: Architecture) -> bool:
     return head.rows_are_clips and head.kind != "audiobox" and not head.layer_norm
 
 
-class LayeredNet:
+class LayeredNet(Layers):
     """Mlp and linear heads without layer norm, one row a clip.
 
     Activations and their gradients live in buffers that the next step overwrites: fresh memory
@@ -98,7 +90,7 @@ class LayeredNet:
     """
 
     def __init__(self, head: Architecture) -> None:
-        self.head = head
+        super().__init__(head)
         self.names = [*map(str, range(len(head.widths))), "output"]
         self.buffers: dict[tuple[str, int], Tensor] = {}
         #: Activations are stored as this; None: as the weights are.
@@ -113,30 +105,41 @@ class LayeredNet:
     ) -> Tensor:
         """Return scores [H, B], and keep what `backward` needs."""
         self.params, self.groups, self.bounds = params, groups, bounds
-        # What the next layer sees, and what the activation's derivative is computed from.
-        self.inputs: list[Tensor] = []
+        # What each hidden layer's activation has left, the factors of dropout, and what the next
+        # layer sees.
         self.kept: list[Tensor] = []
         self.factors: list[Tensor] = []
-        for layer, name in enumerate(self.names):
-            weight, bias = params[f"{name}.weight"], params[f"{name}.bias"].unsqueeze(1)
-            z = self._buffer("z", layer, weight, groups[0].rows.values.shape[0])
-            if layer == 0:
-                for (values, _), heads in groups:
-                    shared = values.expand(heads.stop - heads.start, *values.shape)
-                    self._multiply(bias[heads], shared, weight[heads], z[heads], name)
-            else:
-                self._multiply(bias, self.inputs[-1], weight, z, name)
-            if name == "output":
-                break
-            hidden = self._activate_(z, bias)
-            self.kept.append(z)
-            if dropout is not None:
-                self.factors.append(dropout(layer, hidden))
-                hidden = hidden * self.factors[-1]
-            self.inputs.append(hidden)
-        return self._output(z.squeeze(-1))
+        self.inputs: list[Tensor] = []
 
-    def backward(self, grad: Tensor, sink: Sink) -> None:
+        # The first product goes to each group's own rows; here it matters how many there are.
+        return score_rows(
+            self.architecture,
+            params,
+            groups[0].rows,
+            bounds=bounds,
+            dropout=None if dropout is None else partial(self._drop, dropout),
+            layers=self,
+        )
+
+    def product(self, k: int, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """See `Layers`; the first layer's ``hidden`` are the rows of every group instead."""
+        z = self._buffer("z", k, weight, hidden.shape[1])
+        if k > 0:
+            self.inputs.append(hidden)
+            self._multiply(k, bias, hidden, weight, z)
+        else:
+            for (values, _), heads in self.groups:
+                shared = values.expand(heads.stop - heads.start, *values.shape)
+                self._multiply(k, bias[heads], shared, weight[heads], z[heads])
+        self.result = z
+        return z
+
+    def activation(self, k: int, z: Tensor) -> Tensor:
+        """See `Layers`; in place where the derivative can be told from the result."""
+        self.kept.append(z)
+        return _activate_(self.architecture.activation, z)
+
+    def backward(self, grad: Tensor, sink: Optimizer) -> None:
         """Send the gradient of every parameter to ``sink``, from that of the scores [H, B]."""
         dz = self._output_backward(grad).unsqueeze(-1)
         over_rows = dz.sum(1)
@@ -159,33 +162,29 @@ class LayeredNet:
                 dh.mul_(self.factors[layer - 1])
             dz, over_rows = self._activation_backward(dh, self.kept[layer - 1])
 
-    def _multiply(self, bias: Tensor, rows: Tensor, weight: Tensor, out: Tensor, name: str) -> None:
-        """Write rows @ weight + bias; what `_activate_` does is left to it."""
-        torch.baddbmm(bias, rows, weight, out=out)
+    def _drop(self, dropout: Dropout, layer: int, hidden: Tensor) -> Tensor:
+        self.factors.append(dropout(layer, hidden))
+        return self.factors[-1]
 
-    def _activate_(self, z: Tensor, bias: Tensor) -> Tensor:
-        """Return what the next layer sees."""
-        return _activate_(self.head.activation, z)
+    def _multiply(self, k: int, bias: Tensor, rows: Tensor, weight: Tensor, out: Tensor) -> None:
+        """Write layer k's rows @ weight + bias."""
+        torch.baddbmm(bias, rows, weight, out=out)
 
     def _activation_backward(self, dh: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradient before the activation, and its sum over rows."""
-        dz = _activation_backward(self.head.activation, dh, kept)
+        dz = _activation_backward(self.architecture.activation, dh, kept)
         return dz, dz.sum(1)
 
     def score(self, params: Mapping[str, Tensor], rows: Rows, bounds: Tensor) -> Tensor:
         """Return the scores [H, R] of rows that all heads share; keeps nothing."""
-        return score_rows(self.head, params, rows, bounds=bounds)
-
-    def _output(self, scores: Tensor) -> Tensor:
-        if self.head.output == "bounded":
-            self.sigmoid = torch.sigmoid(scores)
-            scores = between(self.bounds, self.sigmoid)
-        return scores
+        return score_rows(self.architecture, params, rows, bounds=bounds)
 
     def _output_backward(self, grad: Tensor) -> Tensor:
-        if self.head.output == "bounded":
+        """Return the gradient of the last product's result [H, B], from that of the scores."""
+        if self.architecture.output == "bounded":
             span = self.bounds[:, 1:] - self.bounds[:, :1]
-            grad = grad * span * self.sigmoid * (1 - self.sigmoid)
+            share = torch.sigmoid(self.result.squeeze(-1))
+            grad = grad * span * share * (1 - share)
         return grad
 
     def _buffer(self, use: str, layer: int, weight: Tensor, rows: int) -> Tensor:
@@ -260,7 +259,7 @@ class AutogradNet:
         # Without its cache: a cast that is kept would outlive the weights in a captured graph.
         return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
 
-    def backward(self, grad: Tensor, sink: Sink) -> None:
+    def backward(self, grad: Tensor, sink: Optimizer) -> None:
         """Send the gradient of every parameter to ``sink``, from that of the scores [H, B]."""
         names = list(self.leaves)
         grads = torch.autograd.grad(self.scores, [self.leaves[name] for name in names], grad)

@@ -7,7 +7,8 @@ from typing import Any
 
 from qamro_cache.errors import OptionError
 from qamro_cache.heads.architecture import Architecture, usual_shape
-from qamro_cache.losses.terms import PARAMETERS, Loss, parse_loss
+from qamro_cache.losses.loss import Loss, parse_loss
+from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.settings import Setting, check_settings, nearest, setting, settings_of
 
 #: Both terms see labels and predictions in units of the training labels' standard deviation, so

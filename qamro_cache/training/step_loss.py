@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qamro_cache.losses.composed import LabelStats, value_and_grad
-from qamro_cache.losses.terms import Loss
+from qamro_cache.losses.loss import Loss
 from qamro_cache.training.batches import Batch
 from qamro_cache.training.state import HeadState
 

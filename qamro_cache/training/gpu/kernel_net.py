@@ -6,7 +6,7 @@ them: on plain multiply-adds a step is limited by arithmetic, where Triton's pro
 (a judgment, not a measurement).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.network import Rows
 from qamro_cache.training.gpu import kernels, passes
 from qamro_cache.training.gpu.epilogue import ACTIVATIONS
-from qamro_cache.training.net import Dropout, Group, LayeredNet, is_layered
+from qamro_cache.training.net import Group, LayeredNet, is_layered
 from qamro_cache.training.optimizer import SGD, AdamW
 from qamro_cache.training.state import HeadState
 
@@ -89,19 +89,21 @@ def fuses_passes(head: Architecture) -> bool:
 class PassNet(LayeredNet):
     """`LayeredNet` with PyTorch's products, and one pass over memory between two of them."""
 
-    def _multiply(self, bias: Tensor, rows: Tensor, weight: Tensor, out: Tensor, name: str) -> None:
-        if name == "output":
+    def _multiply(self, k: int, bias: Tensor, rows: Tensor, weight: Tensor, out: Tensor) -> None:
+        if self.names[k] == "output":
             torch.baddbmm(bias, rows, weight, out=out)
         else:
             torch.bmm(rows, weight, out=out)
 
-    def _activate_(self, z: Tensor, bias: Tensor) -> Tensor:
-        passes.activate_(z, bias, self.head.activation)
+    def activation(self, k: int, z: Tensor) -> Tensor:
+        """See `Layers`; adds the bias on the way."""
+        self.kept.append(z)
+        passes.activate_(z, self.params[f"{k}.bias"], self.architecture.activation)
         return z
 
     def _activation_backward(self, dh: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         total = dh.new_empty(dh.shape[0], dh.shape[2])
-        passes.derivative_(dh, kept, total, self.head.activation)
+        passes.derivative_(dh, kept, total, self.architecture.activation)
         return dh, total
 
 
@@ -111,37 +113,44 @@ def covers(head: Architecture, dropout: bool) -> bool:
 
 
 class KernelNet(LayeredNet):
-    """Mlp heads with hidden layers, without layer norm and dropout, one row a clip."""
+    """Mlp heads with hidden layers, without layer norm and dropout, one row a clip.
+
+    A layer's activation is applied where its product is made, and ``inputs`` are what each layer
+    sees, from the rows on.
+    """
 
     def __init__(self, head: Architecture, precision: str) -> None:
         super().__init__(head)
-        self.stored = STORED[precision]
+        self.precision, self.stored = precision, STORED[precision]
+        self.group: Tensor | None = None
         self.places: dict[tuple[tuple[int, int], ...], Tensor] = {}
 
-    def forward(
-        self,
-        params: Mapping[str, Tensor],
-        groups: Sequence[Group],
-        bounds: Tensor,
-        dropout: Dropout | None,
-    ) -> Tensor:
-        """Return scores [H, B], and keep what `backward` needs."""
-        self.params = params
-        values = [group.rows.values for group in groups]
-        # The groups' rows side by side, and each head's group.
-        x = torch.stack(values) if len(values) > 1 else values[0].unsqueeze(0)
-        self.group: Tensor | None = self._group(groups, x.device)
-        rows = x.shape[1]
-        # What each layer sees, and the activation's derivative is computed from.
-        self.inputs = self._hidden(
-            params, x, self.group, lambda layer, w: self._buffer("z", layer, w, rows)
-        )
-        return self._score(params, self.inputs[-1], bounds)
+    def product(self, k: int, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """See `Layers`; takes the rows of every group instead of the first ``hidden``."""
+        if k == 0:
+            values = [group.rows.values for group in self.groups]
+            # The groups' rows side by side, and each head's group.
+            x = torch.stack(values) if len(values) > 1 else values[0].unsqueeze(0)
+            self.group, self.inputs = self._group(self.groups, x.device), [x.to(self.stored)]
+        x = self.inputs[-1]
+        if self.names[k] == "output":
+            self.result = torch.empty(*x.shape[:2], 1, dtype=torch.float32, device=x.device)
+            kernels.score(x, weight, bias, self.result)
+            return self.result
+        z = self._buffer("z", k, weight, hidden.shape[1])
+        group = self.group if k == 0 else None
+        kernels.forward(x, group, weight, bias, z, self.architecture.activation)
+        self.inputs.append(z)
+        return z
+
+    def activation(self, k: int, z: Tensor) -> Tensor:
+        """Return it as it is."""
+        return z
 
     def backward(self, grad: Tensor, sink: KernelSGD | KernelAdamW) -> None:  # type: ignore[override]
         """Take the optimizer's step, from the gradient of the scores [H, B]."""
         grad = self._output_backward(grad).contiguous()
-        activation = self.head.activation
+        activation = self.architecture.activation
         before = [self.params[f"{name}.weight"] for name in self.names[:-1]]
         rows = grad.shape[1]
         dz = self._buffer("dh", len(before) - 1, before[-1], rows)
@@ -158,36 +167,8 @@ class KernelNet(LayeredNet):
 
     def score(self, params: Mapping[str, Tensor], rows: Rows, bounds: Tensor) -> Tensor:
         """Return the scores [H, R] of rows that all heads share; keeps nothing."""
-        x, heads = rows.values.unsqueeze(0), bounds.shape[0]
-        group = torch.zeros(heads, dtype=torch.int64, device=x.device)
-
-        def fresh(layer: int, weight: Tensor) -> Tensor:
-            return x.new_empty(heads, x.shape[1], weight.shape[2], dtype=self.stored)
-
-        return self._score(params, self._hidden(params, x, group, fresh)[-1], bounds)
-
-    def _hidden(
-        self,
-        params: Mapping[str, Tensor],
-        x: Tensor,
-        group: Tensor | None,
-        room: Callable[[int, Tensor], Tensor],
-    ) -> list[Tensor]:
-        """Return what each layer sees; ``room``: (layer, its weight) -> where its result goes."""
-        seen = [x.to(self.stored)]
-        for layer, name in enumerate(self.names[:-1]):
-            weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
-            z = room(layer, weight)
-            kernels.forward(seen[-1], group, weight, bias, z, self.head.activation)
-            seen.append(z)
-            group = None
-        return seen
-
-    def _score(self, params: Mapping[str, Tensor], x: Tensor, bounds: Tensor) -> Tensor:
-        scores = torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
-        kernels.score(x, params["output.weight"], params["output.bias"], scores)
-        self.bounds = bounds
-        return self._output(scores)
+        alone = KernelNet(self.architecture, self.precision)
+        return alone.forward(params, [Group(rows, slice(0, len(bounds)))], bounds, None)
 
     def _group(self, groups: Sequence[Group], device: torch.device) -> Tensor:
         """Return each head's group [H], filled on the device, which waits for nothing."""

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qamro_cache.losses.loss import Loss
 from qamro_cache.losses.qamro import qamro_value_and_grad
-from qamro_cache.losses.terms import Loss
 from qamro_cache.training.batches import Batch
 from qamro_cache.training.state import HeadState
 
