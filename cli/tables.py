@@ -87,22 +87,22 @@ def show_scores(
         level, _, metric = figure.partition("_")
         figures = [number(value) if name == metric else "" for name in names]
         rows.append(["ceiling", level, "", *figures, "", ""])
-    shown = [name.upper().replace("_FIT", " fit") for name in names]
+    shown = [name.upper().replace("_FIT", " (fit)") for name in names]
     columns = ["", "level", "n", *shown, f"{_WITH_INTERVAL.upper()}, 95 %", "seeds"]
     show_table(columns, rows, title=title, left=2)
-    _show_counts(next(iter(models.values())))
+    _show_counts(models)
 
 
-def _show_counts(scored: Mapping[str, Any]) -> None:
+def _show_counts(models: Mapping[str, Mapping[str, Any]]) -> None:
     """Print what was computed, and on what, below a table whose models share their clips."""
-    if scored["left_out"]:
-        missing = f"{scored['left_out']} rated clips are in no row: a model lacks a prediction"
-        click.echo(missing)
+    scored = next(iter(models.values()))
+    if scored["left_out"] and len(models) > 1:
+        missing = "rated clips in no row, because some model has no prediction"
+        click.echo(f"{missing}: {scored['left_out']}")
     if scored["groups_left_out"]:
-        click.echo(
-            f"{scored['groups_left_out']} {scored['group_word']}s are in no group row: they have one "
-            "clip or one rating"
-        )
+        word = scored["group_word"]
+        alone = f"{word}s in no {word} row, because of one clip or one label"
+        click.echo(f"{alone}: {scored['groups_left_out']}")
     if scored["signature"]:
         click.echo(printable(scored["signature"]))
 
@@ -110,16 +110,19 @@ def _show_counts(scored: Mapping[str, Any]) -> None:
 def _span(metric: Mapping[str, Any]) -> str:
     """An interval; - where there is none."""
     low, high = metric["low"], metric["high"]
-    return "-" if number(low) == "-" else f"{low:.2f} to {high:.2f}"
+    return "-" if number(low) == "-" else f"{_bare(low, 2)} to {_bare(high, 2)}"
 
 
 def _spread(metric: Mapping[str, Any]) -> str:
     """Mean and std of single seeds' figures; - where there is one seed."""
     if number(metric["seeds_std"]) == "-":
         return "-"
-    return f"{metric['seeds_mean']:.3f}\u00b1{metric['seeds_std']:.3f}".replace(
-        "\u00b10.", "\u00b1."
-    )
+    return f"{_bare(metric['seeds_mean'], 3)} \u00b1 {_bare(metric['seeds_std'], 3)}"
+
+
+def _bare(value: float, decimals: int) -> str:
+    """A correlation without the 0 before its point."""
+    return f"{value:.{decimals}f}".replace("0.", ".", 1 if abs(value) < 1 else 0)
 
 
 def number(value: Any) -> str:

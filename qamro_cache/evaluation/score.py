@@ -13,7 +13,7 @@ from qamro_cache.evaluation.bootstrap import Interval, interval, resampled
 from qamro_cache.evaluation.figures import figures
 from qamro_cache.evaluation.judged import Floats, Judged
 from qamro_cache.evaluation.metrics import METRICS
-from qamro_cache.evaluation.within import blocks_of, groups_counted
+from qamro_cache.evaluation.within import blocks_of, group_sizes
 from qamro_cache.version import __version__
 
 _Name = TypeVar("_Name", str, int)
@@ -59,8 +59,9 @@ def score(pred: Floats, judged: Judged, *, resamples: int = 1000) -> dict[str, A
 
     Returns:
         ``clips``, ``systems``, ``groups`` (those that the figures within groups are averaged over),
-        ``groups_left_out`` (fewer than two clips, or equal labels), ``group_word``, ``left_out``
-        (clips with a label but no prediction) and ``seeds`` counted; the ``signature`` of what was
+        ``groups_left_out`` (fewer than two clips, or equal labels), ``group_word``,
+        ``best_of_n`` (how many clips a group has to choose among, on average), ``left_out`` (clips
+        with a label but no prediction) and ``seeds`` counted; the ``signature`` of what was
         computed; and ``metrics``: for each of `FIGURES` the ``value`` of the averaged prediction,
         the 95 % interval ``low`` to ``high`` of the main ones (see `limits`), and of the seeds'
         own figures ``by_seed`` [K] the ``seeds_mean`` and ``seeds_std`` (NaN for one seed). JSON
@@ -69,16 +70,11 @@ def score(pred: Floats, judged: Judged, *, resamples: int = 1000) -> dict[str, A
     known = np.isfinite(pred).all(0) & judged.known
     left = int(judged.known.sum() - known.sum())
     judged = judged.only(known)
-    blocks = [] if judged.group is None else blocks_of(torch.as_tensor(judged.group[known]))
     target, systems = judged.target[known], np.unique(judged.system[known])
-    counted = groups_counted(torch.as_tensor(target), blocks)
-    named = 0 if judged.group is None else len(np.unique(judged.group[known & (judged.group >= 0)]))
     result: dict[str, Any] = {
         "clips": len(target),
         "systems": int((systems >= 0).sum()),
-        "groups": counted,
-        "groups_left_out": named - counted,
-        "group_word": judged.group_word,
+        **_group_counts(judged),
         "left_out": left,
         "seeds": len(pred),
         "signature": "",
@@ -101,6 +97,24 @@ def score(pred: Floats, judged: Judged, *, resamples: int = 1000) -> dict[str, A
         }
     result["signature"] = _signature(result, judged, found.signature)
     return result
+
+
+def _group_counts(judged: Judged) -> dict[str, Any]:
+    """Count the groups that figures within groups are averaged over, and those left out."""
+    known, word = judged.known, judged.group_word
+    if judged.group is None:
+        return {"groups": 0, "groups_left_out": 0, "group_word": word, "best_of_n": _NONE}
+    group, target = judged.group[known], torch.as_tensor(judged.target[known])
+    blocks = blocks_of(torch.as_tensor(group))
+    counted = len(group_sizes(target, blocks))
+    reference = np.zeros_like(known) if judged.reference is None else judged.reference
+    choices = group_sizes(target, blocks, torch.as_tensor(~reference[known]))
+    return {
+        "groups": counted,
+        "groups_left_out": len(np.unique(group[group >= 0])) - counted,
+        "group_word": word,
+        "best_of_n": float(choices.mean()),
+    }
 
 
 class Limits(NamedTuple):

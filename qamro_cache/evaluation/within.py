@@ -75,12 +75,23 @@ def mean_over_groups(
         says = ~constant(t, w)
         total = total + torch.where(says, value, 0.0).sum(-1)
         count = count + says.sum(-1)
-    return (total / count).expand(torch.broadcast_shapes(pred.shape[:-1], total.shape))
+    of_weights = () if weights is None else weights.shape[:-1]
+    return (total / count).expand(torch.broadcast_shapes(pred.shape[:-1], of_weights))
 
 
-def groups_counted(target: Tensor, blocks: Sequence[Block]) -> int:
-    """Count the groups that `mean_over_groups` averages over."""
-    return sum(int((~constant(target[place], filled.double())).sum()) for place, filled in blocks)
+def group_sizes(target: Tensor, blocks: Sequence[Block], weights: Tensor | None = None) -> Tensor:
+    """Return how many clips each group has that `mean_over_groups` averages over [groups].
+
+    Args:
+        target: [N].
+        blocks: of `blocks_of`.
+        weights: [N] as there, or None.
+    """
+    sizes = [torch.zeros(0, dtype=torch.float64)]
+    for place, filled in blocks:
+        w = filled.double() if weights is None else weights[place] * filled
+        sizes.append(w.sum(-1)[~constant(target[place], w)])
+    return torch.cat(sizes)
 
 
 def best_regret(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
