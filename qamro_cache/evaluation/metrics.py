@@ -146,6 +146,7 @@ class Metric(NamedTuple):
 
     Attributes:
         function: of predictions, targets and weights.
+        about: what it is, for the documents.
         levels: where it is given: over clips, over systems, and within groups as the mean over
             them.
         same_scale: whether the predictions must be in the labels' units.
@@ -154,33 +155,61 @@ class Metric(NamedTuple):
     """
 
     function: Callable[..., Tensor]
+    about: str
     levels: tuple[str, ...] = ("clip", "system")
     same_scale: bool = False
     main: bool = False
     choice: bool = False
 
 
+def _errors_by_quality() -> dict[str, Metric]:
+    about = "RMSE of the third of the clips with the {} labels"
+    return {
+        f"rmse_{name}": Metric(
+            partial(rmse_of_third, third=third), about.format(word), _CLIP, same_scale=True
+        )
+        for third, (name, word) in enumerate(
+            (("low", "lowest"), ("mid", "middle"), ("high", "highest"))
+        )
+    }
+
+
 _CLIP, _ALL, _GROUP = ("clip",), ("clip", "system", "group"), ("group",)
+_RIGHT = "pairs of clips whose order is predicted right, equal predictions counting half"
 
 #: Every metric by name, in the order of the tables' columns.
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "mse": Metric(mse, same_scale=True, main=True),
-        "rmse": Metric(rmse, same_scale=True),
-        "mae": Metric(mae, same_scale=True),
-        "mse_fit": Metric(mse_fit, main=True),
-        "ccc": Metric(ccc, same_scale=True),
-        "lcc": Metric(lcc, _ALL, main=True),
-        "srcc": Metric(srcc, _ALL, main=True),
-        "ktau": Metric(ktau, _ALL, main=True),
-        "pair_accuracy": Metric(pair_accuracy, _ALL),
-        "far_pair_accuracy": Metric(far_pair_accuracy, _CLIP),
-        "slope": Metric(slope, _CLIP, same_scale=True),
-        "intercept": Metric(intercept, _CLIP, same_scale=True),
-        "rmse_low": Metric(partial(rmse_of_third, third=0), _CLIP, same_scale=True),
-        "rmse_mid": Metric(partial(rmse_of_third, third=1), _CLIP, same_scale=True),
-        "rmse_high": Metric(partial(rmse_of_third, third=2), _CLIP, same_scale=True),
-        "best_regret": Metric(best_regret, _GROUP, choice=True),
-        "best_hit": Metric(best_hit, _GROUP, choice=True),
+        "mse": Metric(mse, "mean squared error", same_scale=True, main=True),
+        "rmse": Metric(rmse, "root of the MSE, in label units", same_scale=True),
+        "mae": Metric(mae, "mean absolute error", same_scale=True),
+        "mse_fit": Metric(mse_fit, "MSE after the best straight line", main=True),
+        "ccc": Metric(ccc, "Lin's concordance correlation coefficient", same_scale=True),
+        "lcc": Metric(lcc, "Pearson's linear correlation", _ALL, main=True),
+        "srcc": Metric(srcc, "Spearman's rank correlation", _ALL, main=True),
+        "ktau": Metric(ktau, "Kendall's tau-b", _ALL, main=True),
+        "pair_accuracy": Metric(pair_accuracy, f"share of the {_RIGHT}", _ALL),
+        "far_pair_accuracy": Metric(
+            far_pair_accuracy,
+            "the same, of pairs whose labels differ by more than a std",
+            _CLIP,
+        ),
+        "slope": Metric(
+            slope, "calibration: slope of the labels over the predictions", _CLIP, same_scale=True
+        ),
+        "intercept": Metric(intercept, "calibration: its value at 0", _CLIP, same_scale=True),
+        **_errors_by_quality(),
+        "best_regret": Metric(
+            best_regret,
+            "how far the clip of the highest prediction lies below the best one, in label units",
+            _GROUP,
+            choice=True,
+        ),
+        "best_hit": Metric(
+            best_hit,
+            "how often the clip of the highest prediction is a best",
+            _GROUP,
+            choice=True,
+        ),
     }
 )
