@@ -84,6 +84,7 @@ def _show(out: Path, best: dict[str, Any]) -> None:
         ]
         title = f"{'synthetic data: ' if best['synthetic'] else ''}{axis}"
         show_table([*named, *_SHOWN], rows, title=title, left=len(named))
+        click.echo(printable(part["signature"].iloc[0]))
         click.echo(printable(_verdict(str(axis), best["axes"][axis])))
 
 

@@ -23,9 +23,9 @@ from .tables import show_scores
 def main(predictions: Path, labels: Path | None, as_json: bool, **options: Any) -> None:
     """Score predictions against listeners' mean opinion scores.
 
-    Figures are those of the AudioMOS challenge, clip and system level, each with the 95 % interval
-    of a bootstrap over systems, and the raters' own agreement beside them where single ratings are
-    known.
+    Figures are those of the AudioMOS challenge, clip and system level, and within groups, each with
+    the 95 % interval of a bootstrap over systems, and the raters' own agreement beside them where
+    single ratings are known.
     """
     notices_to_stderr()
     from qamro_cache.evaluation.request import evaluate_request

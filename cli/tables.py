@@ -7,7 +7,7 @@ import click
 
 from .common import printable
 
-#: The metric whose interval and std over seeds stand beside the figures.
+#: The metric whose interval and single seeds stand beside the figures.
 _WITH_INTERVAL = "srcc"
 
 
@@ -65,9 +65,13 @@ def show_scores(
 ) -> None:
     """Print what `qamro_cache.evaluation.score.score` returned for each model, a level a row."""
     from qamro_cache.evaluation.compare import levels
+    from qamro_cache.evaluation.metrics import METRICS
 
     found = [(model, *level) for model, scored in models.items() for level in levels(scored)]
-    names = list(dict.fromkeys(name for *_, metrics in found for name in metrics))
+    names = [name for name in METRICS if METRICS[name].main]
+    given = {name for *_, metrics in found for name in metrics}
+    # The error after a fitted line is for predictions in other units.
+    names = [name for name in names if name in given and (name != "mse_fit" or "mse" not in given)]
     rows = [
         [
             model,
@@ -75,23 +79,50 @@ def show_scores(
             str(count),
             *(number(metrics[name]["value"]) if name in metrics else "" for name in names),
             _span(metrics[_WITH_INTERVAL]),
-            number(metrics[_WITH_INTERVAL]["std"]),
+            _spread(metrics[_WITH_INTERVAL]),
         ]
         for model, level, count, metrics in found
     ]
     for figure, value in (ceiling or {}).items():
         level, _, metric = figure.partition("_")
         figures = [number(value) if name == metric else "" for name in names]
-        rows.append(["raters' ceiling", level, "", *figures, "", ""])
+        rows.append(["ceiling", level, "", *figures, "", ""])
     shown = [name.upper().replace("_FIT", " (fit)") for name in names]
-    columns = ["", "level", "n", *shown, f"{_WITH_INTERVAL.upper()}, 95 %", "std"]
+    columns = ["", "level", "n", *shown, f"{_WITH_INTERVAL.upper()}, 95 %", "seeds"]
     show_table(columns, rows, title=title, left=2)
+    _show_counts(models)
+
+
+def _show_counts(models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what was computed, and on what, below a table whose models share their clips."""
+    scored = next(iter(models.values()))
+    if scored["left_out"] and len(models) > 1:
+        missing = "rated clips in no row, because some model has no prediction"
+        click.echo(f"{missing}: {scored['left_out']}")
+    if scored["groups_left_out"]:
+        word = scored["group_word"]
+        alone = f"{word}s in no {word} row, because of one clip or one label"
+        click.echo(f"{alone}: {scored['groups_left_out']}")
+    if scored["signature"]:
+        click.echo(printable(scored["signature"]))
 
 
 def _span(metric: Mapping[str, Any]) -> str:
     """An interval; - where there is none."""
-    low, high = number(metric["low"]), number(metric["high"])
-    return "-" if low == "-" else f"{low} to {high}"
+    low, high = metric["low"], metric["high"]
+    return "-" if number(low) == "-" else f"{_bare(low, 2)} to {_bare(high, 2)}"
+
+
+def _spread(metric: Mapping[str, Any]) -> str:
+    """Mean and std of single seeds' figures; - where there is one seed."""
+    if number(metric["seeds_std"]) == "-":
+        return "-"
+    return f"{_bare(metric['seeds_mean'], 3)} \u00b1 {_bare(metric['seeds_std'], 3)}"
+
+
+def _bare(value: float, decimals: int) -> str:
+    """A correlation without the 0 before its point."""
+    return f"{value:.{decimals}f}".replace("0.", ".", 1 if abs(value) < 1 else 0)
 
 
 def number(value: Any) -> str:

@@ -3,8 +3,9 @@
     python docs/make_tables.py
 
 Tables of options stand between ``<!-- options: NAME -->`` and ``<!-- end of options -->``, that of
-losses between ``<!-- losses -->`` and ``<!-- end of losses -->``, the map of CONTRIBUTING.md
-between ``<!-- map -->`` and ``<!-- end of map -->``.
+losses between ``<!-- losses -->`` and ``<!-- end of losses -->``, that of metrics between
+``<!-- metrics -->`` and ``<!-- end of metrics -->``, the map of CONTRIBUTING.md between
+``<!-- map -->`` and ``<!-- end of map -->``.
 """
 
 import ast
@@ -12,6 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from qamro_cache.evaluation.metrics import METRICS
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
@@ -38,6 +40,7 @@ FOLDERS = {"qamro_cache": "", "cli": "qamro_cache_cli", "benchmarks": ""}
 
 _PLACE = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
 _LOSSES = re.compile(r"(<!-- losses -->\n).*?(<!-- end of losses -->)", re.DOTALL)
+_METRICS = re.compile(r"(<!-- metrics -->\n).*?(<!-- end of metrics -->)", re.DOTALL)
 _MAP = re.compile(r"(<!-- map -->\n).*?(<!-- end of map -->)", re.DOTALL)
 
 
@@ -65,6 +68,16 @@ def losses() -> str:
     return "\n".join(rows) + "\n"
 
 
+def metrics() -> str:
+    """Return a table of the metrics in Markdown."""
+    rows = ["| metric | what | of | |", "|---|---|---|---|"]
+    for name, metric in METRICS.items():
+        of = ", ".join(f"`{level}`" for level in metric.levels)
+        notes = ["interval"] * metric.main + ["same units only"] * metric.same_scale
+        rows.append(f"| `{name}` | {metric.about} | {of} | {', '.join(notes)} |")
+    return "\n".join(rows) + "\n"
+
+
 def the_map() -> str:
     """Return a table a folder: each file, and the first line of its docstring."""
     parts = []
@@ -85,6 +98,7 @@ def the_map() -> str:
 def filled(text: str) -> str:
     """Return a document with its tables, and its map, written anew."""
     text = _LOSSES.sub(lambda found: found[1] + losses() + found[2], text)
+    text = _METRICS.sub(lambda found: found[1] + metrics() + found[2], text)
     text = _PLACE.sub(lambda found: found[1] + table(TABLES[found[2]]) + found[3], text)
     return _MAP.sub(lambda found: found[1] + the_map() + found[2], text)
 

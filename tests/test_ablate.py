@@ -81,8 +81,15 @@ def test_cells_and_their_tables(cache, tmp_path):
         for name in ("alpha", "beta", "loss"):
             same = cell[name].isna() if pd.isna(row[name]) else cell[name] == row[name]
             cell = cell[same]
-        assert row["clip_srcc"] == pytest.approx(cell["clip_srcc"].mean())
-        assert row["clip_srcc_std"] == pytest.approx(cell["clip_srcc"].std(ddof=1))
+        assert row["clip_srcc_seeds_mean"] == pytest.approx(cell["clip_srcc"].mean())
+        assert row["clip_srcc_seeds_std"] == pytest.approx(cell["clip_srcc"].std(ddof=1))
+    # The last cell that was trained alone: the figure of the seeds' averaged prediction.
+    mean = table.groupby(["axis", "clip_id"])[["prediction", "target"]].mean()
+    for axis, rows in mean.groupby("axis"):
+        (row,) = summary[
+            (summary["alpha"] == alpha) & (summary["beta"] == beta) & (summary["axis"] == axis)
+        ].to_dict("records")
+        assert row["clip_srcc"] == pytest.approx(spearmanr(*rows.to_numpy().T)[0], abs=1e-4)
     chosen = best["axes"]["quality"]
     top = summary[(summary["axis"] == "quality") & (summary["model"] == "head")]
     assert chosen["clip_srcc"] == pytest.approx(top["clip_srcc"].max())
@@ -234,11 +241,18 @@ def test_diverged_cells_are_marked(cache, tmp_path):
     grid = Grid({"lr": [0.01, 1e30]}, (), {"epochs": 3, "widths": (8,)})
     best = ablate(cache, tmp_path, grid=grid, seeds=1, cv="3", resamples=20)
     table = pd.read_csv(tmp_path / "summary.csv")
+    mean = table[table["model"] == "train mean"].set_index("axis")
     table = table[table["model"] == "head"].set_index("lr")
     assert (table.loc[1e30, "diverged"] == 3).all()
     assert (table.loc[0.01, "diverged"] == 0).all()
-    assert table.loc[1e30, "clip_srcc"].isna().all()
+    # They count with the mean of what they learned from, and no row loses a clip by them.
+    assert (table["clips"] == 39).all()
+    diverged = table.loc[1e30].set_index("axis")["clip_mse"]
+    pd.testing.assert_series_equal(diverged, mean["clip_mse"], check_like=True, rtol=1e-6)
     assert best["axes"]["quality"]["cell"] == {"lr": 0.01}
+    alone = Grid({"lr": [1e30]}, (), {"epochs": 3, "widths": (8,)})
+    best = ablate(cache, tmp_path / "alone", grid=alone, seeds=1, cv="3", resamples=20)
+    assert best["axes"]["quality"]["reason"] == "every cell has heads that diverged"
 
 
 def test_fewer_raters(cache, tmp_path):

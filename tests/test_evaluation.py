@@ -1,6 +1,10 @@
 """Baselines, intervals and ceilings against an independent computation."""
 
+import subprocess
+import sys
+
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
@@ -14,8 +18,9 @@ from qamro_cache.evaluation.bootstrap import (
 from qamro_cache.evaluation.ceiling import split_half
 from qamro_cache.evaluation.compare import paired_gap
 from qamro_cache.evaluation.figures import figures
-from qamro_cache.evaluation.judged import Judged
-from qamro_cache.evaluation.score import score
+from qamro_cache.evaluation.judged import Judged, ways_of
+from qamro_cache.evaluation.metrics import METRICS
+from qamro_cache.evaluation.score import score, score_models
 
 
 @pytest.fixture
@@ -93,7 +98,7 @@ def test_intervals_hold_the_true_correlation_about_as_often_as_they_say():
     hits = 0
     for seed in range(60):
         pred, target, system = simulated(60, 4, seed)
-        drawn = resampled(pred[None], target, system, resamples=300, only=["clip_lcc"])
+        drawn = resampled(pred, Judged(target, system), resamples=300, only=["clip_lcc"])
         low, high = interval(drawn["clip_lcc"])
         hits += low <= np.sqrt(2 / 3) <= high
     assert 50 <= hits <= 60
@@ -102,13 +107,13 @@ def test_intervals_hold_the_true_correlation_about_as_often_as_they_say():
 def test_pairing_makes_a_small_constant_difference_certain():
     pred, target, system = simulated()
     worse = pred + np.random.default_rng(5).normal(0, 0.5, len(pred))
-    alone = interval(resampled(pred[None], target, system)["clip_lcc"])
     judged = Judged(target, system)
-    low, high = paired_gap(pred[None], worse[None], judged, "clip_lcc", 1000)
+    alone = interval(resampled(pred, judged)["clip_lcc"])
+    low, high = paired_gap(pred, worse, judged, "clip_lcc", 1000)
     assert low > 0
     assert high - low < (alone.high - alone.low) / 1.5
-    assert paired_gap(pred[None], pred[None], judged, "clip_lcc", 1000) == (0.0, 0.0)
-    assert paired_gap(pred[None], worse[None], judged, "clip_lcc", 0) is None
+    assert paired_gap(pred, pred, judged, "clip_lcc", 1000) == (0.0, 0.0)
+    assert paired_gap(pred, worse, judged, "clip_lcc", 0) is None
 
 
 def test_the_ceiling_is_what_a_perfect_predictor_reaches():
@@ -135,15 +140,67 @@ def test_without_single_ratings_there_is_no_ceiling():
     assert split_half(labels, 0) is None
 
 
-def test_figures_of_several_seeds_are_averaged_not_the_predictions():
+def test_a_models_figure_is_that_of_its_averaged_prediction():
     pred, target, system = simulated()
     seeds = np.stack([pred, pred + np.random.default_rng(6).normal(0, 2, len(pred))])
-    want = np.mean([scipy.stats.spearmanr(row, target).statistic for row in seeds])
     scored = score(seeds, Judged(target, system))
-    assert scored["metrics"]["clip_srcc"]["value"] == pytest.approx(want)
+    alone = score(seeds.mean(0, keepdims=True), Judged(target, system))
+    got, mean = scored["metrics"]["clip_srcc"], alone["metrics"]["clip_srcc"]
+    want = scipy.stats.spearmanr(seeds.mean(0), target).statistic
+    assert got["value"] == pytest.approx(want)
+    assert (got["low"], got["high"]) == (mean["low"], mean["high"])
+    of_seeds = [scipy.stats.spearmanr(row, target).statistic for row in seeds]
+    assert got["seeds_mean"] == pytest.approx(np.mean(of_seeds))
+    assert got["seeds_std"] == pytest.approx(np.std(of_seeds, ddof=1))
+    assert got["by_seed"] == pytest.approx(of_seeds)
+    assert np.isnan(mean["seeds_std"])
     assert (scored["clips"], scored["systems"], scored["seeds"]) == (200, 20, 2)
-    spread = np.std([scipy.stats.pearsonr(row, target).statistic for row in seeds], ddof=1)
-    assert scored["metrics"]["clip_lcc"]["std"] == pytest.approx(spread)
+
+
+def test_all_models_of_a_table_are_scored_on_the_same_clips():
+    pred, target, system = simulated()
+    lacking = np.stack([pred, pred])
+    lacking[1, :30] = np.nan
+    target[40] = np.nan
+    models = {"a": pred[None], "b": lacking, "none": np.full((1, 200), np.nan)}
+    scored = score_models(models, Judged(target, system), resamples=0)
+    assert [scored[name]["clips"] for name in models] == [169, 169, 0]
+    assert [scored[name]["left_out"] for name in models] == [30, 30, 30]
+    want = scipy.stats.spearmanr(np.delete(pred, 40)[30:], np.delete(target, 40)[30:]).statistic
+    for name in ("a", "b"):
+        assert scored[name]["metrics"]["clip_srcc"]["value"] == pytest.approx(want)
+
+
+def test_groups_are_what_was_left_out_else_groups_else_prompts():
+    clips = pd.DataFrame(
+        {"system": ["a", "Hidden_Reference", ""], "group": "", "prompt": ["p", "q", ""]}
+    )
+    ways = ways_of(clips)
+    assert (ways["group_word"], ways["group"].tolist()) == ("prompt", [0, 1, -1])
+    assert ways["reference"].tolist() == [False, True, False]
+    clips["group"] = ["", "x", "x"]
+    for cv, word, codes in (
+        ("", "group", [-1, 0, 0]),
+        ("system", "group", [-1, 0, 0]),
+        ("5", "group", [-1, 0, 0]),
+        ("prompt", "prompt", [0, 1, -1]),
+    ):
+        ways = ways_of(clips, cv)
+        assert (ways["group_word"], ways["group"].tolist()) == (word, codes), cv
+
+
+def test_the_best_of_a_group_is_chosen_among_clips_that_are_no_reference():
+    target = np.array([9.0, 5.0, 3.0, 9.0, 2.0, 4.0])
+    pred = np.array([[9.0, 1.0, 2.0, 9.0, 1.0, 2.0]])
+    group = np.array([0, 0, 0, 1, 1, 1])
+    reference = np.array([True, False, False] * 2)
+    judged = Judged(target, np.full(6, -1), group=group, reference=reference)
+    scored = score(pred, judged, resamples=0)
+    assert scored["metrics"]["group_best_regret"]["value"] == 1.0
+    assert scored["metrics"]["group_best_hit"]["value"] == 0.5
+    assert (scored["groups"], scored["groups_left_out"], scored["best_of_n"]) == (2, 0, 2)
+    # Ranks within a group are of all its clips.
+    assert scored["metrics"]["group_srcc"]["value"] == pytest.approx((0.5 + 1) / 2)
 
 
 def test_without_systems_there_are_no_system_figures_and_clips_are_resampled():
@@ -180,20 +237,29 @@ def test_linear_fit_metrics_ignore_the_scale_of_the_predictions():
     assert scored["metrics"]["clip_mse_fit"]["value"] == pytest.approx(want)
 
 
-def test_a_metric_in_label_units_is_not_given_on_another_scale(monkeypatch):
-    """A new one too: nobody has to remember it elsewhere."""
-    from qamro_cache.evaluation import figures as module
-    from qamro_cache.evaluation import score as scoring
-    from qamro_cache.evaluation.metrics import METRICS, Metric
-
-    more = {**METRICS, "mae": Metric(lambda p, t, w=None: (p - t).abs().mean(-1), True)}
-    monkeypatch.setattr(module, "METRICS", more)
-    monkeypatch.setattr(scoring, "METRICS", more)
-    monkeypatch.setattr(module, "FIGURES", (*module.FIGURES, "clip_mae", "system_mae"))
-    monkeypatch.setattr(module.figures, "__kwdefaults__", {"weights": None, "only": module.FIGURES})
+def test_a_metric_in_label_units_is_not_given_on_another_scale():
     pred, target, system = simulated()
     here = score(pred[None], Judged(target, system), resamples=0)["metrics"]
-    assert here["clip_mae"]["value"] == pytest.approx(np.abs(pred - target).mean())
     there = score(pred[None], Judged(target, system, same_scale=False), resamples=0)["metrics"]
-    assert {"clip_mae", "system_mae", "clip_mse", "system_mse"}.isdisjoint(there)
-    assert there["clip_mse_fit"]["value"] > 0
+    units = {name for name in here if METRICS[name.partition("_")[2]].same_scale}
+    assert {"clip_mse", "clip_rmse", "clip_ccc", "clip_slope", "system_mae"} <= units
+    assert set(here) - set(there) == units
+
+
+def test_a_metric_is_a_line_of_the_list():
+    """A new one becomes a column and a figure: nobody has to remember it elsewhere."""
+    code = """
+from types import MappingProxyType
+from qamro_cache.evaluation import metrics
+more = {**metrics.METRICS, "bias": metrics.Metric(lambda p, t, w=None: (p - t).mean(-1), main=True)}
+metrics.METRICS = MappingProxyType(more)
+import numpy as np
+from qamro_cache.evaluation.compare import columns
+from qamro_cache.evaluation.judged import Judged, ways_of
+from qamro_cache.evaluation.score import score, score_models
+scored = score(np.ones((1, 4)), Judged(np.zeros(4), np.array([0, 0, 1, 1])), resamples=9)
+row = columns(scored, parts=["low"])
+print(row["clip_bias"], "system_bias_low" in row)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["1.0", "True"], done.stderr

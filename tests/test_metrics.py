@@ -7,17 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from reference_metrics import REFERENCES
+from reference_metrics import REFERENCES, reference, within_groups
 
-from qamro_cache.evaluation.metrics import METRICS, average_ranks, ktau, lcc, srcc, system_means
-
-
-def scipy_metric(name: str, pred: np.ndarray, target: np.ndarray) -> float:
-    if METRICS[name].in_label_units:
-        return float(REFERENCES[name](pred, target)) if len(pred) else np.nan
-    if len(pred) < 2 or np.ptp(pred) == 0 or np.ptp(target) == 0:
-        return np.nan
-    return float(REFERENCES[name](pred, target))
+from qamro_cache.evaluation.metrics import METRICS, ktau, lcc, srcc
+from qamro_cache.evaluation.weighted import average_ranks, system_means
+from qamro_cache.evaluation.within import (
+    blocks_of,
+    group_sizes,
+    mean_over_groups,
+)
 
 
 def test_every_metric_has_a_reference():
@@ -29,47 +27,108 @@ coarse = st.integers(-3, 3).map(float)
 fine = st.floats(-100, 100, allow_subnormal=False).map(lambda x: round(x, 3))
 
 
-@settings(deadline=None, max_examples=200)
-@given(data=st.data(), n=st.integers(1, 30), rows=st.integers(1, 3), values=st.sampled_from([0, 1]))
+@settings(deadline=None, max_examples=120)
+@given(data=st.data(), n=st.integers(1, 20), rows=st.integers(1, 3), values=st.sampled_from([0, 1]))
 def test_metrics_of_a_resample_equal_scipys_on_the_repeated_sample(data, n, rows, values):
     elements = (coarse, fine)[values]
     pred = data.draw(hnp.arrays(float, (rows, n), elements=elements))
     target = data.draw(hnp.arrays(float, n, elements=elements))
     weights = data.draw(hnp.arrays(int, (rows, n), elements=st.integers(0, 3)))
-    for name, (metric, _) in METRICS.items():
-        got = metric(torch.tensor(pred), torch.tensor(target), torch.tensor(weights))
+    for name, metric in METRICS.items():
+        got = metric.function(torch.tensor(pred), torch.tensor(target), torch.tensor(weights))
         for row in range(rows):
             repeated = np.repeat(np.arange(n), weights[row])
-            want = scipy_metric(name, pred[row, repeated], target[repeated])
-            np.testing.assert_allclose(got[row], want, atol=1e-10, err_msg=name)
+            want = reference(name, pred[row, repeated], target[repeated])
+            np.testing.assert_allclose(got[row], want, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data(), n=st.integers(1, 30), values=st.sampled_from([0, 1]))
+def test_figures_within_groups_are_the_mean_over_those_that_can_be_ranked(data, n, values):
+    elements = (coarse, fine)[values]
+    pred = data.draw(hnp.arrays(float, (2, n), elements=elements))
+    target = data.draw(hnp.arrays(float, n, elements=elements))
+    group = data.draw(hnp.arrays(np.int64, n, elements=st.integers(-1, 6)))
+    masks = data.draw(hnp.arrays(np.int64, (3, n), elements=st.integers(0, 1)))
+    blocks = blocks_of(torch.tensor(group))
+    names = [name for name, metric in METRICS.items() if "group" in metric.levels]
+    assert {"srcc", "best_regret", "best_hit"} <= set(names)
+    for name in names:
+        function = METRICS[name].function
+        whole = mean_over_groups(function, torch.tensor(pred), torch.tensor(target), None, blocks)
+        for row in range(2):
+            want = within_groups(name, pred[row], target, group)
+            np.testing.assert_allclose(whole[row], want, atol=1e-12, err_msg=name)
+            got = mean_over_groups(function, *map(torch.tensor, (pred[row], target, masks)), blocks)
+            for mask, value in zip(masks == 1, got, strict=True):
+                want = within_groups(name, pred[row, mask], target[mask], group[mask])
+                np.testing.assert_allclose(value, want, atol=1e-12, err_msg=name)
+
+
+def test_groups_that_say_nothing_are_left_out_by_their_labels_alone():
+    group = torch.tensor([0, 0, 1, 1, 1, 2, -1, -1, 3, 3])
+    target = torch.tensor([1.0, 1.0, 1.0, 2.0, 3.0, 5.0, 1.0, 2.0, 1.0, 2.0])
+    blocks = blocks_of(group)
+    assert group_sizes(target, blocks).tolist() == [2, 3]
+    assert group_sizes(target, blocks, torch.tensor([1.0] * 8 + [1, 0])).tolist() == [3]
+    pred = torch.tensor([2.0, 1.0, 3.0, 2.0, 1.0, 0.0, 1.0, 2.0, 7.0, 7.0])
+    # -1 in one group, and no preference in another.
+    assert mean_over_groups(srcc, pred, target, None, blocks).item() == pytest.approx(-0.5)
+    pred[8] = torch.nan
+    assert mean_over_groups(srcc, pred, target, None, blocks).isnan()
+
+
+def test_blocks_hold_every_clip_of_a_group_once_whatever_their_sizes():
+    generator = np.random.default_rng(0)
+    sizes = [1, 2, 3, 4, 5, 8, 9, 33, 200]
+    group = torch.as_tensor(generator.permutation(np.repeat(np.arange(9), sizes)))
+    blocks = blocks_of(group)
+    found = [place[row][filled[row]] for place, filled in blocks for row in range(len(place))]
+    for places in found:
+        (mine,) = set(group[places].tolist())
+        assert sorted(places.tolist()) == (group == mine).nonzero()[:, 0].tolist()
+    assert sorted(len(places) for places in found) == sizes[1:]
+    assert sum(place.numel() for place, _ in blocks) < 2 * sum(sizes)
+
+
+def test_the_choice_among_clips_of_equal_predictions_counts_in_part():
+    pred, target = torch.tensor([3.0, 3.0, 1.0, 3.0]), torch.tensor([4.0, 2.0, 5.0, 5.0])
+    regret, hit = (
+        METRICS[name].function(pred, target).item() for name in ("best_regret", "best_hit")
+    )
+    assert (regret, hit) == (pytest.approx(5 - 11 / 3), pytest.approx(1 / 3))
 
 
 def test_unweighted_metrics_equal_scipys_at_the_size_of_an_evaluation_set():
     generator = np.random.default_rng(0)
     target = generator.integers(0, 41, 3060) / 4.0
     pred = target + generator.normal(0, 2, 3060).astype(np.float32)
-    for name, (metric, _) in METRICS.items():
-        got = metric(torch.tensor(pred), torch.tensor(target)).item()
-        assert got == pytest.approx(scipy_metric(name, pred, target), abs=1e-12)
+    for name, metric in METRICS.items():
+        if "clip" in metric.levels and "pair" not in name:
+            got = metric.function(torch.tensor(pred), torch.tensor(target)).item()
+            assert got == pytest.approx(reference(name, pred, target), rel=1e-12, abs=1e-12), name
 
 
 def test_masked_samples_may_hold_anything():
     pred = torch.tensor([1.0, 2.0, torch.nan, 4.0])
     target = torch.tensor([1.0, 3.0, 2.0, torch.inf])
     mask = torch.tensor([1, 1, 0, 0])
-    for name, (metric, _) in METRICS.items():
-        assert metric(pred, target, mask).item() == pytest.approx(
-            scipy_metric(name, np.array([1.0, 2.0]), np.array([1.0, 3.0]))
-        )
+    for name, metric in METRICS.items():
+        assert metric.function(pred, target, mask).item() == pytest.approx(
+            reference(name, np.array([1.0, 2.0]), np.array([1.0, 3.0])), nan_ok=True
+        ), name
 
 
 def test_a_prediction_that_is_not_a_number_gives_no_number():
     pred = torch.tensor([[1.0, torch.nan, 3.0], [1.0, 2.0, 3.0]])
     target = torch.tensor([1.0, 2.0, 3.0])
-    for name, (metric, _) in METRICS.items():
-        bad, good = metric(pred, target).tolist()
-        assert np.isnan(bad), name
-        assert good == pytest.approx(0.0 if METRICS[name].in_label_units else 1.0)
+    for name, metric in METRICS.items():
+        bad, good = metric.function(pred, target).tolist()
+        assert np.isnan(bad) or name in ("rmse_low", "rmse_high"), name
+        want = reference(name, np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
+        assert good == pytest.approx(want, abs=1e-12), name
+        # A label that is none likewise.
+        assert metric.function(target, pred[0]).isnan(), name
 
 
 def test_constant_predictions_have_no_correlation_even_when_the_mean_rounds():
@@ -99,12 +158,20 @@ def test_system_means_of_a_resample_count_a_clip_as_often_as_it_was_drawn():
     assert means.clips.tolist() == [3.0, 0.0]
 
 
-def test_tau_in_blocks_equals_scipys(monkeypatch):
-    monkeypatch.setattr("qamro_cache.evaluation.metrics._BLOCK", 100)
+def test_pairs_in_blocks_count_each_once(monkeypatch):
+    monkeypatch.setattr("qamro_cache.evaluation.pairs._BLOCK", 100)
     generator = np.random.default_rng(1)
     pred, target = generator.integers(0, 9, (2, 57)).astype(float)
-    want = scipy.stats.kendalltau(pred, target).statistic
-    assert ktau(torch.tensor(pred), torch.tensor(target)).item() == pytest.approx(want, abs=1e-14)
+    weights = generator.integers(0, 3, (2, 57))
+    for name in ("ktau", "pair_accuracy", "far_pair_accuracy"):
+        function = METRICS[name].function
+        got = function(torch.tensor(pred), torch.tensor(target)).item()
+        assert got == pytest.approx(reference(name, pred, target), abs=1e-14)
+        got = function(*map(torch.tensor, (pred, target, weights)))
+        for row in range(2):
+            repeated = np.repeat(np.arange(57), weights[row])
+            want = reference(name, pred[repeated], target[repeated])
+            assert got[row].item() == pytest.approx(want, abs=1e-14), name
 
 
 def test_systems_of_equal_means_stay_tied_whatever_the_order_of_the_sum():

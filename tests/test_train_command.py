@@ -101,10 +101,18 @@ def test_a_run_folder_holds_what_it_says(cache, tmp_path):
         assert (scored["clips"], scored["systems"], scored["seeds"]) == (39, 5, 2)
         rows = table[table["axis"] == axis]
         srcc = [spearmanr(r["prediction"], r["target"])[0] for _, r in rows.groupby("seed")]
-        assert scored["metrics"]["clip_srcc"]["value"] == pytest.approx(np.mean(srcc))
-        means = rows.groupby(["seed", "system"])[["prediction", "target"]].mean()
-        error = ((means["prediction"] - means["target"]) ** 2).groupby("seed").mean().mean()
+        assert scored["metrics"]["clip_srcc"]["seeds_mean"] == pytest.approx(np.mean(srcc))
+        # What qamro-predict would say of a clip: the mean over the seeds.
+        mean = rows.groupby(["clip_id", "system", "group"])[["prediction", "target"]].mean()
+        want = spearmanr(mean["prediction"], mean["target"])[0]
+        assert scored["metrics"]["clip_srcc"]["value"] == pytest.approx(want)
+        means = mean.groupby("system").mean()
+        error = ((means["prediction"] - means["target"]) ** 2).mean()
         assert scored["metrics"]["system_mse"]["value"] == pytest.approx(error)
+        within = [spearmanr(*part.to_numpy().T)[0] for _, part in mean.groupby("group")]
+        assert scored["metrics"]["group_srcc"]["value"] == pytest.approx(np.mean(within))
+        assert (scored["groups"], scored["left_out"]) == (8, 0)
+        assert "|n=39|systems=5|groups=8|cv=group|seeds=2|ci=" in scored["signature"]
         assert set(one["models"]) == {"qamro head", "ridge", "train mean"}
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["recipe"]["epochs"] == 4

@@ -87,10 +87,10 @@ def reference_like(clips: pd.DataFrame, labels: Labels) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for system, rows in clips.groupby("system", sort=True).indices.items():
-        name = " ".join(str(system).casefold().replace("_", " ").replace("-", " ").split())
+        name = _plain(str(system))
         if not name:
             continue
-        if name in _REFERENCES or name in _ANCHORS:
+        if named_reference(name) or name in _ANCHORS:
             found[str(system)] = "by its name"
             continue
         for index, axis in enumerate(labels.axes):
@@ -99,6 +99,15 @@ def reference_like(clips: pd.DataFrame, labels: Labels) -> dict[str, str]:
             if share >= 1 - _END or share <= _END:
                 found[str(system)] = f"its mean on {axis.name} is {mean:.3g}"
     return found
+
+
+def named_reference(system: str) -> bool:
+    """Return whether a system's name says that it is the original, hidden among the others."""
+    return _plain(system) in _REFERENCES
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def _mean(scores: npt.NDArray[np.float64]) -> float:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qamro_cache.evaluation.figures import FIGURES, figures
-from qamro_cache.evaluation.judged import Floats, Ints
+from qamro_cache.evaluation.figures import MAIN_FIGURES, figures
+from qamro_cache.evaluation.judged import Floats, Ints, Judged
 from qamro_cache.memory import refuse_memory
 
 #: Tau compares all pairs in every resample; beyond this many clips its interval is left out.
@@ -39,47 +39,42 @@ def draw_clusters(num_clusters: int, resamples: int, seed: int = 0) -> Ints:
 
 
 def resampled(
-    pred: Floats,
-    target: Floats,
-    system: Ints,
-    truth: Tensor | None = None,
-    *,
-    resamples: int = 1000,
-    only: Collection[str] = FIGURES,
+    pred: Floats, judged: Judged, *, resamples: int = 1000, only: Collection[str] = MAIN_FIGURES
 ) -> dict[str, Tensor]:
-    """Compute figures in resamples: name -> [R], the mean over the seeds.
+    """Compute figures in resamples: name -> [R].
 
     Nothing is resampled where there are fewer than two systems (or clips, where no clip has a
     system): drawing one again and again says nothing about chance.
 
     Args:
-        pred: [K, N] predictions of K seeds.
-        target: [N] labels.
-        system: [N] each clip's system, -1 for none. Clips without one are left out where others
-            have one; where none has, clips are drawn.
-        truth: [S] published system scores, see `figures`.
+        pred: [C] predictions, one a clip.
+        judged: the same clips. Clips without a system are left out where others have one; where
+            none has, clips are drawn.
         resamples: R draws, the same for every model of the same clips.
         only: names of `FIGURES`. Tau is left out beyond 1,000 clips, where it would take minutes.
     """
-    named = (system >= 0).any()
-    inside = system >= 0 if named else np.ones(len(system), np.bool_)
-    names, cluster = np.unique(system[inside] if named else np.arange(len(system)),
-                               return_inverse=True)  # fmt: skip
+    inside = judged.known
+    if named := bool((judged.system[inside] >= 0).any()):
+        inside = inside & (judged.system >= 0)
+    system = judged.system[inside]
+    names, cluster = np.unique(system if named else np.arange(len(system)), return_inverse=True)
     if resamples == 0 or len(names) < 2:
         return {}
     counts = torch.as_tensor(draw_clusters(len(names), resamples)).double()
     place = torch.as_tensor(cluster)
     if int(inside.sum()) > _TAU_LIMIT:
         only = [name for name in only if name != "clip_ktau"]
+    truth = judged.system_truth
     found = figures(
-        torch.as_tensor(pred[:, inside]),
-        torch.as_tensor(target[inside]),
+        torch.as_tensor(pred[None, inside]),
+        torch.as_tensor(judged.target[inside]),
         place if named else torch.full_like(place, -1),
-        truth,
+        None if truth is None or not named else torch.as_tensor(truth[names]),
+        group=None if judged.group is None else torch.as_tensor(judged.group[inside]),
         weights={"clip": counts[:, place], "system": counts},
         only=only,
     )
-    return {name: value.mean(0) for name, value in found.items()}
+    return {name: value[0] for name, value in found.items()}
 
 
 def refuse_resamples(resamples: int, clips: int) -> None:

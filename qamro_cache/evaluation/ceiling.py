@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from qamro_cache.datasets.records import Labels
-from qamro_cache.evaluation.metrics import lcc, srcc, system_means
+from qamro_cache.evaluation.metrics import lcc, srcc
+from qamro_cache.evaluation.weighted import system_means
 
 
 class Ceiling(NamedTuple):

@@ -11,14 +11,12 @@ import numpy as np
 
 from qamro_cache.evaluation.baselines import ridge, train_mean
 from qamro_cache.evaluation.bootstrap import Interval, interval, resampled
-from qamro_cache.evaluation.figures import FIGURES, LEVELS
+from qamro_cache.evaluation.figures import FIGURES, LEVELS, MAIN_FIGURES
 from qamro_cache.evaluation.judged import Bools, Floats, Judged
+from qamro_cache.evaluation.score import DECIDES
 
-#: What stands behind a figure in ``metrics.json`` and in ``summary.csv``.
-PARTS = ("std", "low", "high")
-
-#: Systems from which the system level decides which model is best.
-MIN_SYSTEMS = 10
+#: What stands behind a main figure in ``metrics.json`` and in ``summary.csv``.
+PARTS = ("low", "high", "seeds_mean", "seeds_std")
 
 
 def baselines(vectors: Floats, truth: Floats, learned: Bools, test: Bools) -> dict[str, Floats]:
@@ -41,14 +39,30 @@ def columns(scored: Mapping[str, Any], *, parts: Sequence[str] = ()) -> dict[str
 
     Args:
         scored: of `score`.
-        parts: of `PARTS`: each figure is followed by ``<figure>_<part>``.
+        parts: of `PARTS`: each main figure is followed by ``<figure>_<part>``.
     """
     found = {}
     for name in FIGURES:
         metric = scored["metrics"].get(name, {})
         found[name] = float(metric.get("value", np.nan))
-        found |= {f"{name}_{part}": float(metric.get(part, np.nan)) for part in parts}
+        if name in MAIN_FIGURES:
+            found |= {f"{name}_{part}": float(metric.get(part, np.nan)) for part in parts}
     return found
+
+
+def seed_columns(scored: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """Return the figures of one seed's own predictions, NaN where one is not there.
+
+    Args:
+        scored: of `score`.
+        seed: its place among the seeds.
+    """
+    return {
+        name: float(scored["metrics"][name]["by_seed"][seed])
+        if name in scored["metrics"]
+        else np.nan
+        for name in FIGURES
+    }
 
 
 def levels(scored: Mapping[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -68,36 +82,33 @@ def best_of(
     judged: Judged,
     resamples: int,
 ) -> dict[str, Any]:
-    """Find the model of the highest SRCC, and those that a paired bootstrap cannot tell from it.
+    """Find the model of the highest clip SRCC, and those that cannot be told from it.
 
     Args:
-        models: what each is called, its predictions [K, C], and what `score` found.
-        judged: the same clips.
+        models: what each is called, its averaged prediction [C], and what `score` found.
+        judged: the clips that all of them predict; see `common`.
         resamples: bootstrap draws.
     """
-    known = np.isfinite(judged.target)
-    usable = [one for one in models if np.isfinite(one[1][:, known]).all()]
-    if not usable:
+    if not models:
         return {"cell": None, "reason": "every cell has heads that diverged"}
-    systems = len(np.unique(judged.system[known & (judged.system >= 0)]))
-    figure = f"{'system' if systems >= MIN_SYSTEMS else 'clip'}_srcc"
-    values = [columns(scored)[figure] for *_, scored in usable]
+    values = [columns(scored)[DECIDES] for *_, scored in models]
     if not np.isfinite(values).any():
-        return {"cell": None, "reason": f"{figure} is undefined"}
+        return {"cell": None, "reason": f"{DECIDES} is undefined"}
     place = int(np.nanargmax(values))
     alike = []
-    for k, (names, pred, _) in enumerate(usable):
+    for k, (names, pred, _) in enumerate(models):
         if k == place:
             continue
-        gap = paired_gap(usable[place][1], pred, judged, figure, resamples)
+        gap = paired_gap(models[place][1], pred, judged, DECIDES, resamples)
         if gap is None or not gap.low > 0:
-            alike.append({"cell": dict(names), figure: values[k], "gap_95": gap})
+            alike.append({"cell": dict(names), DECIDES: values[k], "gap_95": gap})
     return {
-        "metric": figure,
-        "cell": dict(usable[place][0]),
-        figure: values[place],
-        "systems": systems,
-        "clearly_best": len(usable) > 1 and not alike,
+        "metric": DECIDES,
+        "cell": dict(models[place][0]),
+        DECIDES: values[place],
+        "systems": models[place][2]["systems"],
+        "signature": models[place][2]["signature"],
+        "clearly_best": len(models) > 1 and not alike,
         "not_told_apart": alike,
         "note": "chosen on the clips it is reported on, so the figure flatters it",
     }
@@ -109,20 +120,13 @@ def paired_gap(
     """Return the 95 % interval of a figure's difference on the same resamples; None without any.
 
     Args:
-        ours: [K, C] predictions of one model.
-        theirs: [J, C] of the other.
-        judged: the same clips.
+        ours: [C] predictions of one model, its seeds averaged.
+        theirs: [C] of the other.
+        judged: the clips that both predict.
         figure: of `FIGURES`.
         resamples: bootstrap draws.
     """
-    known = np.isfinite(judged.target)
-    target, system = judged.target[known], judged.system[known]
-    systems = np.unique(system[system >= 0])
-    system = np.where(system >= 0, np.searchsorted(systems, system), -1)
-    drawn = [
-        resampled(pred[:, known], target, system, resamples=resamples, only=[figure])
-        for pred in (ours, theirs)
-    ]
+    drawn = [resampled(pred, judged, resamples=resamples, only=[figure]) for pred in (ours, theirs)]
     if figure not in drawn[0]:
         return None
     return interval(drawn[0][figure] - drawn[1][figure])

@@ -16,7 +16,7 @@ from qamro_cache.datasets.records import Dataset, select_clips
 from qamro_cache.datasets.selection import describe, select_rows
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.files import read_predictions
-from qamro_cache.evaluation.judged import Judged, warn_of_small_numbers
+from qamro_cache.evaluation.judged import Judged, warn_of_small_numbers, ways_of
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.evaluation.request import EvaluateRequest, evaluate_request
 from qamro_cache.evaluation.scales import why_other_scale
@@ -120,7 +120,9 @@ def _score_axis(
     if why and every.any():
         logger.info("%s: MSE (fit), the error after the best straight line: %s", ours, why)
     warn_of_small_numbers(ours, Judged(np.where(every, target, np.nan), found.system))
-    scored = score(pred, Judged(target, found.system, published, not why), resamples=resamples)
+    ways = ways_of(truth.clips.iloc[found.rows])
+    judged = Judged(target, found.system, published, same_scale=not why, **ways)
+    scored = score(pred, judged, resamples=resamples)
     scored["predicted_axis"] = theirs
     scored["scale"] = [axis.low, axis.high]
     scored["partly_predicted"] = partial

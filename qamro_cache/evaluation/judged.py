@@ -1,10 +1,14 @@
 """The clips that models are judged by. Without torch, so that a request can look at them."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+
+from qamro_cache.datasets.selection import named_reference
 
 logger = logging.getLogger("qamro_cache")
 
@@ -29,17 +33,57 @@ class Judged:
             is the mean of its clips' labels, over the same clips as its prediction.
         same_scale: whether predictions are in the labels' units. Otherwise no MSE is given but
             ``mse_fit``, the error left after the best straight line (least squares).
+        group: [C] the clips that one would choose among (of one group, or one prompt), -1 for none.
+        group_word: what such a group is: ``group`` or ``prompt``.
+        reference: [C] clips that nobody would choose among others, because they are the original.
+        cv: how clips were held out from training; empty where that is not known.
     """
 
     target: Floats
     system: Ints
     system_truth: Floats | None = None
     same_scale: bool = True
+    group: Ints | None = None
+    group_word: str = "group"
+    reference: Bools | None = None
+    cv: str = ""
+
+    @property
+    def known(self) -> Bools:
+        """[C] the clips that are judged."""
+        known: Bools = np.isfinite(self.target)
+        return known
+
+    def only(self, kept: Bools) -> "Judged":
+        """Return the same clips, of which no others than the ``kept`` [C] are judged."""
+        return replace(self, target=np.where(kept, self.target, np.nan))
+
+
+def ways_of(clips: pd.DataFrame, cv: str = "") -> dict[str, Any]:
+    """Return ``group``, ``group_word`` and ``reference`` of `Judged` for a table of clips.
+
+    Groups are what ``cv`` left out where that is a group or a prompt; else groups where some clip
+    has one, else prompts.
+    """
+    word = cv
+    if word not in ("group", "prompt"):
+        word = "group" if (clips["group"] != "").any() else "prompt"
+    return {
+        "group": codes_of(clips[word].to_numpy(dtype=str)),
+        "group_word": word,
+        "reference": np.array([named_reference(name) for name in clips["system"]], np.bool_),
+    }
+
+
+def codes_of(names: npt.NDArray[np.str_]) -> Ints:
+    """Number names [C] in their order, -1 for an empty one."""
+    index = np.searchsorted(np.unique(names[names != ""]), names)
+    return np.where(names == "", -1, index).astype(np.int64)
 
 
 def warn_of_small_numbers(axis: str, judged: Judged) -> None:
     """Log a line where the figures of an axis say nothing, or next to nothing."""
-    known = np.isfinite(judged.target)
+    known = judged.known
     target, system = judged.target[known], judged.system[known]
     if len(target) and np.ptp(target) == 0:
         logger.warning(

@@ -1,4 +1,4 @@
-"""Agreement of predicted and given scores: MSE, LCC, SRCC, KTAU, batched on any device.
+"""Agreement of predicted and given scores, batched on any device; the list of every metric.
 
 Every function takes predictions [..., N], targets and weights broadcastable to them, and returns
 [...] in float64. A weight is a frequency: the result is that of the sample in which clip i stands
@@ -7,33 +7,76 @@ Correlations are NaN where they are undefined: fewer than two samples, or a cons
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Elements of one block of the pair matrix in `ktau`; 32 MiB of float64.
-_BLOCK = 1 << 22
+from qamro_cache.evaluation.pairs import far_pair_accuracy, ktau, pair_accuracy
+from qamro_cache.evaluation.weighted import average_ranks, constant, prepare
+from qamro_cache.evaluation.within import best_hit, best_regret
 
 
 def mse(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean squared error, in squared label units; NaN without a sample."""
-    pred, target, weights = _prepare(pred, target, weights)
+    pred, target, weights = prepare(pred, target, weights)
     return (weights * (pred - target) ** 2).sum(-1) / weights.sum(-1)
+
+
+def rmse(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Root of the mean squared error, in label units."""
+    return mse(pred, target, weights).sqrt()
+
+
+def mae(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean absolute error, in label units."""
+    pred, target, weights = prepare(pred, target, weights)
+    return (weights * (pred - target).abs()).sum(-1) / weights.sum(-1)
+
+
+def rmse_of_third(
+    pred: Tensor, target: Tensor, weights: Tensor | None = None, *, third: int
+) -> Tensor:
+    """RMSE of the clips in the lowest (0), middle (1) or highest (2) third of the labels.
+
+    A clip belongs where its label's average rank lies, so equal labels stay together; NaN where a
+    third has no clip.
+    """
+    missing = prepare(pred, target, weights)[1].isnan().any(-1)
+    pred, target, weights = prepare(pred, target.nan_to_num(), weights)
+    # The middle of a clip's ranks as a share of all: in (0, 1), by whole numbers.
+    at = 3 * (2 * average_ranks(target, weights) - 1)
+    total = 2 * weights.sum(-1, keepdim=True)
+    inside = ((at < total), (at >= total) & (at <= 2 * total), (at > 2 * total))[third]
+    return rmse(pred, target, weights * inside).masked_fill(missing, torch.nan)
+
+
+def ccc(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Lin's concordance correlation coefficient (1989): LCC, lowered by a wrong mean or spread.
+
+    2 cov / (var + var + squared difference of the means), with the variances over N; NaN where
+    both sides are constant.
+    """
+    p, t, w = prepare(pred, target, weights)
+    total = w.sum(-1, keepdim=True)
+    mean_p, mean_t = ((w * x).sum(-1, keepdim=True) / total for x in (p, t))
+    # E (p - t)^2 is the denominator less 2 cov, without the loss of digits.
+    error = (w * (p - t) ** 2).sum(-1)
+    twice = 2 * (w * (p - mean_p) * (t - mean_t)).sum(-1)
+    still_p, still_t = constant(p, w), constant(t, w)
+    value = torch.where(still_p | still_t, 0.0, twice / (error + twice))
+    defined = ~(still_p & still_t) & ~(error + twice).isnan()
+    return torch.where(defined, value, torch.nan)
 
 
 def lcc(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Pearson's linear correlation coefficient."""
-    pred, target, weights = _prepare(pred, target, weights)
-    total = weights.sum(-1, keepdim=True)
-    p = pred - (weights * pred).sum(-1, keepdim=True) / total
-    t = target - (weights * target).sum(-1, keepdim=True) / total
+    p, t, weights = prepare(pred, target, weights)
     # A constant has no correlation. Its rounding error has, so ask for equality, not for zero.
-    defined = ~(_constant(pred, weights) | _constant(target, weights))
-    # Scaling by the largest deviation keeps squares of tiny and huge values in range.
-    p = p / torch.where(weights > 0, p, 0).abs().amax(-1, keepdim=True)
-    t = t / torch.where(weights > 0, t, 0).abs().amax(-1, keepdim=True)
+    defined = ~(constant(p, weights) | constant(t, weights))
+    (p, _, _), (t, _, _) = _centered(p, weights), _centered(t, weights)
     norm = (weights * p * p).sum(-1).sqrt() * (weights * t * t).sum(-1).sqrt()
     r = ((weights * p * t).sum(-1) / norm).clamp(-1, 1)
     return torch.where(defined, r, torch.nan)
@@ -41,123 +84,132 @@ def lcc(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
 
 def srcc(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Spearman's rank correlation: Pearson's over ranks, ties at their average rank."""
-    pred, target, weights = _prepare(pred, target, weights)
+    if weights is None:
+        weights = torch.ones(pred.shape[-1:], device=pred.device)
+    # As they are, not yet of the weights' shape: each is then sorted once for all resamples.
     r = lcc(average_ranks(pred, weights), average_ranks(target, weights), weights)
     undefined = ((weights > 0) & (pred.isnan() | target.isnan())).any(-1)
     return r.masked_fill(undefined, torch.nan)
 
 
-def ktau(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Kendall's tau-b (ties corrected), in O(N^2) time and bounded memory."""
-    weights = torch.ones(pred.shape[-1:], device=pred.device) if weights is None else weights
-    w = weights.double()
-    missing = ((w > 0) & (pred.isnan() | target.isnan())).any(-1)
-    p, t = pred.double().nan_to_num(), target.double().nan_to_num()
-    shape = torch.broadcast_shapes(p.shape, t.shape, w.shape)
-    agree, apart_p, apart_t = (torch.zeros(shape[:-1], device=p.device).double() for _ in range(3))
-    rows = max(1, _BLOCK // max(1, p.numel(), t.numel()))
-    for start in range(0, shape[-1], rows):
-        block = slice(start, start + rows)
-        sign_p = torch.sign(p[..., block, None] - p[..., None, :])
-        sign_t = torch.sign(t[..., block, None] - t[..., None, :])
-        # Signs do not depend on the weights: with many resamples of one prediction each sum is
-        # one matrix product, w' S w.
-        for total, signs in (
-            (agree, sign_p * sign_t),
-            (apart_p, sign_p.abs()),
-            (apart_t, sign_t.abs()),
-        ):
-            total += ((w[..., None, block] @ signs).squeeze(-2) * w).sum(-1)
-    tau = (agree / (apart_p.sqrt() * apart_t.sqrt())).clamp(-1, 1)
-    return tau.masked_fill(missing, torch.nan)
+def mse_fit(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """MSE after the best straight line: the variance that predictions on any scale leave over."""
+    slope, line, target, weights = _line(pred, target, weights)
+    line = torch.where(slope.isnan()[..., None], 0.0, line)
+    left = (weights * (target - line) ** 2).sum(-1) / weights.sum(-1)
+    missing = prepare(pred, pred, weights)[0].isnan().any(-1)
+    return left.masked_fill(missing, torch.nan)
+
+
+def slope(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Calibration slope: of the labels over the predictions, least squares; 1 is calibrated.
+
+    Below 1 the predictions are spread too widely, above 1 too narrowly. NaN where they are
+    constant.
+    """
+    return _line(pred, target, weights)[0]
+
+
+def intercept(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Calibration intercept, in label units: the label at a prediction of 0 by the same line."""
+    p, t, w = prepare(pred, target, weights)
+    mean_p, mean_t = ((w * x).sum(-1) / w.sum(-1) for x in (p, t))
+    return mean_t - slope(pred, target, weights) * mean_p
+
+
+def _centered(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values less their mean over the largest deviation, the mean, and that deviation.
+
+    Scaled so, the squares of tiny and huge values stay in range.
+    """
+    mean = (weights * values).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
+    centered = values - mean
+    largest = torch.where(weights > 0, centered, 0).abs().amax(-1, keepdim=True)
+    return centered / largest, mean, largest
+
+
+def _line(
+    pred: Tensor, target: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Fit the labels by a line: its slope [...], its values less the mean, centered labels, w."""
+    p, t, w = prepare(pred, target, weights)
+    moving = ~constant(p, w)
+    p, _, largest = _centered(p, w)
+    t = t - (w * t).sum(-1, keepdim=True) / w.sum(-1, keepdim=True)
+    scaled = (w * p * t).sum(-1) / (w * p * p).sum(-1)
+    steep = torch.where(moving, scaled / largest.squeeze(-1), torch.nan)
+    return steep, scaled[..., None] * p, t, w
 
 
 class Metric(NamedTuple):
-    """What a table's column is computed by, and whether it is in the units of the labels."""
+    """What columns of every table are computed by.
+
+    Attributes:
+        function: of predictions, targets and weights.
+        about: what it is, for the documents.
+        levels: where it is given: over clips, over systems, and within groups as the mean over
+            them.
+        same_scale: whether the predictions must be in the labels' units.
+        main: whether it has an interval, and its place in the terminal's tables.
+        choice: whether it judges a choice among a group's clips, where no reference stands.
+    """
 
     function: Callable[..., Tensor]
-    in_label_units: bool = False
+    about: str
+    levels: tuple[str, ...] = ("clip", "system")
+    same_scale: bool = False
+    main: bool = False
+    choice: bool = False
 
+
+def _errors_by_quality() -> dict[str, Metric]:
+    about = "RMSE of the third of the clips with the {} labels"
+    return {
+        f"rmse_{name}": Metric(
+            partial(rmse_of_third, third=third), about.format(word), _CLIP, same_scale=True
+        )
+        for third, (name, word) in enumerate(
+            (("low", "lowest"), ("mid", "middle"), ("high", "highest"))
+        )
+    }
+
+
+_CLIP, _ALL, _GROUP = ("clip",), ("clip", "system", "group"), ("group",)
+_RIGHT = "pairs of clips whose order is predicted right, equal predictions counting half"
 
 #: Every metric by name, in the order of the tables' columns.
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "mse": Metric(mse, in_label_units=True),
-        "lcc": Metric(lcc),
-        "srcc": Metric(srcc),
-        "ktau": Metric(ktau),
+        "mse": Metric(mse, "mean squared error", same_scale=True, main=True),
+        "rmse": Metric(rmse, "root of the MSE, in label units", same_scale=True),
+        "mae": Metric(mae, "mean absolute error", same_scale=True),
+        "mse_fit": Metric(mse_fit, "MSE after the best straight line", main=True),
+        "ccc": Metric(ccc, "Lin's concordance correlation coefficient", same_scale=True),
+        "lcc": Metric(lcc, "Pearson's linear correlation", _ALL, main=True),
+        "srcc": Metric(srcc, "Spearman's rank correlation", _ALL, main=True),
+        "ktau": Metric(ktau, "Kendall's tau-b", _ALL, main=True),
+        "pair_accuracy": Metric(pair_accuracy, f"share of the {_RIGHT}", _ALL),
+        "far_pair_accuracy": Metric(
+            far_pair_accuracy,
+            "the same, of pairs whose labels differ by more than a std",
+            _CLIP,
+        ),
+        "slope": Metric(
+            slope, "calibration: slope of the labels over the predictions", _CLIP, same_scale=True
+        ),
+        "intercept": Metric(intercept, "calibration: its value at 0", _CLIP, same_scale=True),
+        **_errors_by_quality(),
+        "best_regret": Metric(
+            best_regret,
+            "how far the clip of the highest prediction lies below the best one, in label units",
+            _GROUP,
+            choice=True,
+        ),
+        "best_hit": Metric(
+            best_hit,
+            "how often the clip of the highest prediction is a best",
+            _GROUP,
+            choice=True,
+        ),
     }
 )
-
-
-def average_ranks(values: Tensor, weights: Tensor) -> Tensor:
-    """Ranks [..., N] from 1, float64, ties at their average; a sample of weight w fills w ranks.
-
-    Samples of weight 0 take no rank; what stands at their place means nothing.
-    """
-    ordered, order = values.sort(-1)
-    w = weights.expand(values.shape).gather(-1, order)
-    through = w.cumsum(-1)
-    position = torch.arange(values.shape[-1], device=values.device).expand(values.shape)
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
-    last = torch.ones_like(first)
-    last[..., :-1] = first[..., 1:]
-    n = values.shape[-1]
-    start = torch.where(first, position, 0).cummax(-1).values
-    stop = torch.where(last, position, n).flip(-1).cummin(-1).values.flip(-1)
-    before = (through - w).gather(-1, start)
-    rank = (before + through.gather(-1, stop) + 1) / 2
-    return torch.empty_like(rank).scatter_(-1, order, rank)
-
-
-class SystemMeans(NamedTuple):
-    """System scores [..., S] and how many of the weighted samples stand behind each [..., S]."""
-
-    mean: Tensor
-    clips: Tensor
-
-
-def system_means(
-    values: Tensor, system: Tensor, num_systems: int, weights: Tensor | None = None
-) -> SystemMeans:
-    """Average clips [..., N] into systems [..., S].
-
-    Args:
-        values: predictions or targets.
-        system: [N] int64, each clip's system; -1 for a clip of none, which is left out.
-        num_systems: S.
-        weights: which clips count, as everywhere here; give truth and prediction the same.
-
-    Returns:
-        The means, 0 where a system has no clip, and the counts: (count > 0) are the weights of a
-        system-level metric.
-    """
-    values, _, weights = _prepare(values, values, weights)
-    weights = torch.where(system >= 0, weights, 0.0).expand(values.shape)
-    index = system.clamp(min=0).expand(values.shape)
-    zeros = values.new_zeros((*values.shape[:-1], num_systems))
-    total = zeros.scatter_add(-1, index, torch.where(weights > 0, weights * values, 0.0))
-    count = zeros.scatter_add(-1, index, weights)
-    # Ratings have few values, so systems often tie. Rounding undoes what the order of the sum did
-    # to the last bits: a tie by arithmetic is a tie for the ranks.
-    mean = torch.round(total / count, decimals=12)
-    return SystemMeans(torch.where(count > 0, mean, 0.0), count)
-
-
-def _prepare(pred: Tensor, target: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Bring all three to one shape in float64; samples of weight 0 become 0, whatever they held."""
-    if weights is None:
-        weights = torch.ones((), device=pred.device)
-    pred, target, weights = torch.broadcast_tensors(pred, target, weights)
-    counted = weights > 0
-    pred = torch.where(counted, pred.double(), 0.0)
-    target = torch.where(counted, target.double(), 0.0)
-    return pred, target, weights.double()
-
-
-def _constant(values: Tensor, weights: Tensor) -> Tensor:
-    """Whether the counted values [..., N] are all the same (or there is none)."""
-    low = values.masked_fill(weights <= 0, torch.inf).amin(-1)
-    high = values.masked_fill(weights <= 0, -torch.inf).amax(-1)
-    return low >= high

@@ -1,75 +1,177 @@
-"""The figures of one model on one axis: every metric with its counts, std and interval."""
+"""The figures of models on one axis, all on the same clips: values, intervals, and over seeds.
 
-from typing import Any
+What is scored is what is delivered: the mean of the seeds' predictions, as qamro-predict writes it.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
-from qamro_cache.evaluation.bootstrap import interval, resampled
-from qamro_cache.evaluation.figures import by_level, figures
-from qamro_cache.evaluation.judged import Floats, Ints, Judged
+from qamro_cache.evaluation.bootstrap import Interval, interval, resampled
+from qamro_cache.evaluation.figures import figures
+from qamro_cache.evaluation.judged import Floats, Judged
 from qamro_cache.evaluation.metrics import METRICS
+from qamro_cache.evaluation.within import blocks_of, group_sizes
+from qamro_cache.version import __version__
+
+_Name = TypeVar("_Name", str, int)
 
 _NONE = float("nan")
 
+#: The figure that a table's signature is written for, and that decides which model is best.
+DECIDES = "clip_srcc"
+
+
+def score_models(
+    models: Mapping[_Name, Floats], judged: Judged, *, resamples: int = 1000
+) -> dict[_Name, dict[str, Any]]:
+    """Score models [K, C], each as `score` does, on the clips that all of them predict."""
+    same = common(models.values(), judged)
+    left = int(judged.known.sum() - same.known.sum())
+    return {
+        name: {**score(pred, same, resamples=resamples), "left_out": left}
+        for name, pred in models.items()
+    }
+
+
+def common(models: Iterable[Floats], judged: Judged) -> Judged:
+    """Return ``judged`` without the clips that some seed of some model has no number for.
+
+    A model without any number takes no clip from the others.
+    """
+    kept = judged.known
+    for pred in models:
+        usable = np.isfinite(pred).all(0)
+        if usable.any():
+            kept = kept & usable
+    return judged.only(kept)
+
 
 def score(pred: Floats, judged: Judged, *, resamples: int = 1000) -> dict[str, Any]:
-    """Score the predictions of K seeds against the labels, clip and system level.
+    """Score the mean of the predictions of K seeds against the labels.
 
     Args:
-        pred: [K, C] predictions; a clip with a NaN from any seed is left out of all.
+        pred: [K, C] predictions; a clip with a NaN from any seed is left out.
         judged: the same clips.
         resamples: bootstrap draws of the intervals (0: none).
 
     Returns:
-        ``clips``, ``systems`` and ``seeds`` counted, and ``metrics``: for each of `FIGURES` the
-        ``value`` (mean over the seeds), its ``std`` (over seeds, NaN for one), the 95 % interval
-        ``low`` to ``high`` over resampled systems (over clips where no clip has a system) and the
-        figure of the seeds' mean prediction, ``ensemble``. Clips without a system are left out of
-        the interval only when others have one. JSON types, NaN where a figure is undefined.
+        ``clips``, ``systems``, ``groups`` (those that the figures within groups are averaged over),
+        ``groups_left_out`` (fewer than two clips, or equal labels), ``group_word``,
+        ``best_of_n`` (how many clips a group has to choose among, on average), ``left_out`` (clips
+        with a label but no prediction) and ``seeds`` counted; the ``signature`` of what was
+        computed; and ``metrics``: for each of `FIGURES` the ``value`` of the averaged prediction,
+        the 95 % interval ``low`` to ``high`` of the main ones (see `limits`), and of the seeds'
+        own figures ``by_seed`` [K] the ``seeds_mean`` and ``seeds_std`` (NaN for one seed). JSON
+        types, NaN where a figure is undefined.
     """
-    known = np.isfinite(judged.target) & np.isfinite(pred).all(0)
-    pred, target, system = pred[:, known], judged.target[known], judged.system[known]
-    systems = np.unique(system[system >= 0])
+    known = np.isfinite(pred).all(0) & judged.known
+    left = int(judged.known.sum() - known.sum())
+    judged = judged.only(known)
+    target, systems = judged.target[known], np.unique(judged.system[known])
     result: dict[str, Any] = {
         "clips": len(target),
-        "systems": len(systems),
+        "systems": int((systems >= 0).sum()),
+        **_group_counts(judged),
+        "left_out": left,
         "seeds": len(pred),
+        "signature": "",
         "metrics": {},
     }
     if len(target) == 0:
         return result
-    system = np.where(system >= 0, np.searchsorted(systems, system), -1)
-    truth = None if judged.system_truth is None else torch.as_tensor(judged.system_truth[systems])
-    values = _figures(pred, target, system, truth, judged.same_scale)
-    ensemble = _figures(pred.mean(0, keepdims=True), target, system, truth, judged.same_scale)
-    drawn = resampled(pred, target, system, truth, resamples=resamples)
-    for name, of_seeds in values.items():
-        between = interval(drawn[name]) if name in drawn else None
+    # The averaged prediction stands first, the seeds' own behind it.
+    rows = _figures(np.concatenate([pred.mean(0, keepdims=True), pred]), judged)
+    found = limits(pred.mean(0), judged, resamples)
+    for name, (value, *by_seed) in rows.items():
+        between = found.of_figures.get(name, Interval(_NONE, _NONE))
         result["metrics"][name] = {
-            "value": float(of_seeds.mean()),
-            "std": float(of_seeds.std(ddof=1)) if len(of_seeds) > 1 else _NONE,
-            "low": between.low if between else _NONE,
-            "high": between.high if between else _NONE,
-            "ensemble": float(ensemble[name][0]),
+            "value": value,
+            "low": between.low,
+            "high": between.high,
+            "seeds_mean": float(np.mean(by_seed)),
+            "seeds_std": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else _NONE,
+            "by_seed": by_seed,
         }
+    result["signature"] = _signature(result, judged, found.signature)
     return result
 
 
-def _figures(
-    pred: Floats, target: Floats, system: Ints, truth: torch.Tensor | None, same_scale: bool
-) -> dict[str, Floats]:
-    """Each figure of each seed: name -> [K].
+def _group_counts(judged: Judged) -> dict[str, Any]:
+    """Count the groups that figures within groups are averaged over, and those left out."""
+    known, word = judged.known, judged.group_word
+    if judged.group is None:
+        return {"groups": 0, "groups_left_out": 0, "group_word": word, "best_of_n": _NONE}
+    group, target = judged.group[known], torch.as_tensor(judged.target[known])
+    blocks = blocks_of(torch.as_tensor(group))
+    counted = len(group_sizes(target, blocks))
+    reference = np.zeros_like(known) if judged.reference is None else judged.reference
+    choices = group_sizes(target, blocks, torch.as_tensor(~reference[known]))
+    return {
+        "groups": counted,
+        "groups_left_out": len(np.unique(group[group >= 0])) - counted,
+        "group_word": word,
+        "best_of_n": float(choices.mean()),
+    }
 
-    On another scale, metrics in the labels' units give way to ``mse_fit``, the squared error left
-    after the best straight line: the variance that it does not explain.
+
+class Limits(NamedTuple):
+    """Intervals by figure, and how they were found: ``ci=`` of a signature."""
+
+    of_figures: Mapping[str, Interval]
+    signature: str
+
+
+def limits(pred: Floats, judged: Judged, resamples: int) -> Limits:
+    """Return the 95 % intervals of one prediction's main figures.
+
+    Over resampled systems, or over clips where no clip has a system.
+
+    Args:
+        pred: [C] predictions, finite where a clip is judged.
+        judged: the same clips, with their systems and groups.
+        resamples: bootstrap draws; 0 for no interval.
     """
-    p, t, s = (torch.as_tensor(x) for x in (pred, target, system))
-    found = figures(p, t, s, truth)
-    if not same_scale:
-        for level, (_, labels) in by_level(p, t, s, truth).items():
-            units = [f"{level}_{name}" for name, m in METRICS.items() if m.in_label_units]
-            unexplained = labels.var(correction=0) * (1 - found[f"{level}_lcc"] ** 2)
-            rest = {name: value for name, value in found.items() if name not in units}
-            found = {f"{level}_mse_fit": unexplained, **rest}
-    return {name: value.numpy() for name, value in found.items()}
+    drawn = resampled(pred, judged, resamples=resamples)
+    way = "systems" if (judged.system[judged.known] >= 0).any() else "clips"
+    return Limits(
+        {name: interval(values) for name, values in drawn.items()},
+        f"bootstrap:{way}:{resamples}" if drawn else "none",
+    )
+
+
+def _signature(scored: Mapping[str, Any], judged: Judged, interval: str) -> str:
+    """Say what was computed in one word, as sacreBLEU does (Post 2018, arXiv 1804.08771)."""
+    parts = {
+        "n": scored["clips"],
+        "systems": scored["systems"],
+        f"{judged.group_word}s": scored["groups"],
+        "cv": judged.cv,
+        "seeds": scored["seeds"],
+        "ci": interval,
+        "version": __version__,
+    }
+    return "|".join([DECIDES, *(f"{name}={value}" for name, value in parts.items() if value != "")])
+
+
+def _figures(pred: Floats, judged: Judged) -> dict[str, list[float]]:
+    """Return each figure of each prediction [K, C], without those that need the labels' units."""
+    known = judged.known
+    systems = np.unique(judged.system[known & (judged.system >= 0)])
+    system = np.where(judged.system >= 0, np.searchsorted(systems, judged.system), -1)[known]
+    truth = None if judged.system_truth is None else judged.system_truth[systems]
+    found = figures(
+        torch.as_tensor(pred[:, known]),
+        torch.as_tensor(judged.target[known]),
+        torch.as_tensor(system),
+        None if truth is None else torch.as_tensor(truth),
+        group=None if judged.group is None else torch.as_tensor(judged.group[known]),
+        candidates=None if judged.reference is None else torch.as_tensor(~judged.reference[known]),
+    )
+    return {
+        name: values.tolist()
+        for name, values in found.items()
+        if judged.same_scale or not METRICS[name.partition("_")[2]].same_scale
+    }

@@ -80,8 +80,8 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
         reads = {"feature": material.feature, "cv": part.held_out.cv}
         origin |= {name: value for name, value in reads.items() if name in varied}
         done = read_stacks(out / "done", len(part.clips.rows))
-        outcomes += head_outcomes(plan, done, origin, cells)
-        outcomes += baseline_outcomes(plan, origin)
+        outcomes += head_outcomes(plan, done, origin, cells, part.held_out.cv)
+        outcomes += baseline_outcomes(plan, origin, part.held_out.cv)
         split = part.held_out.question
         materials.append({**material.origin(), "split": split, "heads": len(plan.jobs)})
     config = {

@@ -14,7 +14,7 @@ from qamro_cache.datasets.labels import relabel
 from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
 from qamro_cache.datasets.selection import describe, reference_like, select_rows
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.judged import Judged, warn_of_small_numbers
+from qamro_cache.evaluation.judged import Judged, codes_of, warn_of_small_numbers, ways_of
 from qamro_cache.experiments.folds import default_cv, make_folds
 from qamro_cache.experiments.options import RunOptions
 from qamro_cache.training.inputs import Bools, Folds
@@ -51,15 +51,12 @@ class Clips:
 
     def systems(self) -> npt.NDArray[np.int64]:
         """Return each clip's system as a number, -1 for none."""
-        names = self.table["system"].to_numpy(dtype=str)
-        known = np.unique(names[names != ""])
-        index = np.searchsorted(known, names)
-        return np.where(names == "", -1, index).astype(np.int64)
+        return codes_of(self.table["system"].to_numpy(dtype=str))
 
-    def judged(self, axis: int, folds: Folds) -> Judged:
-        """Return the labels of the clips that some fold holds out."""
+    def judged(self, axis: int, folds: Folds, cv: str) -> Judged:
+        """Return the labels of the clips that some fold of ``cv`` holds out."""
         target = np.where(folds.test.any(0), self.labels.mean[:, axis], np.nan)
-        return Judged(target, self.systems())
+        return Judged(target, self.systems(), cv=cv, **ways_of(self.table, cv))
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def hold_out(clips: Clips, cv: str, options: RunOptions) -> HeldOut:
     if clips.chosen:
         question += f"; {clips.chosen} ({len(clips.table)} clips)"
     for index, axis in enumerate(clips.axes):
-        warn_of_small_numbers(axis.name, clips.judged(index, folds))
+        warn_of_small_numbers(axis.name, clips.judged(index, folds, cv))
     found = reference_like(clips.table, clips.labels)
     if found:
         names = ", ".join(f"{name!r} ({why})" for name, why in list(found.items())[:5])

@@ -29,7 +29,7 @@ class Fitted:
 
     Attributes:
         jobs: J jobs.
-        predictions: [J, C] in label units, NaN for a diverged head.
+        predictions: [J, C] in label units; a diverged head predicts its `training_mean`.
         best_epoch: [J].
         diverged: [J].
         parts: the stacks, with the positions of their heads, for their parameters.
@@ -81,9 +81,27 @@ def fit_all(
         best[where] = result.best_epoch.numpy()
         diverged[where] = result.diverged.numpy()
         parts.append((where, result))
-    if diverged.any():
-        logger.warning("%d of %d heads diverged; lower --lr", int(diverged.sum()), len(jobs))
+    for k in np.flatnonzero(diverged):
+        predictions[k] = training_mean(targets, folds, jobs[k])
+    warn_of_diverged(diverged)
     return Fitted(jobs, predictions, best, diverged, parts)
+
+
+def training_mean(targets: Targets, folds: Folds, job: Job) -> float:
+    """Return the mean of the labels that a head learned from: what it predicts if it diverged."""
+    labels = targets.labels[job.target].numpy()[folds.train[job.fold]]
+    known = labels[np.isfinite(labels)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def warn_of_diverged(diverged: Bools) -> None:
+    """Say how many heads diverged [J], and what they are judged by."""
+    if diverged.any():
+        logger.warning(
+            "%d of %d heads diverged and count with the mean of their training labels; lower --lr",
+            int(diverged.sum()),
+            len(diverged),
+        )
 
 
 def stacks(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from qamro_cache.experiments.fitting import training_mean, warn_of_diverged
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.plan import Plan
 from qamro_cache.experiments.tables import Outcome
@@ -17,6 +18,7 @@ def head_outcomes(
     done: Mapping[str, Mapping[str, Any]],
     origin: Mapping[str, str],
     cells: Sequence[Cell],
+    cv: str,
 ) -> list[Outcome]:
     """Pool the folds of each cell, axis and seed.
 
@@ -25,6 +27,7 @@ def head_outcomes(
         done: key -> one head's result.
         origin: what stands before the cell's own names in the tables.
         cells: of the grid.
+        cv: how the plan's folds hold clips out.
     """
     groups: dict[tuple[int, int], dict[int, list[int]]] = {}
     for k, job in enumerate(plan.jobs):
@@ -33,13 +36,15 @@ def head_outcomes(
     coverage = _Coverage(plan)
     outcomes = []
     for (cell, axis), by_seed in groups.items():
+        diverged = [done[plan.keys[k]]["diverged"] for heads in by_seed.values() for k in heads]
         predictions = np.full((len(by_seed), len(plan.material.clips.rows)), np.nan)
         details: dict[str, list[float]] = {}
         for row, heads in enumerate(by_seed.values()):
             results = [done[plan.keys[k]] for k in heads]
             for k, one in zip(heads, results, strict=True):
                 held = plan.folds.test[plan.jobs[k].fold]
-                predictions[row, held] = one["predictions"][held]
+                mean = training_mean(plan.targets, plan.folds, plan.jobs[k])
+                predictions[row, held] = mean if one["diverged"] else one["predictions"][held]
             for name, value in (
                 ("best_epoch", np.median([one["best_epoch"] for one in results])),
                 ("diverged", sum(bool(one["diverged"]) for one in results)),
@@ -54,14 +59,16 @@ def head_outcomes(
                 plan.material.clips.axes[axis].name,
                 list(by_seed),
                 predictions,
-                plan.material.clips.judged(axis, plan.folds),
+                plan.material.clips.judged(axis, plan.folds, cv),
                 {name: np.array(values) for name, values in details.items()},
+                trained=not all(diverged),
             )
         )
+    warn_of_diverged(np.array([bool(done[key]["diverged"]) for key in plan.keys]))
     return outcomes
 
 
-def baseline_outcomes(plan: Plan, origin: Mapping[str, str]) -> list[Outcome]:
+def baseline_outcomes(plan: Plan, origin: Mapping[str, str], cv: str) -> list[Outcome]:
     """Predict the same held-out clips by what a head must beat."""
     return [
         Outcome(
@@ -70,7 +77,7 @@ def baseline_outcomes(plan: Plan, origin: Mapping[str, str]) -> list[Outcome]:
             info.name,
             [0],
             predictions[None],
-            plan.material.clips.judged(axis, plan.folds),
+            plan.material.clips.judged(axis, plan.folds, cv),
             {},
         )
         for axis, info in enumerate(plan.material.clips.axes)

@@ -9,12 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.evaluation.compare import PARTS, best_of, columns
+from qamro_cache.evaluation.compare import PARTS, best_of, columns, seed_columns
 from qamro_cache.evaluation.judged import Judged
-from qamro_cache.evaluation.score import score
+from qamro_cache.evaluation.score import common, score_models
 from qamro_cache.files import write_json, write_table
 
 Floats = npt.NDArray[np.float64]
+
+#: What stands behind the figures of a row.
+_COUNTS = ("clips", "systems", "groups", "left_out")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Outcome:
             (heads), ``stability`` (mean SRCC of an epoch's predictions of the validation set with
             those of the epoch before), and ``pair_coverage`` (share of comparable training pairs
             that meet in a pass over the clips).
+        trained: whether some head did not diverge; otherwise it is no candidate for the best cell.
     """
 
     names: Mapping[str, Any]
@@ -41,6 +45,7 @@ class Outcome:
     predictions: Floats
     judged: Judged
     details: Mapping[str, Floats]
+    trained: bool = True
 
 
 def write_tables(
@@ -48,36 +53,46 @@ def write_tables(
 ) -> dict[str, Any]:
     """Write ``results.csv``, ``summary.csv`` and ``best.json``; return what the last one holds."""
     results, summary = [], []
-    all_scored = [score(one.predictions, one.judged, resamples=resamples) for one in outcomes]
+    # Cells that hold out other clips answer another question: no common clips, no best one.
+    asked: dict[str, list[Outcome]] = {}
+    for one in outcomes:
+        asked.setdefault(question(one.axis, one.names.get("cv")), []).append(one)
+    best: dict[str, Any] = {}
+    scores: dict[int, dict[str, Any]] = {}
+    for name, same in asked.items():
+        found, best[name] = _compare(same, resamples)
+        scores |= {id(one): scored for one, scored in zip(same, found, strict=True)}
     # The settings of all cells stand first, empty where a cell does not set one.
     settings = dict.fromkeys(name for outcome in outcomes for name in outcome.names)
-    for outcome, scored in zip(outcomes, all_scored, strict=True):
-        head = {**settings, **outcome.names, "model": outcome.model, "axis": outcome.axis}
-        counts = {name: scored[name] for name in ("clips", "systems")}
-        results += [{**head, **row, **counts} for row in _rows_of_seeds(outcome)]
-        summary.append({**head, "seeds": len(outcome.seeds), **counts, **_figures(outcome, scored)})
+    for one in outcomes:
+        scored = scores[id(one)]
+        head = {**settings, **one.names, "model": one.model, "axis": one.axis}
+        counts = {name: scored[name] for name in _COUNTS}
+        results += [{**head, **row, **counts} for row in _rows_of_seeds(one, scored)]
+        summary.append({**head, "seeds": len(one.seeds), **counts, **_figures(one, scored)})
     for name, rows in (("results", results), ("summary", summary)):
         table = pd.DataFrame(rows)
         if synthetic:
             table["synthetic"] = True
         write_table(out / f"{name}.csv", table)
-    # Cells that hold out other clips answer another question: no best one among them.
-    asked: dict[str, list[tuple[Outcome, dict[str, Any]]]] = {}
-    for outcome, scored in zip(outcomes, all_scored, strict=True):
-        if outcome.model == "head":
-            name = question(outcome.axis, outcome.names.get("cv"))
-            asked.setdefault(name, []).append((outcome, scored))
-    best = {
-        name: best_of(
-            [(cell.names, cell.predictions, scored) for cell, scored in cells],
-            cells[0][0].judged,
-            resamples,
-        )
-        for name, cells in asked.items()
-    }
     record = {"synthetic": synthetic, "axes": best}
     write_json(out / "best.json", record)
     return record
+
+
+def _compare(
+    outcomes: Sequence[Outcome], resamples: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Score the cells and baselines of one question on the same clips; find the best cell."""
+    models = {k: one.predictions for k, one in enumerate(outcomes)}
+    scored = score_models(models, outcomes[0].judged, resamples=resamples)
+    cells = [
+        (one.names, one.predictions.mean(0), scored[k])
+        for k, one in enumerate(outcomes)
+        if one.model == "head" and one.trained
+    ]
+    judged = common(models.values(), outcomes[0].judged)
+    return list(scored.values()), best_of(cells, judged, resamples)
 
 
 def question(axis: str, cv: str | None) -> str:
@@ -85,20 +100,22 @@ def question(axis: str, cv: str | None) -> str:
     return axis if cv is None else f"{axis}, cv {cv}"
 
 
-def _rows_of_seeds(outcome: Outcome) -> list[dict[str, Any]]:
+def _rows_of_seeds(outcome: Outcome, scored: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the columns of ``results.csv`` that are figures, a row a seed."""
-    rows = []
-    for row, seed in enumerate(outcome.seeds):
-        scored = score(outcome.predictions[row : row + 1], outcome.judged, resamples=0)
-        details = {name: values[row] for name, values in outcome.details.items()}
-        rows.append({"seed": seed, **columns(scored), **details})
-    return rows
+    return [
+        {
+            "seed": seed,
+            **seed_columns(scored, row),
+            **{name: values[row] for name, values in outcome.details.items()},
+        }
+        for row, seed in enumerate(outcome.seeds)
+    ]
 
 
-def _figures(outcome: Outcome, scored: Mapping[str, Any]) -> dict[str, float]:
+def _figures(outcome: Outcome, scored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of ``summary.csv`` that are figures."""
     details = {
         name: float(values.sum() if name == "diverged" else values.mean())
         for name, values in outcome.details.items()
     }
-    return {**columns(scored, parts=PARTS), **details}
+    return {**columns(scored, parts=PARTS), **details, "signature": scored["signature"]}

@@ -14,7 +14,8 @@ import torch
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.score import score
+from qamro_cache.evaluation.score import score_models
+from qamro_cache.experiments.clips import HeldOut
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, pool_folds, refuse_heads
 from qamro_cache.experiments.folds import all_clips
@@ -93,7 +94,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         for fold in range(len(folds.train))
     ]
     estimate = fit_jobs(jobs, folds, progress)
-    metrics = _metrics(material, folds, estimate)
+    metrics = _metrics(material, held_out, estimate)
     final = [_refit_recipe(recipe, estimate, t, folds) for t in targets]
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
     refit = fit_jobs(jobs, all_clips(request.clips.known), None)
@@ -138,18 +139,19 @@ def _config(material: Material, recipe: Recipe, final: Sequence[Recipe]) -> dict
     }
 
 
-def _metrics(material: Material, folds: Folds, fitted: Fitted) -> dict[str, Any]:
+def _metrics(material: Material, held_out: HeldOut, fitted: Fitted) -> dict[str, Any]:
     """Score the heads and the baselines on the same held-out clips, axis by axis."""
+    folds = held_out.folds
     pooled = pool_folds(fitted, folds)
     metrics: dict[str, Any] = {}
     for target, axis in enumerate(material.clips.axes):
-        judged = material.clips.judged(target, folds)
+        judged = material.clips.judged(target, folds, held_out.cv)
         models = {"qamro head": pooled[target]}
         models |= {name: pred[None] for name, pred in material.baselines(target, folds).items()}
         mine = fitted.of_target(target)
         metrics[axis.name] = {
             "range": [axis.low, axis.high],
-            "models": {name: score(pred, judged) for name, pred in models.items()},
+            "models": score_models(models, judged),
             "folds": len(folds.train),
             "diverged": int(fitted.diverged[mine].sum()),
             "median_epoch": float(np.median(fitted.best_epoch[mine])),
