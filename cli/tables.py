@@ -74,7 +74,7 @@ def show_scores(
             level,
             str(count),
             *(number(metrics[name]["value"]) if name in metrics else "" for name in names),
-            _span(metrics[_WITH_INTERVAL]),
+            span(metrics[_WITH_INTERVAL]["low"], metrics[_WITH_INTERVAL]["high"]),
             number(metrics[_WITH_INTERVAL]["std"]),
         ]
         for model, level, count, metrics in found
@@ -88,10 +88,9 @@ def show_scores(
     show_table(columns, rows, title=title, left=2)
 
 
-def _span(metric: Mapping[str, Any]) -> str:
+def span(low: Any, high: Any) -> str:
     """An interval; - where there is none."""
-    low, high = number(metric["low"]), number(metric["high"])
-    return "-" if low == "-" else f"{low} to {high}"
+    return "-" if number(low) == "-" else f"{number(low)} to {number(high)}"
 
 
 def number(value: Any) -> str:
