@@ -6,12 +6,14 @@ another lossless format has too.
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # `evaluate` asks for a word, before torch is loaded.
+    from torch import Tensor
 
 #: Two hashes a clip, so many bytes of each: enough that no two sounds have one by chance.
 SIGNATURE = (2, 16)
@@ -32,8 +34,8 @@ class Trained:
         axes: [T, A] uint8, 1 where the label on an axis was learned or stopped on.
     """
 
-    audio: Tensor
-    axes: Tensor
+    audio: "Tensor"
+    axes: "Tensor"
 
 
 def trained_clips(clips: pd.DataFrame, learned: npt.NDArray[np.bool_]) -> Trained:
@@ -43,6 +45,8 @@ def trained_clips(clips: pd.DataFrame, learned: npt.NDArray[np.bool_]) -> Traine
         clips: C clips of a cache.
         learned: [C, A] whose label on an axis was learned or stopped on.
     """
+    import torch
+
     some = learned.any(1)
     audio = torch.from_numpy(_signatures(clips)[some])
     return Trained(audio, torch.from_numpy(learned[some].astype(np.uint8)))
