@@ -12,7 +12,7 @@ from .options import File, given, request_options
 from .tables import show_scores
 
 
-@click.command(cls=OneLine)
+@click.command(cls=OneLine, stopped="nothing is written by this command; give it again")
 @click.option(
     "--predictions", type=File, required=True, help="predictions.csv, or a challenge's answer.txt."
 )

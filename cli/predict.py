@@ -21,7 +21,10 @@ _FAILURES_SHOWN = 5
 _SYSTEMS_SHOWN = 40
 
 
-@click.command(cls=OneLine)
+@click.command(
+    cls=OneLine,
+    stopped="the same command goes on: embeddings of audio are kept beside --out until all is done",
+)
 @click.option(
     "--head",
     type=File,

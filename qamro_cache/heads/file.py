@@ -35,7 +35,7 @@ def save_head(path: Path, head: Head) -> None:
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "record": record,
-        "sha256": _checksum(record, tensors),
+        "sha256": checksum(record, tensors),
     }
     with replacing(path) as temporary:
         temporary.write_bytes(save(tensors, metadata=metadata))
@@ -73,7 +73,7 @@ def load_head(path: Path) -> Head:
             blank = blank_head(record, header)
             tensors = _read_tensors(file, blank, header)
         head = filled_head(blank, tensors)
-        if metadata["sha256"] != _checksum(metadata["record"], tensors):
+        if metadata["sha256"] != checksum(metadata["record"], tensors):
             raise ValueError("its checksum is wrong")
         if canonical_json(record_of(head)) != metadata["record"]:
             raise ValueError("its record has a value of another type or one too many")
@@ -110,7 +110,8 @@ def _read_tensors(file: BinaryIO, blank: Head, header: Header) -> dict[str, Tens
     return tensors
 
 
-def _checksum(record: str, tensors: Mapping[str, Tensor]) -> str:
+def checksum(record: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of a text, and of each tensor by name with its type and shape."""
     digest = hashlib.sha256(record.encode())
     for name in sorted(tensors):
         value = tensors[name]
