@@ -54,13 +54,12 @@ def fit(
 ) -> Iterator[tuple[list[int], Result]]:
     """Train every job's head; yield (positions among the jobs, results) chunk by chunk.
 
-    Head k of a stack equals the same head trained alone with the same folds: nothing about a
-    head depends on its neighbors. Everything is in memory; no file is read or written.
+    Head k of a stack equals the same head trained alone with the same folds, whatever its
+    neighbors are. Everything is in memory; no file is read or written.
 
     Args:
         features: of the clips, on any device.
-        targets: of the same clips.
-        folds: masks over the same clips.
+        targets, folds: of the same clips.
         jobs: the heads.
         device: where to train.
         dtype: of weights and activations.
@@ -72,10 +71,10 @@ def fit(
             rows as the head sees them and scores in label units.
         chunk: heads in a stack at most; None: as the device's memory and caches suggest.
         weights: whether the results have the heads' weights; a thousand heads' take long to copy.
-        keep: called now and then from the thread that trains a chunk, and on a CPU when the work is
-            stopped, with the chunk's positions among the jobs and a snapshot of its stack.
-        begun: (positions, snapshot) of chunks to go on with, from an earlier call with jobs and
-            options that are the same for these positions. One that does not fit is passed over.
+        keep: called now and then from the thread that trains a chunk, and as the work is stopped
+            on a CPU, with the chunk's positions among the jobs and a snapshot of its stack.
+        begun: positions and snapshots to go on from, of heads that nothing has changed for since;
+            what does not fit is passed over.
         progress: called after every epoch of a chunk, from the thread that trains it.
 
     Raises:
@@ -89,11 +88,7 @@ def fit(
     def train(part: _Chunk) -> Result:
         chosen = [jobs[k] for k in part.positions]
         stack = Stack(part.inputs, chosen, part.backend, dtype, initial, weights)
-        if part.begun is not None:
-            try:
-                stack.restore(part.begun)
-            except ValueError as error:
-                logger.warning("a begun stack is trained from its start: %s", error)
+        _go_on(stack, part.begun)
         return _train(stack, meter, _Keeper(part.positions, keep))
 
     plan = _plan(data, jobs, dtype, precision, chunk, begun)
@@ -184,6 +179,14 @@ def _plan(
             )
         plan += [whole._replace(positions=part) for part in parts]
     return plan
+
+
+def _go_on(stack: Stack, begun: Mapping[str, Tensor] | None) -> None:
+    try:
+        if begun is not None:
+            stack.restore(begun)
+    except ValueError as error:
+        logger.warning("a begun stack is trained from its start: %s", error)
 
 
 class _Keeper:
