@@ -144,6 +144,7 @@ def _train_missing(
         }
         keep_stack(folder, [plan.keys[k] for k in heads], results)
         begun.remove([plan.keys[k] for k in heads])
+    begun.close()
 
 
 def _mean_known(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -16,6 +16,7 @@ from qamro_cache.errors import QamroError, words_of
 from qamro_cache.experiments.store import stack_name
 from qamro_cache.files import write_file
 from qamro_cache.heads.file import checksum
+from qamro_cache.temporary import remove_leftovers
 
 logger = logging.getLogger("qamro_cache")
 
@@ -60,9 +61,15 @@ class Begun:
         return found
 
     def remove(self, keys: Sequence[str]) -> None:
-        """Forget a stack that is finished, and the folder when it was the last."""
+        """Forget a stack that is finished."""
         with suppress(OSError):
-            self._path(keys).unlink(missing_ok=True)
+            path = self._path(keys)
+            path.unlink(missing_ok=True)
+            remove_leftovers(path)
+
+    def close(self) -> None:
+        """Remove the folder, unless stacks of another grid wait in it."""
+        with suppress(OSError):
             self.folder.rmdir()
 
     def _path(self, keys: Sequence[str]) -> Path:

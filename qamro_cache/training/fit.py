@@ -59,7 +59,8 @@ def fit(
 
     Args:
         features: of the clips, on any device.
-        targets, folds: of the same clips.
+        targets: of the same clips.
+        folds: masks over the same clips.
         jobs: the heads.
         device: where to train.
         dtype: of weights and activations.
@@ -81,8 +82,7 @@ def fit(
         ValueError: a recipe that does not fit the features, or a precision without a GPU.
         QamroError: heads that do not fit in the memory that is free.
     """
-    device = torch.device(device)
-    data = _Data(features, targets, folds, order_seed, device)
+    data = _Data(features, targets, folds, order_seed, torch.device(device))
     meter = _Meter(jobs, progress)
 
     def train(part: _Chunk) -> Result:
@@ -92,9 +92,8 @@ def fit(
         return _train(stack, meter, _Keeper(part.positions, keep))
 
     plan = _plan(data, jobs, dtype, precision, chunk, begun)
-    yield from (
-        _one_by_one(plan, train) if device.type == "cuda" else _in_threads(plan, train, meter)
-    )
+    on_gpu = data.device.type == "cuda"
+    yield from _one_by_one(plan, train) if on_gpu else _in_threads(plan, train, meter)
 
 
 class _Chunk(NamedTuple):
