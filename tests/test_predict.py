@@ -324,10 +324,10 @@ def test_a_clip_is_known_by_its_file_or_its_samples_and_never_by_its_name(cache,
     now.loc[2, "audio_sha256"] = now.loc[5, "samples_sha256"] = ""
     now.loc[0, ["audio_sha256", "samples_sha256"]] = "f" * 64
     now.loc[8, ["audio_sha256", "samples_sha256"]] = ["no hash", ""]
-    said = [trained_on(head.trained, axis, now).tolist() for axis in (0, 1)]
+    said = trained_on(head.trained, 2, now).tolist()
     assert said[0] == ["no", "no", "yes", "no", "no", "yes", "no", "no", ""]
     assert said[1] == ["no"] * 7 + ["yes", ""]
-    assert set(trained_on(None, 0, now)) == {""}
+    assert set(trained_on(None, 2, now).flat) == {""}
     predict(head, cache=cache)
     assert "no sign of how good" not in caplog.text, "the cache of the test has no hashes"
     cache.clips[list(now)] = now
@@ -358,6 +358,33 @@ def test_the_mean_of_a_system_has_scipys_interval(cache):
     assert np.isfinite(alone["mean"])
     assert np.isnan(alone["low"])
     assert len(system_means(table.assign(system=""))) == 0
+
+
+def test_the_command_takes_a_runs_folder_and_sums_up_by_system(cache, tmp_path):
+    from click.testing import CliRunner
+    from qamro_cache_cli.predict import main
+
+    (tmp_path / "run").mkdir()
+    save_head(tmp_path / "run" / "head.safetensors", make_head())
+    paths = [
+        "--head",
+        tmp_path / "run",
+        "--cache",
+        tmp_path / "emb.h5",
+        "--out",
+        tmp_path / "p.csv",
+    ]
+    done = CliRunner().invoke(main, [str(path) for path in paths])
+    assert done.exit_code == 0, done.output
+    assert "no prediction for c4: no samples" in done.stderr
+    assert "quality: mean prediction, 95 % interval over clips (t)" in " ".join(done.stdout.split())
+    table = pd.read_csv(tmp_path / "p.csv")
+    for system, mean in table.groupby("system")["prediction"].mean().items():
+        assert re.search(rf"{system} +\d +{mean:.1f} +\S+ to ", done.stdout)
+    (tmp_path / "run" / "head.safetensors").unlink()
+    failed = CliRunner().invoke(main, [str(path) for path in paths])
+    assert failed.exit_code == 1
+    assert "no such head file" in failed.stderr
 
 
 def test_every_column_is_documented(cache):

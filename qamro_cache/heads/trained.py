@@ -52,24 +52,25 @@ def trained_clips(clips: pd.DataFrame, learned: npt.NDArray[np.bool_]) -> Traine
     return Trained(audio, torch.from_numpy(learned[some].astype(np.uint8)))
 
 
-def trained_on(trained: Trained | None, axis: int, clips: pd.DataFrame) -> npt.NDArray[np.object_]:
-    """Say of each clip [C] whether a head knows its label: ``yes``, ``no``, or empty: unknown.
+def trained_on(trained: Trained | None, axes: int, clips: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """Say of each axis and clip [A, C] whether a head knows the label: ``yes``, ``no``, or empty.
 
     Args:
-        trained: what the head noted.
-        axis: position of the axis in the head.
-        clips: C clips of a cache.
+        trained: what the head noted; None: nothing is known.
+        axes: of the head.
+        clips: C clips of a cache; nothing is known of one without hashes.
     """
-    said = np.full(len(clips), "", object)
+    said = np.full((axes, len(clips)), "", object)
     if trained is None:
         return said
     ours = _signatures(clips)
-    said[ours.any((1, 2))] = "no"
+    said[:, ours.any((1, 2))] = "no"
     # A match by closeness of the sound ("near") belongs here: equal hashes below overrule it.
-    theirs = trained.audio[trained.axes[:, axis] > 0].numpy()
-    for kind in range(len(_COLUMNS)):
-        there = {row.tobytes() for row in theirs[:, kind] if row.any()}
-        said[[row.tobytes() in there for row in ours[:, kind]]] = "yes"
+    for axis in range(axes):
+        theirs = trained.audio[trained.axes[:, axis] > 0].numpy()
+        for kind in range(len(_COLUMNS)):
+            there = {row.tobytes() for row in theirs[:, kind] if row.any()}
+            said[axis, [row.tobytes() in there for row in ours[:, kind]]] = "yes"
     return said
 
 

@@ -143,11 +143,13 @@ def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame
             scores[:, block] = _members(head, one, w, taken.offsets, share, prompt)
         means = mean_rows(w.flatten(1), taken.clip, share, len(block))
         ood[block] = head.reference.is_ood(means).cpu().numpy()
-    tables = []
-    for axis, (one, scores) in enumerate(zip(head.axes, members, strict=True)):
-        known = trained_on(head.trained, axis, cache.clips)
-        tables.append(_table(cache, one, scores, ood, known, reasons))
-    table = pd.concat(tables, ignore_index=True)
+    parts = zip(
+        head.axes, members, trained_on(head.trained, len(head.axes), cache.clips), strict=True
+    )
+    table = pd.concat(
+        [_table(cache, one, scores, ood, known, reasons) for one, scores, known in parts],
+        ignore_index=True,
+    )
     point_out(table)
     return table
 
