@@ -27,7 +27,9 @@ def _list_grids(context: click.Context, option: click.Parameter, wanted: bool) -
         context.exit()
 
 
-@click.command(cls=OneLine)
+@click.command(
+    cls=OneLine, stopped="the same command goes on: heads are kept in --out, finished or part way"
+)
 @CACHES
 @OUT_FOLDER
 @click.option("--grid", default="", help="A TOML file, or a name from --list-grids.")

@@ -13,6 +13,9 @@ from qamro_cache.errors import OptionError, QamroError, quoted, words_of
 #: Letters of an error or a notice at most.
 LONGEST_LINE = 440
 
+#: What holds after Ctrl-C of a command that keeps nothing of what it has not finished.
+STARTS_OVER = "files are whole or as they were, and the same command starts from the beginning"
+
 #: ``--version`` of every command.
 version_option = click.version_option(package_name="qamro-cache", message="%(prog)s %(version)s")
 
@@ -20,16 +23,18 @@ version_option = click.version_option(package_name="qamro-cache", message="%(pro
 class OneLine(click.Command):
     """A command whose mistakes are one line on stderr, never a traceback.
 
-    Wrong usage leaves with exit code 2, everything else that was not done with 1.
+    Wrong usage leaves with exit code 2, everything else that was not done with 1. ``stopped`` is
+    what holds after Ctrl-C, whenever it is pressed.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, stopped: str = STARTS_OVER, **kwargs: Any) -> None:
         kwargs["context_settings"] = {"help_option_names": ["-h", "--help"]}
         super().__init__(*args, **kwargs)
+        self.stopped = stopped
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and leave the process."""
-        _run(super().main, *args, **kwargs)
+        _run(super().main, self.stopped, *args, **kwargs)
 
 
 class OneLineGroup(click.Group):
@@ -43,10 +48,10 @@ class OneLineGroup(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and leave the process."""
-        _run(super().main, *args, **kwargs)
+        _run(super().main, STARTS_OVER, *args, **kwargs)
 
 
-def _run(command: Any, *args: Any, **kwargs: Any) -> NoReturn:
+def _run(command: Any, stopped: str, *args: Any, **kwargs: Any) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         # A letter that an old terminal lacks becomes its escape, never a traceback.
         if isinstance(stream, io.TextIOWrapper):
@@ -63,10 +68,7 @@ def _run(command: Any, *args: Any, **kwargs: Any) -> NoReturn:
     except OptionError as error:
         fail(str(error), code=2)
     except (KeyboardInterrupt, click.Abort):
-        fail(
-            "stopped; run the same command again "
-            "(qamro-extract and qamro-ablate go on where they were)"
-        )
+        fail(f"stopped; {stopped}")
     except BrokenPipeError:
         _silence_stdout()
         sys.exit(1)

@@ -12,7 +12,7 @@ from .options import File, given, request_options
 from .tables import show_scores
 
 
-@click.command(cls=OneLine)
+@click.command(cls=OneLine, stopped="nothing is written by this command; give it again")
 @click.option(
     "--predictions", type=File, required=True, help="predictions.csv, or a challenge's answer.txt."
 )
@@ -43,7 +43,16 @@ def main(predictions: Path, labels: Path | None, as_json: bool, **options: Any) 
         title = f"{axis} ({'synthetic, ' if result['synthetic'] else ''}{result['dataset']})"
         if result["chosen"]:
             title += f"; {result['chosen']}"
-        show_scores(title, {scored["predicted_axis"]: scored}, scored["ceiling"])
+        models = {scored["predicted_axis"]: scored}
+        if others := scored["without_trained"]:
+            models["not trained on"] = others
+        show_scores(title, models, scored["ceiling"])
+        if scored["trained_on"]:
+            click.echo(
+                f"{axis}: the head was trained on {scored['trained_on']} of {scored['clips']} "
+                "clips; figures of these are no sign of how good it is",
+                err=True,
+            )
         if scored["published_systems"]:
             click.echo(
                 f"{axis}: the truth of {scored['published_systems']} systems is their published "

@@ -22,7 +22,9 @@ from .extraction_bar import ExtractionBar
 from .options import given, request_options
 
 
-@click.command(cls=OneLine)
+@click.command(
+    cls=OneLine, stopped="the same command goes on: finished clips are kept in OUT.parts"
+)
 @click.option("--dataset", metavar="NAME", help="A known set (demo, ...) or a description (.toml).")
 @click.option(
     "--manifest",

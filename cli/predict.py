@@ -12,21 +12,25 @@ from qamro_cache.scoring.options import PredictOptions
 from .common import OneLine, fail, notices_to_stderr, printable, version_option
 from .extraction_bar import ExtractionBar
 from .options import File, given, request_options
-from .tables import number, show_table
+from .tables import number, show_table, span
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _FAILURES_SHOWN = 5
+_SYSTEMS_SHOWN = 40
 
 
-@click.command(cls=OneLine)
+@click.command(
+    cls=OneLine,
+    stopped="the same command goes on: embeddings of audio are kept beside --out until all is done",
+)
 @click.option(
     "--head",
     type=File,
-    metavar="FILE",
+    metavar="PATH",
     required=True,
-    help="head.safetensors of a qamro-train run.",
+    help="head.safetensors of a qamro-train run, or the run's folder.",
 )
 @click.option(
     "--cache",
@@ -64,7 +68,7 @@ def main(head: Path, cache: tuple[Path, ...], **options: Any) -> None:
 
 
 def _show(table: "pd.DataFrame", title: str, out: Path | None) -> None:
-    """Print a row an axis, and the first clips that have no prediction."""
+    """Print a row an axis, a row a system, and the first clips that have no prediction."""
     failed = table.drop_duplicates("clip_id")
     failed = failed[failed["reason"] != ""]
     for clip_id, reason in list(zip(failed["clip_id"], failed["reason"], strict=True))[
@@ -76,6 +80,8 @@ def _show(table: "pd.DataFrame", title: str, out: Path | None) -> None:
         click.echo(printable(f"and {more} more; {out} has the reasons"), err=True)
     if len(failed) and len(failed) == len(set(table["clip_id"])):
         fail("no clip could be used")
+    from qamro_cache.heads.trained import KNOWN
+
     rows = []
     for axis, part in table.groupby("axis", sort=False):
         known = part["prediction"].notna()
@@ -84,11 +90,29 @@ def _show(table: "pd.DataFrame", title: str, out: Path | None) -> None:
                 str(axis),
                 f"{known.sum()}",
                 f"{(~known).sum()}",
+                f"{part['trained_on'].isin(KNOWN).sum()}",
+                f"{part['ood'].sum()}",
                 number(part["prediction"].mean()),
                 number(part["std"].mean()),
-                f"{part['ood'].sum()}",
                 str(part["scale"].iloc[0]),
             ]
         )
-    columns = ["axis", "clips", "without", "mean", "seeds' std", "out of distribution", "scale"]
+    columns = ["axis", "clips", "failed", "trained on", "ood", "mean", "seeds' std", "scale"]
     show_table(columns, rows, title=title)
+    _show_systems(table)
+
+
+def _show_systems(table: "pd.DataFrame") -> None:
+    """Print the mean of each system, if there are any."""
+    from qamro_cache.scoring.summary import system_means
+
+    means = system_means(table)
+    for axis, part in means.groupby("axis", sort=False):
+        rows = [
+            [str(row.system), str(row.clips), number(row.mean), span(row.low, row.high)]
+            for row in part.head(_SYSTEMS_SHOWN).itertuples(index=False, name="Row")
+        ]
+        columns = ["system", "clips", "mean", "95 %"]
+        show_table(columns, rows, title=f"{axis}: mean prediction, 95 % interval over clips (t)")
+        if len(part) > _SYSTEMS_SHOWN:
+            click.echo(f"and {len(part) - _SYSTEMS_SHOWN} more systems")

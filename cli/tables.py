@@ -78,7 +78,7 @@ def show_scores(
             level,
             str(count),
             *(number(metrics[name]["value"]) if name in metrics else "" for name in names),
-            _span(metrics[_WITH_INTERVAL]),
+            _short_span(metrics[_WITH_INTERVAL]),
             _spread(metrics[_WITH_INTERVAL]),
         ]
         for model, level, count, metrics in found
@@ -107,8 +107,8 @@ def _show_counts(models: Mapping[str, Mapping[str, Any]]) -> None:
         click.echo(printable(scored["signature"]))
 
 
-def _span(metric: Mapping[str, Any]) -> str:
-    """An interval; - where there is none."""
+def _short_span(metric: Mapping[str, Any]) -> str:
+    """A correlation's interval; - where there is none."""
     low, high = metric["low"], metric["high"]
     return "-" if number(low) == "-" else f"{_bare(low, 2)} to {_bare(high, 2)}"
 
@@ -123,6 +123,11 @@ def _spread(metric: Mapping[str, Any]) -> str:
 def _bare(value: float, decimals: int) -> str:
     """A correlation without the 0 before its point."""
     return f"{value:.{decimals}f}".replace("0.", ".", 1 if abs(value) < 1 else 0)
+
+
+def span(low: Any, high: Any) -> str:
+    """An interval in its own units; - where there is none."""
+    return "-" if number(low) == "-" else f"{number(low)} to {number(high)}"
 
 
 def number(value: Any) -> str:

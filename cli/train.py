@@ -25,7 +25,7 @@ def main(cache: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> N
     """Train heads on cached embeddings with the QAMRO recipe.
 
     Heads are judged on clips that they were not trained on (--cv); the saved head is then trained
-    on all clips, one member a seed. Defaults stand in brackets.
+    on all clips (--refit), one member a seed. Defaults stand in brackets.
     """
     notices_to_stderr()
     from qamro_cache.experiments.request import train_request

@@ -1,5 +1,7 @@
 """A small synthetic cache whose ratings depend on its embeddings: for tests of stage 2."""
 
+import hashlib
+
 import numpy as np
 import pandas as pd
 
@@ -37,7 +39,9 @@ def write_synthetic(path, clips=40, seed=0, split=False, name="fake", factor=1.0
             "prompt": [prompts[k % 3] for k in range(clips)],
             "status": status,
             "reason": reason,
-            "audio_sha256": [f"{k:064x}" for k in range(clips)],
+            "audio_sha256": [
+                hashlib.sha256(f"{seed} {k}".encode()).hexdigest() for k in range(clips)
+            ],
             "duration": 1.0,
             "audio_bytes": 1,
             "audio_mtime_ns": 1,

@@ -166,4 +166,14 @@ def test_a_folder_is_searched_but_not_what_is_hidden(tmp_path: Path) -> None:
     (tmp_path / "folder.wav").mkdir()
     found, others = find_audio(tmp_path)
     assert [str(path.relative_to(tmp_path)) for path in found] == ["a.FLAC", "b.wav", "deep/c.w64"]
-    assert others == {".m4a": 1}
+    assert others == [tmp_path / "e.m4a"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.wav").touch()
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "above").symlink_to(tmp_path / "audio")
+    found, _ = find_audio(tmp_path / "audio")
+    assert found == [tmp_path / "audio" / "link" / "a.wav"]

@@ -279,7 +279,8 @@ def test_names_that_are_not_utf8_keep_their_bytes_through_every_command(
     predict(run / "head.safetensors", cache, out=predictions)
     assert list(read_predictions(predictions)["clip_id"]) == ids
     for truth in (cache, tmp_path / "l.csv", manifest):
-        found = evaluate(predictions, load_manifest(truth) if truth == manifest else truth)
+        labels = load_manifest(truth) if truth == manifest else truth
+        found = evaluate(predictions, labels, include_trained=True)
         assert found["axes"]["q"]["clips"] == 12
         assert (found["unpredicted"], found["unlabeled"]) == (0, 0)
 

@@ -370,3 +370,44 @@ def test_a_random_answer_to_the_real_evaluation_set_scores_as_scipy_says(tmp_pat
                     got = scored["metrics"][f"{level}_{name}"]["value"]
                     assert got == pytest.approx(reference(name, *samples[level]), rel=1e-12), name
     assert 0.5 < result["axes"]["PQ"]["ceiling"]["system_srcc"] <= 1
+
+
+def test_clips_that_the_head_was_trained_on_are_counted_and_figures_stand_without_them(files):
+    folder, _ = files
+    table = pd.read_csv(folder / "predictions.csv")
+    table["trained_on"] = np.where(table["clip_id"] < "c10", "yes", "no")
+    table.loc[table["clip_id"] == "c10", "trained_on"] = "near"
+    table.to_csv(folder / "p.csv", index=False)
+    scored = evaluate(folder / "p.csv", folder / "labels.csv", resamples=50)["axes"]["quality"]
+    assert (scored["clips"], scored["trained_on"]) == (40, 11)
+    table[table["trained_on"] == "no"].to_csv(folder / "rest.csv", index=False)
+    alone = evaluate(folder / "rest.csv", folder / "labels.csv", resamples=50)["axes"]["quality"]
+    assert scored["without_trained"]["clips"] == 29
+    assert scored["without_trained"]["metrics"] == alone["metrics"]
+    assert (alone["trained_on"], alone["without_trained"]) == (0, None)
+    paths = ["--predictions", str(folder / "p.csv"), "--labels", str(folder / "labels.csv")]
+    done = CliRunner().invoke(main, paths)
+    assert done.exit_code == 0, done.output
+    assert "not trained on" in done.stdout
+    assert "quality: the head was trained on 11 of 40 clips" in done.stderr
+
+
+def test_figures_of_nothing_but_clips_trained_on_are_refused(files):
+    folder, _ = files
+    table = pd.read_csv(folder / "predictions.csv").assign(trained_on="yes")
+    # A clip without a label does not make the others unseen.
+    more = table[:1].assign(clip_id="elsewhere", trained_on="no")
+    pd.concat([table, more]).to_csv(folder / "p.csv", index=False)
+    paths = ["--predictions", str(folder / "p.csv"), "--labels", str(folder / "labels.csv")]
+    refused = CliRunner().invoke(main, paths)
+    assert refused.exit_code == 1, refused.output
+    assert refused.stdout == ""
+    assert "the head was trained on all of these clips" in refused.stderr
+    assert "--include-trained" in refused.stderr
+    done = CliRunner().invoke(main, [*paths, "--include-trained"])
+    assert done.exit_code == 0, done.output
+    assert "the head was trained on 40 of 40 clips" in done.stderr
+    # An axis that is left does not suffer by another.
+    both = pd.concat([table, table.assign(axis="fit", trained_on="no")])
+    both.to_csv(folder / "p.csv", index=False)
+    assert list(evaluate(folder / "p.csv", folder / "labels.csv", resamples=0)["axes"]) == ["fit"]

@@ -10,9 +10,11 @@ import torch
 
 from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
-from qamro_cache.heads.file import AxisHead, Head, load_head, save_head
+from qamro_cache.heads.file import load_head, save_head
+from qamro_cache.heads.head import AxisHead, Head
 from qamro_cache.heads.network import Architecture, init_params
 from qamro_cache.heads.ood import reference_clips
+from qamro_cache.heads.trained import Trained
 from qamro_cache.identity import AudioPolicy, EncoderSpec, identity_of
 
 SPEC = EncoderSpec("mel", "1", AudioPolicy(16000, 16000, 16000), {"embedding": (6,)})
@@ -43,6 +45,10 @@ def make_head(architecture=None, row=(6,)):
         axes,
         reference_clips(rows),
         {"dataset": "made up", "synthetic": True},
+        Trained(
+            torch.randint(0, 256, (30, 2, 16), generator=generator, dtype=torch.uint8),
+            torch.randint(0, 2, (30, 2), generator=generator, dtype=torch.uint8),
+        ),
     )
 
 
@@ -51,6 +57,8 @@ def same(a: Head, b: Head) -> bool:
         plain = [head.architecture, head.row, head.feature, head.text_feature, head.identity]
         plain += [head.training, head.reference.threshold]
         tensors = [head.reference.clips, head.reference.mean, head.reference.std]
+        plain.append(head.trained is None)
+        tensors += [] if head.trained is None else [head.trained.audio, head.trained.axes]
         for one in head.axes:
             plain += [one.axis, one.seeds, one.label_mean, one.label_std, list(one.params)]
             tensors += [*one.params.values(), one.row_mean, one.row_std]
@@ -169,6 +177,14 @@ def nested(depth):
         lambda record, tensors: record.update(training=nested(20)),
         lambda record, tensors: tensors["reference/std"].neg_(),
         lambda record, tensors: tensors.update({"more": torch.ones(2)}),
+        lambda record, tensors: tensors.pop("trained/axes"),
+        lambda record, tensors: tensors.pop("trained/audio"),
+        lambda record, tensors: tensors.update(
+            {"trained/audio": tensors["trained/audio"][0, 0, 0]}
+        ),
+        lambda record, tensors: tensors.update(
+            {"trained/axes": tensors["trained/axes"][:, :1].contiguous()}
+        ),
         *(
             lambda record, tensors, dtype=dtype: tensors.update(
                 {name: value.to(dtype) for name, value in tensors.items()}
@@ -274,6 +290,15 @@ def test_saving_over_a_head_keeps_the_old_one_if_it_fails(tmp_path, monkeypatch)
     monkeypatch.undo()
     assert load_head(path).training["dataset"] == "made up"
     assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
+
+
+def test_a_head_that_notes_no_clips_is_one_still_and_a_runs_folder_stands_for_it(tmp_path):
+    head = replace(make_head(), trained=None)
+    save_head(tmp_path / "head.safetensors", head)
+    assert same(load_head(tmp_path), head)
+    (tmp_path / "head.safetensors").unlink()
+    with pytest.raises(QamroError, match=r"head\.safetensors: no such head file"):
+        load_head(tmp_path)
 
 
 def test_a_clip_unlike_the_training_set_is_out_of_distribution():

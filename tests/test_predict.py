@@ -1,5 +1,6 @@
 """Predictions from a head file against torch.nn modules, clip by clip."""
 
+import hashlib
 import itertools
 import re
 from dataclasses import replace
@@ -9,17 +10,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 from qamro_cache.cache.content import CacheContent, Header, clip_table
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.cache.writer import write_cache
 from qamro_cache.datasets.records import Axis, Dataset, labels_from_means
 from qamro_cache.errors import QamroError
-from qamro_cache.heads.file import AxisHead, Head, save_head
+from qamro_cache.heads.file import save_head
+from qamro_cache.heads.head import AxisHead, Head
 from qamro_cache.heads.network import Architecture, init_params
 from qamro_cache.heads.ood import reference_clips
+from qamro_cache.heads.trained import trained_clips, trained_on
 from qamro_cache.identity import AudioPolicy, EncoderSpec, identity_of
 from qamro_cache.scoring.predict import predict, write_predictions
+from qamro_cache.scoring.summary import system_means
 
 SPEC = EncoderSpec(
     "fake", "1", AudioPolicy(16000, 16000, 16000), {"embedding": (6,)}, {"text": (3,)}
@@ -202,7 +207,9 @@ def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path, capl
     head = replace(head, reference=reference_clips(rows))
     with caplog.at_level("WARNING"):
         table = predict(head, audio=tmp_path / "audio")
-    assert "left out: 2 .m4a, 1 .webm, which cannot be read here; convert with:" in caplog.text
+    assert "left out: 2 .m4a, 1 .webm, which cannot be read here (deep/c.m4a, " in caplog.text
+    assert "deep/e.webm); convert with:" in caplog.text
+    assert set(table["system"]) == {"deep"}
     assert table["clip_id"].tolist() == ["deep/a.wav", "deep/b.flac", "deep/broken.wav"]
     from_cache = predict(head, cache=tmp_path / "emb.h5")
     at_hand = predict(head, clips=load_manifest(manifest))
@@ -270,7 +277,7 @@ def test_an_answer_that_cannot_be_is_refused_before_the_work(
     cache, tmp_path, monkeypatch, head, ids, words
 ):
     """Embedding a folder may take hours."""
-    for name in ("predict_cache", "_predict_audio"):
+    for name in ("predict_cache", "_embedded"):
         monkeypatch.setattr(f"qamro_cache.scoring.predict.{name}", lambda *_: pytest.fail("worked"))
     if ids is not None:
         (tmp_path / "list.txt").write_text(ids)
@@ -292,7 +299,7 @@ def test_one_name_for_both_outputs_keeps_the_table(cache, tmp_path):
 def test_two_clips_of_one_stem_are_no_answer_and_told_before_the_work(cache, tmp_path, monkeypatch):
     clips = cache.clips.copy()
     clips.loc[:1, "clip_id"] = ["a.wav", "a.flac"]
-    monkeypatch.setattr("qamro_cache.scoring.predict._predict_audio", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr("qamro_cache.scoring.predict._embedded", lambda *_: pytest.fail("ran"))
     with pytest.raises(QamroError, match="clip 'a' has two predictions"):
         predict(track_1(), clips=Dataset("x", clips, cache.labels), answer=tmp_path / "answer.txt")
 
@@ -304,11 +311,80 @@ def test_no_device_named_is_one_that_is_there(cache):
     )
 
 
-def test_predicting_the_training_set_warns(cache, caplog):
-    predict(make_head(training={"dataset": "another"}), cache=cache)
-    assert not caplog.records
-    predict(make_head(training={"dataset": cache.dataset}), cache=cache)
-    assert "no sign of how good" in caplog.text
+def test_a_clip_is_known_by_its_file_or_its_samples_and_never_by_its_name(cache, caplog):
+    """On each axis by itself; hashes that nobody has noted match nothing."""
+    clips = cache.clips.copy()
+    clips["audio_sha256"] = [hashlib.sha256(b"%d" % k).hexdigest() for k in range(9)]
+    clips["samples_sha256"] = [hashlib.sha256(b"s%d" % k).hexdigest() for k in range(9)]
+    learned = np.zeros((9, 2), bool)
+    learned[[0, 2, 5], 0] = learned[7, 1] = True
+    head = track_1(trained=trained_clips(clips, learned))
+    now = clips.copy()
+    # Another file of the same samples; the same file, not decoded; other sound by an old name.
+    now.loc[2, "audio_sha256"] = now.loc[5, "samples_sha256"] = ""
+    now.loc[0, ["audio_sha256", "samples_sha256"]] = "f" * 64
+    now.loc[8, ["audio_sha256", "samples_sha256"]] = ["no hash", ""]
+    said = trained_on(head.trained, 2, now).tolist()
+    assert said[0] == ["no", "no", "yes", "no", "no", "yes", "no", "no", ""]
+    assert said[1] == ["no"] * 7 + ["yes", ""]
+    assert set(trained_on(None, 2, now).flat) == {""}
+    predict(head, cache=cache)
+    assert "no sign of how good" not in caplog.text, "the cache of the test has no hashes"
+    cache.clips[list(now)] = now
+    table = predict(head, cache=cache)
+    assert table["trained_on"].tolist() == [*said[0], *said[1]]
+    assert "trained on 3 of these 8 clips: what it says about them is no sign" in caplog.text
+
+
+def test_most_clips_out_of_distribution_is_a_warning_with_the_count(cache, caplog):
+    near = make_head()
+    reference = replace(near.reference, mean=near.reference.mean + 50)
+    predict(near, cache=cache)
+    assert "out of distribution" not in caplog.text
+    predict(replace(near, reference=reference), cache=cache)
+    assert "8 of 8 clips are out of distribution" in caplog.text
+
+
+def test_the_mean_of_a_system_has_scipys_interval(cache):
+    table = predict(make_head(), cache=cache)
+    means = system_means(table).set_index("system")
+    assert means["clips"].to_dict() == {"S0": 3, "S1": 2, "S2": 3}
+    for system, part in table.groupby("system"):
+        values = part["prediction"].dropna()
+        wanted = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        found = means.loc[system, ["mean", "low", "high"]]
+        np.testing.assert_allclose(found.astype(float), [values.mean(), *wanted], rtol=1e-12)
+    alone = system_means(table[:1]).iloc[0]
+    assert np.isfinite(alone["mean"])
+    assert np.isnan(alone["low"])
+    assert len(system_means(table.assign(system=""))) == 0
+
+
+def test_the_command_takes_a_runs_folder_and_sums_up_by_system(cache, tmp_path):
+    from click.testing import CliRunner
+    from qamro_cache_cli.predict import main
+
+    (tmp_path / "run").mkdir()
+    save_head(tmp_path / "run" / "head.safetensors", make_head())
+    paths = [
+        "--head",
+        tmp_path / "run",
+        "--cache",
+        tmp_path / "emb.h5",
+        "--out",
+        tmp_path / "p.csv",
+    ]
+    done = CliRunner().invoke(main, [str(path) for path in paths])
+    assert done.exit_code == 0, done.output
+    assert "no prediction for c4: no samples" in done.stderr
+    assert "quality: mean prediction, 95 % interval over clips (t)" in " ".join(done.stdout.split())
+    table = pd.read_csv(tmp_path / "p.csv")
+    for system, mean in table.groupby("system")["prediction"].mean().items():
+        assert re.search(rf"{system} +\d +{mean:.1f} +\S+ to ", done.stdout)
+    (tmp_path / "run" / "head.safetensors").unlink()
+    failed = CliRunner().invoke(main, [str(path) for path in paths])
+    assert failed.exit_code == 1
+    assert "no such head file" in failed.stderr
 
 
 def test_every_column_is_documented(cache):

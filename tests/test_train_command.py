@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 from qamro_cache_cli.ablate import main as ablate
 from scipy.stats import spearmanr
@@ -12,6 +13,7 @@ from synthetic_cache import write_synthetic
 
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.experiments.folds import make_folds
 from qamro_cache.experiments.train import train
 from qamro_cache.heads.file import load_head
@@ -136,6 +138,52 @@ def test_the_saved_head_is_trained_on_everything(cache, tmp_path):
     mean = mine.groupby("clip_id")["prediction"].mean()
     theirs = of_fold[of_fold["axis"] == "match"].set_index("clip_id")["prediction"]
     np.testing.assert_allclose(theirs[mean.index], mean, rtol=1e-4)
+
+
+@pytest.mark.parametrize("refit", ["", "all"])
+def test_the_judged_part_of_a_fixed_split_stays_unseen_by_the_saved_head(tmp_path, refit):
+    """Other labels, and other embeddings, of the judged clips leave it as it is."""
+    path = write_synthetic(tmp_path / "emb.h5", clips=60, split=True)
+    settings = {"seeds": 1, "epochs": 3, "stop": "fixed", "widths": (8,), "lr": 0.02}
+    train(path, tmp_path / "a", refit=refit, **settings)
+    cached = open_cache(path)
+    dev = np.flatnonzero(cached.clips["split"] == "dev")
+    values = cached.labels.mean.copy()
+    values[dev] = values[dev[::-1]]
+    labels = cached.clips[["clip_id", "split"]].assign(quality=values[:, 0], match=values[:, 1])
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    train(path, tmp_path / "b", refit=refit, labels=tmp_path / "labels.csv", **settings)
+    a, b = load_head(tmp_path / "a"), load_head(tmp_path / "b")
+    same = [
+        torch.equal(one.params[name], other.params[name])
+        for one, other in zip(a.axes, b.axes, strict=True)
+        for name in one.params
+    ]
+    table = predict(tmp_path / "a", cache=path)
+    said = table.groupby(table["clip_id"].isin(cached.clips["clip_id"][dev]))["trained_on"]
+    record = json.loads((tmp_path / "a" / "config.json").read_text())
+    if refit:
+        assert not any(same)
+        assert record["refit_clips"] == 59
+        assert set(said.get_group(True)) == {"yes"}
+    else:
+        assert all(same)
+        assert record["refit_clips"] == len(a.reference.clips) == 49
+        assert set(said.get_group(True)) == {"no"}
+        assert set(said.get_group(False)) == {"yes", "no"}, "and one failed clip"
+    table.to_csv(tmp_path / "p.csv", index=False)
+    result = evaluate(tmp_path / "p.csv", path, split="dev", include_trained=True, resamples=0)
+    assert result["axes"]["quality"]["trained_on"] == (10 if refit else 0)
+
+
+def test_the_heads_of_a_fold_note_the_clips_of_that_fold_alone(cache, tmp_path):
+    train(cache, tmp_path, cv="group", stop="inner", epochs=2, seeds=1, save_folds=True)
+    whole = predict(tmp_path, cache=cache)
+    assert set(whole["trained_on"][whole["prediction"].notna()]) == {"yes"}
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    one = predict(tmp_path / "folds" / "2.safetensors", cache=cache)
+    held = set(table["clip_id"][table["fold"] == "G2"])
+    assert set(one["clip_id"][(one["trained_on"] == "no") & one["prediction"].notna()]) == held
 
 
 @pytest.mark.parametrize(

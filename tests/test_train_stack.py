@@ -225,6 +225,58 @@ def test_a_head_does_not_depend_on_its_stack(pooling, chunk):
             assert torch.allclose(a["params"][name], b["params"][name], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(("name", "at"), [("sgd and dropout", 20), ("adamw and windows", 7)])
+def test_a_stack_goes_on_from_a_snapshot_bit_by_bit(name, at, monkeypatch):
+    """Other heads stop early: their results, and who still runs, are in the snapshot."""
+    monkeypatch.setattr("qamro_cache.training.fit.KEEP_EVERY", 0.0)
+    monkeypatch.setattr("qamro_cache.training.fit.KEEP_SHARE", 1e9)
+    windows = name == "adamw and windows"
+    pooling = "attention" if windows else "mean"
+    base = Recipe(
+        head=Architecture(widths=(6,), pooling=pooling),
+        optimizer="adamw" if windows else "sgd",
+        dropout=0.3,
+        batch_size=16,
+    )
+    data = (*make_data(windows), make_folds())
+    jobs = varied_jobs(base)
+    kept = []
+
+    def keep(positions, snapshot):
+        kept.append((positions, {n: value.clone() for n, value in snapshot.items()}))
+
+    whole = collect(*data, jobs, keep=keep, dtype=torch.float32)
+    moment = kept[min(at, len(kept) - 1)]
+    assert int(moment[1]["epoch"]) < int(kept[-1][1]["epoch"])
+    seen = []
+    again = collect(
+        *data,
+        jobs,
+        begun=[moment],
+        dtype=torch.float32,
+        progress=lambda done, *_: seen.append(done),
+    )
+    assert seen[0] > int(moment[1]["epochs"].sum()), "what was done is not done again"
+    for one, other in zip(whole, again, strict=True):
+        for field in ("predictions", "validation_loss", "stability", "mean", "std"):
+            torch.testing.assert_close(one[field], other[field], rtol=0, atol=0, equal_nan=True)
+        assert trained(one) == trained(other)
+        for param, value in one["params"].items():
+            assert torch.equal(value, other["params"][param])
+    assert any(len(moment[1]["ids"]) < len(jobs) for moment in kept), "no head went before others"
+
+
+def test_a_snapshot_of_other_heads_is_passed_over(caplog):
+    base = Recipe(head=Architecture(widths=(6,)), batch_size=16)
+    data = (*make_data(), make_folds())
+    jobs = varied_jobs(base, 2)
+    wrong = ([0, 1], {"ids": torch.arange(2)})
+    one, other = (collect(*data, jobs, begun=begun) for begun in ([], [wrong]))
+    assert "is trained from its start" in caplog.text
+    for a, b in zip(one, other, strict=True):
+        assert torch.equal(a["predictions"], b["predictions"])
+
+
 def test_weights_are_left_out_where_nobody_asks():
     features, targets = make_data()
     jobs = [Job(Recipe(batch_size=16, epochs=2), 0, fold) for fold in (0, 1)]

@@ -1,6 +1,8 @@
 """The endings of audio files: those that can be read here, and those that must be converted."""
 
+import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 #: What libsndfile reads.
@@ -43,24 +45,40 @@ OTHER_ENDINGS = (
 CONVERT = "convert with: ffmpeg -i FILE FILE.wav"
 
 
-def find_audio(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Return the audio files below a folder in order, and what is left out, by its ending.
+#: Files that a message names at most.
+_NAMED = 5
+
+
+def find_audio(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the audio files below a folder in order, and the audio that cannot be read here.
 
     Hidden files and folders are passed over: macOS leaves ``._NAME.wav`` beside ``NAME.wav``.
+    Links to folders are followed.
+
+    Raises:
+        OSError: a folder cannot be read.
     """
-    found, others = [], Counter[str]()
-    for path in sorted(folder.rglob("*")):
-        ending = path.suffix.lower()
-        if any(name.startswith(".") for name in path.relative_to(folder).parts):
-            continue
-        if ending in AUDIO_ENDINGS and path.is_file():
-            found.append(path)
-        elif ending in OTHER_ENDINGS and path.is_file():
-            others[ending] += 1
-    return found, others
+    found = []
+    seen = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        inner = {name: os.path.realpath(Path(place, name)) for name in folders}
+        # A link to a folder above would never end.
+        folders[:] = [n for n, real in inner.items() if n[0] != "." and real not in seen]
+        seen.update(inner[name] for name in folders)
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    paths = sorted(path for path in found if path.is_file())
+    readable = [path for path in paths if path.suffix.lower() in AUDIO_ENDINGS]
+    return readable, [path for path in paths if path.suffix.lower() in OTHER_ENDINGS]
 
 
-def others_message(others: Counter[str]) -> str:
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def others_message(folder: Path, others: Sequence[Path]) -> str:
     """Say in one line which files are left out and how to make them readable."""
-    counts = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
-    return f"left out: {counts}, which cannot be read here; {CONVERT}"
+    endings = Counter(path.suffix.lower() for path in others)
+    counts = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
+    names = [path.relative_to(folder).as_posix() for path in others[:_NAMED]]
+    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    return f"left out: {counts}, which cannot be read here ({', '.join(names)}{more}); {CONVERT}"

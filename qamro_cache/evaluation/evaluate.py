@@ -20,6 +20,7 @@ from qamro_cache.evaluation.judged import Judged, warn_of_small_numbers, ways_of
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.evaluation.request import EvaluateRequest, evaluate_request
 from qamro_cache.evaluation.scales import why_other_scale
+from qamro_cache.heads.trained import KNOWN
 from qamro_cache.settings import documented
 
 logger = logging.getLogger("qamro_cache")
@@ -44,13 +45,17 @@ def evaluate(
         ``axes``: for each axis of the labels what `score` returns, with ``predicted_axis``,
         ``ceiling`` (clip and system level, or None without single ratings), ``ood`` (how many of
         the clips scored are out of distribution for the head, None where not known),
+        ``trained_on`` (how many of them the head was trained on, by the predictions' own column,
+        None where not known), ``without_trained`` (`score` of the others, None where that are all
+        or none),
         ``partly_predicted`` (clips left out because not every seed predicts them) and
         ``published_systems`` (systems whose published score is the truth; the others' is the mean
         over the clips scored); ``synthetic``; ``unpredicted`` and ``unlabeled``: clips that only
         one of the two has (a row without a number is no prediction). JSON types.
 
     Raises:
-        QamroError: the files do not fit each other, or no clip is left on any axis.
+        QamroError: the files do not fit each other, or no clip is left on any axis: an axis whose
+            clips the head was all trained on is left out, unless they are to be included.
     """
     return run_evaluate(evaluate_request(predictions, labels, options))
 
@@ -66,14 +71,26 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
 
     refuse_resamples(options.resamples, len(found.rows))
     axes: dict[str, Any] = {}
+    learned = False
     for theirs, ours in pairs.items():
         scored = _score_axis(found, truth, theirs, ours, options.resamples)
+        if scored["clips"] == scored["trained_on"] and scored["clips"]:
+            learned = True
+            if not options.include_trained:
+                logger.warning("%s: the head was trained on all %d clips", ours, scored["clips"])
+                continue
         if scored["clips"]:
             axes[ours] = scored
         else:
             logger.warning(
                 "%s: no clip has a label and a prediction of every seed; it is left out", ours
             )
+    if not axes and learned:
+        raise QamroError(
+            f"{request.predictions}: the head was trained on all of these clips, so the figures "
+            "would be no sign of how good it is; that is in the predictions.csv of its qamro-train "
+            "run. --include-trained scores them all the same"
+        )
     if not axes:
         raise QamroError(
             f"{request.predictions}: no clip is left to score: none has both a label and a "
@@ -123,6 +140,12 @@ def _score_axis(
     ways = ways_of(truth.clips.iloc[found.rows])
     judged = Judged(target, found.system, published, same_scale=not why, **ways)
     scored = score(pred, judged, resamples=resamples)
+    known = every & _learned(part, found)
+    scored["trained_on"] = int(known.sum()) if "trained_on" in part else None
+    scored["without_trained"] = None
+    if 0 < known.sum() < every.sum():
+        others = np.where(known, np.nan, pred)
+        scored["without_trained"] = score(others, judged, resamples=resamples)
     scored["predicted_axis"] = theirs
     scored["scale"] = [axis.low, axis.high]
     scored["partly_predicted"] = partial
@@ -213,6 +236,14 @@ def _by_seed(part: pd.DataFrame, found: _Found) -> npt.NDArray[np.float64]:
     out = np.full((len(seeds), len(found.rows)), np.nan)
     out[part["seed"].map(seeds).to_numpy(np.int64), found.places(part)] = part["prediction"]
     return out
+
+
+def _learned(part: pd.DataFrame, found: _Found) -> npt.NDArray[np.bool_]:
+    """Return which clips [C] the head was trained on, as far as the predictions say."""
+    learned = np.zeros(len(found.rows), np.bool_)
+    if "trained_on" in part:
+        learned[found.places(part[part["trained_on"].isin(KNOWN)])] = True
+    return learned
 
 
 def _published(truth: Dataset, index: int) -> npt.NDArray[np.float64] | None:

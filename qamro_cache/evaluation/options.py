@@ -42,6 +42,7 @@ class EvaluateOptions(ChoiceOptions, IntervalOptions):
         "May repeat.",
     )
     split: str = setting("", "Only the clips of this split.")
+    include_trained: bool = setting(False, "Score although the head was trained on all clips.")
     answer_list: Path | None = setting(None, "The challenge's list, which answer.txt must match.")
 
     def __post_init__(self) -> None:

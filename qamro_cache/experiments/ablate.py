@@ -11,6 +11,7 @@ import numpy.typing as npt
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.devices import usable_device
 from qamro_cache.evaluation.bootstrap import refuse_resamples
+from qamro_cache.experiments.begun import Begun
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import refuse_heads, stacks
 from qamro_cache.experiments.grid import CELL, Cell, Grid
@@ -41,7 +42,8 @@ def ablate(
 ) -> dict[str, Any]:
     """Train all cells x seeds x folds x axes in stacks and write the tables that compare them.
 
-    Results are kept in ``out/done`` as each stack finishes; the same call goes on from there.
+    Results are kept in ``out/done`` as each stack finishes, and stacks in training every few
+    seconds in ``out/begun``; the same call goes on from there.
 
     Args:
         cache: cache files, or open caches. Those of one identity are parts of one cache; those of
@@ -123,10 +125,19 @@ def _train_missing(
         logger.info(
             "%d of %d heads are done already", len(plan.jobs) - len(missing), len(plan.jobs)
         )
+    # Finished stacks are too coarse: all heads of a small grid may be in one.
+    begun = Begun(folder.with_name("begun"))
+    going_on = begun.read({plan.keys[k]: place for place, k in enumerate(missing)})
+    if going_on:
+        logger.info("%d heads are part way", sum(len(positions) for positions, _ in going_on))
     options: dict[str, Any] = {"device": device, "precision": precision, "progress": progress}
+    options |= {
+        "weights": False,
+        "begun": going_on,
+        "keep": lambda where, kept: begun.keep([plan.keys[missing[k]] for k in where], kept),
+    }
     jobs = [plan.jobs[k] for k in missing]
-    found = stacks(plan.material, plan.targets, plan.folds, jobs, weights=False, **options)
-    for where, result in found:
+    for where, result in stacks(plan.material, plan.targets, plan.folds, jobs, **options):
         heads = [missing[k] for k in where]
         test = plan.folds.test[[plan.jobs[k].fold for k in heads]]
         results: Mapping[str, Any] = {
@@ -136,6 +147,8 @@ def _train_missing(
             "stability": _mean_known(result.stability.double().numpy()),
         }
         keep_stack(folder, [plan.keys[k] for k in heads], results)
+        begun.remove([plan.keys[k] for k in heads])
+    begun.close()
 
 
 def _mean_known(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

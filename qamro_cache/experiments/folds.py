@@ -96,10 +96,17 @@ def make_folds(clips: pd.DataFrame, cv: str, labeled: Bools, *, inner: bool) -> 
     return Folds(train & ~validation, validation, test, held), line
 
 
-def all_clips(labeled: Bools) -> Folds:
-    """Return the one fold that trains on everything, for the head that is saved."""
+def refit_clips(folds: Folds, labeled: Bools, *, everything: bool) -> Folds:
+    """Return the one fold of the head that is saved: it holds nothing out.
+
+    Args:
+        folds: of the estimate.
+        labeled: [C] clips that have a label.
+        everything: train on the judged clips too.
+    """
+    train = labeled if everything else labeled & ~folds.test.any(0)
     nothing = np.zeros((1, len(labeled)), np.bool_)
-    return Folds(labeled[None], nothing, nothing, ("none",))
+    return Folds(train[None], nothing, nothing, ("none",))
 
 
 def _by_split(clips: pd.DataFrame, labeled: Bools, *, inner: bool) -> tuple[Folds, str]:

@@ -51,6 +51,12 @@ class TrainOptions(RunOptions, Reads):
     """What `train` takes beside the cache, the folder and the recipe."""
 
     text_feature: str = setting("", "Feature of the prompts.", default_help="the cache's first")
+    refit: str = setting(
+        "",
+        "Clips that the saved head is trained on.",
+        choices=("", "all"),
+        default_help="all; with --cv split all but the judged part",
+    )
     save_folds: bool = setting(False, "Keep the heads of every fold too.")
     init: Path | None = setting(None, "Published Audiobox checkpoint to start from.")
     overwrite: bool = setting(False, "Replace another run in --out.")

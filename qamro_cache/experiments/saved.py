@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -12,8 +13,10 @@ from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.fitting import Fitted
 from qamro_cache.experiments.store import RUN_FILES
 from qamro_cache.files import replace_folder, write_json, write_table
-from qamro_cache.heads.file import AxisHead, Head, save_head
+from qamro_cache.heads.file import save_head
+from qamro_cache.heads.head import AxisHead, Head
 from qamro_cache.heads.ood import reference_clips
+from qamro_cache.heads.trained import trained_clips
 from qamro_cache.training.inputs import Folds
 from qamro_cache.training.recipe import Recipe
 
@@ -25,9 +28,9 @@ def save_run(
     config: Mapping[str, Any],
     record: Mapping[str, Any],
     predictions: pd.DataFrame,
-    refit: Fitted,
-    estimate: Fitted,
-    folds: Folds | None,
+    refit: tuple[Fitted, Folds],
+    estimate: tuple[Fitted, Folds],
+    keep_folds: bool,
 ) -> None:
     """Write a run's folder, whole: what another run left there goes in the same step.
 
@@ -38,28 +41,35 @@ def save_run(
         config: of ``config.json``, kept in the head files too.
         record: of ``metrics.json``.
         predictions: of ``predictions.csv``.
-        refit: heads trained on everything, for ``head.safetensors``.
-        estimate: heads of the folds.
-        folds: of the estimate, to keep its heads as ``folds/*.safetensors``; None leaves them out.
+        refit: heads for ``head.safetensors``, and the one fold that they were trained on.
+        estimate: heads of the folds, and the folds.
+        keep_folds: whether to keep these as ``folds/*.safetensors``.
     """
     with replace_folder(out, (*RUN_FILES, "folds")) as new:
         write_json(new / "config.json", config)
         write_json(new / "metrics.json", record)
         write_table(new / "predictions.csv", predictions)
-        save_head(new / "head.safetensors", _head(material, recipe, refit, config))
-        if folds is None:
+        save_head(new / "head.safetensors", _head(material, recipe, *refit, config))
+        if not keep_folds:
             return
         (new / "folds").mkdir()
-        for fold, name in enumerate(folds.names):
+        for fold, name in enumerate(estimate[1].names):
             note = {**config, "held_out": str(name)}
-            head = _head(material, recipe, estimate, note, fold)
+            head = _head(material, recipe, *estimate, note, fold)
             save_head(new / "folds" / f"{fold}.safetensors", head)
 
 
 def _head(
-    material: Material, recipe: Recipe, fitted: Fitted, config: Mapping[str, Any], fold: int = 0
+    material: Material,
+    recipe: Recipe,
+    fitted: Fitted,
+    folds: Folds,
+    config: Mapping[str, Any],
+    fold: int = 0,
 ) -> Head:
     """Put the members of a fold, a seed each, into a head file's record."""
+    clips = material.clips
+    seen = folds.train[fold] | folds.validation[fold]
     return Head(
         recipe.head,
         material.row_shape(recipe.head),
@@ -67,8 +77,9 @@ def _head(
         material.text_feature,
         material.cache.identity,
         tuple(_axis_head(material, fitted, t, fold) for t in range(len(material.clips.axes))),
-        reference_clips(material.clip_means()),
+        reference_clips(material.clip_means()[torch.from_numpy(seen)]),
         dict(config),
+        trained_clips(clips.table, seen[:, None] & np.isfinite(clips.labels.mean)),
     )
 
 

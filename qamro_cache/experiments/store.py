@@ -59,11 +59,15 @@ def keep_stack(folder: Path, keys: Sequence[str], results: Mapping[str, npt.NDAr
     """
     from safetensors.numpy import save
 
-    name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
     arrays = {name: np.ascontiguousarray(results[name]) for name in _KEPT}
     text = json.dumps(list(keys))
     data = save(arrays, metadata={"keys": text, "sha256": _checksum(text, arrays)})
-    write_file(folder / f"{name}.safetensors", lambda file: file.write(data))
+    write_file(folder / f"{stack_name(keys)}.safetensors", lambda file: file.write(data))
+
+
+def stack_name(keys: Sequence[str]) -> str:
+    """Return the name of the file of a stack with these heads."""
+    return hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
 
 
 def read_stacks(folder: Path, clips: int) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Train heads on a cache: estimate by held-out clips, then refit on everything and save."""
+"""Train heads on a cache: estimate by held-out clips, then refit and save."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ from qamro_cache.evaluation.score import score_models
 from qamro_cache.experiments.clips import HeldOut
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, pool_folds, refuse_heads
-from qamro_cache.experiments.folds import all_clips
+from qamro_cache.experiments.folds import refit_clips
 from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.experiments.request import TrainRequest, train_request
 from qamro_cache.experiments.saved import save_run
@@ -40,8 +40,9 @@ def train(
 ) -> dict[str, Any]:
     """Train heads on a cache's clips, say how good they are, and save one to predict with.
 
-    Held-out clips only estimate; the saved head is trained on all clips, for the median of the
-    epochs that the estimate's heads were trained for, one member a seed.
+    Held-out clips only estimate; the saved head is trained on all clips (of a fixed split on all
+    but the judged part, unless ``refit="all"``), for the median of the epochs that the estimate's
+    heads were trained for, one member a seed.
 
     Args:
         cache: cache file or files, or an open cache.
@@ -95,16 +96,20 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     ]
     estimate = fit_jobs(jobs, folds, progress)
     metrics = _metrics(material, held_out, estimate)
-    final = [_refit_recipe(recipe, estimate, t, folds) for t in targets]
+    # Of a fixed split the judged clips stay unseen: others will be judged by them too.
+    everything = held_out.cv != "split" or options.refit == "all"
+    whole = refit_clips(folds, request.clips.known, everything=everything)
+    final = [_refit_recipe(recipe, estimate, t, folds, int(whole.train.sum())) for t in targets]
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
-    refit = fit_jobs(jobs, all_clips(request.clips.known), None)
+    refit = fit_jobs(jobs, whole, None)
     if refit.diverged.any():
-        diverged = f"{int(refit.diverged.sum())} of {len(jobs)} heads diverged on all clips"
+        diverged = f"{int(refit.diverged.sum())} of {len(jobs)} heads to be saved diverged"
         raise QamroError(f"{diverged}; lower --lr (now {recipe.lr:g})")
     config = {
         **_config(material, recipe, final),
         "seeds": options.seeds,
         "cv": held_out.cv,
+        "refit_clips": int(whole.train.sum()),
         "stop": "inner" if held_out.inner else "fixed",
         "device": device,
         "precision": options.precision,
@@ -113,8 +118,8 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     origin = {name: config[name] for name in ("dataset", "synthetic", "encoder", "feature")}
     record = {**origin, "split": held_out.question, "axes": metrics}
     table = _predictions(material, folds, estimate)
-    kept = folds if options.save_folds else None
-    save_run(request.out, material, recipe, config, record, table, refit, estimate, kept)
+    heads = (refit, whole), (estimate, folds), options.save_folds
+    save_run(request.out, material, recipe, config, record, table, *heads)
     return record
 
 
@@ -159,8 +164,8 @@ def _metrics(material: Material, held_out: HeldOut, fitted: Fitted) -> dict[str,
     return metrics
 
 
-def _refit_recipe(recipe: Recipe, fitted: Fitted, target: int, folds: Folds) -> Recipe:
-    """Return the recipe for all clips, as many steps as the folds' heads took at the median."""
+def _refit_recipe(recipe: Recipe, fitted: Fitted, target: int, folds: Folds, clips: int) -> Recipe:
+    """Return the recipe for the saved head's clips: as many steps as the folds' median."""
     mine = [k for k in fitted.of_target(target) if not fitted.diverged[k]]
     if not mine:
         raise QamroError(f"every head diverged; lower --lr (now {recipe.lr:g})")
@@ -170,7 +175,7 @@ def _refit_recipe(recipe: Recipe, fitted: Fitted, target: int, folds: Folds) -> 
 
     pool = folds.train.any(0) if recipe.batches == "shared" else folds.train[0]
     wanted = float(np.median(fitted.best_epoch[mine])) * steps(int(pool.sum()))
-    return replace(recipe, epochs=max(1, round(wanted / steps(len(fitted.predictions[0])))))
+    return replace(recipe, epochs=max(1, round(wanted / steps(clips))))
 
 
 def _predictions(material: Material, folds: Folds, fitted: Fitted) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from qamro_cache.identity import strict_json
 #: Largest head file and largest header in it, in bytes; most tensors; longest name.
 MAX_FILE, MAX_HEADER, MAX_TENSORS, MAX_NAME = 512 << 20, 8 << 20, 1 << 16, 200
 #: The types that a head file may have, with their sizes in bytes.
-SIZES = {"F32": 4, "F16": 2}
+SIZES = {"F32": 4, "F16": 2, "U8": 1}
 
 
 @dataclass(frozen=True)

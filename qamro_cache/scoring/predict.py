@@ -1,8 +1,8 @@
 """Scores for new clips from a head file, from a cache or straight from audio."""
 
 import logging
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.scales import scale_name
 from qamro_cache.files import refuse_same
-from qamro_cache.heads.file import AxisHead, Head, load_head
+from qamro_cache.heads.file import load_head
+from qamro_cache.heads.head import AxisHead, Head
 from qamro_cache.heads.network import forward
 from qamro_cache.heads.pooling import mean_rows, take_clips
+from qamro_cache.heads.trained import trained_on
 from qamro_cache.identity import identity_differences
+from qamro_cache.scoring.notices import point_out
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.request import PredictRequest, predict_request
 from qamro_cache.scoring.table import COLUMNS, refuse_answer, write_answer_file, write_predictions
@@ -48,7 +51,7 @@ def predict(
     """Predict every axis of a head for every clip; members (seeds) are averaged.
 
     Args:
-        head: a head file of qamro-train, or one already loaded.
+        head: a head file of qamro-train, the folder of a run, or a head already loaded.
         cache: embeddings made by the encoder that the head was trained on, files or an open cache;
             or name ``audio`` or ``manifest``, or give ``clips``.
         clips: audio to embed on the fly, as `load_dataset` and `load_manifest` return it.
@@ -60,7 +63,9 @@ def predict(
         prediction (in the axis' units, NaN for a clip that has none), target (NaN where not
         known), scale (the axis' range as "low..high", and " (guessed)" where nobody named it), std
         (standard deviation over the members), ood (out of distribution: farther from the training
-        set than 99 % of it) and reason (why there is no prediction).
+        set than 99 % of it), trained_on (``yes``: a member learned the clip's label on the axis
+        or stopped on it, as the audio's hashes tell; ``no``; empty where the head or the cache does
+        not have them) and reason (why there is no prediction).
 
     Raises:
         QamroError: the head or cache is not usable, or the cache was made by another encoder.
@@ -78,23 +83,29 @@ def run_predict(
     if options.answer is not None:
         axes = [one.axis.name for one in head.axes]
         refuse_answer(options.answer, axes, request.clip_ids, request.listed)
-    if request.cache is not None:
-        table = predict_cache(head, request.cache, device)
-    else:
-        table = _predict_audio(head, request, device, progress)
-    if options.out is not None:
-        write_predictions(table, options.out)
-    if options.answer is not None:
-        # The table is worth keeping, whatever name the answer was given by mistake.
-        refuse_same(options.out, options.answer)
-        write_answer_file(table, options.answer, request.listed)
+    with (
+        nullcontext()
+        if request.clips is None
+        else _embedded(head, request, device, progress) as made
+    ):
+        cache = request.cache if made is None else made
+        assert cache is not None
+        table = predict_cache(head, cache, device)
+        if options.out is not None:
+            write_predictions(table, options.out)
+        if options.answer is not None:
+            # The table is worth keeping, whatever name the answer was given by mistake.
+            refuse_same(options.out, options.answer)
+            write_answer_file(table, options.answer, request.listed)
     return table
 
 
-def _predict_audio(
+@contextmanager
+def _embedded(
     head: Head, request: PredictRequest, device: str, progress: Callable[..., None] | None
-) -> pd.DataFrame:
-    from qamro_cache.scoring.embed import embed
+) -> Iterator[Cache]:
+    """Give the embeddings of a request's audio, which are gone when the block is left well."""
+    from qamro_cache.scoring.embed import embed, embeddings_file
 
     options = request.options
     assert request.clips is not None
@@ -103,28 +114,14 @@ def _predict_audio(
             "this head takes the prompt too, which a folder of audio does not have; "
             "give --manifest clips.csv with the columns clip_id, path and prompt"
         )
-    with tempfile.TemporaryDirectory(prefix="qamro-predict-") as folder:
-        made = embed(
-            head,
-            request.clips,
-            Path(folder) / "emb.h5",
-            options,
-            device=device,
-            progress=progress,
-        )
-        return predict_cache(head, made, device)
+    source = options.audio or options.manifest or request.clips.name
+    with embeddings_file(options.out, head, source) as file:
+        yield embed(head, request.clips, file, options, device=device, progress=progress)
 
 
 def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame:
     """Predict the clips of an open cache; see `predict`."""
     refuse_other_encoder(head, cache.identity)
-    if cache.dataset and cache.dataset == head.training.get("dataset"):
-        logger.warning(
-            "the head was trained on a set of this name, %s: what it says about clips that it was "
-            "trained on is no sign of how good it is; that is in the predictions.csv of its "
-            "qamro-train run",
-            cache.dataset,
-        )
     if head.feature not in cache.features:
         raise QamroError(
             f"the head takes the feature {head.feature!r}; the cache has: "
@@ -146,10 +143,15 @@ def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame
             scores[:, block] = _members(head, one, w, taken.offsets, share, prompt)
         means = mean_rows(w.flatten(1), taken.clip, share, len(block))
         ood[block] = head.reference.is_ood(means).cpu().numpy()
-    parts = zip(head.axes, members, strict=True)
-    return pd.concat(
-        [_table(cache, one, scores, ood, reasons) for one, scores in parts], ignore_index=True
+    parts = zip(
+        head.axes, members, trained_on(head.trained, len(head.axes), cache.clips), strict=True
     )
+    table = pd.concat(
+        [_table(cache, one, scores, ood, known, reasons) for one, scores, known in parts],
+        ignore_index=True,
+    )
+    point_out(table)
+    return table
 
 
 def _members(
@@ -178,7 +180,12 @@ def _members(
 
 
 def _table(
-    cache: Cache, one: AxisHead, scores: Floats, ood: npt.NDArray[np.bool_], reasons: Any
+    cache: Cache,
+    one: AxisHead,
+    scores: Floats,
+    ood: npt.NDArray[np.bool_],
+    known: npt.NDArray[np.object_],
+    reasons: Any,
 ) -> pd.DataFrame:
     """Return the rows of one axis."""
     if off := one.axis.notice_outside(scores.mean(0)):
@@ -197,6 +204,7 @@ def _table(
             "scale": scale_name(one.axis),
             "std": scores.std(0, ddof=1) if len(scores) > 1 else np.nan,
             "ood": ood,
+            "trained_on": known,
             "reason": reasons,
         },
         columns=list(COLUMNS),

@@ -17,7 +17,7 @@ from qamro_cache.scoring.table import refuse_other_table
 from qamro_cache.settings import from_options
 
 if TYPE_CHECKING:
-    from qamro_cache.heads.file import Head
+    from qamro_cache.heads.head import Head
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ COLUMNS = (
     "scale",
     "std",
     "ood",
+    "trained_on",
     "reason",
 )
 

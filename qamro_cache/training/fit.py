@@ -1,5 +1,7 @@
 """Train any list of heads in memory: into buckets of one shape, into chunks, each a stack."""
 
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from threading import Event, Lock
@@ -18,10 +20,17 @@ from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result
 from qamro_cache.training.stack import Stack
 
+logger = logging.getLogger("qamro_cache")
+
 #: A stack's memory at its most (gradients, the best epoch's weights, results), in estimates of a
 #: head at work.
 _PEAK = 2.5
 
+#: Seconds of training that a killed process loses at most; the keeping takes a share at most.
+KEEP_EVERY, KEEP_SHARE = 10.0, 0.05
+
+#: (positions among the jobs, `Stack.snapshot`)
+Keep = Callable[[list[int], Mapping[str, Tensor]], None]
 #: (head-epochs done, of how many at most, heads that still run)
 ProgressCallback = Callable[[int, int, int], None]
 
@@ -39,12 +48,14 @@ def fit(
     initial: Mapping[int, Mapping[str, Tensor]] | None = None,
     chunk: int | None = None,
     weights: bool = True,
+    keep: Keep | None = None,
+    begun: Sequence[tuple[list[int], Mapping[str, Tensor]]] = (),
     progress: ProgressCallback | None = None,
 ) -> Iterator[tuple[list[int], Result]]:
     """Train every job's head; yield (positions among the jobs, results) chunk by chunk.
 
-    Head k of a stack equals the same head trained alone with the same folds: nothing about a
-    head depends on its neighbors. Everything is in memory; no file is read or written.
+    Head k of a stack equals the same head trained alone with the same folds, whatever its
+    neighbors are. Everything is in memory; no file is read or written.
 
     Args:
         features: of the clips, on any device.
@@ -61,22 +72,27 @@ def fit(
             rows as the head sees them and scores in label units.
         chunk: heads in a stack at most; None: as the device's memory and caches suggest.
         weights: whether the results have the heads' weights; a thousand heads' take long to copy.
+        keep: called now and then from the thread that trains a chunk, and as the work is stopped
+            on a CPU, with the chunk's positions among the jobs and a snapshot of its stack.
+        begun: positions and snapshots to go on from, of heads that nothing has changed for since;
+            what does not fit is passed over.
         progress: called after every epoch of a chunk, from the thread that trains it.
 
     Raises:
         ValueError: a recipe that does not fit the features, or a precision without a GPU.
         QamroError: heads that do not fit in the memory that is free.
     """
-    device = torch.device(device)
-    data = _Data(features, targets, folds, order_seed, device)
+    data = _Data(features, targets, folds, order_seed, torch.device(device))
     meter = _Meter(jobs, progress)
 
     def train(part: _Chunk) -> Result:
         chosen = [jobs[k] for k in part.positions]
-        return _train(Stack(part.inputs, chosen, part.backend, dtype, initial, weights), meter)
+        stack = Stack(part.inputs, chosen, part.backend, dtype, initial, weights)
+        _go_on(stack, part.begun)
+        return _train(stack, meter, _Keeper(part.positions, keep))
 
-    plan = _plan(data, jobs, dtype, precision, chunk)
-    if device.type == "cuda":
+    plan = _plan(data, jobs, dtype, precision, chunk, begun)
+    if data.device.type == "cuda":
         yield from ((part.positions, train(part)) for part in plan)
     else:
         yield from _in_threads(plan, train, meter)
@@ -88,6 +104,7 @@ class _Chunk(NamedTuple):
     positions: list[int]
     inputs: Inputs
     backend: Backend
+    begun: Mapping[str, Tensor] | None = None
 
 
 class _Data:
@@ -126,27 +143,64 @@ class _Data:
 
 
 def _plan(
-    data: _Data, jobs: Sequence[Job], dtype: torch.dtype, precision: str, size: int | None
+    data: _Data,
+    jobs: Sequence[Job],
+    dtype: torch.dtype,
+    precision: str,
+    size: int | None,
+    begun: Sequence[tuple[list[int], Mapping[str, Tensor]]],
 ) -> list[_Chunk]:
-    plan = []
-    for positions in buckets(jobs):
+    def chunk(positions: list[int], kept: Mapping[str, Tensor] | None = None) -> _Chunk:
         recipe = jobs[positions[0]].recipe
         inputs = data.inputs(recipe.head)
-        backend = choose_backend(
-            recipe, data.device, dtype, precision, windows=inputs.offsets is not None
-        )
+        windows = inputs.offsets is not None
+        backend = choose_backend(recipe, data.device, dtype, precision, windows=windows)
+        return _Chunk(positions, inputs, backend, kept)
+
+    plan = [chunk(positions, kept) for positions, kept in begun]
+    taken = {k for positions, _ in begun for k in positions}
+    for positions in buckets(jobs):
+        positions = [k for k in positions if k not in taken]
+        if not positions:
+            continue
+        recipe, whole = jobs[positions[0]].recipe, chunk(positions)
+        values = whole.inputs.rows.values
         folds = len(data.folds.train)
-        most = size or chunk_size(recipe, inputs.rows.values, folds, dtype, data.device)
+        most = size or chunk_size(recipe, values, folds, dtype, data.device)
         parts = evenly(positions, most)
         if data.device.type == "cpu":
-            values = inputs.rows.values
             head = bytes_per_head(recipe, tuple(values.shape[1:]), len(values), dtype)
             what = f"training {len(parts[0])} heads side by side"
             refuse_memory(
                 _PEAK * len(parts[0]) * head, what, "ask for smaller --widths or --batch-size"
             )
-        plan += [_Chunk(part, inputs, backend) for part in parts]
+        plan += [whole._replace(positions=part) for part in parts]
     return plan
+
+
+def _go_on(stack: Stack, begun: Mapping[str, Tensor] | None) -> None:
+    try:
+        if begun is not None:
+            stack.restore(begun)
+    except ValueError as error:
+        logger.warning("a begun stack is trained from its start: %s", error)
+
+
+class _Keeper:
+    """Hands snapshots of a stack on, now and then."""
+
+    def __init__(self, positions: list[int], keep: Keep | None) -> None:
+        self.positions, self.keep = positions, keep
+        self.next = time.monotonic() + KEEP_EVERY
+
+    def look(self, stack: Stack, *, at_once: bool = False) -> None:
+        """Keep the stack if it is time to."""
+        if self.keep is None or (not at_once and time.monotonic() < self.next):
+            return
+        begin = time.monotonic()
+        self.keep(self.positions, stack.snapshot())
+        took = time.monotonic() - begin
+        self.next = begin + took + max(KEEP_EVERY, took / KEEP_SHARE)
 
 
 class _Meter:
@@ -168,10 +222,10 @@ class _Meter:
                 self.progress(self.done, self.total, self.running)
 
 
-def _train(stack: Stack, meter: _Meter) -> Result:
+def _train(stack: Stack, meter: _Meter, keeper: _Keeper) -> Result:
     """Train a stack, with a look at its heads as often as its epochs' runner says."""
     backend, total = stack.backend, sum(job.recipe.epochs for job in stack.jobs)
-    reported, gone, epoch = 0, 0, 0
+    reported, gone, epoch = 0, 0, int(stack.epoch)
     with torch.no_grad():
         epochs = backend.epochs(stack.train_epoch, stack.batches)
         while True:
@@ -187,6 +241,7 @@ def _train(stack: Stack, meter: _Meter) -> Result:
             reported, gone = done, finished
             if not running:
                 return stack.finish()
+            keeper.look(stack, at_once=meter.stop.is_set())
             if meter.stop.is_set():
                 raise KeyboardInterrupt
             if len(stack.keys) < before:

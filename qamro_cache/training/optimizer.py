@@ -34,6 +34,9 @@ class Optimizer(Protocol):
     def select(self, heads: Tensor, params: Mapping[str, Tensor], state: HeadState) -> None:
         """Go on with ``heads`` [K] only, whose parameters and state are given; may wait."""
 
+    def memory(self) -> dict[str, Tensor]:
+        """Return what it knows of earlier steps, by name; what is copied into it goes on there."""
+
 
 class SGD:
     """v = momentum * v + gradient + weight_decay * p; p = p - lr * v, as torch.optim.SGD."""
@@ -46,6 +49,10 @@ class SGD:
         """Go on with ``heads`` [K] only; waits for the device."""
         select_(self.velocity, heads)
         self.bind(params, state)
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return what it knows of earlier steps, by name."""
+        return {f"velocity/{name}": value for name, value in self.velocity.items()}
 
     def bind(self, params: Mapping[str, Tensor], state: HeadState) -> None:
         """Take the heads' parameters and rates; waits for the device."""
@@ -111,6 +118,12 @@ class AdamW:
         self.steps = self.steps.index_select(0, heads)
         self.grads = {name: grad[: len(heads)] for name, grad in self.grads.items()}
         self.params, self.state = params, state
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return what it knows of earlier steps, by name."""
+        first = {f"first/{name}": value for name, value in self.first.items()}
+        second = {f"second/{name}": value for name, value in self.second.items()}
+        return {"steps": self.steps, **first, **second}
 
     def begin(self, active: Tensor | None) -> None:
         """Start a step; ``active`` [H] says which heads take it, None all."""

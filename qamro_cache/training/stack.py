@@ -18,6 +18,17 @@ from qamro_cache.training.schedule import make_schedule
 from qamro_cache.training.state import make_state
 from qamro_cache.training.stopping import judge
 
+#: Tensors of a stack, and of its results, that training changes.
+_CHANGING = ("ids", "steps", "epoch", "epochs", "history")
+_STORED = (
+    "predictions",
+    "best_epoch",
+    "diverged",
+    "row_mean",
+    "row_std",
+    "label_mean",
+    "label_std",
+)
 #: Clips scored at once, so that activations stay small whatever the size of the set.
 EVAL_CLIPS = 2048
 
@@ -192,6 +203,46 @@ class Stack:
         select_(self.best, here)
         self.optimizer.select(here, self.params, self.state)
         self.loss, self.groups = self.backend.loss(self.state), _runs(self.keys)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return all that training changes, by name, between two epochs; not copied."""
+        parts: dict[str, Mapping[str, Tensor | None]] = {
+            "": {name: getattr(self, name) for name in _CHANGING},
+            "params/": self.params,
+            "best/": self.best,
+            "optimizer/": self.optimizer.memory(),
+            "state/": self.state.written(),
+            "results/params/": self.results.params,
+            "results/": {name: getattr(self.results, name) for name in _STORED},
+        }
+        return {
+            part + name: value
+            for part, values in parts.items()
+            for name, value in values.items()
+            if value is not None
+        }
+
+    def restore(self, kept: Mapping[str, Tensor]) -> None:
+        """Go on from the snapshot of another stack of the same inputs and jobs.
+
+        Raises:
+            ValueError: it is of a stack of another kind; this one is as it was.
+        """
+        ids = kept.get("ids", torch.zeros(0))
+        chosen = ids[(ids >= 0) & (ids < len(self.jobs))].long()
+        like = {name: (value.dtype, value.shape) for name, value in self.snapshot().items()}
+        heads = len(self.jobs)
+        for name, (dtype, shape) in like.items():
+            running = name.startswith(("ids", "params/", "best/", "optimizer/", "state/"))
+            wanted = torch.Size([len(chosen), *shape[1:]]) if running else shape
+            if name not in kept or (kept[name].dtype, kept[name].shape) != (dtype, wanted):
+                raise ValueError(f"{name} is not that of {heads} such heads")
+        if not len(chosen):
+            raise ValueError("none of its heads runs")
+        if len(chosen) < heads:
+            self._select(chosen)
+        for name, value in self.snapshot().items():
+            value.copy_(kept[name])
 
     def finish(self) -> Result:
         """Return everything, once no head runs."""

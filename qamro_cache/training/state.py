@@ -65,6 +65,11 @@ class HeadState:
     best_loss: Tensor
     best_epoch: Tensor
 
+    def written(self) -> dict[str, Tensor]:
+        """Return what changes in training, by name."""
+        names = ("validation_before", "finite", "diverged", "finished", "best_loss", "best_epoch")
+        return {name: getattr(self, name) for name in names}
+
     def select(self, heads: Tensor) -> "HeadState":
         """Return the state of some ``heads`` [K] int64 only."""
         chosen = {

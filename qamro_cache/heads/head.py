@@ -1,0 +1,70 @@
+"""What a head is: its members an axis, what it reads, and what it was trained on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qamro_cache.datasets.records import Axis
+from qamro_cache.heads.architecture import Architecture
+from qamro_cache.heads.ood import Reference
+from qamro_cache.heads.trained import Trained
+
+
+@dataclass(frozen=True)
+class AxisHead:
+    """The members of one axis: M heads of one shape, whose scores are averaged.
+
+    Attributes:
+        axis: name and range of the scores.
+        seeds: M seeds, a member each.
+        params: name -> [M, ...], as `heads.network.init_params` lays them out; they take
+            standardized rows and give standardized scores.
+        label_mean: score = label_mean + label_std * output.
+        label_std: as above, in the axis' units, positive.
+        row_mean: [D] subtracted from a row; None where the head takes rows as they are.
+        row_std: [D] by which the difference is divided; None with ``row_mean``.
+    """
+
+    axis: Axis
+    seeds: tuple[int, ...]
+    params: Mapping[str, Tensor]
+    label_mean: float
+    label_std: float
+    row_mean: Tensor | None = None
+    row_std: Tensor | None = None
+
+    @property
+    def bounds(self) -> Tensor:
+        """The axis' range in standardized units [M, 2], for a bounded output."""
+        ends = [(end - self.label_mean) / self.label_std for end in (self.axis.low, self.axis.high)]
+        return torch.tensor([ends]).expand(len(self.seeds), 2)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Everything that a prediction needs.
+
+    Attributes:
+        architecture: the same for all axes.
+        row: shape of one row that the heads see ([D], or [L, D] of cached layers).
+        feature: name of the audio feature in the cache.
+        text_feature: name of the prompt's feature; empty for a head on audio alone.
+        identity: of the cache it was trained on; predicting from any other is refused.
+        axes: one `AxisHead` an axis.
+        reference: clips of the training set, to tell whether a new one is out of distribution.
+        training: how it was trained: dataset, settings, synthetic or not, versions. JSON types.
+        trained: the clips that it learned from; None where nobody noted them.
+    """
+
+    architecture: Architecture
+    row: tuple[int, ...]
+    feature: str
+    text_feature: str
+    identity: Mapping[str, Any]
+    axes: tuple[AxisHead, ...]
+    reference: Reference
+    training: Mapping[str, Any] = field(default_factory=dict)
+    trained: Trained | None = None

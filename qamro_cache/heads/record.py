@@ -1,0 +1,154 @@
+"""A head as a JSON record and tensors by name, and back: a stranger's is taken apart with care."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qamro_cache.datasets.records import Axis
+from qamro_cache.files import json_text
+from qamro_cache.heads.architecture import Architecture
+from qamro_cache.heads.head import AxisHead, Head
+from qamro_cache.heads.header import Header
+from qamro_cache.heads.network import input_width, parameter_shapes
+from qamro_cache.heads.ood import Reference
+from qamro_cache.heads.trained import SIGNATURE, Trained
+from qamro_cache.identity import check_identity
+
+#: Most axes, and most hidden layers.
+MAX_AXES, MAX_WIDTHS = 1000, 30
+
+
+def tensors_of(head: Head) -> dict[str, Tensor]:
+    """Return every tensor of a head by its name in the file."""
+    reference = head.reference
+    tensors = {
+        "reference/clips": reference.clips,
+        "reference/mean": reference.mean,
+        "reference/std": reference.std,
+    }
+    for index, one in enumerate(head.axes):
+        tensors |= {f"{index}/params/{name}": value for name, value in one.params.items()}
+        if one.row_mean is not None and one.row_std is not None:
+            tensors |= {f"{index}/row_mean": one.row_mean, f"{index}/row_std": one.row_std}
+    if head.trained is not None:
+        tensors |= {"trained/audio": head.trained.audio, "trained/axes": head.trained.axes}
+    return tensors
+
+
+def record_of(head: Head) -> dict[str, Any]:
+    """Return everything of a head but its tensors: JSON types."""
+    threshold = head.reference.threshold
+    return {
+        "architecture": {**asdict(head.architecture), "widths": list(head.architecture.widths)},
+        "row": list(head.row),
+        "feature": head.feature,
+        "text_feature": head.text_feature,
+        "identity": head.identity,
+        "axes": [
+            {
+                "axis": asdict(one.axis),
+                "seeds": list(one.seeds),
+                "label_mean": one.label_mean,
+                "label_std": one.label_std,
+            }
+            for one in head.axes
+        ],
+        # JSON has no infinity.
+        "ood": threshold if math.isfinite(threshold) else None,
+        "training": json.loads(json_text(dict(head.training))),
+    }
+
+
+def blank_head(record: Mapping[str, Any], header: Header) -> Head:
+    """Return a head of a record, with tensors of the right shapes that take no memory."""
+    architecture = _architecture(record["architecture"])
+    row = tuple(record["row"])
+    identity, feature, text = record["identity"], record["feature"], record["text_feature"]
+    check_identity(identity)
+    width = identity["text_features"][text][0] if text else 0
+    if row != input_width(architecture, identity["features"][feature], width):
+        raise ValueError(f"rows {list(row)[:8]} are not those of feature {str(feature)[:40]!r}")
+    entries = record["axes"]
+    if not 1 <= len(entries) <= MAX_AXES:
+        raise ValueError(f"it has no axis, or more than {MAX_AXES}")
+    if len({entry["axis"]["name"] for entry in entries}) < len(entries):
+        raise ValueError("two axes have one name")
+    shapes = parameter_shapes(architecture, row)
+    axes = []
+    for index, entry in enumerate(entries):
+        seeds = tuple(entry["seeds"])
+        if not all(type(seed) is int for seed in seeds):
+            raise ValueError("a seed is no whole number")
+        has_rows = f"{index}/row_mean" in header.tensors
+        axes.append(
+            AxisHead(
+                axis=_axis(**entry["axis"]),
+                seeds=seeds,
+                params={n: _nothing(len(seeds), *shape) for n, shape in shapes.items()},
+                label_mean=float(entry["label_mean"]),
+                label_std=float(entry["label_std"]),
+                row_mean=_nothing(row[-1]) if has_rows else None,
+                row_std=_nothing(row[-1]) if has_rows else None,
+            )
+        )
+        if not (math.isfinite(axes[-1].label_mean) and 0 < axes[-1].label_std < math.inf and seeds):
+            raise ValueError(f"labels of axis {index} have no usable mean and std")
+    size, width = header.tensors["reference/clips"][1]
+    threshold = math.inf if record["ood"] is None else float(record["ood"])
+    reference = Reference(
+        _nothing(size, width, dtype=torch.float16), _nothing(width), _nothing(width), threshold
+    )
+    trained = None
+    if "trained/audio" in header.tensors:
+        clips, *_ = header.tensors["trained/audio"][1]
+        audio = _nothing(clips, *SIGNATURE, dtype=torch.uint8)
+        trained = Trained(audio, _nothing(clips, len(axes), dtype=torch.uint8))
+    parts = (identity, tuple(axes), reference, record["training"], trained)
+    return Head(architecture, row, feature, text, *parts)
+
+
+def _architecture(record: Mapping[str, Any]) -> Architecture:
+    """Return the architecture of a record, each field of the type that it has by default."""
+    usual = {**asdict(Architecture()), "widths": []}
+    if record.keys() != usual.keys() or len(record["widths"]) > MAX_WIDTHS:
+        raise ValueError("its architecture has other fields than this format's")
+    for name, value in record.items():
+        if type(value) is not type(usual[name]):
+            raise ValueError(f"its architecture's {name} is of another type")
+    if not all(type(width) is int for width in record["widths"]):
+        raise ValueError("a width is no whole number")
+    return Architecture(**record)
+
+
+def _nothing(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def filled_head(blank: Head, tensors: Mapping[str, Tensor]) -> Head:
+    """Return a blank head with its tensors."""
+    axes = []
+    for index, one in enumerate(blank.axes):
+        params = {name: tensors[f"{index}/params/{name}"] for name in one.params}
+        mean, std = tensors.get(f"{index}/row_mean"), tensors.get(f"{index}/row_std")
+        axes.append(replace(one, params=params, row_mean=mean, row_std=std))
+    clips, mean, std = (tensors[f"reference/{name}"] for name in ("clips", "mean", "std"))
+    reference = Reference(clips, mean, std, blank.reference.threshold)
+    trained = None
+    if blank.trained is not None:
+        trained = Trained(tensors["trained/audio"], tensors["trained/axes"])
+    return replace(blank, axes=tuple(axes), reference=reference, trained=trained)
+
+
+def _axis(name: object, low: object, high: object, guessed: bool) -> Axis:
+    ends = all(isinstance(end, int | float) for end in (low, high))
+    if not (isinstance(name, str) and ends and isinstance(guessed, bool)):
+        raise ValueError("an axis is no name with two numbers")
+    axis = Axis(name, float(low), float(high), guessed)  # type: ignore[arg-type]
+    if not -math.inf < axis.low < axis.high < math.inf:
+        raise ValueError(f"axis {name[:40]!r} from {axis.low} to {axis.high} is no range")
+    return axis

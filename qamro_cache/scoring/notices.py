@@ -1,0 +1,31 @@
+"""What should be known before predictions are believed: told from their table."""
+
+import logging
+
+import pandas as pd
+
+from qamro_cache.heads.trained import KNOWN
+
+logger = logging.getLogger("qamro_cache")
+
+
+def point_out(table: pd.DataFrame) -> None:
+    """Log how many predictions say little: of clips trained on, or unlike all that were."""
+    scored = table[table["prediction"].notna()]
+    clips = scored["clip_id"].nunique()
+    known = scored[scored["trained_on"].isin(KNOWN)]["clip_id"].nunique()
+    if known:
+        logger.warning(
+            "the head was trained on %d of these %d clips: what it says about them is no sign of "
+            "how good it is; that is in the predictions.csv of its qamro-train run",
+            known,
+            clips,
+        )
+    far = scored[scored["ood"]]["clip_id"].nunique()
+    if 2 * far > clips:
+        logger.warning(
+            "%d of %d clips are out of distribution, farther from the clips that the head was "
+            "trained on than 99 %% of those are from each other: do not rely on their predictions",
+            far,
+            clips,
+        )
