@@ -92,10 +92,8 @@ def fit(
         return _train(stack, meter, _Keeper(part.positions, keep))
 
     plan = _plan(data, jobs, dtype, precision, chunk, begun)
-    if data.device.type == "cuda":
-        yield from ((part.positions, train(part)) for part in plan)
-    else:
-        yield from _in_threads(plan, train, meter)
+    in_turn = ((part.positions, train(part)) for part in plan)
+    yield from in_turn if data.device.type == "cuda" else _in_threads(plan, train, meter)
 
 
 class _Chunk(NamedTuple):
