@@ -117,7 +117,7 @@ def _spread(metric: Mapping[str, Any]) -> str:
     """Mean and std of single seeds' figures; - where there is one seed."""
     if number(metric["seeds_std"]) == "-":
         return "-"
-    return f"{_bare(metric['seeds_mean'], 3)} \u00b1 {_bare(metric['seeds_std'], 3)}"
+    return f"{_bare(metric['seeds_mean'], 3)}\u00b1{_bare(metric['seeds_std'], 3)}"
 
 
 def _bare(value: float, decimals: int) -> str:
@@ -131,11 +131,12 @@ def span(low: Any, high: Any) -> str:
 
 
 def number(value: Any) -> str:
-    """Three decimals, one for large errors; - where there is none."""
+    """Three decimals, one or none for large errors; - where there is none."""
     try:
         value = float(value)
     except (TypeError, ValueError):
         return "-"
     if value != value:
         return "-"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    decimals = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    return f"{value:.{decimals}f}"

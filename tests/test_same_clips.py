@@ -1,0 +1,71 @@
+"""All models of a table are judged on the same clips, whatever became of a head; as it is shown."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from qamro_cache_cli.tables import show_scores
+from synthetic_cache import write_synthetic
+
+from qamro_cache.evaluation.judged import Judged
+from qamro_cache.evaluation.score import score_models
+from qamro_cache.experiments import fitting
+from qamro_cache.experiments.train import train
+
+
+def test_a_diverged_head_counts_with_its_training_mean_and_takes_no_clip(
+    tmp_path, monkeypatch, caplog
+):
+    cache = write_synthetic(tmp_path / "emb.h5")
+    real, calls = fitting.fit, []
+
+    def one_diverges(features, targets, folds, jobs, **options):
+        calls.append(len(jobs))
+        for where, result in real(features, targets, folds, jobs, **options):
+            # The first head of the estimate: axis 0, seed 0, fold 0.
+            if len(calls) == 1 and 0 in where:
+                row = where.index(0)
+                predictions = result.predictions.clone()
+                predictions[row] = torch.nan
+                diverged = result.diverged.clone()
+                diverged[row] = True
+                result = result._replace(predictions=predictions, diverged=diverged)
+            yield where, result
+
+    monkeypatch.setattr(fitting, "fit", one_diverges)
+    record = train(
+        cache, tmp_path / "run", cv="group", seeds=2, epochs=3, widths="8", lr=0.01, device="cpu"
+    )
+    axis = record["axes"]["quality"]
+    assert axis["diverged"] == 1
+    assert "1 of 32 heads diverged and count with the mean of their training labels" in caplog.text
+    for model, scored in axis["models"].items():
+        assert (scored["clips"], scored["left_out"]) == (39, 0), model
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    table = table[(table["axis"] == "quality") & (table["seed"] == 0)]
+    fold = sorted(set(table["fold"]))[0]
+    held = table["fold"] == fold
+    mean = table.loc[~held, "target"].mean()
+    np.testing.assert_allclose(table.loc[held, "prediction"], mean, rtol=1e-6)
+    assert table.loc[~held, "prediction"].nunique() > 10
+
+
+@pytest.mark.parametrize("scale", [100.0, 4.0])
+def test_a_table_fits_80_columns(capsys, scale):
+    random = np.random.default_rng(0)
+    group = np.tile(np.arange(60), 31)
+    target = random.uniform(0, scale, 1860)
+    # The last group has one clip: it is in no group row, and said to be.
+    group[group == 59] = np.r_[59, np.full(30, -1)]
+    pred = target + random.normal(0, scale, (3, 1860))
+    models = {"qamro head": pred, "train mean": -pred[:1], "ridge": pred[:1].copy()}
+    models["ridge"][0, 7] = np.nan
+    judged = Judged(target, np.repeat(np.arange(31), 60), group=group, cv="group")
+    show_scores("quality", score_models(models, judged, resamples=20), {"clip_srcc": 0.9})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[:-1])) <= 80
+    assert "rated clips in no row, because some model has no prediction: 1" in lines
+    assert "groups in no group row, because of one clip or one label: 1" in lines
+    assert lines[-1].startswith("clip_srcc|n=1859|systems=31|groups=59|cv=group|seeds=3|ci=boots")
+    row = next(line for line in lines if line.startswith("qamro head  clip"))
+    assert "\u00b1" in row
