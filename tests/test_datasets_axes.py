@@ -43,7 +43,8 @@ def test_a_named_scale_replaces_the_guess(tmp_path: Path, caplog: pytest.LogCapt
     found = load_manifest(path, scale=["q=0:100"])
     assert found.labels.axes == (Axis("q", 0, 100), Axis("e", 1, 5))
     assert [axis.guessed for axis in found.labels.axes] == [False, True]
-    assert found.notes == ("scale of e: 1 to 5, guessed from the scores seen",)
+    assert len(found.notes) == 1
+    assert "scale of e: 1 to 5, guessed from the scores seen; --scale e=" in found.notes[0]
     with pytest.raises(QamroError, match=r"clips\.csv, row 3: 4 in column 'e' .* 1 to 3.5 "):
         load_manifest(path, scale=["e=1:3.5"])
     with pytest.raises(QamroError, match=r"names the axis 'qq'; there are: q, e"):

@@ -16,7 +16,7 @@ from qamro_cache.cache.assemble import assemble, open_source
 from qamro_cache.cache.content import Array
 from qamro_cache.cache.merge import refuse_loss
 from qamro_cache.cache.reader import open_cache
-from qamro_cache.datasets.axes import with_scales
+from qamro_cache.datasets.axes import notice_guessed, with_scales
 from qamro_cache.datasets.options import RelabelOptions, parse_scales, refuse_columns
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.files import replace_folder, write_file, write_json, write_table
@@ -61,6 +61,7 @@ def relabel_cache(path: Path, labels: Path | None, out: Path | None = None, **op
         new = with_scales(old, scales, clips["clip_id"].tolist())
     else:
         clips, new = relabel(labels, clips, old, columns=asked.columns, scale=asked.scale)
+    notice_guessed(new.axes)
     order = np.stack([np.zeros(size, np.int64), np.arange(size)], axis=1)
     assemble(out or path, source.header, [source], order, clips, new)
     return int(np.isfinite(new.mean).any(axis=1).sum())

@@ -169,6 +169,16 @@ def with_scales(labels: Labels, scales: Scales, clip_ids: Sequence[str]) -> Labe
     return replace(labels, axes=tuple(axes))
 
 
+def notice_guessed(axes: Sequence[Axis]) -> None:
+    """Log which scales nobody named."""
+    guessed = [f"{axis.name} {axis.low:g} to {axis.high:g}" for axis in axes if axis.guessed]
+    if guessed:
+        logger.info(
+            "scales guessed from the ratings: %s; --scale AXIS=LOW:HIGH names one",
+            ", ".join(guessed),
+        )
+
+
 def take_axes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     """Keep the axes of these names; all for none.
 

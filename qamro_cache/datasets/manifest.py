@@ -51,7 +51,8 @@ def load_manifest(
     start = os.path.join(os.path.abspath(data_dir or path.parent), "")  # noqa: PTH100, PTH118
     clips["path"] = audio_paths(path, names, rows, start)
     notes = tuple(
-        f"scale of {axis.name}: {axis.low:g} to {axis.high:g}, guessed from the scores seen"
+        f"scale of {axis.name}: {axis.low:g} to {axis.high:g}, guessed from the scores seen; "
+        f"--scale {axis.name}=LOW:HIGH names it"
         for axis in labels.axes
         if axis.guessed
     )

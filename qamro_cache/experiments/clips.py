@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.cache.reader import Cache
-from qamro_cache.datasets.axes import with_scales
+from qamro_cache.datasets.axes import notice_guessed, with_scales
 from qamro_cache.datasets.ids import point_out_case
 from qamro_cache.datasets.labels import relabel
 from qamro_cache.datasets.options import parse_scales
@@ -109,6 +109,7 @@ def choose_clips(
     elif options.scale:
         rated = with_scales(rated, parse_scales(options.scale), clips["clip_id"].tolist())
     rated = select_axes(rated, options.axis)
+    notice_guessed(rated.axes)
     lacks = {
         "features": (clips["status"] != "ok").to_numpy(dtype=bool),
         "a label": ~np.isfinite(rated.mean).any(1),

@@ -18,7 +18,7 @@ import numpy as np
 
 from qamro_cache.audio.check import oddity_message
 from qamro_cache.cache.content import CacheContent, Header
-from qamro_cache.datasets.axes import take_axes, with_scales
+from qamro_cache.datasets.axes import notice_guessed, take_axes, with_scales
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.options import parse_scales, refuse_columns
 from qamro_cache.datasets.records import Dataset, select_clips
@@ -135,6 +135,7 @@ def extract(
         raise OptionError("give --out FILE and --encoder NAME (--list-encoders shows them)")
     plain_target(Path(out))
     clips = load_clips(dataset, manifest, request)
+    notice_guessed(clips.labels.axes)
     with closing(make_engine(encoder, request, clips.clips["path"].tolist())) as engine:
         return run_extraction(clips, out, engine, request, progress)
 
