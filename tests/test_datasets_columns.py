@@ -16,7 +16,7 @@ from qamro_cache.datasets.columns import CALLED, FIELDS
 from qamro_cache.datasets.labels import load_rated, relabel
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.options import parse_columns
-from qamro_cache.datasets.records import Axis, labels_from_means
+from qamro_cache.datasets.records import Axis, Dataset, labels_from_means
 from qamro_cache.datasets.tables import numbers, read_table, text
 from qamro_cache.errors import OptionError, QamroError
 
@@ -168,6 +168,40 @@ def test_a_table_whose_names_are_right_is_read_as_it_stands(data: st.DataObject)
         for index, axis in enumerate(found.labels.axes):
             expected = numbers(plain, axis.name, path)
             np.testing.assert_array_equal(found.labels.mean[:, index], expected)
+
+
+ODD = [*NAMES, *AXES, "Listener", "Method", "attribute", "score", "", "Notiz", "n/a"]
+ODD_CELL = st.one_of(
+    st.sampled_from(["", "3", "4,5", "4.5", "1.234,5", "-", "x", "a.wav", "A\\b.wav", "C:\\a.wav"]),
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from(ODD), min_size=1, max_size=6),
+    st.lists(st.lists(ODD_CELL, min_size=6, max_size=6), max_size=5),
+    st.sampled_from([",", ";", "\t", "|", ", "]),
+    st.sampled_from([(), ("path=file",), ("quality=score", "clip_id=path"), ("axis=attribute",)]),
+)
+def test_any_table_loads_or_gives_one_line(
+    header: list[str], rows: list[list[str]], separator: str, told: tuple[str, ...]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [separator.join(row[: len(header)]) for row in [header, *rows]]
+        path = write(Path(folder), "\n".join(lines))
+        for load in (load_manifest, lambda path, columns: Dataset("x", *load_rated(path, columns))):
+            found, line = None, ""
+            try:
+                found = load(path, columns=told)
+            except QamroError as error:
+                line = str(error)
+            if found is None:
+                assert "\n" not in line
+                assert "columns" in line or str(path) in line
+                continue
+            assert len(found.clips) == len(found.labels.mean) > 0
+            assert not found.clips["clip_id"].duplicated().any()
 
 
 def test_blanks_after_commas_are_no_part_of_values(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def far_off(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
     zeros = int(np.searchsorted(values, 0, side="right"))
     if whole == (0.0, 10.0) and values[0] == 0 and values[zeros] >= 1 and values[-1] <= 5:
         return order[:zeros]
-    # The widest gap first.
-    for cut in np.argsort(-np.diff(values), kind="stable") + 1:
+    # The widest gap first; what is behind a hundred wider ones is not apart.
+    for cut in np.argsort(-np.diff(values), kind="stable")[:100] + 1:
         if values[cut] == values[cut - 1]:
             break
         few = order[:cut] if cut <= len(values) - cut else order[cut:]

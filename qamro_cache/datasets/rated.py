@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from qamro_cache.datasets.assemble import ClipRows, group_rows, labels_of_rows
 from qamro_cache.datasets.axes import make_axis, refuse_unknown
+from qamro_cache.datasets.cells import all_numbers
 from qamro_cache.datasets.columns import FIELDS, SCORES, PeopleTable, key, read_people
 from qamro_cache.datasets.options import Scales, as_option
 from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Labels
@@ -18,6 +19,11 @@ from qamro_cache.datasets.tables import Text, factorize, numbers, text
 from qamro_cache.errors import QamroError, quoted
 from qamro_cache.settings import nearest
 
+#: What to do about a cell that is no number.
+_MEND = (
+    "correct it, leave it empty, remove the column if it holds no scores, or name the axes (--axis "
+    "of qamro-extract and qamro-train)"
+)
 _STARTS_A_NUMBER = re.compile(r"\s*[+-]?[.,]?\d")
 
 logger = logging.getLogger("qamro_cache")
@@ -118,10 +124,13 @@ def _wide_scores(
                 f"{', '.join(others) or 'none'}){nearest(name, others)}"
             )
     taken = list(axes) or [name for name in others if not _says_nothing(table, rows, name)]
-    unused = [name for name in others if name not in taken]
-    if unused:
-        logger.info("%s: columns that are not used: %s", path, ", ".join(unused))
-    return {name: numbers(frame, name, path) for name in taken}
+    _notice_unused(table, [name for name in others if name not in taken])
+    return {name: numbers(frame, name, path, mend=_MEND) for name in taken}
+
+
+def _notice_unused(table: PeopleTable, names: Sequence[str]) -> None:
+    if names:
+        logger.info("%s: columns that are not used: %s", table.path, ", ".join(names))
 
 
 def _is_axis(table: PeopleTable, name: str) -> bool:
@@ -143,8 +152,8 @@ def _says_nothing(table: PeopleTable, rows: ClipRows, name: str) -> bool:
         raise QamroError(
             f"{table.path}, row {table.frame.index[int(odd[0])]}: {quoted(values[odd[0]])} in "
             f"column {name!r} is no number, and another row of the clip has another; remove the "
-            f"column, name the axes with --axis, or, if it names the axis of each row's score, "
-            f"say {as_option('axis', name)}"
+            "column, name the axes (--axis of qamro-extract and qamro-train), or, if it names the "
+            f"axis of each row's score, say {as_option('axis', name)}"
         )
     return True
 
@@ -155,14 +164,15 @@ def _long_scores(
     """Read a score a row, of the axis that the row names."""
     frame, path = table.frame, table.path
     others = [str(name) for name in frame.columns if name not in FIELDS]
-    named = [name for name in others if key(name) in SCORES]
-    found = named or others
+    found = [name for name in others if key(name) in SCORES]
+    found = found or [name for name in others if all_numbers(text(frame, name))]
     if len(found) != 1:
         raise QamroError(
             f"{path}, row 1: 'axis' names each row's axis, and its score may be in any of "
-            f"{', '.join(found) or 'no column'}; say which with --columns score=COLUMN"
+            f"{', '.join(found or others) or 'no column'}; say which with --columns score=COLUMN"
         )
-    score = numbers(frame, found[0], path)
+    _notice_unused(table, [name for name in others if name not in found])
+    score = numbers(frame, found[0], path, mend=_MEND)
     codes, names = factorize(np.array([cell.strip() for cell in text(frame, "axis")], object))
     if "" in names:
         row = frame.index[int(np.argmax(codes == list(names).index("")))]

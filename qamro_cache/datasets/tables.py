@@ -24,6 +24,8 @@ from qamro_cache.errors import QamroError
 #: Objects of Python strings: the one string storage that every supported pandas has.
 Text = npt.NDArray[np.object_]
 
+_MEND = "correct it, leave it empty, or remove the column if it holds no scores"
+
 logger = logging.getLogger("qamro_cache")
 
 
@@ -156,8 +158,12 @@ def text(frame: pd.DataFrame, column: str) -> Text:
     return values
 
 
-def numbers(frame: pd.DataFrame, column: str, path: Path) -> npt.NDArray[np.float64]:
+def numbers(
+    frame: pd.DataFrame, column: str, path: Path, *, mend: str = _MEND
+) -> npt.NDArray[np.float64]:
     """Return a text column of ``read_table`` as float64, NaN for an empty cell.
+
+    ``mend`` says what to do about a cell that is no number.
 
     Raises:
         QamroError: a cell is neither empty nor a finite number.
@@ -176,8 +182,7 @@ def numbers(frame: pd.DataFrame, column: str, path: Path) -> npt.NDArray[np.floa
         if bad:
             row = frame.index[int(np.argmax(codes == index))]
             raise QamroError(
-                f"{path}, row {row}: {cell!r} in column {column!r} is not a finite number; "
-                "correct it, leave it empty, or remove the column if it holds no scores"
+                f"{path}, row {row}: {cell!r} in column {column!r} is not a finite number; {mend}"
             )
         table[index] = number
     return table[codes]

@@ -135,8 +135,8 @@ def extract(
         raise OptionError("give --out FILE and --encoder NAME (--list-encoders shows them)")
     plain_target(Path(out))
     clips = load_clips(dataset, manifest, request)
-    notice_guessed(clips.labels.axes)
     with closing(make_engine(encoder, request, clips.clips["path"].tolist())) as engine:
+        notice_guessed(clips.labels.axes)
         return run_extraction(clips, out, engine, request, progress)
 
 
