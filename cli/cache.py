@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from qamro_cache.datasets.options import RelabelOptions
 from qamro_cache.devices import refuse_device
 from qamro_cache.extraction.request import VerifyOptions
 
@@ -136,14 +137,15 @@ def merge(files: tuple[Path, ...], out: Path) -> None:
 
 @main.command()
 @click.argument("file", type=_FILES)
-@click.option("--labels", required=True, type=_FILES, help="CSV: clip_id, [rater], axes ...")
+@click.option("--labels", type=_FILES, help="Table: clip_id, [rater], axes ...")
 @click.option("--out", type=_FILES, help="Cache file to make; default: replace FILE.")
-def relabel(file: Path, labels: Path, out: Path | None) -> None:
-    """Replace ratings, systems, groups and splits; no feature changes."""
+@request_options(RelabelOptions)
+def relabel(file: Path, labels: Path | None, out: Path | None, **options: Any) -> None:
+    """Replace ratings, their scales, systems, groups and splits; no feature changes."""
     notices_to_stderr()
     from qamro_cache.cache.edit import relabel_cache
 
-    rated = relabel_cache(file, labels, out)
+    rated = relabel_cache(file, labels, out, **given(options))
     click.echo(f"{printable(str(out or file))}: {rated} clips have ratings")
 
 

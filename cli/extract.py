@@ -29,7 +29,7 @@ from .options import given, request_options
 @click.option(
     "--manifest",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Your own clips: a CSV with clip_id, path and, if known, system, group, prompt, split, "
+    help="Your own clips: a table with path and, if known, clip_id, system, group, prompt, split, "
     "rater and a column an axis.",
 )
 @click.option("--encoder", metavar="NAME", help="See --list-encoders; demo uses distillmos.")
@@ -67,7 +67,7 @@ def main(
         elif check:
             show_encoder_check(str(encoder), request, as_json)
         else:
-            show_findings(dataset, manifest, request.data_dir, as_json)
+            show_findings(dataset, manifest, request, as_json)
         return
     signal.signal(signal.SIGTERM, _stop)
     from qamro_cache.extraction.extract import extract

@@ -56,14 +56,14 @@ def show_encoder_check(name: str, request: "ExtractRequest", as_json: bool) -> N
 
 
 def show_findings(
-    dataset: str | None, manifest: Path | None, data_dir: Path | None, as_json: bool
+    dataset: str | None, manifest: Path | None, request: "ExtractRequest", as_json: bool
 ) -> None:
     """Check a set and show what it holds and what is wrong with it."""
     from qamro_cache.datasets.checks import check_dataset
     from qamro_cache.datasets.report import report_tables
     from qamro_cache.extraction.extract import load_clips
 
-    report = check_dataset(load_clips(dataset, manifest, data_dir))
+    report = check_dataset(load_clips(dataset, manifest, request))
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from qamro_cache.datasets.options import RelabelOptions
 from qamro_cache.evaluation.metrics import METRICS
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.experiments.grid import Cell
@@ -31,6 +32,7 @@ TABLES: Mapping[str, Mapping[str, Setting]] = {
     "evaluate": settings_of(EvaluateOptions),
     "predict": settings_of(PredictOptions),
     "extract": settings_of(ExtractRequest),
+    "relabel": settings_of(RelabelOptions),
 }
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -128,7 +128,7 @@ def test_info_shows_it_all(folder: Path, tmp_path: Path) -> None:
 def test_mistakes_are_one_line(
     folder: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    (folder / "odd.csv").write_text("name,file\na,b\n")
+    (folder / "odd.csv").write_text("name,where\na,b\n")
     result = run(*(argument.format(folder) for argument in arguments))
     assert result.exit_code == code, result.output
     assert message in result.stderr

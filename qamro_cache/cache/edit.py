@@ -7,7 +7,7 @@ import re
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,11 @@ from qamro_cache.cache.assemble import assemble, open_source
 from qamro_cache.cache.content import Array
 from qamro_cache.cache.merge import refuse_loss
 from qamro_cache.cache.reader import open_cache
-from qamro_cache.errors import QamroError
+from qamro_cache.datasets.axes import notice_guessed, with_scales
+from qamro_cache.datasets.options import RelabelOptions, parse_scales, refuse_columns
+from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.files import replace_folder, write_file, write_json, write_table
+from qamro_cache.settings import documented, from_options
 
 if TYPE_CHECKING:
     from qamro_cache.cache.reader import Cache
@@ -25,13 +28,15 @@ if TYPE_CHECKING:
 FORMATS = ("safetensors", "npy")
 
 
-def relabel_cache(path: Path, labels: Path, out: Path | None = None) -> int:
+@documented(RelabelOptions)
+def relabel_cache(path: Path, labels: Path | None, out: Path | None = None, **options: Any) -> int:
     """Replace ratings, systems, groups and splits by those of a label file; features stay.
 
     Args:
         path: the cache.
-        labels: see ``qamro_cache.datasets.labels.relabel``.
+        labels: see ``qamro_cache.datasets.labels.relabel``; None changes the scales alone.
         out: cache file to make; None replaces ``path``, in one step.
+        options: those of qamro-cache relabel by their names.
 
     Returns:
         The number of clips that have a rating now.
@@ -42,11 +47,21 @@ def relabel_cache(path: Path, labels: Path, out: Path | None = None) -> int:
     """
     from qamro_cache.datasets.labels import relabel
 
+    asked: RelabelOptions = from_options(RelabelOptions, options)
+    scales = parse_scales(asked.scale)
+    refuse_columns(asked.columns, "--labels FILE", table=labels is not None)
+    if labels is None and not scales:
+        raise OptionError("give --labels FILE, or --scale AXIS=LOW:HIGH for the scales alone")
     source = open_source(path)
     size = len(source.content.clips)
     if out is not None:
         refuse_loss(out, source.header.identity, source.content.clips["clip_id"])
-    clips, new = relabel(labels, source.content.clips, source.content.labels)
+    clips, old = source.content.clips, source.content.labels
+    if labels is None:
+        new = with_scales(old, scales, clips["clip_id"].tolist())
+    else:
+        clips, new = relabel(labels, clips, old, columns=asked.columns, scale=asked.scale)
+    notice_guessed(new.axes)
     order = np.stack([np.zeros(size, np.int64), np.arange(size)], axis=1)
     assemble(out or path, source.header, [source], order, clips, new)
     return int(np.isfinite(new.mean).any(axis=1).sum())

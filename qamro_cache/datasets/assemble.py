@@ -117,7 +117,8 @@ def labels_of_rows(
     if raters is None:
         mean = np.full((num_clips, len(axes)), np.nan)
         for index, score in enumerate(scores):
-            mean[rows.code, index] = score
+            known = np.isfinite(score)
+            mean[rows.code[known], index] = score[known]
         return labels_from_means(axes, mean, count)
     rater, names = rater_codes(raters, rows.where)
     parts = [np.flatnonzero(np.isfinite(score)) for score in scores]

@@ -1,5 +1,7 @@
 """What is wrong with a rated set, or should be known before a figure of it is believed."""
 
+import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,11 +14,19 @@ from qamro_cache.audio.check import oddity_message
 from qamro_cache.datasets.headers import Headers
 from qamro_cache.datasets.overview import Mask, count_names
 from qamro_cache.datasets.records import Dataset, Labels
+from qamro_cache.datasets.tables import factorize
 
 #: A system with fewer clips than this has a noisy mean.
 FEW_CLIPS = 10
 #: A rater with at least this many ratings, all equal, did not listen.
 MANY_RATINGS = 10
+
+#: What people call columns of numbers that are no ratings, without case and blanks.
+_NO_RATINGS = (
+    *("std", "sd", "stddev", "stderr", "sem", "ci", "ci95", "var", "variance", "n", "count"),
+    *("votes", "numratings", "numvotes", "duration", "length", "seconds", "samplerate", "trial"),
+    *("order", "index", "row", "page", "session", "time", "timestamp", "age", "seed", "bitrate"),
+)
 
 #: ``code`` and ``message``.
 Finding = dict[str, str]
@@ -47,6 +57,7 @@ def findings_of(
         *_file_findings(clips, sizes, same_audio),
         *_header_findings(clips, headers),
         *_label_findings(dataset.labels, clips, dataset.published.steps),
+        *_no_rating_findings(dataset.labels, clips),
         *_rater_findings(dataset.labels),
         *_system_findings(clips),
         *_prompt_findings(clips),
@@ -167,6 +178,47 @@ def _label_findings(
             if off:
                 message = f"{axis.name}: {off} scores are off the published grid of "
                 yield _finding("off-grid", message + f"{steps[axis.name]:g}")
+
+
+def _no_rating_findings(labels: Labels, clips: pd.DataFrame) -> Iterable[Finding]:
+    """Point out axes that nobody described and whose numbers follow from something else."""
+    for index, axis in enumerate(labels.axes):
+        scores = labels.mean[:, index]
+        known = np.isfinite(scores)
+        if not axis.guessed or known.sum() < 2 or np.ptp(scores[known]) == 0:
+            continue
+        why = _why_no_rating(axis.name, scores[known], clips[known])
+        if why:
+            yield _finding(
+                "no-rating",
+                f"{axis.name}: looks like no rating: {why}; leave it out by naming the others "
+                "with --axis, or say what it is with --columns, for example "
+                f"--columns {shlex.quote(f'system={axis.name}')}",
+            )
+
+
+def _why_no_rating(name: str, scores: npt.NDArray[np.float64], clips: pd.DataFrame) -> str:
+    """Return why numbers look like no ratings of clips; empty where they do not."""
+    if re.sub(r"[\W_]+", "", name.casefold()) in _NO_RATINGS:
+        return "its name is not that of one"
+    for column in ("system", "group"):
+        of = clips[column].to_numpy(dtype=object)
+        of_each = pd.Series(scores).groupby(factorize(of)[0])
+        each = of_each.agg(["min", "max", "size"])
+        if "" in of or len(each) < 2 or (each["size"] < 2).all():
+            continue
+        if (each["min"] == each["max"]).all():
+            return f"it is the same for all clips of a {column}"
+        if (each["size"] > 2).any() and all(_counts(part.to_numpy()) for _, part in of_each):
+            return f"it counts the clips of each {column}"
+    if len(scores) >= MANY_RATINGS and _counts(scores):
+        return "it counts the clips"
+    return ""
+
+
+def _counts(scores: npt.NDArray[np.float64]) -> bool:
+    ordered = np.sort(scores)
+    return bool(ordered[0] in (0, 1) and (np.diff(ordered) == 1).all())
 
 
 def _rater_findings(labels: Labels) -> Iterable[Finding]:

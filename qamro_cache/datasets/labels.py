@@ -2,18 +2,17 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.datasets.assemble import ClipRows, group_rows, labels_of_rows
+from qamro_cache.datasets.axes import with_scales
 from qamro_cache.datasets.ids import match_ids
-from qamro_cache.datasets.manifest import guess_axis
-from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Labels, select_labels
-from qamro_cache.datasets.tables import Text, numbers, read_table, text, without_doubles
+from qamro_cache.datasets.options import parse_scales
+from qamro_cache.datasets.rated import RatedTable, read_rated
+from qamro_cache.datasets.records import Axis, Labels, select_labels
 from qamro_cache.errors import QamroError
 
 logger = logging.getLogger("qamro_cache")
@@ -38,27 +37,36 @@ def load_labels(path: Path, clip_ids: Sequence[str], axes: tuple[Axis, ...] = ()
         QamroError: a file that is not of this form, or that names none of the clips.
     """
     table = _read(path)
-    if not table.axes:
-        raise QamroError(f"{path}, row 1: there is no axis; add a column of scores")
-    return _labels(table, _place(table, clip_ids), axes)
+    at = _place(table, clip_ids)
+    return select_labels(table.labels({}, axes), at)
 
 
-def load_rated(path: Path) -> tuple[pd.DataFrame, Labels]:
+def load_rated(path: Path, columns: Sequence[str] = ()) -> tuple[pd.DataFrame, Labels]:
     """Read a label file by itself: its clips (``CLIP_COLUMNS``, in its order) and their labels.
+
+    Args:
+        path: as for ``load_labels``.
+        columns: what columns are, for example ``clip_id=name``.
 
     Raises:
         QamroError: as ``load_labels``, or a file without a clip.
     """
-    table = _read(path)
-    if not table.axes:
-        raise QamroError(f"{path}, row 1: there is no axis; add a column of scores")
-    clips = table.grouped.clips
+    table = _read(path, columns)
+    clips = table.rows.clips
     if clips.empty:
         raise QamroError(f"{path}, row 2: there are no clips; add a row for each")
-    return clips, _labels(table, np.arange(len(clips)), ())
+    return clips, table.labels({})
 
 
-def relabel(path: Path, clips: pd.DataFrame, labels: Labels) -> tuple[pd.DataFrame, Labels]:
+def relabel(
+    path: Path,
+    clips: pd.DataFrame,
+    labels: Labels,
+    *,
+    columns: Sequence[str] = (),
+    axes: Sequence[str] = (),
+    scale: Sequence[str] = (),
+) -> tuple[pd.DataFrame, Labels]:
     """Replace what a label file says about the clips of a cache; features stay as they are.
 
     Args:
@@ -66,6 +74,9 @@ def relabel(path: Path, clips: pd.DataFrame, labels: Labels) -> tuple[pd.DataFra
             replace those of the clips that the file names; without any axis the scores stay.
         clips: [C] of the cache, with ``clip_id``.
         labels: of the same rows.
+        columns: what columns are, for example ``clip_id=name``.
+        axes: the only ones that are of use, where the file has them.
+        scale: of axes, for example ``quality=0:100``.
 
     Returns:
         New clips and labels; the arguments are not changed.
@@ -73,61 +84,41 @@ def relabel(path: Path, clips: pd.DataFrame, labels: Labels) -> tuple[pd.DataFra
     Raises:
         QamroError: as ``load_labels``, or a file with nothing to replace.
     """
-    table = _read(path)
-    columns = [name for name in REPLACED if name in table.columns]
-    if not table.axes and not columns:
+    scales = parse_scales(scale)
+    table = _read(path, columns, axes, alone=False)
+    replaced = [name for name in REPLACED if name in table.fields]
+    if not table.scores and not replaced:
         raise QamroError(
             f"{path}, row 1: there is nothing to replace; add a column of scores, or of "
             f"{', '.join(REPLACED)}"
         )
     at = _place(table, list(clips["clip_id"]))
     clips = clips.copy()
-    for name in columns:
+    for name in replaced:
         values = clips[name].to_numpy(dtype=object).copy()
-        values[at >= 0] = table.grouped.clips[name].to_numpy(dtype=object)[at[at >= 0]]
+        values[at >= 0] = table.rows.clips[name].to_numpy(dtype=object)[at[at >= 0]]
         clips[name] = values
-    if columns:
-        logger.info("%s: replaces %s of %d clips", path, ", ".join(columns), int((at >= 0).sum()))
-    return clips, _labels(table, at, labels.axes) if table.axes else labels
+    if replaced:
+        logger.info("%s: replaces %s of %d clips", path, ", ".join(replaced), int((at >= 0).sum()))
+    if not table.scores:
+        return clips, with_scales(labels, scales, list(clips["clip_id"]))
+    return clips, select_labels(table.labels(scales, labels.axes), at)
 
 
-@dataclass(frozen=True)
-class _LabelFile:
-    path: Path
-    columns: dict[str, Text]
-    raters: Text | None
-    grouped: ClipRows
-    axes: list[str]
-    scores: list[npt.NDArray[np.float64]]
+def _read(
+    path: Path, columns: Sequence[str] = (), axes: Sequence[str] = (), *, alone: bool = True
+) -> RatedTable:
+    """Read a label file; ``alone``: one that must have scores."""
+    fields = ("clip_id", *REPLACED)
+    table = read_rated(path, ("clip_id",), columns=columns, axes=axes, fields=fields, strict=False)
+    if alone and not table.scores:
+        raise QamroError(f"{path}, row 1: there is no axis; add a column of scores")
+    return table
 
 
-def _read(path: Path) -> _LabelFile:
-    frame = without_doubles(read_table(path, file_names=("clip_id", "path")), path)
-    if "clip_id" not in frame.columns:
-        there = ", ".join(map(str, frame.columns))
-        raise QamroError(f"{path}, row 1: there is no column 'clip_id' (columns: {there}); add it")
-    columns = {name: text(frame, name) for name in ("clip_id", *REPLACED) if name in frame.columns}
-    raters = text(frame, "rater") if "rater" in frame.columns else None
-    row_numbers = frame.index.to_numpy(dtype=np.int64)
-    grouped = group_rows(columns, str(path), row_numbers, raters=raters is not None)
-    axes = [str(name) for name in frame.columns if name not in (*CLIP_COLUMNS, "rater")]
-    scores = [numbers(frame, name, path) for name in axes]
-    return _LabelFile(path, columns, raters, grouped, axes, scores)
-
-
-def _labels(table: _LabelFile, at: npt.NDArray[np.int64], axes: tuple[Axis, ...]) -> Labels:
-    known = {axis.name: axis for axis in axes}
-    made = tuple(
-        _axis(known.get(name), guess_axis(name, score), score)
-        for name, score in zip(table.axes, table.scores, strict=True)
-    )
-    labels = labels_of_rows(table.grouped, made, table.scores, table.raters)
-    return select_labels(labels, at)
-
-
-def _place(table: _LabelFile, clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+def _place(table: RatedTable, clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:
     """[C] the table's clip for each id; -1 for none."""
-    path, names = table.path, list(table.grouped.clips["clip_id"])
+    path, names = table.path, list(table.rows.clips["clip_id"])
     at = match_ids(names, clip_ids)
     if len(at) and (at < 0).all():
         raise QamroError(
@@ -141,12 +132,3 @@ def _place(table: _LabelFile, clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:
     if unused:
         logger.warning("%s: %d of its clips are not in the cache", path, unused)
     return at
-
-
-def _axis(known: Axis | None, guessed: Axis, scores: npt.NDArray[np.float64]) -> Axis:
-    finite = scores[np.isfinite(scores)]
-    if known is None or (
-        len(finite) and not known.low <= finite.min() <= finite.max() <= known.high
-    ):
-        return guessed
-    return known

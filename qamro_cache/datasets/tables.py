@@ -3,10 +3,7 @@
 Rows are counted as a spreadsheet shows them: the first line of the file is row 1.
 """
 
-import codecs
-import csv
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.datasets.form import (
+    Form,
+    check_bytes,
+    check_form,
+    escaped,
+    named_separator,
+    not_utf8,
+)
 from qamro_cache.errors import QamroError
 
 #: Objects of Python strings: the one string storage that every supported pandas has.
 Text = npt.NDArray[np.object_]
 
-_WIDE_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
+_MEND = "correct it, leave it empty, or remove the column if it holds no scores"
 
 logger = logging.getLogger("qamro_cache")
 
@@ -31,6 +35,7 @@ def read_table(
     separator: str = ",",
     columns: Sequence[str] | None = None,
     file_names: Sequence[str] = (),
+    form: Form | None = None,
 ) -> pd.DataFrame:
     """Read a delimited UTF-8 file as text.
 
@@ -41,6 +46,7 @@ def read_table(
         columns: names for a file without a header; None reads them from its first row.
         file_names: columns that may name files. In these, bytes that are not UTF-8 are kept as
             Python keeps them in names of files (PEP 383); anywhere else they are an error.
+        form: how the file is written, as `find_form` found; stands in place of ``separator``.
 
     Returns:
         A frame of str columns (missing cells are ""), indexed by the row number in the file;
@@ -49,19 +55,20 @@ def read_table(
     Raises:
         QamroError: the file is absent, not UTF-8, separated otherwise or ragged.
     """
-    _check_bytes(path)
-    skipped, errors = 0, "surrogateescape" if file_names else "strict"
-    if separator == "," and columns is None and (named := _named_separator(path)):
-        separator, skipped = named, 1
-    quoted = separator in (",", ";")
-    header = _check_form(path, separator, columns, skipped, errors)
+    if form is None:
+        check_bytes(path)
+        named = separator == "," and columns is None and named_separator(path)
+        form = Form(named or separator, 1 if named else 0)
+    errors = "surrogateescape" if file_names else "strict"
+    header = check_form(path, form, columns, errors)
     frame = pd.read_csv(
         path,
-        sep=separator,
-        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        sep=form.separator,
+        quoting=form.dialect["quoting"],
+        skipinitialspace=form.blanks,
         names=header,
         header=None,
-        skiprows=skipped + (0 if columns else 1),
+        skiprows=form.skipped + (0 if columns else 1),
         dtype=object,
         encoding="utf-8-sig",
         encoding_errors=errors,
@@ -70,7 +77,7 @@ def read_table(
         skip_blank_lines=False,
         index_col=False,
     )
-    if not quoted:
+    if not form.quoted:
         frame = frame.map(_unquote)
     frame.index = pd.RangeIndex(1, len(frame) + 1) + (0 if columns else 1)
     if file_names:
@@ -104,69 +111,6 @@ def without_doubles(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     return frame[~doubled]
 
 
-def _named_separator(path: Path) -> str:
-    """Return the separator that a first line ``sep=;`` of Excel's names; empty without one."""
-    with path.open("rb") as file:
-        line = file.readline(32).removeprefix(codecs.BOM_UTF8).strip(b"\r\n ")
-    found = re.fullmatch(rb'"?sep=([,;\t|])"?', line, re.IGNORECASE)
-    return found[1].decode() if found else ""
-
-
-def _check_bytes(path: Path) -> None:
-    """Refuse what is no text in UTF-8 from the start."""
-    if not path.is_file():
-        raise QamroError(f"{path}: no such file; give the path of a CSV file")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith(_WIDE_BOMS):
-        raise QamroError(f"{path}, row 1: is UTF-16 or UTF-32; save the file as UTF-8")
-    # pandas would end a cell there without a word.
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if b"\0" in line:
-                raise QamroError(f"{path}, row {number}: holds a NUL; save the file as UTF-8 text")
-    if start.startswith(codecs.BOM_UTF8):
-        logger.info(
-            "%s, row 1: starts with a byte-order mark, which is skipped; save as UTF-8 without BOM "
-            "to be rid of this notice",
-            path,
-        )
-
-
-def _check_form(
-    path: Path, separator: str, columns: Sequence[str] | None, skipped: int, errors: str
-) -> list[str]:
-    """Check encoding, separator and the number of cells of every row; return the column names.
-
-    The first ``skipped`` lines are none of its rows.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
-            for _ in range(skipped):
-                file.readline()
-            rows = (
-                csv.reader(file, delimiter=separator, strict=True)
-                if separator in (",", ";")
-                else csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE)
-            )
-            header: list[str] = []
-            number = 0
-            for number, row in enumerate(rows, 1):
-                if number == 1:
-                    header = list(columns) if columns else _header(path, row, separator)
-                    if not columns:
-                        continue
-                if len(row) != len(header) and row:
-                    raise QamroError(_ragged(path, number, row, header, separator))
-    except UnicodeDecodeError:
-        raise QamroError(_bad_encoding(path)) from None
-    except csv.Error as error:
-        raise QamroError(f"{path}, row {number + 1}: {error}; mend the quotes there") from None
-    if not header:
-        raise QamroError(f"{path}: is empty; its first row must name the columns")
-    return header
-
-
 def _unquote(cell: str) -> str:
     inner = cell[1:-1]
     if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', ""):
@@ -174,69 +118,20 @@ def _unquote(cell: str) -> str:
     return cell
 
 
-def _header(path: Path, row: list[str], separator: str) -> list[str]:
-    names = [name.strip() for name in row]
-    if len(names) == 1:
-        for other, word in _SEPARATORS.items():
-            if other not in (separator, " ") and other in names[0]:
-                raise QamroError(
-                    f"{path}, row 1: is separated by {word}; "
-                    f"save it with {_SEPARATORS.get(separator, repr(separator))} instead"
-                )
-    for name in names:
-        if (byte := _escaped(name)) is not None:
-            raise QamroError(_not_utf8(path, 1, byte))
-        if not name:
-            raise QamroError(f"{path}, row 1: a column has no name; name it or remove it")
-        if names.count(name) > 1:
-            raise QamroError(f"{path}, row 1: column {name!r} is there twice; remove one")
-    return names
-
-
-def _ragged(path: Path, number: int, row: list[str], header: list[str], separator: str) -> str:
-    hint = f"put quotes around a cell that holds {_SEPARATORS.get(separator, repr(separator))}"
-    if len(row) < len(header):
-        hint = "complete the row"
-        for other, word in _SEPARATORS.items():
-            if other != separator and len(row) == 1 and row[0].count(other) == len(header) - 1:
-                hint = f"it is separated by {word}: use {_SEPARATORS.get(separator, separator)}"
-    return f"{path}, row {number}: {len(row)} cells where there are {len(header)} columns; {hint}"
-
-
 def _check_names(path: Path, frame: pd.DataFrame, file_names: Sequence[str]) -> None:
     """Point out bytes that are not UTF-8 in names of files, and refuse them anywhere else."""
     kept = 0
     for name in frame.columns:
         codes, cells = factorize(text(frame, name))
-        found = [(row, _escaped(cell)) for row, cell in enumerate(cells) if not cell.isascii()]
+        found = [(row, escaped(cell)) for row, cell in enumerate(cells) if not cell.isascii()]
         odd = [(codes == row, byte) for row, byte in found if byte is not None]
         if name in file_names:
             kept += sum(int(rows.sum()) for rows, _ in odd)
         elif odd:
             rows, byte = odd[0]
-            raise QamroError(_not_utf8(path, frame.index[int(np.argmax(rows))], byte))
+            raise QamroError(not_utf8(path, frame.index[int(np.argmax(rows))], byte))
     if kept:
         logger.info("%s: %d names are not UTF-8; they are kept byte for byte", path, kept)
-
-
-def _escaped(cell: str) -> int | None:
-    """Return the first byte that is not UTF-8; None without one."""
-    odd = re.search("[\udc80-\udcff]", cell)
-    return ord(odd[0]) - 0xDC00 if odd else None
-
-
-def _bad_encoding(path: Path) -> str:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                return _not_utf8(path, number, line[error.start])
-    return f"{path}: is not UTF-8; save the file as UTF-8"
-
-
-def _not_utf8(path: Path, row: int, byte: int) -> str:
-    return f"{path}, row {row}: byte 0x{byte:02x} is not UTF-8; save it as UTF-8"
 
 
 def factorize(values: Text) -> tuple[npt.NDArray[np.intp], Text]:
@@ -263,8 +158,12 @@ def text(frame: pd.DataFrame, column: str) -> Text:
     return values
 
 
-def numbers(frame: pd.DataFrame, column: str, path: Path) -> npt.NDArray[np.float64]:
+def numbers(
+    frame: pd.DataFrame, column: str, path: Path, *, mend: str = _MEND
+) -> npt.NDArray[np.float64]:
     """Return a text column of ``read_table`` as float64, NaN for an empty cell.
+
+    ``mend`` says what to do about a cell that is no number.
 
     Raises:
         QamroError: a cell is neither empty nor a finite number.
@@ -283,8 +182,7 @@ def numbers(frame: pd.DataFrame, column: str, path: Path) -> npt.NDArray[np.floa
         if bad:
             row = frame.index[int(np.argmax(codes == index))]
             raise QamroError(
-                f"{path}, row {row}: {cell!r} in column {column!r} is not a finite number; "
-                "correct it, leave it empty, or remove the column if it holds no scores"
+                f"{path}, row {row}: {cell!r} in column {column!r} is not a finite number; {mend}"
             )
         table[index] = number
     return table[codes]

@@ -1,5 +1,6 @@
 """Predictions and labels as people have them on disk, for `evaluate`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,15 @@ from qamro_cache.datasets.tables import numbers, read_table, repeated, text
 from qamro_cache.errors import QamroError
 
 
-def read_truth(labels: CacheLike) -> Dataset:
-    """Read labels to score against from a cache, or from a CSV (see `evaluate`)."""
-    if isinstance(labels, str | Path) and Path(labels).suffix not in (".h5", ".hdf5"):
-        return Dataset(Path(labels).stem, *load_rated(Path(labels)))
+def is_table(labels: object) -> bool:
+    """Return whether labels are named as a person's table is, and not a cache."""
+    return isinstance(labels, str | Path) and Path(labels).suffix not in (".h5", ".hdf5")
+
+
+def read_truth(labels: CacheLike, columns: Sequence[str] = ()) -> Dataset:
+    """Read labels to score against from a cache, or from a table (see `evaluate`)."""
+    if isinstance(labels, str | Path) and is_table(labels):
+        return Dataset(Path(labels).stem, *load_rated(Path(labels), columns))
     cache = open_cache(labels)
     return Dataset(cache.dataset, cache.clips, cache.labels, cache.synthetic)
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from qamro_cache.cache.reader import CacheLike
+from qamro_cache.datasets.options import refuse_columns
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import OptionError
-from qamro_cache.evaluation.files import read_truth
+from qamro_cache.evaluation.files import is_table, read_truth
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.settings import from_options
 
@@ -49,7 +50,8 @@ def evaluate_request(
     if (labels is None) == (not options.dataset):
         raise OptionError("name the truth with either --labels or --dataset")
     _ = options.axes
+    refuse_columns(options.columns, "--labels FILE", table=is_table(labels))
     if labels is None:
         labels = load_dataset(options.dataset, options.data_dir)
-    truth = labels if isinstance(labels, Dataset) else read_truth(labels)
+    truth = labels if isinstance(labels, Dataset) else read_truth(labels, options.columns)
     return EvaluateRequest(Path(predictions), truth, options)

@@ -9,8 +9,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.cache.reader import Cache
+from qamro_cache.datasets.axes import notice_guessed, with_scales
 from qamro_cache.datasets.ids import point_out_case
 from qamro_cache.datasets.labels import relabel
+from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
 from qamro_cache.datasets.selection import describe, reference_like, select_rows
 from qamro_cache.errors import QamroError
@@ -93,8 +95,18 @@ def choose_clips(
     """
     clips, rated = cache.clips, cache.labels
     if options.labels is not None:
-        clips, rated = relabel(options.labels, clips, rated)
+        clips, rated = relabel(
+            options.labels,
+            clips,
+            rated,
+            columns=options.columns,
+            axes=options.axis,
+            scale=options.scale,
+        )
+    elif options.scale:
+        rated = with_scales(rated, parse_scales(options.scale), clips["clip_id"].tolist())
     rated = select_axes(rated, options.axis)
+    notice_guessed(rated.axes)
     lacks = {
         "features": (clips["status"] != "ok").to_numpy(dtype=bool),
         "a label": ~np.isfinite(rated.mean).any(1),

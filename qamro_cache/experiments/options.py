@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from qamro_cache.datasets.options import ColumnOptions, ScaleOptions, parse_scales, refuse_columns
 from qamro_cache.evaluation.options import ChoiceOptions, IntervalOptions
 from qamro_cache.settings import check_settings, setting
 
@@ -25,7 +26,7 @@ class Reads:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(ChoiceOptions):
+class RunOptions(ChoiceOptions, ColumnOptions, ScaleOptions):
     """What `train` and `ablate` take beside their recipes."""
 
     axis: tuple[str, ...] = setting((), "Axis to train for; may repeat.", default_help="all")
@@ -44,6 +45,8 @@ class RunOptions(ChoiceOptions):
 
     def __post_init__(self) -> None:
         check_settings(self)
+        refuse_columns(self.columns, "--labels FILE", table=self.labels is not None)
+        parse_scales(self.scale)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ import numpy as np
 
 from qamro_cache.audio.check import oddity_message
 from qamro_cache.cache.content import CacheContent, Header
+from qamro_cache.datasets.axes import notice_guessed, take_axes, with_scales
 from qamro_cache.datasets.manifest import load_manifest
+from qamro_cache.datasets.options import parse_scales, refuse_columns
 from qamro_cache.datasets.records import Dataset, select_clips
 from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import OptionError, QamroError
@@ -132,22 +134,28 @@ def extract(
     if not encoder or out is None:
         raise OptionError("give --out FILE and --encoder NAME (--list-encoders shows them)")
     plain_target(Path(out))
-    clips = load_clips(dataset, manifest, request.data_dir)
+    clips = load_clips(dataset, manifest, request)
     with closing(make_engine(encoder, request, clips.clips["path"].tolist())) as engine:
+        notice_guessed(clips.labels.axes)
         return run_extraction(clips, out, engine, request, progress)
 
 
 def load_clips(
-    dataset: Dataset | str | Path | None, manifest: str | Path | None, data_dir: Path | None
+    dataset: Dataset | str | Path | None, manifest: str | Path | None, request: ExtractRequest
 ) -> Dataset:
     """Return the clips that `extract` is to encode; ``dataset`` and ``manifest`` as there."""
     _refuse_sources(dataset, manifest)
+    data_dir, axes, scale = request.data_dir, request.axis, request.scale
     if manifest is not None:
-        return load_manifest(Path(manifest), data_dir)
-    if isinstance(dataset, Dataset):
-        return dataset
+        return load_manifest(
+            Path(manifest), data_dir, columns=request.columns, axes=axes, scale=scale
+        )
+    refuse_columns(request.columns, "--manifest FILE", table=False)
     assert dataset is not None
-    return load_dataset(dataset, data_dir)
+    clips = dataset if isinstance(dataset, Dataset) else load_dataset(dataset, data_dir)
+    clips = take_axes(clips, axes)
+    labels = with_scales(clips.labels, parse_scales(scale), clips.clips["clip_id"].tolist())
+    return replace(clips, labels=labels)
 
 
 def _refuse_sources(*sources: object) -> None:

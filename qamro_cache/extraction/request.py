@@ -4,13 +4,14 @@ import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from qamro_cache.datasets.options import ColumnOptions, ScaleOptions, parse_columns, parse_scales
 from qamro_cache.encoders.protocol import EncoderOptions, WeightsOptions
 from qamro_cache.errors import OptionError
 from qamro_cache.settings import setting
 
 
 @dataclass(frozen=True)
-class ExtractRequest(EncoderOptions):
+class ExtractRequest(ColumnOptions, ScaleOptions, EncoderOptions):
     """The options of ``extract`` and of qamro-extract; those of the encoder come first.
 
     Raises:
@@ -19,6 +20,9 @@ class ExtractRequest(EncoderOptions):
 
     data_dir: Path | None = setting(
         None, "Folder of the set's release, or that a manifest's paths start from."
+    )
+    axis: tuple[str, ...] = setting(
+        (), "Axis to take from the ratings; may repeat.", default_help="all"
     )
     shard: str = setting("all", "Only the i-th of n parts, as i/n; then qamro-cache merge.")
     device: str = setting("", "Torch device.", default_help="a GPU if there is one")
@@ -57,6 +61,8 @@ class ExtractRequest(EncoderOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_columns(self.columns)
+        parse_scales(self.scale)
         # More digits than an int may have are a ValueError of Python's own.
         if self.shard != "all" and not (
             (found := re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard, re.ASCII))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.datasets.answers import read_answer_list, refuse_other_answer
 from qamro_cache.datasets.manifest import load_manifest
+from qamro_cache.datasets.options import refuse_columns
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
@@ -69,6 +70,7 @@ def predict_request(
         raise OptionError("name one of a cache, a folder of audio and a manifest")
     if options.answer_list is not None and options.answer is None:
         raise OptionError("a list of clips needs an answer to write; give --answer FILE")
+    refuse_columns(options.columns, "--manifest FILE", table=options.manifest is not None)
     refuse_device(options.device)
     if isinstance(head, str):
         head = Path(head)
@@ -83,5 +85,5 @@ def predict_request(
     if options.audio is not None:
         clips = clips_of_folder(options.audio)
     elif options.manifest is not None:
-        clips = load_manifest(options.manifest)
+        clips = load_manifest(options.manifest, columns=options.columns)
     return PredictRequest(head, opened, clips, listed, options)

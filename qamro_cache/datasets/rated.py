@@ -1,0 +1,205 @@
+"""A person's table of ratings: its clips, who rated, and the scores of each axis."""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from qamro_cache.datasets.assemble import ClipRows, group_rows, labels_of_rows
+from qamro_cache.datasets.axes import make_axis, refuse_unknown
+from qamro_cache.datasets.cells import all_numbers
+from qamro_cache.datasets.columns import FIELDS, SCORES, PeopleTable, key, read_people
+from qamro_cache.datasets.options import Scales, as_option
+from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Labels
+from qamro_cache.datasets.tables import Text, factorize, numbers, text
+from qamro_cache.errors import QamroError, quoted
+from qamro_cache.settings import nearest
+
+#: What to do about a cell that is no number.
+_MEND = (
+    "correct it, leave it empty, remove the column if it holds no scores, or name the axes (--axis "
+    "of qamro-extract and qamro-train)"
+)
+_STARTS_A_NUMBER = re.compile(r"\s*[+-]?[.,]?\d")
+
+logger = logging.getLogger("qamro_cache")
+
+
+@dataclass(frozen=True)
+class RatedTable:
+    """Clips and scores as a table has them.
+
+    Attributes:
+        path: of the file.
+        numbers: [R] the rows of the file.
+        fields: of `CLIP_COLUMNS` those that the file has.
+        rows: the clips, and which row is of which.
+        raters: [R] who rated; None where a row is a clip's mean.
+        scores: axis -> [R], NaN where a row says nothing about it.
+    """
+
+    path: Path
+    numbers: npt.NDArray[np.int64]
+    fields: tuple[str, ...]
+    rows: ClipRows
+    raters: Text | None
+    scores: dict[str, npt.NDArray[np.float64]]
+
+    def labels(self, scales: Scales, known: Sequence[Axis] = ()) -> Labels:
+        """Return the clips' labels.
+
+        Args:
+            scales: of the axes, as a user names them.
+            known: axes of which one of the same name keeps its scale if that holds the scores.
+
+        Raises:
+            QamroError: a scale is for no axis, or does not hold the scores.
+        """
+        refuse_unknown(scales, list(self.scores))
+        keeps = {axis.name: axis for axis in known if axis.name not in scales}
+        axes = tuple(
+            keeps[name]
+            if name in keeps and _holds(keeps[name], score)
+            else make_axis(name, score, self.numbers, self.path, scales)
+            for name, score in self.scores.items()
+        )
+        return labels_of_rows(self.rows, axes, list(self.scores.values()), self.raters)
+
+
+def _holds(axis: Axis, score: npt.NDArray[np.float64]) -> bool:
+    finite = score[np.isfinite(score)]
+    return not len(finite) or bool(axis.low <= finite.min() and finite.max() <= axis.high)
+
+
+def read_rated(
+    path: Path,
+    need: Sequence[str],
+    *,
+    columns: Sequence[str] = (),
+    axes: Sequence[str] = (),
+    fields: Sequence[str] = CLIP_COLUMNS,
+    strict: bool = True,
+) -> RatedTable:
+    """Read a table of clips and scores.
+
+    Args:
+        path: the file.
+        need: fields that must be there, as for `read_people`.
+        columns: what columns are, likewise.
+        axes: those to take; none: every column that is no field, but for words that say nothing
+            about scores.
+        fields: of the clips, that are of use.
+        strict: whether every one of ``axes`` must be there; else those that are, or all for none.
+
+    Raises:
+        QamroError: one line with the file, the row and what to do.
+    """
+    table = read_people(path, need, columns)
+    frame = table.frame
+    found = {name: text(frame, name) for name in fields if name in frame.columns}
+    raters = text(frame, "rater") if "rater" in frame.columns else None
+    rows_numbers = frame.index.to_numpy(dtype=np.int64)
+    several = raters is not None or table.long
+    rows = group_rows(found, str(path), rows_numbers, raters=several)
+    make = _long_scores if table.long else _wide_scores
+    names = axes if strict else [name for name in axes if name in frame.columns]
+    scores = make(table, rows, names, raters)
+    return RatedTable(path, rows_numbers, tuple(found), rows, raters, scores)
+
+
+def _wide_scores(
+    table: PeopleTable, rows: ClipRows, axes: Sequence[str], raters: Text | None
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Read a column an axis."""
+    frame, path = table.frame, table.path
+    others = [str(name) for name in frame.columns if name not in FIELDS or _is_axis(table, name)]
+    for name in axes:
+        if name not in others:
+            raise QamroError(
+                f"{path}, row 1: no column is the axis {quoted(name)} (columns: "
+                f"{', '.join(others) or 'none'}){nearest(name, others)}"
+            )
+    taken = list(axes) or [name for name in others if not _says_nothing(table, rows, name)]
+    _notice_unused(table, [name for name in others if name not in taken])
+    return {name: numbers(frame, name, path, mend=_MEND) for name in taken}
+
+
+def _notice_unused(table: PeopleTable, names: Sequence[str]) -> None:
+    if names:
+        logger.info("%s: columns that are not used: %s", table.path, ", ".join(names))
+
+
+def _is_axis(table: PeopleTable, name: str) -> bool:
+    return name == "axis" and not table.long
+
+
+def _says_nothing(table: PeopleTable, rows: ClipRows, name: str) -> bool:
+    """Return whether a column is words about clips, and no scores.
+
+    Raises:
+        QamroError: it tells rows of one clip apart, so that their scores may be of several axes.
+    """
+    values = text(table.frame, name)
+    cells = [cell for cell in factorize(values)[1] if cell.strip()]
+    if not cells or any(_STARTS_A_NUMBER.match(cell) for cell in cells):
+        return False
+    odd = np.flatnonzero(values != values[rows.first][rows.code])
+    if len(odd):
+        raise QamroError(
+            f"{table.path}, row {table.frame.index[int(odd[0])]}: {quoted(values[odd[0]])} in "
+            f"column {name!r} is no number, and another row of the clip has another; remove the "
+            "column, name the axes (--axis of qamro-extract and qamro-train), or, if it names the "
+            f"axis of each row's score, say {as_option('axis', name)}"
+        )
+    return True
+
+
+def _long_scores(
+    table: PeopleTable, rows: ClipRows, axes: Sequence[str], raters: Text | None
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Read a score a row, of the axis that the row names."""
+    frame, path = table.frame, table.path
+    others = [str(name) for name in frame.columns if name not in FIELDS]
+    found = [name for name in others if key(name) in SCORES]
+    found = found or [name for name in others if all_numbers(text(frame, name))]
+    if len(found) != 1:
+        raise QamroError(
+            f"{path}, row 1: 'axis' names each row's axis, and its score may be in any of "
+            f"{', '.join(found or others) or 'no column'}; say which with --columns score=COLUMN"
+        )
+    _notice_unused(table, [name for name in others if name not in found])
+    score = numbers(frame, found[0], path, mend=_MEND)
+    codes, names = factorize(np.array([cell.strip() for cell in text(frame, "axis")], object))
+    if "" in names:
+        row = frame.index[int(np.argmax(codes == list(names).index("")))]
+        raise QamroError(f"{path}, row {row}: names no axis; name it")
+    if raters is None:
+        _refuse_several(table, rows, codes)
+    for name in axes:
+        if name not in names:
+            raise QamroError(
+                f"{path}: no row is of the axis {quoted(name)} (there are: {', '.join(names)})"
+                f"{nearest(name, list(names))}"
+            )
+    return {
+        str(name): np.where(codes == place, score, np.nan)
+        for place, name in enumerate(names)
+        if not axes or name in axes
+    }
+
+
+def _refuse_several(table: PeopleTable, rows: ClipRows, axis: npt.NDArray[np.intp]) -> None:
+    """Refuse two scores of a clip on an axis by nobody."""
+    cell = rows.code * (int(axis.max(initial=0)) + 1) + axis
+    _, first, inverse = np.unique(cell, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[inverse] != np.arange(len(cell)))
+    if len(again):
+        clip = rows.clips["clip_id"].iloc[int(rows.code[again[0]])]
+        raise QamroError(
+            f"{table.path}, row {table.frame.index[int(again[0])]}: clip {clip!r} has a score on "
+            "this axis already; remove one, or name each row's rater in a column `rater`"
+        )
