@@ -101,8 +101,9 @@ def _plan(part: Part, material: Material, cells: Sequence[Cell], options: Ablate
     heads = len(chosen) * options.seeds * len(part.clips.axes) * len(part.held_out.folds.train)
     refuse_heads(heads, len(part.clips.rows))
     refuse_resamples(options.resamples, len(part.clips.rows))
-    folds, batch_size = part.held_out.folds, chosen[0][1].recipe.batch_size
-    if notice := passes_notice(int(folds.train.sum(1).min()), batch_size):
+    folds = part.held_out.folds
+    sizes = [c.recipe.batch_size for _, c in chosen if c.recipe.takes("batch_size")]
+    if sizes and (notice := passes_notice(int(folds.train.sum(1).min()), sizes[0])):
         logger.info(notice)
     return make_plan(material, folds, chosen, options.seeds, options.precision)
 

@@ -8,6 +8,7 @@ import numpy as np
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.plan import Plan
 from qamro_cache.experiments.tables import Outcome
+from qamro_cache.training.closed_form import is_closed
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.schedule import make_schedule, pair_coverage
 
@@ -91,6 +92,8 @@ class _Coverage:
 
     def _head(self, job: Job) -> float:
         plan, recipe = self.plan, job.recipe
+        if is_closed(job):
+            return float("nan")
         # Another seed's own batches differ only by chance: the first seed stands for all.
         key = (recipe.batch_size, recipe.batches, job.fold, job.target)
         if key not in self.known:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,10 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
     mine, recipe_given = _split(given, TrainOptions, RECIPE)
     options: TrainOptions = from_options(TrainOptions, mine)
     recipe = checked_recipe(recipe_given)
+    if recipe.head.kind == "ridge":
+        _refuse_training(mine, ("seeds", "stop", "precision", "init"))
+        # One solution a fold, by all clips that it may learn from.
+        options = replace(options, seeds=1, stop="fixed")
     out = Path(out)
     replaceable_folder(out)
     refuse_device(options.device)
@@ -115,7 +119,7 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
         decides.pop(name, None)
     asked = {
         **decides,
-        "loss": recipe.loss.text(whole=True),
+        "loss": recipe.loss.text(whole=True) if recipe.takes("loss") else "",
         "cache": opened.content_sha256,
         "encoder": opened.identity_sha256,
         "labels": _file_sha256(options.labels),
@@ -152,6 +156,10 @@ def ablate_request(
     except QamroError as error:
         # A grid file has been checked by itself: what does not fit now was given here.
         raise OptionError(str(error)) from error
+    if all(cell.recipe.head.kind == "ridge" for cell in cells):
+        # Seeds still draw raters.
+        drawn = any(cell.raters for cell in cells)
+        _refuse_training(mine, ("stop", "precision") if drawn else ("seeds", "stop", "precision"))
     out = Path(out)
     refuse_file(out)
     refuse_device(options.device)
@@ -161,6 +169,13 @@ def ablate_request(
     common = _common_clips(by_encoder)
     parts = [part for cache in by_encoder for part in _parts(cache, cells, options, common)]
     return AblateRequest(out, options, cells, parts)
+
+
+def _refuse_training(given: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse options that do nothing where every head is a ridge."""
+    for name in names:
+        if name in given:
+            raise OptionError(f"a ridge head is solved in closed form and takes no {name}")
 
 
 def _parts(

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,9 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         head, starts = published_start(options.init, request.clips.axes, recipe.head)
         recipe = replace(recipe, head=head)
     material.check_head(recipe.head)
+    closed = recipe.head.kind == "ridge"
     notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
-    if notice:
+    if notice and not closed:
         logger.info(notice)
     device = usable_device(options.device)
     _check_memory(material, recipe, options.seeds * (len(folds.train) + 1))
@@ -94,14 +95,14 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     ]
     estimate = fit_jobs(jobs, folds, progress)
     metrics = _metrics(material, folds, estimate)
-    final = [_refit_recipe(recipe, estimate, t, folds) for t in targets]
+    final = [recipe if closed else _refit_recipe(recipe, estimate, t, folds) for t in targets]
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
-    refit = fit_jobs(jobs, all_clips(request.clips.known), None)
+    refit = fit_jobs(jobs, all_clips(request.clips.known, folds.groups), None)
     if refit.diverged.any():
         diverged = f"{int(refit.diverged.sum())} of {len(jobs)} heads diverged on all clips"
         raise QamroError(f"{diverged}; lower --lr (now {recipe.lr:g})")
     config = {
-        **_config(material, recipe, final),
+        **_config(material, recipe, refit),
         "seeds": options.seeds,
         "cv": held_out.cv,
         "stop": "inner" if held_out.inner else "fixed",
@@ -124,16 +125,22 @@ def _check_memory(material: Material, recipe: Recipe, heads: int) -> None:
     refuse_heads(heads * len(material.clips.axes), len(material.clips.rows), weights)
 
 
-def _config(material: Material, recipe: Recipe, final: Sequence[Recipe]) -> dict[str, Any]:
+def _config(material: Material, recipe: Recipe, refit: Fitted) -> dict[str, Any]:
     """Return what ``config.json`` says of the clips and the heads."""
     names = [axis.name for axis in material.clips.axes]
-    epochs = {name: one.epochs for name, one in zip(names, final, strict=True)}
+    firsts = [refit.of_target(target)[0] for target in range(len(names))]
+    found: dict[str, Any] = {}
+    if recipe.head.kind == "ridge":
+        found["penalty"] = {n: refit.penalty[k] for n, k in zip(names, firsts, strict=True)}
+    else:
+        epochs = [refit.jobs[k].recipe.epochs for k in firsts]
+        found["refit_epochs"] = dict(zip(names, epochs, strict=True))
     return {
         **material.origin(),
         "text_feature": material.text_feature,
         "axes": names,
         "recipe": flat_recipe(recipe),
-        "refit_epochs": epochs,
+        **found,
         "versions": {"qamro_cache": __version__, "torch": torch.__version__},
     }
 
@@ -154,6 +161,8 @@ def _metrics(material: Material, folds: Folds, fitted: Fitted) -> dict[str, Any]
             "diverged": int(fitted.diverged[mine].sum()),
             "median_epoch": float(np.median(fitted.best_epoch[mine])),
         }
+        if np.isfinite(fitted.penalty[mine]).any():
+            metrics[axis.name]["median_penalty"] = float(np.nanmedian(fitted.penalty[mine]))
     return metrics
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from threading import Event, Lock
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from qamro_cache.heads.network import Rows, prepare_rows
 from qamro_cache.memory import refuse_memory
 from qamro_cache.training.backend import Backend, choose_backend
 from qamro_cache.training.chunks import buckets, bytes_per_head, chunk_size, evenly
+from qamro_cache.training.closed_form import is_closed, solve
 from qamro_cache.training.inputs import Features, Folds, Inputs, Targets
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result
@@ -42,6 +44,9 @@ def fit(
     progress: ProgressCallback | None = None,
 ) -> Iterator[tuple[list[int], Result]]:
     """Train every job's head; yield (positions among the jobs, results) chunk by chunk.
+
+    Ridge heads come first: they are solved (`training.closed_form`), and what follows is said of
+    the others.
 
     Head k of a stack equals the same head trained alone with the same folds: nothing about a
     head depends on its neighbors. Everything is in memory; no file is read or written.
@@ -75,10 +80,32 @@ def fit(
         chosen = [jobs[k] for k in part.positions]
         return _train(Stack(part.inputs, chosen, part.backend, dtype, initial, weights), meter)
 
-    plan = _plan(data, jobs, dtype, precision, chunk)
+    closed, trained = _by_kind(jobs)
+    yield from _solved(data, jobs, closed, weights, meter)
+    plan = _plan(data, jobs, trained, dtype, precision, chunk)
     yield from (
         _one_by_one(plan, train) if device.type == "cuda" else _in_threads(plan, train, meter)
     )
+
+
+def _by_kind(jobs: Sequence[Job]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the buckets of jobs that have a closed form, and of those to train."""
+    found = buckets(jobs)
+    closed = [positions for positions in found if is_closed(jobs[positions[0]])]
+    return closed, [positions for positions in found if positions not in closed]
+
+
+def _solved(
+    data: "_Data",
+    jobs: Sequence[Job],
+    closed: Sequence[list[int]],
+    weights: bool,
+    meter: "_Meter",
+) -> Iterator[tuple[list[int], Result]]:
+    for positions in closed:
+        chosen = [jobs[k] for k in positions]
+        inputs, done = data.inputs(chosen[0].recipe.head), partial(meter.advance, 1, 1)
+        yield positions, solve(data.features, inputs, chosen, weights=weights, done=done)
 
 
 class _Chunk(NamedTuple):
@@ -129,10 +156,15 @@ class _Data:
 
 
 def _plan(
-    data: _Data, jobs: Sequence[Job], dtype: torch.dtype, precision: str, size: int | None
+    data: _Data,
+    jobs: Sequence[Job],
+    trained: Sequence[list[int]],
+    dtype: torch.dtype,
+    precision: str,
+    size: int | None,
 ) -> list[_Chunk]:
     plan = []
-    for positions in buckets(jobs):
+    for positions in trained:
         recipe = jobs[positions[0]].recipe
         inputs = data.inputs(recipe.head)
         backend = choose_backend(
@@ -156,7 +188,7 @@ class _Meter:
     """Adds up the head-epochs of all stacks for the progress callback, and carries the stop."""
 
     def __init__(self, jobs: Sequence[Job], progress: ProgressCallback | None) -> None:
-        self.total = sum(job.recipe.epochs for job in jobs)
+        self.total = sum(1 if is_closed(job) else job.recipe.epochs for job in jobs)
         self.running = len(jobs)
         self.done = 0
         self.progress = progress
