@@ -15,6 +15,7 @@ from qamro_cache.datasets.manifest import guess_axis
 from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Labels, select_labels
 from qamro_cache.datasets.tables import Text, numbers, read_table, text, without_doubles
 from qamro_cache.errors import QamroError
+from qamro_cache.files import PathLike, as_path
 
 logger = logging.getLogger("qamro_cache")
 
@@ -22,7 +23,7 @@ logger = logging.getLogger("qamro_cache")
 REPLACED = ("system", "group", "split")
 
 
-def load_labels(path: Path, clip_ids: Sequence[str], axes: tuple[Axis, ...] = ()) -> Labels:
+def load_labels(path: PathLike, clip_ids: Sequence[str], axes: tuple[Axis, ...] = ()) -> Labels:
     """Read a label file and put it in the order of the clips of a cache.
 
     Args:
@@ -43,7 +44,7 @@ def load_labels(path: Path, clip_ids: Sequence[str], axes: tuple[Axis, ...] = ()
     return _labels(table, _place(table, clip_ids), axes)
 
 
-def load_rated(path: Path) -> tuple[pd.DataFrame, Labels]:
+def load_rated(path: PathLike) -> tuple[pd.DataFrame, Labels]:
     """Read a label file by itself: its clips (``CLIP_COLUMNS``, in its order) and their labels.
 
     Raises:
@@ -58,7 +59,7 @@ def load_rated(path: Path) -> tuple[pd.DataFrame, Labels]:
     return clips, _labels(table, np.arange(len(clips)), ())
 
 
-def relabel(path: Path, clips: pd.DataFrame, labels: Labels) -> tuple[pd.DataFrame, Labels]:
+def relabel(path: PathLike, clips: pd.DataFrame, labels: Labels) -> tuple[pd.DataFrame, Labels]:
     """Replace what a label file says about the clips of a cache; features stay as they are.
 
     Args:
@@ -101,7 +102,8 @@ class _LabelFile:
     scores: list[npt.NDArray[np.float64]]
 
 
-def _read(path: Path) -> _LabelFile:
+def _read(path: PathLike) -> _LabelFile:
+    path = as_path(path, "a label file")
     frame = without_doubles(read_table(path, file_names=("clip_id", "path")), path)
     if "clip_id" not in frame.columns:
         there = ", ".join(map(str, frame.columns))

@@ -1,7 +1,6 @@
 """``--manifest clips.csv``: anybody's own listening test."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +9,13 @@ from qamro_cache.datasets.assemble import group_rows, labels_of_rows
 from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Dataset
 from qamro_cache.datasets.tables import Text, numbers, read_table, text, without_doubles
 from qamro_cache.errors import QamroError
+from qamro_cache.files import PathLike, as_path
 
 #: Scales that listening tests use; the first that holds every score is taken.
 _SCALES = ((1.0, 5.0), (0.0, 1.0), (0.0, 10.0), (0.0, 100.0))
 
 
-def load_manifest(path: Path, data_dir: Path | None = None) -> Dataset:
+def load_manifest(path: PathLike, data_dir: PathLike | None = None) -> Dataset:
     """Read a comma-separated list of clips and ratings.
 
     Args:
@@ -28,6 +28,7 @@ def load_manifest(path: Path, data_dir: Path | None = None) -> Dataset:
     Raises:
         QamroError: one line with the file, the row and what to do.
     """
+    path = as_path(path, "a manifest")
     frame = without_doubles(read_table(path, file_names=("clip_id", "path")), path)
     for required in ("clip_id", "path"):
         if required not in frame.columns:

@@ -20,7 +20,7 @@ from qamro_cache.experiments.plan import Plan, make_plan
 from qamro_cache.experiments.request import AblateRequest, Part, ablate_request
 from qamro_cache.experiments.store import keep_stack, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
-from qamro_cache.files import write_json
+from qamro_cache.files import PathLike, write_json
 from qamro_cache.settings import documented
 from qamro_cache.training.fit import ProgressCallback
 from qamro_cache.training.recipe import flat_recipe
@@ -32,9 +32,9 @@ logger = logging.getLogger("qamro_cache")
 @documented(AblateOptions, CELL)
 def ablate(
     cache: CacheLike | Sequence[CacheLike],
-    out: str | Path,
+    out: PathLike,
     *,
-    grid: str | Path | Grid = "",
+    grid: PathLike | Grid = "",
     progress: ProgressCallback | None = None,
     **options: Any,
 ) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qamro_cache.cache.reader import Cache, TextFeatures, WindowFeatures
+from qamro_cache.cache.content import TextFeatures, WindowFeatures
+from qamro_cache.cache.reader import Cache
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.compare import baselines
 from qamro_cache.experiments.clips import Clips

@@ -10,6 +10,7 @@ from typing import Any
 from qamro_cache.datasets.toml import read_toml
 from qamro_cache.errors import QamroError, quoted
 from qamro_cache.experiments.options import AblateOptions, Reads
+from qamro_cache.files import PathLike, as_path
 from qamro_cache.settings import Setting, check_settings, nearest, setting, settings_of
 from qamro_cache.training.recipe import RECIPE, Recipe, make_recipe
 
@@ -61,7 +62,7 @@ class Grid:
     run: Mapping[str, Any] = field(default_factory=dict)
 
 
-def find_grid(name: str) -> Grid:
+def find_grid(name: PathLike) -> Grid:
     """Read a grid file, or the grid of that name that comes along; empty: a grid of one cell.
 
     Raises:
@@ -69,7 +70,8 @@ def find_grid(name: str) -> Grid:
     """
     if not name:
         return Grid()
-    path, shipped = Path(name), shipped_grids()
+    path, shipped = as_path(name, "a grid"), shipped_grids()
+    name = str(name)
     if not path.exists() and name not in shipped:
         raise QamroError(
             f"--grid {name}: there is no such file, and no grid of that name; "
@@ -86,13 +88,14 @@ def shipped_grids() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: PathLike) -> Grid:
     """Read a grid file: tables ``[grid]`` (lists), ``[settings]``, ``[[cells]]``, and run names.
 
     Raises:
         QamroError: one line with the file: it is missing, no TOML, or has a name or a value that
             means nothing.
     """
+    path = as_path(path, "a grid")
     if not path.exists():
         raise QamroError(f"there is no grid file {path}")
     record = read_toml(path)

@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from qamro_cache.experiments.folds import all_clips
 from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.experiments.request import TrainRequest, train_request
 from qamro_cache.experiments.saved import save_run
+from qamro_cache.files import PathLike
 from qamro_cache.heads.network import parameter_shapes
 from qamro_cache.heads.published import published_start
 from qamro_cache.settings import documented
@@ -35,7 +35,7 @@ logger = logging.getLogger("qamro_cache")
 
 @documented(TrainOptions, RECIPE)
 def train(
-    cache: CacheLike, out: str | Path, *, progress: ProgressCallback | None = None, **options: Any
+    cache: CacheLike, out: PathLike, *, progress: ProgressCallback | None = None, **options: Any
 ) -> dict[str, Any]:
     """Train heads on a cache's clips, say how good they are, and save one to predict with.
 

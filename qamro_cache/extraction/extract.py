@@ -30,7 +30,7 @@ from qamro_cache.extraction.reuse import find_kept
 from qamro_cache.extraction.shards import ShardWriter
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import plan_units, shard_path, shard_rows
-from qamro_cache.files import plain_target
+from qamro_cache.files import PathLike, as_path, plain_target
 from qamro_cache.identity import identity_of
 from qamro_cache.settings import documented, from_options
 
@@ -97,11 +97,11 @@ class Summary:
 
 @documented(ExtractRequest)
 def extract(
-    dataset: Dataset | str | Path | None = None,
-    out: str | Path | None = None,
+    dataset: Dataset | PathLike | None = None,
+    out: PathLike | None = None,
     encoder: "Encoder | str" = "",
     *,
-    manifest: str | Path | None = None,
+    manifest: PathLike | None = None,
     progress: Callable[[Stats], None] | None = None,
     **options: Any,
 ) -> Summary:
@@ -131,19 +131,19 @@ def extract(
         encoder = DEFAULT_ENCODERS.get(str(dataset), "")
     if not encoder or out is None:
         raise OptionError("give --out FILE and --encoder NAME (--list-encoders shows them)")
-    plain_target(Path(out))
+    plain_target(as_path(out))
     clips = load_clips(dataset, manifest, request.data_dir)
     with closing(make_engine(encoder, request, clips.clips["path"].tolist())) as engine:
         return run_extraction(clips, out, engine, request, progress)
 
 
 def load_clips(
-    dataset: Dataset | str | Path | None, manifest: str | Path | None, data_dir: Path | None
+    dataset: Dataset | PathLike | None, manifest: PathLike | None, data_dir: PathLike | None
 ) -> Dataset:
     """Return the clips that `extract` is to encode; ``dataset`` and ``manifest`` as there."""
     _refuse_sources(dataset, manifest)
     if manifest is not None:
-        return load_manifest(Path(manifest), data_dir)
+        return load_manifest(manifest, data_dir)
     if isinstance(dataset, Dataset):
         return dataset
     assert dataset is not None
@@ -157,13 +157,13 @@ def _refuse_sources(*sources: object) -> None:
 
 def run_extraction(
     dataset: Dataset,
-    out: str | Path,
+    out: PathLike,
     engine: Engine,
     request: ExtractRequest,
     progress: Callable[[Stats], None] | None = None,
 ) -> Summary:
     """Extract with any engine; see ``extract``."""
-    out = Path(out)
+    out = as_path(out)
     _check_clips(dataset)
     recorded = {**_provenance(), **engine.provenance}
     if request.part is not None:

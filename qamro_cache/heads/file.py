@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError, words_of
-from qamro_cache.files import json_text, replacing
+from qamro_cache.files import PathLike, as_path, json_text, replacing
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.header import Header, read_header
 from qamro_cache.heads.network import input_width, parameter_shapes
@@ -81,7 +80,7 @@ class Head:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save_head(path: Path, head: Head) -> None:
+def save_head(path: PathLike, head: Head) -> None:
     """Write a head: whole, on disk and read back, or not at all.
 
     Raises:
@@ -97,13 +96,13 @@ def save_head(path: Path, head: Head) -> None:
         "record": record,
         "sha256": _checksum(record, tensors),
     }
-    with replacing(path) as temporary:
+    with replacing(as_path(path)) as temporary:
         temporary.write_bytes(save(tensors, metadata=metadata))
         load_head(temporary)
 
 
-def load_head(path: Path) -> Head:
-    """Read a head file, which may come from a stranger.
+def load_head(path: PathLike | Head) -> Head:
+    """Read a head file, which may come from a stranger; a head is returned as it is.
 
     Its header, its record and the shape of every tensor are checked before memory is taken for
     the tensors; docs/training.md has the format.
@@ -111,6 +110,9 @@ def load_head(path: Path) -> Head:
     Raises:
         QamroError: the file is missing, no head, damaged, or of another format.
     """
+    if isinstance(path, Head):
+        return path
+    path = as_path(path, "a head")
     if not path.is_file():
         raise QamroError(f"{path}: no such head file; qamro-train writes one as head.safetensors")
     try:

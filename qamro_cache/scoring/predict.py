@@ -17,7 +17,7 @@ from qamro_cache.datasets.records import Dataset, Labels
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.scales import scale_name
-from qamro_cache.files import refuse_same
+from qamro_cache.files import PathLike, refuse_same
 from qamro_cache.heads.file import AxisHead, Head, load_head
 from qamro_cache.heads.network import forward
 from qamro_cache.heads.pooling import mean_rows, take_clips
@@ -38,7 +38,7 @@ Ints = npt.NDArray[np.int64]
 
 @documented(PredictOptions)
 def predict(
-    head: str | Path | Head,
+    head: PathLike | Head,
     cache: CacheLike | None = None,
     *,
     clips: Dataset | None = None,
@@ -73,7 +73,7 @@ def run_predict(
 ) -> pd.DataFrame:
     """Do what was asked; see `predict`."""
     options = request.options
-    head = load_head(request.head) if isinstance(request.head, Path) else request.head
+    head = load_head(request.head)
     device = usable_device(options.device)
     if options.answer is not None:
         axes = [one.axis.name for one in head.axes]
