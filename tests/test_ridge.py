@@ -104,6 +104,20 @@ def test_scikit_learn_finds_the_same(width, grouped):
     np.testing.assert_allclose(got.predict(x), theirs.predict(rows), rtol=1e-10)
 
 
+def test_long_parts_and_many_groups():
+    """Parts of more clips than features, and more groups than are held out one at a time."""
+    generator = np.random.default_rng(5)
+    x = generator.normal(3, 2, (400, 4))
+    y = x @ [4.0, 0, -3, 1] + generator.normal(0, 30, 400)
+    rows = scaled(x, [4])
+    long, many = np.repeat([3, 1], 200), generator.integers(0, 250, 400)
+    some_at_a_time = np.unique(many, return_inverse=True)[1] % 100
+    for groups, held in ((long, long), (many, some_at_a_time)):
+        errors = naive_errors(rows, y, held, PENALTIES[::2])
+        got = fit_ridge(x, y, [4], groups, PENALTIES[::2])
+        assert got.penalty == PENALTIES[::2][int(errors.argmin())]
+
+
 def test_few_or_equal_labels_are_predicted_by_their_mean():
     x, y, _ = drawn(8, [3], 0)
     for clips, target in ((1, y[:1]), (8, np.full(8, 7.5))):

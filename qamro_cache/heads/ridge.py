@@ -20,8 +20,8 @@ Ints = npt.NDArray[np.int64]
 #: What the penalty is chosen among; of equally good ones the largest, which comes first.
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(8, -9, -1))
 
-#: Parts of the clips that are held out in turn where no groups are known.
-_PARTS = 5
+#: Parts of the clips that are held out in turn: where no groups are known, and at most.
+_PARTS, _MOST_PARTS = 5, 100
 
 
 class Ridge(NamedTuple):
@@ -58,11 +58,11 @@ def fit_ridge(
 ) -> Ridge:
     """Fit labels by ridge regression with a free intercept.
 
-    The penalty is the one of the least squared error of clips whose group is held out. One
-    eigendecomposition serves all penalties and groups: with S the matrix that takes labels to
-    fitted ones, the errors of a held-out group g are (I - S_gg)^-1 of its residuals (Golub, Heath
-    and Wahba 1979, for one clip). Standardization stays that of all the clips, so no label of the
-    group is looked at.
+    The penalty is the one of the least squared error of clips whose group is held out (of more
+    than 100 groups, some at a time). One eigendecomposition serves all penalties and groups: with
+    S the matrix that takes labels to fitted ones, the errors of a held-out group g are
+    (I - S_gg)^-1 of its residuals (Golub, Heath and Wahba 1979, for one clip). Standardization
+    stays that of all the clips, for which no label is looked at.
 
     Args:
         features: [N, D] one vector a clip.
@@ -77,7 +77,7 @@ def fit_ridge(
     clips, width = features.shape
     small = min(clips, width)
     refuse_memory(
-        8 * (3 * clips * width + 4 * small * small),
+        8 * (4 * clips * width + 5 * small * small),
         f"ridge regression of {clips:,} clips on {width:,} features",
         "use a --feature of fewer numbers",
     )
@@ -86,19 +86,14 @@ def fit_ridge(
     std = np.where(std > 1e-7 * np.maximum(np.abs(mean), 1e-12), std, 1.0)
     scale = np.repeat(np.sqrt(np.asarray(blocks, np.float64)), blocks)
     rows = (features - mean) / (std * scale)
-    centered = target - target.mean()
-    # Of the smaller product; rows @ rows.T = scores @ scores.T either way.
-    if clips > width:
-        values, basis = np.linalg.eigh(rows.T @ rows)
-        scores = rows @ basis
-    else:
-        values, basis = np.linalg.eigh(rows @ rows.T)
-        scores = basis * np.sqrt(values.clip(min=0))
+    # Of the smaller product; scores @ scores.T = rows @ rows.T either way.
+    tall = clips > width
+    values, basis = np.linalg.eigh(rows.T @ rows if tall else rows @ rows.T)
     values = values.clip(min=0)
-    parts = _parts(clips, groups)
-    errors = [_held_out_error(scores, values, centered, parts, one) for one in penalties]
-    penalty = penalties[int(np.argmin(errors))]
-    if clips > width:
+    scores = rows @ basis if tall else basis * np.sqrt(values)
+    centered = target - target.mean()
+    penalty = _choose(scores, values, centered, _parts(clips, groups), penalties)
+    if tall:
         weights = basis @ (scores.T @ centered / (values + penalty))
     else:
         weights = rows.T @ (basis @ (basis.T @ centered / (values + penalty)))
@@ -107,22 +102,40 @@ def fit_ridge(
 
 def _parts(clips: int, groups: Ints | None) -> list[Ints]:
     """Return the clips of each part that is held out in turn; none where only one could be."""
-    if groups is None or len(np.unique(groups)) < 2:
-        groups = np.argsort(np.random.default_rng(0).permutation(clips)) % min(_PARTS, clips)
-    names = np.unique(groups)
-    return [np.flatnonzero(groups == name) for name in names] if len(names) > 1 else []
+    if groups is None or (groups == groups[0]).all():
+        part = np.argsort(np.random.default_rng(0).permutation(clips)) % _PARTS
+    else:
+        part = np.unique(groups, return_inverse=True)[1] % _MOST_PARTS
+    order = np.argsort(part, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(part[order])) + 1)
+    return parts if len(parts) > 1 else []
 
 
-def _held_out_error(
-    scores: Floats, values: Floats, centered: Floats, parts: Sequence[Ints], penalty: float
+def _choose(
+    scores: Floats,
+    values: Floats,
+    centered: Floats,
+    parts: Sequence[Ints],
+    penalties: Sequence[float],
 ) -> float:
-    """Return the sum of the squared errors of each part as it is held out."""
-    shrunk = scores / (values + penalty)
-    residuals = centered - shrunk @ (scores.T @ centered)
-    total = 0.0
-    for part in parts:
-        # The intercept's share of S is 1/N everywhere.
-        own = shrunk[part] @ scores[part].T + 1 / len(centered)
-        errors = np.linalg.solve(np.eye(len(part)) - own, residuals[part])
-        total += float(errors @ errors)
-    return total
+    """Return the penalty of the least squared error of the parts, each held out in its turn."""
+    # The intercept is one more column, without a penalty: S = scores / divisors @ scores.T.
+    scores = np.column_stack([scores, np.ones(len(centered))])
+    # Of parts that are longer than a row is wide, the smaller system is that of the columns.
+    grams = [scores[p].T @ scores[p] if len(p) > scores.shape[1] else None for p in parts]
+    errors = []
+    for penalty in penalties:
+        divisors = np.append(values + penalty, len(centered))
+        shrunk = scores / divisors
+        residuals = centered - shrunk @ (scores.T @ centered)
+        total = 0.0
+        for part, gram in zip(parts, grams, strict=True):
+            own, left = scores[part], residuals[part]
+            if gram is None:
+                error = np.linalg.solve(np.eye(len(part)) - own @ shrunk[part].T, left)
+            else:
+                inner = np.linalg.solve(np.eye(len(gram)) - gram / divisors, own.T @ left)
+                error = left + shrunk[part] @ inner
+            total += float(error @ error)
+        errors.append(total)
+    return penalties[int(np.argmin(errors))]
