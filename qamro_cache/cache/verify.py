@@ -10,7 +10,7 @@ from qamro_cache.cache.reader import CacheLike, one_file
 from qamro_cache.errors import QamroError
 
 
-def verify_cache(path: CacheLike) -> dict[str, int]:
+def verify_cache(cache: CacheLike) -> dict[str, int]:
     """Read a cache of one file in full.
 
     Checked are: that it is a cache of this format and nothing else is in it; identity and its
@@ -23,7 +23,7 @@ def verify_cache(path: CacheLike) -> dict[str, int]:
     Raises:
         QamroError: the first thing that is wrong.
     """
-    path = one_file(path)
+    path = one_file(cache)
     source = open_source(path)
     container = source.container
     for name in container.extents:

@@ -29,11 +29,11 @@ HALF_TOLERANCE = 1e-2
 
 
 @documented(VerifyOptions)
-def verify_deep(path: CacheLike, **options: Any) -> dict[str, float]:
+def verify_deep(cache: CacheLike, **options: Any) -> dict[str, float]:
     """Encode a random sample of a cache's clips again, with the encoder it names, and compare.
 
     Args:
-        path: the cache, of one file, or open.
+        cache: of one file, or open.
         options: those of ``qamro-cache verify`` by their names.
 
     Returns:
@@ -43,7 +43,7 @@ def verify_deep(path: CacheLike, **options: Any) -> dict[str, float]:
         QamroError: an option that cannot be, an encoder that cannot be loaded here; and as
             `encode_again`.
     """
-    path, asked = one_file(path), from_options(VerifyOptions, options)
+    path, asked = one_file(cache), from_options(VerifyOptions, options)
     device = usable_device(asked.device)
     identity = open_source(path).header.identity
     encoder = load_encoder(str(identity["name"]), options_of(identity, asked), device)
@@ -51,12 +51,12 @@ def verify_deep(path: CacheLike, **options: Any) -> dict[str, float]:
 
 
 def encode_again(
-    path: CacheLike, encoder: "Encoder", *, device: str = "cpu", sample: int = 16, seed: int = 0
+    cache: CacheLike, encoder: "Encoder", *, device: str = "cpu", sample: int = 16, seed: int = 0
 ) -> dict[str, float]:
     """Encode a random sample of a cache's clips with a loaded encoder and compare.
 
     Args:
-        path: as for `verify_deep`.
+        cache: as for `verify_deep`.
         encoder: of the cache's identity.
         device: of the encoder.
         sample: clips to encode; all of them if there are fewer.
@@ -69,7 +69,7 @@ def encode_again(
         QamroError: another identity; an audio file that is gone or has other bytes than the
             cache was made of; windows or features that differ.
     """
-    path = one_file(path)
+    path = one_file(cache)
     source = open_source(path)
     clips, identity = source.content.clips, source.header.identity
     refuse_mixture(
