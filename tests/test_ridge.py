@@ -16,6 +16,7 @@ from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.grid import Grid, cells_of
 from qamro_cache.experiments.train import train
+from qamro_cache.extraction.extract import extract
 from qamro_cache.heads.architecture import row_blocks
 from qamro_cache.heads.file import load_head
 from qamro_cache.heads.ridge import PENALTIES, fit_ridge
@@ -294,3 +295,67 @@ def test_a_ridge_recipe_is_what_acts_on_it():
     assert make_recipe(flat) == recipe
     assert recipe.takes("pooling")
     assert not recipe.takes("lr")
+
+
+def by_scikit_learn(cache, axis):
+    """What a user's own script says: leave one group out, the penalty by groups inside."""
+    pipeline = pytest.importorskip("sklearn.pipeline")
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    folds = pytest.importorskip("sklearn.model_selection").LeaveOneGroupOut()
+    X, y, groups, _, clip_ids = open_cache(cache).arrays("embedding", axis)
+    X, out = X.astype(np.float64), np.empty(len(y))
+    for train_rows, held in folds.split(X, y, groups):
+        inner = list(folds.split(X[train_rows], y[train_rows], groups[train_rows]))
+        model = pipeline.make_pipeline(
+            preprocessing.StandardScaler(),
+            preprocessing.FunctionTransformer(lambda x: x / np.sqrt(X.shape[1])),
+            linear_model.RidgeCV(PENALTIES, cv=inner, scoring="neg_mean_squared_error"),
+        )
+        out[held] = model.fit(X[train_rows], y[train_rows]).predict(X[held])
+    return pd.Series(out, clip_ids)
+
+
+def check_real(cache, axis, folder, srcc):
+    """A ridge head on real ratings is the script's, and as good as ever (`srcc`, rounded down)."""
+    record = train(cache, folder, head="ridge", cv="group", axis=axis)
+    expected = by_scikit_learn(cache, axis)
+    table = pd.read_csv(folder / "predictions.csv").set_index("clip_id")
+    # The groups are of one size, so mean errors of groups rank penalties as sums do.
+    np.testing.assert_allclose(table["prediction"][expected.index], expected, rtol=1e-4, atol=1e-3)
+    scored = record["axes"][axis]["models"]["qamro head"]["metrics"]
+    assert scored["clip_srcc"]["value"] >= srcc
+
+
+@pytest.mark.slow
+def test_real_separation_ratings(shared_data, tmp_path):
+    pytest.importorskip("distillmos")
+    folder = shared_data / "cvssp-separation"
+    extract("cvssp-separation", tmp_path / "emb.h5", "distillmos", data_dir=folder, device="cpu")
+    check_real(tmp_path / "emb.h5", "quality", tmp_path / "a", 0.88)
+    check_real(tmp_path / "emb.h5", "interferer", tmp_path / "b", 0.86)
+
+
+@pytest.mark.slow
+def test_real_codec_ratings(shared_data, tmp_path):
+    """Small and hard: 12 signals in 8 conditions."""
+    pytest.importorskip("distillmos")
+    folder = shared_data / "codec-mushra"
+    rated = pd.read_csv(folder / "ratings_formated_filtered.csv")
+    rated["path"] = [f"audio/{file[:-3]}flac" for file in rated["file"].fillna("none.wav")]
+    rated = rated[[(folder / path).exists() for path in rated["path"]]]
+    manifest = pd.DataFrame(
+        {
+            "clip_id": rated["path"],
+            "path": rated["path"],
+            "system": rated["condition"],
+            "group": rated["signal"],
+            "quality": [np.mean(json.loads(cell)) for cell in rated["ratings"]],
+        }
+    )
+    manifest.to_csv(tmp_path / "clips.csv", index=False)
+    extract(
+        None, tmp_path / "emb.h5", "distillmos", manifest=tmp_path / "clips.csv", data_dir=folder,
+        device="cpu",
+    )  # fmt: skip
+    check_real(tmp_path / "emb.h5", "quality", tmp_path / "run", 0.35)
