@@ -240,6 +240,24 @@ def test_a_validation_set_is_learned_from_too(tmp_path):
     assert cell["clip_mse"].item() == pytest.approx(ridge, rel=1e-5)
 
 
+def test_a_ridge_needs_no_groups_to_stop_on(cache, tmp_path):
+    """A split whose training clips are of one group: heads that stop are refused, a ridge not."""
+    data = open_cache(cache)
+    labels = pd.DataFrame({"clip_id": data.clips["clip_id"], "quality": data.labels.mean[:, 0]})
+    labels["split"] = ["train"] * 30 + ["test"] * 10
+    labels["group"] = ["a"] * 30 + ["b", "c"] * 5
+    labels.to_csv(tmp_path / "one.csv", index=False)
+    given = {"labels": tmp_path / "one.csv", "cv": "split"}
+    with pytest.raises(QamroError, match="too few groups to keep some for stopping"):
+        ablate(cache, tmp_path / "grid", head="linear", **given)
+    ablate(cache, tmp_path / "grid", head="ridge", resamples=0, **given)
+    mine = pd.read_csv(tmp_path / "grid" / "summary.csv").set_index("model")["clip_mse"]
+    record = train(cache, tmp_path / "run", head="ridge", **given)["axes"]["quality"]["models"]
+    for name, row in (("qamro head", "head"), ("ridge", "ridge")):
+        mse = record[name]["metrics"]["clip_mse"]["value"]
+        assert mine[row] == pytest.approx(mse, rel=1e-5)
+
+
 def test_a_ridge_is_a_cell_of_a_grid(cache, tmp_path):
     given = {"cv": "group", "seeds": 2, "resamples": 0, "epochs": 2, "lr": 0.01, "widths": (8,)}
     ablate(cache, tmp_path, head=["mlp", "ridge"], **given)

@@ -162,6 +162,7 @@ def ablate_request(
         # Seeds still draw raters.
         drawn = any(cell.raters for cell in cells)
         _refuse_training(mine, ("stop", "precision") if drawn else ("seeds", "stop", "precision"))
+        options = replace(options, stop="fixed")
     out = as_path(out, "a folder")
     refuse_file(out)
     refuse_device(options.device)
