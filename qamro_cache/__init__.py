@@ -1,5 +1,19 @@
 """Predict listeners' mean opinion scores of generated audio from cached embeddings.
 
+    extract(manifest="clips.csv", out="emb.h5", encoder="distillmos")   audio to a cache, once
+    cache = open_cache("emb.h5")        print(cache), cache.clips, cache.labels, cache.read()
+    cache.table("embedding")            a row a clip: labels, groups, systems and its vector
+    cache.arrays("embedding", "mos")    the same as X, y, groups, systems for scikit-learn
+    train(cache, "run", cv="group")     heads, judged on held-out clips, and one to keep
+    ablate(cache, "grid", head=["mlp", "ridge"])    a grid of settings, compared
+    predict("run/head.safetensors", cache)          scores of clips, or of a folder of audio
+    evaluate("run/predictions.csv", cache)          how well scores agree with listeners
+    qamro_loss(scores, labels), QAMROLoss()         the loss alone
+
+Where a cache, head, table of predictions or data set is wanted, a path does as well as the open
+one; help(train) and the like name every option. A user's mistake is a
+`qamro_cache.errors.QamroError` of one line.
+
 The public names are loaded on first use, so that importing the package costs nothing.
 """
 

@@ -17,11 +17,12 @@ from qamro_cache_cli.cache import main as cache_command
 from safetensors.numpy import load_file
 from test_cache_files import content, header
 
+from qamro_cache.cache.checks import refuse_mixture
 from qamro_cache.cache.container import open_container
 from qamro_cache.cache.content import concatenate
 from qamro_cache.cache.edit import export_cache, relabel_cache
 from qamro_cache.cache.merge import merge_caches
-from qamro_cache.cache.reader import open_cache, refuse_mixture
+from qamro_cache.cache.reader import open_cache
 from qamro_cache.cache.verify import verify_cache
 from qamro_cache.cache.writer import write_cache
 from qamro_cache.encoders import registry

@@ -21,6 +21,7 @@ from qamro_cache.evaluation.figures import figures
 from qamro_cache.evaluation.judged import Judged, ways_of
 from qamro_cache.evaluation.metrics import METRICS
 from qamro_cache.evaluation.score import score, score_models
+from qamro_cache.heads.ridge import fit_ridge
 
 
 @pytest.fixture
@@ -32,29 +33,28 @@ def folds():
 
 
 @pytest.mark.parametrize("width", [5, 200])
-def test_ridge_minimises_its_penalised_squares(folds, width):
+def test_the_ridge_baseline_is_each_folds_ridge(folds, width):
     test, train = folds
     generator = np.random.default_rng(1)
-    x = generator.normal(3, 2, (60, width))
-    y = generator.normal(50, 10, 60)
-    got = ridge(x, y, train, test, penalty=7.0)
+    x, y = generator.normal(3, 2, (60, width)), generator.normal(50, 10, 60)
+    y[7] = np.nan
+    groups = generator.integers(0, 6, 60)
+    got = ridge(x, y, train, test, (width,), groups)
     for fold in range(4):
-        z = (x - x[train[fold]].mean(0)) / x[train[fold]].std(0)
-        # Ridge as plain least squares with one extra row sqrt(penalty) a weight.
-        design = np.vstack([z[train[fold]], np.sqrt(7.0) * np.eye(width)])
-        mean = y[train[fold]].mean()
-        answer = np.concatenate([y[train[fold]] - mean, np.zeros(width)])
-        weights = np.linalg.lstsq(design, answer, rcond=None)[0]
-        np.testing.assert_allclose(got[test[fold]], z[test[fold]] @ weights + mean, rtol=1e-9)
+        used = train[fold] & np.isfinite(y)
+        alone = fit_ridge(x[used], y[used], (width,), groups[used])
+        np.testing.assert_allclose(got[test[fold]], alone.predict(x[test[fold]]), rtol=1e-12)
+    # A fold without any label predicts nothing.
+    assert np.isnan(ridge(x, np.full(60, np.nan), train, test, (width,))).all()
 
 
 def test_ridge_does_not_see_held_out_labels(folds):
     test, train = folds
     generator = np.random.default_rng(2)
     x, y = generator.normal(size=(60, 8)), generator.normal(size=60)
-    first = ridge(x, y, train[:1], test[:1])
+    first = ridge(x, y, train[:1], test[:1], (8,))
     y[test[0]] = generator.permutation(y[test[0]])
-    np.testing.assert_array_equal(first, ridge(x, y, train[:1], test[:1]))
+    np.testing.assert_array_equal(first, ridge(x, y, train[:1], test[:1], (8,)))
 
 
 def test_train_mean_skips_clips_without_a_label(folds):

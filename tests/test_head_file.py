@@ -73,6 +73,7 @@ def same(a: Head, b: Head) -> bool:
     [
         (Architecture(widths=(4,)), (6,)),
         (Architecture(kind="linear", widths=()), (6,)),
+        (Architecture(kind="ridge", widths=()), (6,)),
         (Architecture(widths=(5, 3), layer_norm=True, activation="gelu", output="bounded"), (6,)),
     ],
 )

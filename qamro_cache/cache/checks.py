@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from qamro_cache.cache.content import Array, CacheContent, Header
 from qamro_cache.datasets.records import Labels
 from qamro_cache.errors import QamroError
+from qamro_cache.identity import identity_differences
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
@@ -109,3 +112,33 @@ def check_labels(labels: Labels, num_clips: int) -> None:
             raise QamroError("a rating names a clip, axis or rater that is not there")
         if not np.isfinite(ratings.score).all():
             raise QamroError("a single rating is not a finite number")
+
+
+def join_licenses(licenses: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the licenses of several files: each different one named once."""
+    names = sorted({name for one in licenses for name in one})
+    found = {name: dict.fromkeys(one[name] for one in licenses if name in one) for name in names}
+    return {name: "; ".join(texts) for name, texts in found.items()}
+
+
+def refuse_mixture(path: Path, ours: Any, other: Path, theirs: Any) -> None:
+    """Raise if two identities differ, naming the differences."""
+    # The encoder's name says most: another one differs in nearly everything.
+    lines = sorted(
+        identity_differences(ours, theirs), key=lambda line: line.split(":")[0] != "name"
+    )
+    if lines:
+        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+        raise QamroError(
+            f"{path} and {other} were not made by the same encoder and settings "
+            f"({'; '.join(lines[:3])}{more})"
+        )
+
+
+def refuse_doubles(clip_ids: "pd.Series[str]") -> None:
+    """Raise if files that are to be read as one have a clip in common."""
+    if clip_ids.duplicated().any():
+        raise QamroError(
+            f"clip {clip_ids[clip_ids.duplicated()].iloc[0]!r} is in more than one of the files; "
+            "join them with qamro-cache merge, which keeps one where both are the same"
+        )

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.datasets.records import Labels, concatenate_labels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = npt.NDArray[Any]
 
@@ -79,6 +82,33 @@ class Fingerprints:
 def no_fingerprints(num_clips: int) -> Fingerprints:
     """Return fingerprints none of which is known."""
     return Fingerprints(np.zeros(0, np.uint8), np.zeros(num_clips + 1, np.int64))
+
+
+class WindowFeatures(NamedTuple):
+    """One feature of all windows of all clips.
+
+    Attributes:
+        windows: [W, ...] in the stored dtype.
+        offsets: [C+1] int64; clip c has the windows ``offsets[c]`` to ``offsets[c+1]``, none if
+            its status is not ``ok``.
+        weights: [W] float32, the fraction of each window that is audio.
+    """
+
+    windows: "Tensor"
+    offsets: "Tensor"
+    weights: "Tensor"
+
+
+class TextFeatures(NamedTuple):
+    """One feature of all prompts.
+
+    Attributes:
+        embeddings: [P, ...] in the stored dtype.
+        index: [C] int64, the row of each clip's prompt; -1 for a clip without one.
+    """
+
+    embeddings: "Tensor"
+    index: "Tensor"  # type: ignore[assignment]  # a tuple has a method of that name
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -15,27 +15,33 @@ import pandas as pd
 from qamro_cache.cache.assemble import assemble, open_source
 from qamro_cache.cache.content import Array
 from qamro_cache.cache.merge import refuse_loss
-from qamro_cache.cache.reader import open_cache
+from qamro_cache.cache.reader import Cache, CacheLike, one_file, open_cache
 from qamro_cache.datasets.axes import notice_guessed, with_scales
 from qamro_cache.datasets.options import RelabelOptions, parse_scales, refuse_columns
 from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.files import replace_folder, write_file, write_json, write_table
+from qamro_cache.files import (
+    PathLike,
+    as_path,
+    replace_folder,
+    write_file,
+    write_json,
+    write_table,
+)
 from qamro_cache.settings import documented, from_options
-
-if TYPE_CHECKING:
-    from qamro_cache.cache.reader import Cache
 
 FORMATS = ("safetensors", "npy")
 
 
 @documented(RelabelOptions)
-def relabel_cache(path: Path, labels: Path | None, out: Path | None = None, **options: Any) -> int:
+def relabel_cache(
+    cache: CacheLike, labels: PathLike | None, out: PathLike | None = None, **options: Any
+) -> int:
     """Replace ratings, systems, groups and splits by those of a label file; features stay.
 
     Args:
-        path: the cache.
+        cache: of one file, or open.
         labels: see ``qamro_cache.datasets.labels.relabel``; None changes the scales alone.
-        out: cache file to make; None replaces ``path``, in one step.
+        out: cache file to make; None replaces the cache's, in one step.
         options: those of qamro-cache relabel by their names.
 
     Returns:
@@ -52,10 +58,12 @@ def relabel_cache(path: Path, labels: Path | None, out: Path | None = None, **op
     refuse_columns(asked.columns, "--labels FILE", table=labels is not None)
     if labels is None and not scales:
         raise OptionError("give --labels FILE, or --scale AXIS=LOW:HIGH for the scales alone")
+    path = one_file(cache)
+    made = path if out is None else as_path(out)
     source = open_source(path)
     size = len(source.content.clips)
     if out is not None:
-        refuse_loss(out, source.header.identity, source.content.clips["clip_id"])
+        refuse_loss(made, source.header.identity, source.content.clips["clip_id"])
     clips, old = source.content.clips, source.content.labels
     if labels is None:
         new = with_scales(old, scales, clips["clip_id"].tolist())
@@ -63,11 +71,11 @@ def relabel_cache(path: Path, labels: Path | None, out: Path | None = None, **op
         clips, new = relabel(labels, clips, old, columns=asked.columns, scale=asked.scale)
     notice_guessed(new.axes)
     order = np.stack([np.zeros(size, np.int64), np.arange(size)], axis=1)
-    assemble(out or path, source.header, [source], order, clips, new)
+    assemble(made, source.header, [source], order, clips, new)
     return int(np.isfinite(new.mean).any(axis=1).sum())
 
 
-def export_cache(paths: list[Path], folder: Path, form: str = "safetensors") -> list[str]:
+def export_cache(cache: CacheLike, folder: PathLike, form: str = "safetensors") -> list[str]:
     """Write a cache as plain arrays and tables for other programs.
 
     The new folder holds ``features.safetensors`` (or one ``.npy`` an array), ``clips.csv``,
@@ -75,7 +83,7 @@ def export_cache(paths: list[Path], folder: Path, form: str = "safetensors") -> 
     ``manifest.json`` with shapes, types and the identity.
 
     Args:
-        paths: files of one cache.
+        cache: its file or files, or an open cache.
         folder: to make; it must not exist.
         form: ``safetensors`` or ``npy``.
 
@@ -87,16 +95,17 @@ def export_cache(paths: list[Path], folder: Path, form: str = "safetensors") -> 
     """
     if form not in FORMATS:
         raise QamroError(f"no form {form!r}; there are {' and '.join(FORMATS)}")
+    folder = as_path(folder)
     if folder.exists() or folder.is_symlink():
         raise QamroError(f"{folder} exists; name a new folder")
-    cache = open_cache(paths)
+    opened = open_cache(cache)
     with replace_folder(folder, ()) as new:
-        _write_arrays(cache, new, form)
-        _write_tables(cache, new)
+        _write_arrays(opened, new, form)
+        _write_tables(opened, new)
     return sorted(path.name for path in folder.iterdir())
 
 
-def _arrays(cache: "Cache") -> dict[str, Array]:
+def _arrays(cache: Cache) -> dict[str, Array]:
     fingerprints = cache.read_fingerprints()
     arrays: dict[str, Array] = {
         "fingerprints.values": fingerprints.values,
@@ -118,7 +127,7 @@ def _save_npy(array: Array, file: BinaryIO) -> None:
     np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
-def _write_arrays(cache: "Cache", folder: Path, form: str) -> None:
+def _write_arrays(cache: Cache, folder: Path, form: str) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -152,7 +161,7 @@ def _write_arrays(cache: "Cache", folder: Path, form: str) -> None:
     write_json(folder / "manifest.json", manifest)
 
 
-def _write_tables(cache: "Cache", folder: Path) -> None:
+def _write_tables(cache: Cache, folder: Path) -> None:
     write_table(folder / "clips.csv", cache.clips)
     labels, ids = cache.labels, cache.clips["clip_id"].to_numpy(object)
     names = np.array([axis.name for axis in labels.axes], object)

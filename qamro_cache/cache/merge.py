@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from qamro_cache.cache.assemble import Source, assemble, open_source
+from qamro_cache.cache.checks import join_licenses, refuse_mixture
 from qamro_cache.cache.content import Header
 from qamro_cache.cache.layout import LABEL_COLUMNS
-from qamro_cache.cache.reader import join_licenses, refuse_mixture
+from qamro_cache.cache.reader import CacheLike, cache_files
 from qamro_cache.datasets.records import concatenate_labels, select_labels
 from qamro_cache.errors import QamroError
-from qamro_cache.files import plain_target
+from qamro_cache.files import PathLike, as_list, as_path, plain_target
 
 logger = logging.getLogger("qamro_cache")
 
@@ -43,10 +44,11 @@ def refuse_loss(out: Path, identity: Mapping[str, Any], clip_ids: Iterable[str])
         )
 
 
-def merge_caches(paths: Sequence[Path], out: Path) -> int:
-    """Join caches of one identity, in the order given; the shards of one run by their numbers.
+def merge_caches(caches: Sequence[CacheLike], out: PathLike) -> int:
+    """Join caches (files, or open) of one identity into the file ``out``, in the order given.
 
-    A clip that several files have is kept once if it is the same in all of them.
+    Shards of one run are ordered by their numbers. A clip that several files have is kept once if
+    it is the same in all of them.
 
     Returns:
         The number of clips in ``out``.
@@ -55,6 +57,8 @@ def merge_caches(paths: Sequence[Path], out: Path) -> int:
         QamroError: identities, axes or the two versions of a clip differ; a file is damaged;
             ``out`` exists and is no cache, or would lose clips.
     """
+    out = as_path(out)
+    paths = [path for cache in as_list(caches) for path in cache_files(cache)]
     if not paths:
         raise QamroError("no cache file was given")
     sources = _by_shard([open_source(path) for path in paths])
@@ -62,12 +66,8 @@ def merge_caches(paths: Sequence[Path], out: Path) -> int:
     ids = (clip_id for source in sources for clip_id in source.content.clips["clip_id"])
     refuse_loss(out, first.header.identity, ids)
     for source in sources[1:]:
-        refuse_mixture(
-            first.container.path,
-            first.header.identity,
-            source.container.path,
-            source.header.identity,
-        )
+        where, theirs = source.container.path, source.header.identity
+        refuse_mixture(first.container.path, first.header.identity, where, theirs)
     seen: dict[str, tuple[int, int]] = {}
     order: list[tuple[int, int]] = []
     for index, source in enumerate(sources):

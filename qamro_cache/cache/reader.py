@@ -1,51 +1,32 @@
 """Read a cache: one file or several of one identity, in one sequential pass."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from qamro_cache.cache.checks import join_licenses, refuse_doubles, refuse_mixture
 from qamro_cache.cache.container import Container, open_container
-from qamro_cache.cache.content import Fingerprints, concatenate_fingerprints, unique_prompts
+from qamro_cache.cache.content import (
+    Fingerprints,
+    TextFeatures,
+    WindowFeatures,
+    concatenate_fingerprints,
+    prompt_index,
+    unique_prompts,
+)
 from qamro_cache.cache.index import nbytes_of
+from qamro_cache.cache.summary import summary
 from qamro_cache.cache.tables import Tables
-from qamro_cache.datasets.records import Labels, concatenate_labels
-from qamro_cache.errors import QamroError
-from qamro_cache.identity import identity_differences, identity_sha256
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-class WindowFeatures(NamedTuple):
-    """One feature of all windows of all clips.
-
-    Attributes:
-        windows: [W, ...] in the stored dtype.
-        offsets: [C+1] int64; clip c has the windows ``offsets[c]`` to ``offsets[c+1]``, none if
-            its status is not ``ok``.
-        weights: [W] float32, the fraction of each window that is audio.
-    """
-
-    windows: "Tensor"
-    offsets: "Tensor"
-    weights: "Tensor"
-
-
-class TextFeatures(NamedTuple):
-    """One feature of all prompts.
-
-    Attributes:
-        embeddings: [P, ...] in the stored dtype.
-        index: [C] int64, the row of each clip's prompt; -1 for a clip without one.
-    """
-
-    embeddings: "Tensor"
-    index: "Tensor"  # type: ignore[assignment]  # a tuple has a method of that name
+from qamro_cache.cache.vectors import ClipArrays, pool_windows, rated_arrays, vector_table
+from qamro_cache.datasets.records import Labels, concatenate_labels, select_axes
+from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.files import PathLike, as_list, as_path
+from qamro_cache.identity import identity_sha256
 
 
 class Cache:
@@ -88,13 +69,18 @@ class Cache:
         self.text_features = _shapes(first.identity["text_features"])
         self._parts = parts
         if len(parts) > 1:
-            self._refuse_doubles()
+            refuse_doubles(self.clips["clip_id"])
+            concatenate_labels([part.labels for part in parts])
 
     def __repr__(self) -> str:
         return (
             f"Cache({', '.join(str(path) for path in self.paths)}: {len(self.clips)} clips, "
             f"encoder {self.identity.get('name')}, features {self.features})"
         )
+
+    def __str__(self) -> str:
+        """Return what ``print`` shows: about ten lines."""
+        return summary(self)
 
     @cached_property
     def clips(self) -> pd.DataFrame:
@@ -107,15 +93,6 @@ class Cache:
     def labels(self) -> Labels:
         """Ratings of the rows of ``clips``."""
         return concatenate_labels([part.labels for part in self._parts])
-
-    def _refuse_doubles(self) -> None:
-        ids = self.clips["clip_id"]
-        if ids.duplicated().any():
-            raise QamroError(
-                f"clip {ids[ids.duplicated()].iloc[0]!r} is in more than one of the files; join "
-                "them with qamro-cache merge, which keeps one where both are the same"
-            )
-        concatenate_labels([part.labels for part in self._parts])
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -178,28 +155,57 @@ class Cache:
             torch.from_numpy(weights).to(device),
         )
 
+    def table(self, feature: str = "") -> pd.DataFrame:
+        """Return a row a clip that could be embedded: who it is, its labels and its vector.
+
+        Args:
+            feature: name; empty for the encoder's first.
+
+        Returns:
+            Indexed by clip_id: system, group, split, prompt; the mean rating on each axis, NaN
+            where there is none; then the feature, averaged over the clip's windows by the share
+            of them that is audio, as heads take it: ``embedding_0`` ..., ``layers_2_0`` ... .
+
+        Raises:
+            QamroError: no such feature, or a damaged file.
+        """
+        name = self.feature_name(feature)
+        vectors = self._vectors(name)
+        return vector_table(self.clips, self.labels, name, self.features[name], vectors)
+
+    def arrays(self, feature: str = "", axis: str = "") -> ClipArrays:
+        """Return ``X, y, groups, systems, clip_ids`` of the rated clips, for scikit-learn.
+
+        Args:
+            feature: as in `table`.
+            axis: whose ratings are y; may be left out where there is but one.
+
+        Raises:
+            QamroError: no such feature or axis, or several axes and none named.
+        """
+        names = [one.name for one in self.labels.axes]
+        if not axis and len(names) > 1:
+            raise QamroError(f"name the axis of y; there are: {', '.join(names)}")
+        score = select_axes(self.labels, [axis] if axis else []).mean[:, 0]
+        return rated_arrays(self.clips, score, self._vectors(self.feature_name(feature)))
+
+    def _vectors(self, name: str) -> Any:
+        windows, offsets, weights = (part.numpy() for part in self.read(name))
+        return pool_windows(windows, offsets, weights)
+
     def read_text(self, name: str = "", device: str = "cpu") -> TextFeatures:
         """Read one feature of every prompt; arguments and errors as ``read``."""
         import torch
 
         values = self._read("text_features", self.feature_name(name, "text_features"))
-        if len(self._parts) == 1:
-            return TextFeatures(
-                torch.from_numpy(values).to(device),
-                torch.from_numpy(self._parts[0].prompt_index).to(device),
-            )
-        everything = [prompt for part in self._parts for prompt in part.prompts]
-        prompts = unique_prompts(everything)
-        # A prompt that several files have is kept once, from the first of them.
-        row = {prompt: index for index, prompt in reversed(list(enumerate(everything)))}
-        place = {prompt: index for index, prompt in enumerate(prompts)}
-        index = [place[prompt] if prompt else -1 for prompt in self.clips["prompt"]]
-        if len(everything) != len(prompts):
-            values = values[[row[prompt] for prompt in prompts]]
-        return TextFeatures(
-            torch.from_numpy(values).to(device),
-            torch.tensor(index, dtype=torch.int64, device=device),
-        )
+        index = self._parts[0].prompt_index
+        if len(self._parts) > 1:
+            everything = [prompt for part in self._parts for prompt in part.prompts]
+            # A prompt that several files have is kept once, from the first of them.
+            first = {prompt: row for row, prompt in reversed(list(enumerate(everything)))}
+            values = values[[first[prompt] for prompt in self.prompts]]
+            index = prompt_index(self.prompts, list(self.clips["prompt"]))
+        return TextFeatures(torch.from_numpy(values).to(device), torch.from_numpy(index).to(device))
 
     def count_known(self) -> dict[str, int]:
         """Return how many clips have what a cache may leave unknown, by its name."""
@@ -237,29 +243,31 @@ def _shapes(features: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(shape) for name, shape in features.items()}
 
 
-def join_licenses(licenses: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return the licenses of several files: each different one named once."""
-    names = sorted({name for one in licenses for name in one})
-    found = {name: dict.fromkeys(one[name] for one in licenses if name in one) for name in names}
-    return {name: "; ".join(texts) for name, texts in found.items()}
-
-
-def refuse_mixture(path: Path, ours: Any, other: Path, theirs: Any) -> None:
-    """Raise if two identities differ, naming the differences."""
-    # The encoder's name says most: another one differs in nearly everything.
-    lines = sorted(
-        identity_differences(ours, theirs), key=lambda line: line.split(":")[0] != "name"
-    )
-    if lines:
-        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
-        raise QamroError(
-            f"{path} and {other} were not made by the same encoder and settings "
-            f"({'; '.join(lines[:3])}{more})"
-        )
-
-
 #: What names a cache: a file, several files, or one that is open.
-CacheLike = str | Path | Sequence[str | Path] | Cache
+CacheLike = PathLike | Sequence[PathLike] | Cache
+
+
+def cache_files(cache: CacheLike) -> list[Path]:
+    """Return the files of a cache, open or not.
+
+    Raises:
+        OptionError: it is neither a path, nor several, nor an open cache.
+    """
+    if isinstance(cache, Cache):
+        return list(cache.paths)
+    return [as_path(one, "a cache") for one in as_list(cache)]
+
+
+def one_file(cache: CacheLike) -> Path:
+    """Return the file of a cache that has only one.
+
+    Raises:
+        OptionError: it has several, or is no cache.
+    """
+    files = cache_files(cache)
+    if len(files) != 1:
+        raise OptionError(f"this takes a cache of one file, got {len(files)}; merge them first")
+    return files[0]
 
 
 def open_cache(path: CacheLike) -> Cache:
@@ -274,11 +282,11 @@ def open_cache(path: CacheLike) -> Cache:
     """
     if isinstance(path, Cache):
         return path
-    paths = [path] if isinstance(path, str | Path) else list(path)
+    paths = cache_files(path)
     if not paths:
         raise QamroError("no cache file was given")
     containers = []
-    for each in map(Path, paths):
+    for each in paths:
         try:
             containers.append(open_container(each))
         except FileNotFoundError as error:

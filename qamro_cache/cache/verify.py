@@ -1,15 +1,14 @@
 """Verify a cache: every checksum, every fit, every number finite."""
 
-from pathlib import Path
-
 import numpy as np
 
 from qamro_cache.cache.assemble import open_source
+from qamro_cache.cache.reader import CacheLike, one_file
 from qamro_cache.errors import QamroError
 
 
-def verify_cache(path: Path) -> dict[str, int]:
-    """Read a file in full.
+def verify_cache(cache: CacheLike) -> dict[str, int]:
+    """Read a cache of one file in full.
 
     Checked are: that it is a cache of this format and nothing else is in it; identity and its
     hash; every array's checksum; that clips, windows, prompts, labels and features fit each
@@ -21,6 +20,7 @@ def verify_cache(path: Path) -> dict[str, int]:
     Raises:
         QamroError: the first thing that is wrong.
     """
+    path = one_file(cache)
     source = open_source(path)
     container = source.container
     for name in container.extents:

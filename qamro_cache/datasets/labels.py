@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.rated import RatedTable, read_rated
 from qamro_cache.datasets.records import Axis, Labels, select_labels
 from qamro_cache.errors import QamroError
+from qamro_cache.files import PathLike, as_path
 
 logger = logging.getLogger("qamro_cache")
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("qamro_cache")
 REPLACED = ("system", "group", "split")
 
 
-def load_labels(path: Path, clip_ids: Sequence[str], axes: tuple[Axis, ...] = ()) -> Labels:
+def load_labels(path: PathLike, clip_ids: Sequence[str], axes: tuple[Axis, ...] = ()) -> Labels:
     """Read a label file and put it in the order of the clips of a cache.
 
     Args:
@@ -41,7 +41,7 @@ def load_labels(path: Path, clip_ids: Sequence[str], axes: tuple[Axis, ...] = ()
     return select_labels(table.labels({}, axes), at)
 
 
-def load_rated(path: Path, columns: Sequence[str] = ()) -> tuple[pd.DataFrame, Labels]:
+def load_rated(path: PathLike, columns: Sequence[str] = ()) -> tuple[pd.DataFrame, Labels]:
     """Read a label file by itself: its clips (``CLIP_COLUMNS``, in its order) and their labels.
 
     Args:
@@ -59,7 +59,7 @@ def load_rated(path: Path, columns: Sequence[str] = ()) -> tuple[pd.DataFrame, L
 
 
 def relabel(
-    path: Path,
+    path: PathLike,
     clips: pd.DataFrame,
     labels: Labels,
     *,
@@ -106,9 +106,10 @@ def relabel(
 
 
 def _read(
-    path: Path, columns: Sequence[str] = (), axes: Sequence[str] = (), *, alone: bool = True
+    path: PathLike, columns: Sequence[str] = (), axes: Sequence[str] = (), *, alone: bool = True
 ) -> RatedTable:
     """Read a label file; ``alone``: one that must have scores."""
+    path = as_path(path, "a label file")
     fields = ("clip_id", *REPLACED)
     table = read_rated(path, ("clip_id",), columns=columns, axes=axes, fields=fields, strict=False)
     if alone and not table.scores:

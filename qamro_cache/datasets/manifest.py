@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -12,11 +11,12 @@ from qamro_cache.datasets.rated import read_rated
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.tables import text
 from qamro_cache.errors import QamroError
+from qamro_cache.files import PathLike, as_path
 
 
 def load_manifest(
-    path: Path,
-    data_dir: Path | None = None,
+    path: PathLike,
+    data_dir: PathLike | None = None,
     *,
     columns: Sequence[str] = (),
     axes: Sequence[str] = (),
@@ -37,6 +37,7 @@ def load_manifest(
     Raises:
         QamroError: one line with the file, the row and what to do.
     """
+    path = as_path(path, "a manifest")
     scales = parse_scales(scale)
     table = read_rated(path, ("path", "clip_id"), columns=columns, axes=axes)
     clips = table.rows.clips

@@ -12,6 +12,7 @@ from qamro_cache.datasets.description import Description, read_description
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.errors import QamroError
+from qamro_cache.files import PathLike, as_path
 
 #: Entry points of this group name a function ``(data_dir: Path | None) -> Dataset``.
 ENTRY_POINTS = "qamro_cache.datasets"
@@ -36,7 +37,7 @@ def list_datasets() -> dict[str, str]:
     return found
 
 
-def load_dataset(name: str | Path, data_dir: Path | None = None) -> Dataset:
+def load_dataset(name: PathLike, data_dir: PathLike | None = None) -> Dataset:
     """Load a rated set.
 
     Args:
@@ -48,10 +49,11 @@ def load_dataset(name: str | Path, data_dir: Path | None = None) -> Dataset:
     Raises:
         QamroError: an unknown name, no folder, or a release that is not as described.
     """
-    path = Path(name)
+    path = as_path(name, "a data set")
+    data_dir = None if data_dir is None else as_path(data_dir, "a folder")
     if path.suffix == ".toml":
         return load_described(read_description(path), data_dir or path.parent)
-    if isinstance(name, Path) or path.suffix == ".csv":
+    if not isinstance(name, str) or path.suffix == ".csv":
         return load_manifest(path, data_dir)
     if name == "demo":
         return load_demo(data_dir)

@@ -1,13 +1,15 @@
 """What a head must beat: the mean of the training labels, and ridge on the same embeddings."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
+from qamro_cache.heads.ridge import fit_ridge
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-
-#: Ridge penalty on standardized features. Fixed, so that no held-out clip has a say in it.
-RIDGE_PENALTY = 100.0
+Ints = npt.NDArray[np.int64]
 
 
 def train_mean(target: Floats, train: Bools, test: Bools) -> Floats:
@@ -30,16 +32,22 @@ def train_mean(target: Floats, train: Bools, test: Bools) -> Floats:
 
 
 def ridge(
-    features: Floats, target: Floats, train: Bools, test: Bools, penalty: float = RIDGE_PENALTY
+    features: Floats,
+    target: Floats,
+    train: Bools,
+    test: Bools,
+    blocks: Sequence[int],
+    groups: Ints | None = None,
 ) -> Floats:
-    """Predict each held-out clip by ridge regression on its fold's training clips.
+    """Predict each held-out clip by ridge regression (`fit_ridge`) on its fold's training clips.
 
     Args:
-        features: [C, D] one vector a clip; standardized here on each fold's training clips.
+        features: [C, D] one vector a clip.
         target: [C] labels, NaN where a clip has none.
-        train: [F, C] the clips each fold trains on.
+        train: [F, C] the clips each fold trains on, and chooses its penalty by.
         test: [F, C] the clips each fold predicts.
-        penalty: on the squared weights of the standardized features; the intercept is free.
+        blocks: widths of the features' blocks.
+        groups: [C] clips that stay together as the penalty is chosen; see `fit_ridge`.
 
     Returns:
         [C] predictions, NaN where no fold predicts a clip.
@@ -47,16 +55,8 @@ def ridge(
     predictions = np.full(len(target), np.nan)
     for fold_train, fold_test in zip(train, test, strict=True):
         used = fold_train & np.isfinite(target)
-        if not used.any():
-            continue
-        x, y = features[used], target[used]
-        center, std = x.mean(0), x.std(0)
-        std[std == 0] = 1.0
-        x = (x - center) / std
-        # The smaller of the two equal systems: features by features, or clips by clips.
-        if x.shape[0] >= x.shape[1]:
-            weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (y - y.mean()))
-        else:
-            weights = x.T @ np.linalg.solve(x @ x.T + penalty * np.eye(x.shape[0]), y - y.mean())
-        predictions[fold_test] = (features[fold_test] - center) / std @ weights + y.mean()
+        if used.any():
+            mine = None if groups is None else groups[used]
+            fitted = fit_ridge(features[used], target[used], blocks, mine)
+            predictions[fold_test] = fitted.predict(features[fold_test])
     return predictions

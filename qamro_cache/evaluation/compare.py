@@ -12,14 +12,21 @@ import numpy as np
 from qamro_cache.evaluation.baselines import ridge, train_mean
 from qamro_cache.evaluation.bootstrap import Interval, interval, resampled
 from qamro_cache.evaluation.figures import FIGURES, LEVELS, MAIN_FIGURES
-from qamro_cache.evaluation.judged import Bools, Floats, Judged
+from qamro_cache.evaluation.judged import Bools, Floats, Ints, Judged
 from qamro_cache.evaluation.score import DECIDES
 
 #: What stands behind a main figure in ``metrics.json`` and in ``summary.csv``.
 PARTS = ("low", "high", "seeds_mean", "seeds_std")
 
 
-def baselines(vectors: Floats, truth: Floats, learned: Bools, test: Bools) -> dict[str, Floats]:
+def baselines(
+    vectors: Floats,
+    truth: Floats,
+    learned: Bools,
+    test: Bools,
+    blocks: Sequence[int],
+    groups: Ints | None = None,
+) -> dict[str, Floats]:
     """Predict held-out clips by what a head must beat: name -> predictions [C].
 
     Args:
@@ -27,9 +34,11 @@ def baselines(vectors: Floats, truth: Floats, learned: Bools, test: Bools) -> di
         truth: [C] labels, NaN where a clip has none.
         learned: [F, C] the clips that each fold may learn from.
         test: [F, C] the clips that each fold predicts.
+        blocks: widths of the vectors' blocks.
+        groups: [C] clips that stay together as a penalty is chosen; see `fit_ridge`.
     """
     return {
-        "ridge": ridge(vectors, truth, learned, test),
+        "ridge": ridge(vectors, truth, learned, test, blocks, groups),
         "train mean": train_mean(truth, learned, test),
     }
 

@@ -15,11 +15,12 @@ from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.records import Dataset, select_clips
 from qamro_cache.datasets.selection import describe, select_rows
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.files import read_predictions
+from qamro_cache.evaluation.files import name_of, read_predictions
 from qamro_cache.evaluation.judged import Judged, warn_of_small_numbers, ways_of
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.evaluation.request import EvaluateRequest, evaluate_request
 from qamro_cache.evaluation.scales import why_other_scale
+from qamro_cache.files import PathLike
 from qamro_cache.heads.trained import KNOWN
 from qamro_cache.settings import documented
 
@@ -28,13 +29,14 @@ logger = logging.getLogger("qamro_cache")
 
 @documented(EvaluateOptions)
 def evaluate(
-    predictions: str | Path, labels: CacheLike | Dataset | None = None, **options: Any
+    predictions: PathLike | pd.DataFrame, labels: CacheLike | Dataset | None = None, **options: Any
 ) -> dict[str, Any]:
     """Score predictions as the challenge does, with intervals and the raters' ceiling.
 
     Args:
         predictions: ``predictions.csv`` of qamro-train or qamro-predict (columns clip_id, axis,
-            prediction, optionally seed and scale), or a challenge's ``answer.txt``.
+            prediction, optionally seed and scale), such a table as `predict` returns it, or a
+            challenge's ``answer.txt``.
         labels: the truth: a data set, a cache (``.h5``, or open), or a CSV with clip_id, optionally
             system and split, and a column an axis; or name ``dataset``.
         options: those of qamro-evaluate by their names; ``axis_map`` may be a mapping of predicted
@@ -63,9 +65,10 @@ def evaluate(
 def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     """Do what was asked; see `evaluate`."""
     truth, options = request.truth, request.options
+    file = name_of(request.predictions)
     table = read_predictions(request.predictions, options.answer_list)
-    pairs = _pairs(table, truth, options.axes, request.predictions)
-    found = _match(table, truth, options, request.predictions)
+    pairs = _pairs(table, truth, options.axes, file)
+    found = _match(table, truth, options, file)
     # Loads torch, which takes seconds: what is wrong with the files has been said by now.
     from qamro_cache.evaluation.bootstrap import refuse_resamples
 
@@ -87,13 +90,13 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
             )
     if not axes and learned:
         raise QamroError(
-            f"{request.predictions}: the head was trained on all of these clips, so the figures "
+            f"{file}: the head was trained on all of these clips, so the figures "
             "would be no sign of how good it is; that is in the predictions.csv of its qamro-train "
             "run. --include-trained scores them all the same"
         )
     if not axes:
         raise QamroError(
-            f"{request.predictions}: no clip is left to score: none has both a label and a "
+            f"{file}: no clip is left to score: none has both a label and a "
             f"prediction of every seed ({', '.join(pairs)})"
         )
     return {

@@ -1,5 +1,6 @@
 """Predictions and labels as people have them on disk, for `evaluate`."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,32 +13,41 @@ from qamro_cache.datasets.labels import load_rated
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.tables import numbers, read_table, repeated, text
 from qamro_cache.errors import QamroError
+from qamro_cache.files import as_path
 
 
 def is_table(labels: object) -> bool:
     """Return whether labels are named as a person's table is, and not a cache."""
-    return isinstance(labels, str | Path) and Path(labels).suffix not in (".h5", ".hdf5")
+    return isinstance(labels, str | os.PathLike) and as_path(labels).suffix not in (".h5", ".hdf5")
 
 
 def read_truth(labels: CacheLike, columns: Sequence[str] = ()) -> Dataset:
     """Read labels to score against from a cache, or from a table (see `evaluate`)."""
-    if isinstance(labels, str | Path) and is_table(labels):
-        return Dataset(Path(labels).stem, *load_rated(Path(labels), columns))
+    if isinstance(labels, str | os.PathLike) and is_table(labels):
+        return Dataset(as_path(labels).stem, *load_rated(labels, columns))
     cache = open_cache(labels)
     return Dataset(cache.dataset, cache.clips, cache.labels, cache.synthetic)
 
 
-def read_predictions(path: Path, answer_list: Path | None = None) -> pd.DataFrame:
+def name_of(predictions: Path | pd.DataFrame) -> Path:
+    """Return what a message calls predictions by: their file."""
+    return predictions if isinstance(predictions, Path) else Path("the table of predictions")
+
+
+def read_predictions(
+    predictions: Path | pd.DataFrame, answer_list: Path | None = None
+) -> pd.DataFrame:
     """Read predictions as one row a clip, axis and seed: clip_id, axis, seed, prediction, ...
 
     Args:
-        path: see `evaluate`.
+        predictions: see `evaluate`.
         answer_list: see `evaluate`.
 
     Raises:
         QamroError: a column is missing, a clip is twice in one axis and seed, or a prediction is
             no number.
     """
+    path = name_of(predictions)
     if path.suffix == ".txt":
         answer = read_answer(path, None if answer_list is None else read_answer_list(answer_list))
         parts = [
@@ -49,8 +59,11 @@ def read_predictions(path: Path, answer_list: Path | None = None) -> pd.DataFram
         return pd.concat(parts, ignore_index=True)
     if answer_list is not None:
         raise QamroError(f"{path}: a list is for an answer.txt; leave it out for a predictions.csv")
-    # A reason names files, too.
-    frame = read_table(path, file_names=("clip_id", "reason"))
+    if isinstance(predictions, Path):
+        # A reason names files, too.
+        frame = read_table(path, file_names=("clip_id", "reason"))
+    else:
+        frame = _as_text(predictions)
     for required in ("clip_id", "axis", "prediction"):
         if required not in frame.columns:
             raise QamroError(
@@ -73,3 +86,10 @@ def read_predictions(path: Path, answer_list: Path | None = None) -> pd.DataFram
             "already; keep one a clip, axis and seed"
         )
     return table
+
+
+def _as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table as `read_table` reads it back from a file: text, empty where missing."""
+    cells = table.astype(object)
+    frame = cells.map(str).where(cells.notna(), "")
+    return frame.set_axis(pd.RangeIndex(2, len(frame) + 2))

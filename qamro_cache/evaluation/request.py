@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.options import refuse_columns
 from qamro_cache.datasets.records import Dataset
@@ -12,6 +14,7 @@ from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import OptionError
 from qamro_cache.evaluation.files import is_table, read_truth
 from qamro_cache.evaluation.options import EvaluateOptions
+from qamro_cache.files import PathLike, as_path
 from qamro_cache.settings import from_options
 
 
@@ -20,23 +23,25 @@ class EvaluateRequest:
     """An evaluation that can begin.
 
     Attributes:
-        predictions: file.
+        predictions: file, or a table of `predict`.
         truth: the labels.
         options: as given.
     """
 
-    predictions: Path
+    predictions: Path | pd.DataFrame
     truth: Dataset
     options: EvaluateOptions
 
 
 def evaluate_request(
-    predictions: str | Path, labels: "CacheLike | Dataset | None", given: Mapping[str, Any]
+    predictions: PathLike | pd.DataFrame,
+    labels: CacheLike | Dataset | None,
+    given: Mapping[str, Any],
 ) -> EvaluateRequest:
     """Check what is asked of `evaluate`, and read the labels.
 
     Args:
-        predictions: file.
+        predictions: file, or a table of `predict`.
         labels: the truth: a data set, a cache (``.h5``, or open) or a CSV; or name ``dataset``.
         given: fields of `EvaluateOptions`. ``axis_map`` may be a mapping.
 
@@ -54,4 +59,6 @@ def evaluate_request(
     if labels is None:
         labels = load_dataset(options.dataset, options.data_dir)
     truth = labels if isinstance(labels, Dataset) else read_truth(labels, options.columns)
-    return EvaluateRequest(Path(predictions), truth, options)
+    if not isinstance(predictions, pd.DataFrame):
+        predictions = as_path(predictions, "a file of predictions")
+    return EvaluateRequest(predictions, truth, options)

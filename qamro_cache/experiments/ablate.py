@@ -21,7 +21,7 @@ from qamro_cache.experiments.plan import Plan, make_plan
 from qamro_cache.experiments.request import AblateRequest, Part, ablate_request
 from qamro_cache.experiments.store import GRID_FILES, keep_stack, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
-from qamro_cache.files import replace_folder, replaceable_folder, write_json
+from qamro_cache.files import PathLike, replace_folder, replaceable_folder, write_json
 from qamro_cache.settings import documented
 from qamro_cache.temporary import remove_leftovers
 from qamro_cache.training.fit import ProgressCallback
@@ -34,9 +34,9 @@ logger = logging.getLogger("qamro_cache")
 @documented(AblateOptions, CELL)
 def ablate(
     cache: CacheLike | Sequence[CacheLike],
-    out: str | Path,
+    out: PathLike,
     *,
-    grid: str | Path | Grid = "",
+    grid: PathLike | Grid = "",
     progress: ProgressCallback | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -107,8 +107,9 @@ def _plan(part: Part, material: Material, cells: Sequence[Cell], options: Ablate
     heads = len(chosen) * options.seeds * len(part.clips.axes) * len(part.held_out.folds.train)
     refuse_heads(heads, len(part.clips.rows))
     refuse_resamples(options.resamples, len(part.clips.rows))
-    folds, batch_size = part.held_out.folds, chosen[0][1].recipe.batch_size
-    if notice := passes_notice(int(folds.train.sum(1).min()), batch_size):
+    folds = part.held_out.folds
+    sizes = [c.recipe.batch_size for _, c in chosen if c.recipe.takes("batch_size")]
+    if sizes and (notice := passes_notice(int(folds.train.sum(1).min()), sizes[0])):
         logger.info(notice)
     return make_plan(material, folds, chosen, options.seeds, options.precision)
 

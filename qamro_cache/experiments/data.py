@@ -8,11 +8,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qamro_cache.cache.reader import Cache, TextFeatures, WindowFeatures
+from qamro_cache.cache.content import TextFeatures, WindowFeatures
+from qamro_cache.cache.reader import Cache
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.compare import baselines
 from qamro_cache.experiments.clips import Clips
-from qamro_cache.heads.architecture import Architecture
+from qamro_cache.heads.architecture import Architecture, row_blocks
 from qamro_cache.heads.network import input_width, prepare_rows
 from qamro_cache.heads.pooling import clip_of_window, mean_rows, take_clips
 from qamro_cache.training.inputs import Features, Folds, Targets
@@ -69,8 +70,11 @@ class Material:
         """
         values, text = self.clip_means(), self.features.text
         vectors = (values if text is None else torch.cat([values, text], 1)).double().numpy()
+        inputs, width = ("audio", 0) if text is None else ("concat", text.shape[1])
+        blocks = row_blocks(inputs, self.features.windows.shape[1:], width)
         truth = self.clips.labels.mean[:, axis]
-        return baselines(vectors, truth, folds.train | folds.validation, folds.test)
+        learned = folds.train | folds.validation
+        return baselines(vectors, truth, learned, folds.test, blocks, folds.groups)
 
     def check_head(self, head: Architecture) -> None:
         """Refuse a head that does not take the feature."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material
 from qamro_cache.memory import refuse_memory
+from qamro_cache.training.closed_form import is_closed
 from qamro_cache.training.fit import ProgressCallback, fit
 from qamro_cache.training.inputs import Bools, Folds, Targets
 from qamro_cache.training.recipe import Job
@@ -32,6 +33,7 @@ class Fitted:
         predictions: [J, C] in label units; a diverged head predicts its `training_mean`.
         best_epoch: [J].
         diverged: [J].
+        penalty: [J] that ridge heads chose, NaN for others.
         parts: the stacks, with the positions of their heads, for their parameters.
     """
 
@@ -39,6 +41,7 @@ class Fitted:
     predictions: npt.NDArray[np.float64]
     best_epoch: npt.NDArray[np.int64]
     diverged: Bools
+    penalty: npt.NDArray[np.float64]
     parts: list[tuple[list[int], Result]]
 
     def of_target(self, target: int) -> list[int]:
@@ -74,17 +77,20 @@ def fit_all(
     targets = material.targets()
     predictions = np.full((len(jobs), targets.labels.shape[1]), np.nan)
     best, diverged = np.zeros(len(jobs), np.int64), np.zeros(len(jobs), np.bool_)
+    penalty = np.full(len(jobs), np.nan)
     parts = []
     options: dict[str, Any] = {"initial": starts, "device": device, "precision": precision}
     for where, result in stacks(material, targets, folds, jobs, progress=progress, **options):
         predictions[where] = result.predictions.double().numpy()
         best[where] = result.best_epoch.numpy()
         diverged[where] = result.diverged.numpy()
+        if result.penalty is not None:
+            penalty[where] = result.penalty.numpy()
         parts.append((where, result))
     for k in np.flatnonzero(diverged):
         predictions[k] = training_mean(targets, folds, jobs[k])
-    warn_of_diverged(diverged)
-    return Fitted(jobs, predictions, best, diverged, parts)
+    warn_of_diverged(jobs, diverged)
+    return Fitted(jobs, predictions, best, diverged, penalty, parts)
 
 
 def training_mean(targets: Targets, folds: Folds, job: Job) -> float:
@@ -94,14 +100,15 @@ def training_mean(targets: Targets, folds: Folds, job: Job) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def warn_of_diverged(diverged: Bools) -> None:
+def warn_of_diverged(jobs: Sequence[Job], diverged: Bools) -> None:
     """Say how many heads diverged [J], and what they are judged by."""
-    if diverged.any():
-        logger.warning(
-            "%d of %d heads diverged and count with the mean of their training labels; lower --lr",
-            int(diverged.sum()),
-            len(diverged),
-        )
+    closed = np.array([is_closed(job) for job in jobs], np.bool_)
+    count, none = int((diverged & ~closed).sum()), int((diverged & closed).sum())
+    if count:
+        mean = "diverged and count with the mean of their training labels; lower --lr"
+        logger.warning("%d of %d heads %s", count, len(jobs), mean)
+    if none:
+        logger.warning("%d of %d heads have no label to learn from", none, len(jobs))
 
 
 def stacks(

@@ -1,6 +1,7 @@
 """Who trains on what: a fixed split, or cross-validation over systems, groups, prompts or clips."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,8 @@ from qamro_cache.errors import QamroError
 from qamro_cache.experiments.options import CV_CHOICES
 from qamro_cache.memory import refuse_memory
 from qamro_cache.training.inputs import Bools, Folds
+
+Ints = npt.NDArray[np.int64]
 
 logger = logging.getLogger("qamro_cache")
 
@@ -90,10 +93,10 @@ def make_folds(clips: pd.DataFrame, cv: str, labeled: Bools, *, inner: bool) -> 
     test = np.stack([usable & (part == k) for k in range(len(held))])
     train = usable & ~test
     validation = np.zeros_like(train)
+    groups = _together(clips, cv)
     if inner:
-        groups = _validation_groups(clips, cv)
         validation = np.stack([_inner(fold, groups, k) for k, fold in enumerate(train)])
-    return Folds(train & ~validation, validation, test, held), line
+    return Folds(train & ~validation, validation, test, held, groups), line
 
 
 def refit_clips(folds: Folds, labeled: Bools, *, everything: bool) -> Folds:
@@ -106,7 +109,7 @@ def refit_clips(folds: Folds, labeled: Bools, *, everything: bool) -> Folds:
     """
     train = labeled if everything else labeled & ~folds.test.any(0)
     nothing = np.zeros((1, len(labeled)), np.bool_)
-    return Folds(train[None], nothing, nothing, ("none",))
+    return Folds(train[None], nothing, nothing, ("none",), folds.groups)
 
 
 def _by_split(clips: pd.DataFrame, labeled: Bools, *, inner: bool) -> tuple[Folds, str]:
@@ -120,10 +123,11 @@ def _by_split(clips: pd.DataFrame, labeled: Bools, *, inner: bool) -> tuple[Fold
         )
     held = "test" if test.any() else "dev"
     judged, validation = (test, dev) if test.any() else (dev, np.zeros_like(dev))
+    groups = _together(clips, "group")
     if not inner:
         train, validation = train | validation, np.zeros_like(validation)
     elif not validation.any():
-        validation = _inner(train, _validation_groups(clips, "group"), 0)
+        validation = _inner(train, groups, 0)
     shared = [
         f"{int((clips[name][judged].isin(set(clips[name][train]))).mean() * 100)} % of the "
         f"{held} clips have a {name} that was trained on"
@@ -131,25 +135,29 @@ def _by_split(clips: pd.DataFrame, labeled: Bools, *, inner: bool) -> tuple[Fold
         if (clips[name] != "").any()
     ]
     line = f"fixed split, judged on {held}; {', '.join(shared) or 'no system or prompt is known'}"
-    return Folds((train & ~validation)[None], validation[None], judged[None], (held,)), line
+    parts = (train & ~validation)[None], validation[None], judged[None]
+    return Folds(*parts, (held,), groups), line
 
 
-def _validation_groups(clips: pd.DataFrame, cv: str) -> npt.NDArray[np.str_]:
-    """Return what the inner split keeps together: the same kind as the outer one, if it can."""
+def _together(clips: pd.DataFrame, cv: str) -> Ints | None:
+    """Return what an inner split keeps together: the same kind as the outer one, if it can."""
     for name in (cv, "group", "prompt", "system"):
         if name in clips and clips[name].nunique() > 2 and (clips[name] != "").all():
-            return clips[name].to_numpy(dtype=str)
-    return np.array([str(k) for k in range(len(clips))])
+            groups: Ints = np.unique(clips[name].to_numpy(dtype=str), return_inverse=True)[1]
+            return groups
+    return None
 
 
-def _inner(train: Bools, groups: npt.NDArray[np.str_], fold: int) -> Bools:
+def _inner(train: Bools, groups: Ints | None, fold: int) -> Bools:
     """Choose whole groups of ``train`` at random until VALIDATION_SHARE of its clips are held."""
     random = np.random.default_rng([1, fold])
+    names: npt.NDArray[Any] = np.array([str(k) for k in range(len(train))])
+    names = names if groups is None else groups
     validation = np.zeros_like(train)
-    for name in random.permutation(np.unique(groups[train])):
+    for name in random.permutation(np.unique(names[train])):
         if validation.sum() >= VALIDATION_SHARE * train.sum():
             break
-        validation |= train & (groups == name)
+        validation |= train & (names == name)
     if not (train & ~validation).any():
         raise QamroError("too few groups to keep some for stopping; use --stop fixed")
     return validation

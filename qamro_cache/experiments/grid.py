@@ -10,10 +10,9 @@ from typing import Any
 from qamro_cache.datasets.toml import read_toml
 from qamro_cache.errors import QamroError, quoted
 from qamro_cache.experiments.options import AblateOptions, Reads
-from qamro_cache.losses.loss import parse_loss
-from qamro_cache.losses.terms import PARAMETERS
+from qamro_cache.files import PathLike, as_path
 from qamro_cache.settings import Setting, check_settings, nearest, setting, settings_of
-from qamro_cache.training.recipe import DEFAULT_LOSS, RECIPE, Recipe, make_recipe
+from qamro_cache.training.recipe import RECIPE, Recipe, make_recipe
 
 #: What a grid file may say of the run, beside its cells; options of `ablate` all but ``cv``.
 _RUN_NAMES = ("seeds", "stop", "axis")
@@ -63,7 +62,7 @@ class Grid:
     run: Mapping[str, Any] = field(default_factory=dict)
 
 
-def find_grid(name: str) -> Grid:
+def find_grid(name: PathLike) -> Grid:
     """Read a grid file, or the grid of that name that comes along; empty: a grid of one cell.
 
     Raises:
@@ -71,7 +70,8 @@ def find_grid(name: str) -> Grid:
     """
     if not name:
         return Grid()
-    path, shipped = Path(name), shipped_grids()
+    path, shipped = as_path(name, "a grid"), shipped_grids()
+    name = str(name)
     if not path.exists() and name not in shipped:
         raise QamroError(
             f"--grid {name}: there is no such file, and no grid of that name; "
@@ -88,13 +88,14 @@ def shipped_grids() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: PathLike) -> Grid:
     """Read a grid file: tables ``[grid]`` (lists), ``[settings]``, ``[[cells]]``, and run names.
 
     Raises:
         QamroError: one line with the file: it is missing, no TOML, or has a name or a value that
             means nothing.
     """
+    path = as_path(path, "a grid")
     if not path.exists():
         raise QamroError(f"there is no grid file {path}")
     record = read_toml(path)
@@ -185,9 +186,11 @@ def cells_of(grid: Grid) -> list[Cell]:
     own += map(dict, grid.cells)
     cells = [_cell(shared, one) for one in own]
     _refuse_doubles(cells)
-    for name in set(shared) & set(PARAMETERS):
-        if not any(cell.recipe.loss.takes(name) for cell in cells):
-            raise QamroError(f"no loss of the grid has a parameter {name}")
+    for name in sorted(set(shared) & set(RECIPE)):
+        if not any(cell.recipe.takes(name) for cell in cells):
+            only = all(cell.recipe.head.kind == "ridge" for cell in cells)
+            what = f"no loss of the grid has a parameter {name}"
+            raise QamroError(f"a ridge head takes no {name}" if only else what)
     return cells
 
 
@@ -209,11 +212,11 @@ def _cell(shared: Mapping[str, Any], own: Mapping[str, Any]) -> Cell:
     """Make a cell of its own values on top of the shared ones."""
     try:
         given = {name: CELL[name].check(value) for name, value in {**shared, **own}.items()}
-        loss = parse_loss(given.get("loss", DEFAULT_LOSS))
         # What all share is for those that have a use for it; what a cell sets itself it must take.
-        for name in set(PARAMETERS) & set(shared) - set(own):
-            if not loss.takes(name):
-                del given[name]
+        decides = "head" if given.get("head") == "ridge" else "loss"
+        bare = make_recipe({decides: given[decides]} if decides in given else {})
+        useless = {name for name in shared if name in RECIPE and not bare.takes(name)}
+        given = {name: value for name, value in given.items() if name not in useless - set(own)}
         reads = {name: given.pop(name) for name in settings_of(Cell) if name in given}
         recipe = make_recipe(given)
     except ValueError as error:

@@ -9,6 +9,7 @@ from qamro_cache.experiments.fitting import training_mean, warn_of_diverged
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.plan import Plan
 from qamro_cache.experiments.tables import Outcome
+from qamro_cache.training.closed_form import is_closed
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.schedule import make_schedule, pair_coverage
 
@@ -36,7 +37,7 @@ def head_outcomes(
     coverage = _Coverage(plan)
     outcomes = []
     for (cell, axis), by_seed in groups.items():
-        diverged = [done[plan.keys[k]]["diverged"] for heads in by_seed.values() for k in heads]
+        failed = [done[plan.keys[k]]["diverged"] for heads in by_seed.values() for k in heads]
         predictions = np.full((len(by_seed), len(plan.material.clips.rows)), np.nan)
         details: dict[str, list[float]] = {}
         for row, heads in enumerate(by_seed.values()):
@@ -61,10 +62,11 @@ def head_outcomes(
                 predictions,
                 plan.material.clips.judged(axis, plan.folds, cv),
                 {name: np.array(values) for name, values in details.items()},
-                trained=not all(diverged),
+                trained=not all(failed),
             )
         )
-    warn_of_diverged(np.array([bool(done[key]["diverged"]) for key in plan.keys]))
+    diverged = np.array([bool(done[key]["diverged"]) for key in plan.keys], np.bool_)
+    warn_of_diverged(plan.jobs, diverged)
     return outcomes
 
 
@@ -98,6 +100,8 @@ class _Coverage:
 
     def _head(self, job: Job) -> float:
         plan, recipe = self.plan, job.recipe
+        if is_closed(job):
+            return float("nan")
         # Another seed's own batches differ only by chance: the first seed stands for all.
         key = (recipe.batch_size, recipe.batches, job.fold, job.target)
         if key not in self.known:

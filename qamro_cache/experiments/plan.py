@@ -61,7 +61,9 @@ def make_plan(
     jobs, places, axes = [], [], []
     for place, cell in cells:
         for a in range(len(material.clips.axes)):
-            for seed in range(seeds):
+            # A ridge head has no seed of its own; one draws its raters.
+            once = cell.recipe.head.kind == "ridge" and not cell.raters
+            for seed in range(1 if once else seeds):
                 key = (a, cell.raters, seed if cell.raters else 0)
                 if key not in rows:
                     rows[key] = len(labels)
@@ -95,6 +97,8 @@ def _keys(
             data.update(hashlib.sha256(values.contiguous().numpy().data).digest())
     for mask in (folds.train, folds.validation, folds.test):
         data.update(np.packbits(mask).tobytes())
+    if folds.groups is not None:
+        data.update(folds.groups.tobytes())
     rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in targets.labels]
     ranges = targets.ranges.tolist()
     recipes = {id(job.recipe): flat_recipe(job.recipe) for job in jobs}

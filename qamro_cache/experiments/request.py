@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from qamro_cache.experiments.clips import Clips, HeldOut, choose_clips, hold_out
 from qamro_cache.experiments.grid import CELL, Cell, Grid, cells_of, find_grid, override
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.store import refuse_other_run
-from qamro_cache.files import replaceable_folder
+from qamro_cache.files import PathLike, as_list, as_path, replaceable_folder
 from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.settings import from_options, nearest, settings_of
 from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
@@ -87,7 +87,7 @@ class AblateRequest:
     parts: list[Part]
 
 
-def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -> TrainRequest:
+def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> TrainRequest:
     """Check what is asked of `train` against the cache's tables and the folder.
 
     Args:
@@ -101,7 +101,11 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
     mine, recipe_given = _split(given, TrainOptions, RECIPE)
     options: TrainOptions = from_options(TrainOptions, mine)
     recipe = checked_recipe(recipe_given)
-    out = Path(out)
+    if recipe.head.kind == "ridge":
+        _refuse_training(mine, ("seeds", "stop", "precision", "init"))
+        # One solution a fold, by all clips that it may learn from.
+        options = replace(options, seeds=1, stop="fixed")
+    out = as_path(out, "a folder")
     replaceable_folder(out)
     refuse_device(options.device)
     opened = open_cache(cache)
@@ -115,7 +119,7 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
         decides.pop(name, None)
     asked = {
         **decides,
-        "loss": recipe.loss.text(whole=True),
+        "loss": recipe.loss.text(whole=True) if recipe.takes("loss") else "",
         "cache": opened.content_sha256,
         "encoder": opened.identity_sha256,
         "labels": _file_sha256(options.labels),
@@ -131,8 +135,8 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
 
 def ablate_request(
     caches: CacheLike | Sequence[CacheLike],
-    out: str | Path,
-    grid: str | Path | Grid,
+    out: PathLike,
+    grid: PathLike | Grid,
     given: Mapping[str, Any],
 ) -> AblateRequest:
     """Check what is asked of `ablate` as `train_request` does.
@@ -145,14 +149,21 @@ def ablate_request(
             each a value or a list of values.
     """
     mine, cells_given = _split(given, AblateOptions, CELL)
-    found = grid if isinstance(grid, Grid) else find_grid(str(grid))
+    found = (
+        grid if isinstance(grid, Grid) else find_grid(str(as_path(grid, "a grid")) if grid else "")
+    )
     options: AblateOptions = from_options(AblateOptions, {**found.run, **mine})
     try:
         cells = cells_of(override(found, cells_given))
     except QamroError as error:
         # A grid file has been checked by itself: what does not fit now was given here.
         raise OptionError(str(error)) from error
-    out = Path(out)
+    if all(cell.recipe.head.kind == "ridge" for cell in cells):
+        # Seeds still draw raters.
+        drawn = any(cell.raters for cell in cells)
+        _refuse_training(mine, ("stop", "precision") if drawn else ("seeds", "stop", "precision"))
+        options = replace(options, stop="fixed")
+    out = as_path(out, "a folder")
     replaceable_folder(out)
     refuse_device(options.device)
     if (out / "head.safetensors").exists():
@@ -161,6 +172,13 @@ def ablate_request(
     common = _common_clips(by_encoder)
     parts = [part for cache in by_encoder for part in _parts(cache, cells, options, common)]
     return AblateRequest(out, options, cells, parts)
+
+
+def _refuse_training(given: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse options that do nothing where every head is a ridge."""
+    for name in names:
+        if name in given:
+            raise OptionError(f"a ridge head is solved in closed form and takes no {name}")
 
 
 def _parts(
@@ -198,9 +216,8 @@ def _common_clips(caches: Sequence[Cache]) -> frozenset[str] | None:
 
 def _open_by_encoder(caches: CacheLike | Sequence[CacheLike]) -> list[Cache]:
     """Open the caches, those of one identity as one."""
-    listed = [caches] if isinstance(caches, str | Path | Cache) else list(caches)
     groups: dict[str, list[Cache]] = {}
-    for cache in map(open_cache, listed):
+    for cache in map(open_cache, as_list(caches)):
         groups.setdefault(cache.identity_sha256, []).append(cache)
     return [
         parts[0] if len(parts) == 1 else open_cache([path for part in parts for path in part.paths])

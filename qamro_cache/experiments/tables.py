@@ -34,7 +34,8 @@ class Outcome:
         details: per seed columns [K]: ``best_epoch`` (median over the folds), ``diverged``
             (heads), ``stability`` (mean SRCC of an epoch's predictions of the validation set with
             those of the epoch before), and ``pair_coverage`` (share of comparable training pairs
-            that meet in a pass over the clips).
+            that meet in a pass over the clips; NaN of a ridge head, which is not trained in
+            batches).
         trained: whether some head did not diverge; otherwise it is no candidate for the best cell.
     """
 

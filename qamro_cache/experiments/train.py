@@ -2,9 +2,8 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from qamro_cache.experiments.folds import refit_clips
 from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.experiments.request import TrainRequest, train_request
 from qamro_cache.experiments.saved import save_run
+from qamro_cache.files import PathLike
 from qamro_cache.heads.network import parameter_shapes
 from qamro_cache.heads.published import published_start
 from qamro_cache.settings import documented
@@ -36,7 +36,7 @@ logger = logging.getLogger("qamro_cache")
 
 @documented(TrainOptions, RECIPE)
 def train(
-    cache: CacheLike, out: str | Path, *, progress: ProgressCallback | None = None, **options: Any
+    cache: CacheLike, out: PathLike, *, progress: ProgressCallback | None = None, **options: Any
 ) -> dict[str, Any]:
     """Train heads on a cache's clips, say how good they are, and save one to predict with.
 
@@ -78,8 +78,9 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         head, starts = published_start(options.init, request.clips.axes, recipe.head)
         recipe = replace(recipe, head=head)
     material.check_head(recipe.head)
+    closed = recipe.head.kind == "ridge"
     notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
-    if notice:
+    if notice and not closed:
         logger.info(notice)
     device = usable_device(options.device)
     _check_memory(material, recipe, options.seeds * (len(folds.train) + 1))
@@ -99,14 +100,17 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     # Of a fixed split the judged clips stay unseen: others will be judged by them too.
     everything = held_out.cv != "split" or options.refit == "all"
     whole = refit_clips(folds, request.clips.known, everything=everything)
-    final = [_refit_recipe(recipe, estimate, t, folds, int(whole.train.sum())) for t in targets]
+    final = [
+        recipe if closed else _refit_recipe(recipe, estimate, t, folds, int(whole.train.sum()))
+        for t in targets
+    ]
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
     refit = fit_jobs(jobs, whole, None)
     if refit.diverged.any():
         diverged = f"{int(refit.diverged.sum())} of {len(jobs)} heads to be saved diverged"
         raise QamroError(f"{diverged}; lower --lr (now {recipe.lr:g})")
     config = {
-        **_config(material, recipe, final),
+        **_config(material, recipe, refit),
         "seeds": options.seeds,
         "cv": held_out.cv,
         "refit_clips": int(whole.train.sum()),
@@ -130,16 +134,22 @@ def _check_memory(material: Material, recipe: Recipe, heads: int) -> None:
     refuse_heads(heads * len(material.clips.axes), len(material.clips.rows), weights)
 
 
-def _config(material: Material, recipe: Recipe, final: Sequence[Recipe]) -> dict[str, Any]:
+def _config(material: Material, recipe: Recipe, refit: Fitted) -> dict[str, Any]:
     """Return what ``config.json`` says of the clips and the heads."""
     names = [axis.name for axis in material.clips.axes]
-    epochs = {name: one.epochs for name, one in zip(names, final, strict=True)}
+    firsts = [refit.of_target(target)[0] for target in range(len(names))]
+    found: dict[str, Any] = {}
+    if recipe.head.kind == "ridge":
+        found["penalty"] = {n: refit.penalty[k] for n, k in zip(names, firsts, strict=True)}
+    else:
+        epochs = [refit.jobs[k].recipe.epochs for k in firsts]
+        found["refit_epochs"] = dict(zip(names, epochs, strict=True))
     return {
         **material.origin(),
         "text_feature": material.text_feature,
         "axes": names,
         "recipe": flat_recipe(recipe),
-        "refit_epochs": epochs,
+        **found,
         "versions": {"qamro_cache": __version__, "torch": torch.__version__},
     }
 
@@ -161,6 +171,8 @@ def _metrics(material: Material, held_out: HeldOut, fitted: Fitted) -> dict[str,
             "diverged": int(fitted.diverged[mine].sum()),
             "median_epoch": float(np.median(fitted.best_epoch[mine])),
         }
+        if np.isfinite(fitted.penalty[mine]).any():
+            metrics[axis.name]["median_penalty"] = float(np.nanmedian(fitted.penalty[mine]))
     return metrics
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qamro_cache.cache.assemble import open_source
-from qamro_cache.cache.reader import refuse_mixture
+from qamro_cache.cache.checks import refuse_mixture
+from qamro_cache.cache.reader import CacheLike, one_file
 from qamro_cache.devices import usable_device
 from qamro_cache.encoders.registry import load_encoder, options_of
 from qamro_cache.errors import QamroError
@@ -28,11 +29,11 @@ HALF_TOLERANCE = 1e-2
 
 
 @documented(VerifyOptions)
-def verify_deep(path: str | Path, **options: Any) -> dict[str, float]:
+def verify_deep(cache: CacheLike, **options: Any) -> dict[str, float]:
     """Encode a random sample of a cache's clips again, with the encoder it names, and compare.
 
     Args:
-        path: the cache, one file.
+        cache: of one file, or open.
         options: those of ``qamro-cache verify`` by their names.
 
     Returns:
@@ -42,7 +43,7 @@ def verify_deep(path: str | Path, **options: Any) -> dict[str, float]:
         QamroError: an option that cannot be, an encoder that cannot be loaded here; and as
             `encode_again`.
     """
-    path, asked = Path(path), from_options(VerifyOptions, options)
+    path, asked = one_file(cache), from_options(VerifyOptions, options)
     device = usable_device(asked.device)
     identity = open_source(path).header.identity
     encoder = load_encoder(str(identity["name"]), options_of(identity, asked), device)
@@ -50,12 +51,12 @@ def verify_deep(path: str | Path, **options: Any) -> dict[str, float]:
 
 
 def encode_again(
-    path: Path, encoder: "Encoder", *, device: str = "cpu", sample: int = 16, seed: int = 0
+    cache: CacheLike, encoder: "Encoder", *, device: str = "cpu", sample: int = 16, seed: int = 0
 ) -> dict[str, float]:
     """Encode a random sample of a cache's clips with a loaded encoder and compare.
 
     Args:
-        path: the cache.
+        cache: as for `verify_deep`.
         encoder: of the cache's identity.
         device: of the encoder.
         sample: clips to encode; all of them if there are fewer.
@@ -68,6 +69,7 @@ def encode_again(
         QamroError: another identity; an audio file that is gone or has other bytes than the
             cache was made of; windows or features that differ.
     """
+    path = one_file(cache)
     source = open_source(path)
     clips, identity = source.content.clips, source.header.identity
     refuse_mixture(

@@ -32,7 +32,7 @@ from qamro_cache.extraction.reuse import find_kept
 from qamro_cache.extraction.shards import ShardWriter
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import plan_units, shard_path, shard_rows
-from qamro_cache.files import plain_target
+from qamro_cache.files import PathLike, as_path, plain_target
 from qamro_cache.identity import identity_of
 from qamro_cache.settings import documented, from_options
 
@@ -99,11 +99,11 @@ class Summary:
 
 @documented(ExtractRequest)
 def extract(
-    dataset: Dataset | str | Path | None = None,
-    out: str | Path | None = None,
+    dataset: Dataset | PathLike | None = None,
+    out: PathLike | None = None,
     encoder: "Encoder | str" = "",
     *,
-    manifest: str | Path | None = None,
+    manifest: PathLike | None = None,
     progress: Callable[[Stats], None] | None = None,
     **options: Any,
 ) -> Summary:
@@ -133,7 +133,7 @@ def extract(
         encoder = DEFAULT_ENCODERS.get(str(dataset), "")
     if not encoder or out is None:
         raise OptionError("give --out FILE and --encoder NAME (--list-encoders shows them)")
-    plain_target(Path(out))
+    plain_target(as_path(out))
     clips = load_clips(dataset, manifest, request)
     with closing(make_engine(encoder, request, clips.clips["path"].tolist())) as engine:
         notice_guessed(clips.labels.axes)
@@ -141,15 +141,13 @@ def extract(
 
 
 def load_clips(
-    dataset: Dataset | str | Path | None, manifest: str | Path | None, request: ExtractRequest
+    dataset: Dataset | PathLike | None, manifest: PathLike | None, request: ExtractRequest
 ) -> Dataset:
     """Return the clips that `extract` is to encode; ``dataset`` and ``manifest`` as there."""
     _refuse_sources(dataset, manifest)
     data_dir, axes, scale = request.data_dir, request.axis, request.scale
     if manifest is not None:
-        return load_manifest(
-            Path(manifest), data_dir, columns=request.columns, axes=axes, scale=scale
-        )
+        return load_manifest(manifest, data_dir, columns=request.columns, axes=axes, scale=scale)
     refuse_columns(request.columns, "--manifest FILE", table=False)
     assert dataset is not None
     clips = dataset if isinstance(dataset, Dataset) else load_dataset(dataset, data_dir)
@@ -165,13 +163,13 @@ def _refuse_sources(*sources: object) -> None:
 
 def run_extraction(
     dataset: Dataset,
-    out: str | Path,
+    out: PathLike,
     engine: Engine,
     request: ExtractRequest,
     progress: Callable[[Stats], None] | None = None,
 ) -> Summary:
     """Extract with any engine; see ``extract``."""
-    out = Path(out)
+    out = as_path(out)
     _check_clips(dataset)
     recorded = {**_provenance(), **engine.provenance}
     if request.part is not None:

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from qamro_cache.cache.assemble import Source, open_source
+from qamro_cache.cache.checks import refuse_mixture
 from qamro_cache.cache.content import Header
-from qamro_cache.cache.reader import refuse_mixture
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.contents import storable_time

@@ -1,6 +1,7 @@
 """The architecture of a head: what a stack of heads shares. No tensors, so no torch."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,16 @@ from qamro_cache.settings import check_settings, setting
 class Architecture:
     """What is the same for all heads of a stack; what differs (seed, dropout) is in the training.
 
-    ``audiobox`` puts softmax weights over cached layers [L, D] and an L2 norm before an ``mlp``.
+    ``audiobox`` puts softmax weights over cached layers [L, D] and an L2 norm before an ``mlp``;
+    ``ridge`` is a ``linear`` head that is solved in closed form (`heads.ridge`).
     """
 
-    kind: str = setting("mlp", "Kind of head.", name="head", choices=("mlp", "linear", "audiobox"))
+    kind: str = setting(
+        "mlp",
+        "Kind of head; ridge is solved in closed form.",
+        name="head",
+        choices=("mlp", "linear", "audiobox", "ridge"),
+    )
     widths: tuple[int, ...] = setting(
         (256, 64),
         "Hidden layers, for example 256-64.",
@@ -48,6 +55,10 @@ class Architecture:
             raise ValueError(f"a linear head has no hidden layers, got widths={self.widths}")
         if self.kind == "audiobox" and (self.inputs != "audio" or self.pooling == "attention"):
             raise ValueError("an audiobox head takes inputs='audio' and no attention pooling")
+        if self.kind == "ridge" and not self.rows_are_clips:
+            raise ValueError("a ridge head takes pooling='mean' or 'max'")
+        if self.kind == "ridge" and (self.widths or self.output != "linear"):
+            raise ValueError("a ridge head has no hidden layers and a linear output")
 
     @property
     def rows_are_clips(self) -> bool:
@@ -58,12 +69,26 @@ class Architecture:
 def usual_shape(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of `Architecture` with the usual ones of their kind where not given.
 
-    A ``linear`` head has no hidden layers; an ``audiobox`` head none and a score a window, as the
-    published one.
+    A ``linear`` or ``ridge`` head has no hidden layers; an ``audiobox`` head none and a score a
+    window, as the published one.
     """
     usual: dict[str, Any] = {}
-    if given.get("kind") in ("linear", "audiobox"):
+    if given.get("kind") in ("linear", "audiobox", "ridge"):
         usual["widths"] = ()
     if given.get("kind") == "audiobox":
         usual["pooling"] = "scores"
     return {**usual, **given}
+
+
+def row_blocks(inputs: str, audio: Sequence[int], text: int = 0) -> tuple[int, ...]:
+    """Return the widths of what a flat row is made of: each layer of the audio, the prompt, ...
+
+    Args:
+        inputs: of the `Architecture`.
+        audio: shape of one window's feature; all axes but the last are layers.
+        text: width of a prompt's embedding.
+    """
+    layers = (audio[-1],) * math.prod(audio[:-1])
+    if inputs == "concat":
+        return (*layers, text)
+    return layers * 4 if inputs == "products" else layers

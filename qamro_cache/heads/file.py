@@ -2,14 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from qamro_cache.errors import QamroError, words_of
-from qamro_cache.files import replacing
+from qamro_cache.files import PathLike, as_path, replacing
 from qamro_cache.heads.head import Head
 from qamro_cache.heads.header import Header, read_header
 from qamro_cache.heads.record import blank_head, filled_head, record_of, tensors_of
@@ -21,7 +20,7 @@ FORMAT_VERSION = 1
 HEAD_FILE = "head.safetensors"
 
 
-def save_head(path: Path, head: Head) -> None:
+def save_head(path: PathLike, head: Head) -> None:
     """Write a head: whole, on disk and read back, or not at all.
 
     Raises:
@@ -37,13 +36,13 @@ def save_head(path: Path, head: Head) -> None:
         "record": record,
         "sha256": checksum(record, tensors),
     }
-    with replacing(path) as temporary:
+    with replacing(as_path(path)) as temporary:
         temporary.write_bytes(save(tensors, metadata=metadata))
         load_head(temporary)
 
 
-def load_head(path: Path) -> Head:
-    """Read a head file, which may come from a stranger.
+def load_head(path: PathLike | Head) -> Head:
+    """Read a head file, which may come from a stranger; a head is returned as it is.
 
     Its header, its record and the shape of every tensor are checked before memory is taken for
     the tensors; docs/training.md has the format.
@@ -54,6 +53,9 @@ def load_head(path: Path) -> Head:
     Raises:
         QamroError: the file is missing, no head, damaged, or of another format.
     """
+    if isinstance(path, Head):
+        return path
+    path = as_path(path, "a head")
     if path.is_dir():
         path = path / HEAD_FILE
     if not path.is_file():

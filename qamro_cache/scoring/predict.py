@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from qamro_cache.datasets.records import Dataset, Labels
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.scales import scale_name
-from qamro_cache.files import refuse_same
+from qamro_cache.files import PathLike, refuse_same
 from qamro_cache.heads.file import load_head
 from qamro_cache.heads.head import AxisHead, Head
 from qamro_cache.heads.network import forward
@@ -41,7 +40,7 @@ Ints = npt.NDArray[np.int64]
 
 @documented(PredictOptions)
 def predict(
-    head: str | Path | Head,
+    head: PathLike | Head,
     cache: CacheLike | None = None,
     *,
     clips: Dataset | None = None,
@@ -78,7 +77,7 @@ def run_predict(
 ) -> pd.DataFrame:
     """Do what was asked; see `predict`."""
     options = request.options
-    head = load_head(request.head) if isinstance(request.head, Path) else request.head
+    head = load_head(request.head)
     device = usable_device(options.device)
     if options.answer is not None:
         axes = [one.axis.name for one in head.axes]

@@ -1,5 +1,6 @@
 """What is asked of `predict`, checked once, before torch is loaded."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from qamro_cache.datasets.options import refuse_columns
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.files import PathLike, as_path
 from qamro_cache.scoring.folder import clips_of_folder
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.table import refuse_other_table
@@ -48,7 +50,7 @@ class PredictRequest:
 
 
 def predict_request(
-    head: "str | Path | Head",
+    head: "PathLike | Head",
     cache: CacheLike | None,
     clips: Dataset | None,
     given: Mapping[str, Any],
@@ -72,10 +74,10 @@ def predict_request(
         raise OptionError("a list of clips needs an answer to write; give --answer FILE")
     refuse_columns(options.columns, "--manifest FILE", table=options.manifest is not None)
     refuse_device(options.device)
-    if isinstance(head, str):
-        head = Path(head)
-    if isinstance(head, Path) and not head.exists():
-        raise QamroError(f"{head}: no such file")
+    if isinstance(head, str | os.PathLike):
+        head = as_path(head, "a head")
+        if not head.exists():
+            raise QamroError(f"{head}: no such file")
     if options.out is not None:
         refuse_other_table(options.out)
     if options.answer is not None:

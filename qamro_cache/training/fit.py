@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from threading import Event, Lock
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from qamro_cache.heads.network import Rows, prepare_rows
 from qamro_cache.memory import refuse_memory
 from qamro_cache.training.backend import Backend, choose_backend
 from qamro_cache.training.chunks import buckets, bytes_per_head, chunk_size, evenly
+from qamro_cache.training.closed_form import is_closed, solve
 from qamro_cache.training.inputs import Features, Folds, Inputs, Targets
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result
@@ -55,7 +57,8 @@ def fit(
     """Train every job's head; yield (positions among the jobs, results) chunk by chunk.
 
     Head k of a stack equals the same head trained alone with the same folds, whatever its
-    neighbors are. Everything is in memory; no file is read or written.
+    neighbors are. Everything is in memory; no file is read or written. Ridge heads come first:
+    they are solved (`training.closed_form`), and what follows is said of the others.
 
     Args:
         features: of the clips, on any device.
@@ -91,9 +94,31 @@ def fit(
         _go_on(stack, part.begun)
         return _train(stack, meter, _Keeper(part.positions, keep))
 
-    plan = _plan(data, jobs, dtype, precision, chunk, begun)
+    closed, trained = _by_kind(jobs)
+    yield from _solved(data, jobs, closed, weights, meter)
+    plan = _plan(data, jobs, trained, dtype, precision, chunk, begun)
     in_turn = ((part.positions, train(part)) for part in plan)
     yield from in_turn if data.device.type == "cuda" else _in_threads(plan, train, meter)
+
+
+def _by_kind(jobs: Sequence[Job]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the buckets of jobs that have a closed form, and of those to train."""
+    found = buckets(jobs)
+    closed = [positions for positions in found if is_closed(jobs[positions[0]])]
+    return closed, [positions for positions in found if positions not in closed]
+
+
+def _solved(
+    data: "_Data",
+    jobs: Sequence[Job],
+    closed: Sequence[list[int]],
+    weights: bool,
+    meter: "_Meter",
+) -> Iterator[tuple[list[int], Result]]:
+    for positions in closed:
+        chosen = [jobs[k] for k in positions]
+        inputs, done = data.inputs(chosen[0].recipe.head), partial(meter.advance, 1, 1)
+        yield positions, solve(data.features, inputs, chosen, weights=weights, done=done)
 
 
 class _Chunk(NamedTuple):
@@ -143,6 +168,7 @@ class _Data:
 def _plan(
     data: _Data,
     jobs: Sequence[Job],
+    trained: Sequence[list[int]],
     dtype: torch.dtype,
     precision: str,
     size: int | None,
@@ -157,7 +183,7 @@ def _plan(
 
     plan = [chunk(positions, kept) for positions, kept in begun]
     taken = {k for positions, _ in begun for k in positions}
-    for positions in buckets(jobs):
+    for positions in trained:
         positions = [k for k in positions if k not in taken]
         if not positions:
             continue
@@ -205,7 +231,7 @@ class _Meter:
     """Adds up the head-epochs of all stacks for the progress callback, and carries the stop."""
 
     def __init__(self, jobs: Sequence[Job], progress: ProgressCallback | None) -> None:
-        self.total = sum(job.recipe.epochs for job in jobs)
+        self.total = sum(1 if is_closed(job) else job.recipe.epochs for job in jobs)
         self.running = len(jobs)
         self.done = 0
         self.progress = progress

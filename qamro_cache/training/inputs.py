@@ -53,12 +53,15 @@ class Folds:
         validation: [F, C] clips whose labels choose its epoch; an all-false row: a fixed number.
         test: [F, C] clips it is judged by; no head of the fold ever sees their labels.
         names: what each fold holds out, for people.
+        groups: [C] clips of one number stay together where a part of the training clips is held
+            out once more; None: any clip may be.
     """
 
     train: Bools
     validation: Bools
     test: Bools
     names: Sequence[str] = ()
+    groups: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         counts = self.train.astype(np.int8) + self.validation + self.test

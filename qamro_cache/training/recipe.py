@@ -15,6 +15,9 @@ from qamro_cache.settings import Setting, check_settings, nearest, setting, sett
 #: that a Huber delta of 1 and the learning rate mean the same on a 1-to-5 and a 0-to-100 scale.
 DEFAULT_LOSS = "huber@standardized+qamro@standardized"
 
+#: What acts on a ridge head: nothing of it is trained in steps.
+_OF_RIDGE = ("head", "pooling", "inputs")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -52,6 +55,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    def takes(self, name: str) -> bool:
+        """Tell whether a setting of `RECIPE` acts on such a head."""
+        if self.head.kind == "ridge":
+            return name in _OF_RIDGE
+        return name not in PARAMETERS or self.loss.takes(name)
 
     @property
     def bucket(self) -> tuple[object, ...]:
@@ -91,7 +100,8 @@ def make_recipe(given: Mapping[str, Any]) -> Recipe:
     Args:
         given: names of `RECIPE` with their values. A parameter of a loss term (``alpha``) goes to
             the terms that have one of that name. A ``linear`` head has no hidden layers, and an
-            ``audiobox`` head is the published one's shape, unless they say otherwise.
+            ``audiobox`` head is the published one's shape, unless they say otherwise. A ``ridge``
+            head takes nothing that is for training in steps.
 
     Raises:
         ValueError: names the setting and its value.
@@ -99,6 +109,13 @@ def make_recipe(given: Mapping[str, Any]) -> Recipe:
     for name in given:
         if name not in RECIPE:
             raise ValueError(f"there is no setting {name!r}{nearest(name, tuple(RECIPE))}")
+    if given.get("head") == "ridge":
+        for name in given:
+            if name not in _OF_RIDGE:
+                raise ValueError(
+                    f"a ridge head is solved in closed form and takes no {name}, "
+                    f"only {' and '.join(_OF_RIDGE[1:])}"
+                )
     parameters = {name: given[name] for name in PARAMETERS if name in given}
     loss = parse_loss(_LOSS.check(str(given.get("loss", DEFAULT_LOSS))), parameters)
     shape = {key: given[one.name] for key, one in settings_of(Architecture).items()
@@ -118,16 +135,18 @@ def checked_recipe(given: Mapping[str, Any]) -> Recipe:
 def flat_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe's settings by flat names, the inverse of `make_recipe`, as JSON types.
 
-    The terms' parameters stand in the text of ``loss``, those by default too.
+    The terms' parameters stand in the text of ``loss``, those by default too. Of a ridge head
+    there is only what acts on it.
     """
     head = {one.name: getattr(recipe.head, key) for key, one in settings_of(Architecture).items()}
     training = {name: getattr(recipe, name) for name in settings_of(Recipe)}
-    return {
+    flat = {
         **head,
         "widths": list(recipe.head.widths),
         "loss": recipe.loss.text(whole=True),
         **training,
     }
+    return {n: v for n, v in flat.items() if recipe.head.kind != "ridge" or n in _OF_RIDGE}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ class Result(NamedTuple):
 
     Attributes:
         predictions: [H, C] in label units; NaN for a diverged head.
-        best_epoch: [H] int64 epochs that the kept weights were trained for.
+        best_epoch: [H] int64 epochs that the kept weights were trained for; 0 of a ridge head.
         diverged: [H] bool.
         validation_loss: [E, H] float32 of each epoch, NaN where a head had stopped.
         stability: [E, H] float32 SRCC of an epoch's validation predictions with those of the
@@ -21,6 +21,7 @@ class Result(NamedTuple):
             were not asked for.
         row_mean, row_std: [H, D] of the rows; None where rows are not standardized.
         label_mean, label_std: [H] of the training labels.
+        penalty: [H] float64 that ridge heads chose; None for heads that are trained in epochs.
     """
 
     predictions: Tensor
@@ -33,6 +34,7 @@ class Result(NamedTuple):
     row_std: Tensor | None
     label_mean: Tensor
     label_std: Tensor
+    penalty: Tensor | None = None
 
 
 def empty_result(
