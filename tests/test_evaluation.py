@@ -251,8 +251,8 @@ def test_a_metric_is_a_line_of_the_list():
     code = """
 from types import MappingProxyType
 from qamro_cache.evaluation import metrics
-more = {**metrics.METRICS, "bias": metrics.Metric(lambda p, t, w=None: (p - t).mean(-1), main=True)}
-metrics.METRICS = MappingProxyType(more)
+bias = metrics.Metric(lambda p, t, w=None: (p - t).mean(-1), "mean error", main=True)
+metrics.METRICS = MappingProxyType({**metrics.METRICS, "bias": bias})
 import numpy as np
 from qamro_cache.evaluation.compare import columns
 from qamro_cache.evaluation.judged import Judged, ways_of

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
 from qamro_cache_cli.tables import show_scores
 from synthetic_cache import write_synthetic
@@ -50,22 +49,21 @@ def test_a_diverged_head_counts_with_its_training_mean_and_takes_no_clip(
     assert table.loc[~held, "prediction"].nunique() > 10
 
 
-@pytest.mark.parametrize("scale", [100.0, 4.0])
-def test_a_table_fits_80_columns(capsys, scale):
+def test_a_table_fits_80_columns(capsys):
     random = np.random.default_rng(0)
-    group = np.tile(np.arange(60), 31)
-    target = random.uniform(0, scale, 1860)
+    group = np.tile(np.arange(60), 17)
+    target = random.uniform(0, 100, 1020)
     # The last group has one clip: it is in no group row, and said to be.
-    group[group == 59] = np.r_[59, np.full(30, -1)]
-    pred = target + random.normal(0, scale, (3, 1860))
+    group[group == 59] = np.r_[59, np.full(16, -1)]
+    pred = target + random.normal(0, 100, (3, 1020))
     models = {"qamro head": pred, "train mean": -pred[:1], "ridge": pred[:1].copy()}
     models["ridge"][0, 7] = np.nan
-    judged = Judged(target, np.repeat(np.arange(31), 60), group=group, cv="group")
-    show_scores("quality", score_models(models, judged, resamples=20), {"clip_srcc": 0.9})
+    judged = Judged(target, np.repeat(np.arange(17), 60), group=group, cv="group")
+    show_scores("quality", score_models(models, judged, resamples=4), {"clip_srcc": 0.9})
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines[:-1])) <= 80
     assert "rated clips in no row, because some model has no prediction: 1" in lines
     assert "groups in no group row, because of one clip or one label: 1" in lines
-    assert lines[-1].startswith("clip_srcc|n=1859|systems=31|groups=59|cv=group|seeds=3|ci=boots")
+    assert lines[-1].startswith("clip_srcc|n=1019|systems=17|groups=59|cv=group|seeds=3|ci=boots")
     row = next(line for line in lines if line.startswith("qamro head  clip"))
     assert "\u00b1" in row
