@@ -29,6 +29,8 @@ from qamro_cache.heads.file import load_head, save_head
 from qamro_cache.heads.network import prepare_rows
 from qamro_cache.scoring.table import write_predictions
 
+#: These heads are judged by what they were trained on.
+SEEN = {"include_trained": True}
 RIDGE = {"head": "ridge", "cv": "group", "axis": "quality"}
 
 
@@ -77,7 +79,7 @@ def test_a_cache_is_a_path_or_open(made, tmp_path):
         best = ablate(cache, tmp_path / f"grid{k}", **RIDGE, resamples=0)
         assert best["axes"]["quality"]["cell"] == {}
         table = predict(made / "run" / "head.safetensors", cache)
-        assert evaluate(table, cache, resamples=0)["axes"]["quality"]["clips"] == 39
+        assert evaluate(table, cache, **SEEN, resamples=0)["axes"]["quality"]["clips"] == 39
         with pytest.raises(QamroError, match="no encoder 'fake'"):
             verify_deep(cache)
     # Several of one encoder are one.
@@ -91,7 +93,7 @@ def test_a_cache_is_a_path_or_open(made, tmp_path):
 def test_outputs_and_tables_are_named_in_every_way(made, tmp_path):
     cache = open_cache(made / "emb.h5")
     expected = predict(load_head(made / "run" / "head.safetensors"), cache)
-    scored = evaluate(expected, cache, resamples=20)
+    scored = evaluate(expected, cache, **SEEN, resamples=20)
     for way in WAYS:
         name = way.__name__
         head = load_head(way(made / "run" / "head.safetensors"))
@@ -102,10 +104,10 @@ def test_outputs_and_tables_are_named_in_every_way(made, tmp_path):
         out = way(tmp_path / f"{name}.csv")
         predict(head, cache, out=out)
         # The table itself, its file, and labels of any kind are one.
-        assert evaluate(out, cache, resamples=20) == scored
-        assert evaluate(out, way(made / "emb.h5"), resamples=20) == scored
-        assert evaluate(way(made / "scores.csv"), cache, resamples=20) == scored
-        assert evaluate(out, way(made / "labels.csv"), resamples=0)["axes"]["quality"]
+        assert evaluate(out, cache, **SEEN, resamples=20) == scored
+        assert evaluate(out, way(made / "emb.h5"), **SEEN, resamples=20) == scored
+        assert evaluate(way(made / "scores.csv"), cache, **SEEN, resamples=20) == scored
+        assert evaluate(out, way(made / "labels.csv"), **SEEN, resamples=0)["axes"]["quality"]
         train(cache, way(tmp_path / f"run-{name}"), labels=way(made / "labels.csv"), **RIDGE)
         assert (tmp_path / f"run-{name}" / "head.safetensors").exists()
         for grid in (way(made / "grid.toml"), Grid({"head": ["ridge"]})):
@@ -166,7 +168,7 @@ def test_a_table_of_predictions_is_checked_as_its_file_is(made):
         evaluate(pd.concat([table, table.iloc[:1]]), cache)
     # Any index, and columns that a file would not have.
     short = table[["clip_id", "axis", "prediction"]].sample(frac=1, random_state=0)
-    scored = evaluate(short, cache, resamples=0)["axes"]["quality"]
+    scored = evaluate(short, cache, **SEEN, resamples=0)["axes"]["quality"]
     assert scored["clips"] == 39
 
 

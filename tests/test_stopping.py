@@ -39,8 +39,8 @@ def slow(self, content):
 shards.ShardWriter.add = slow
 """
 SLOW_EPOCHS = """
-from qamro_cache.training import fit, stack
-fit.KEEP_EVERY = 0.05
+from qamro_cache.training import meter, stack
+meter.KEEP_EVERY = 0.05
 train = stack.Stack.train_epoch
 def slow(self, batches):
     train(self, batches)
@@ -172,7 +172,7 @@ def test_a_grid_of_one_stack_goes_on_within_it(cache, tmp_path, sign, caplog):
 
 def test_a_damaged_part_of_a_grid_is_trained_again(cache, tmp_path, caplog, monkeypatch):
     """And one that was kept by another command is left for that."""
-    monkeypatch.setattr("qamro_cache.training.fit.KEEP_EVERY", 0.0)
+    monkeypatch.setattr("qamro_cache.training.meter.KEEP_EVERY", 0.0)
     monkeypatch.setattr("qamro_cache.experiments.begun.Begun.remove", lambda *_: None)
     options = {"cv": "2", "seeds": 1, "epochs": 3, "widths": (8,), "resamples": 0, "device": "cpu"}
     ablate(cache, tmp_path / "a", **options)
@@ -191,7 +191,7 @@ def test_a_damaged_part_of_a_grid_is_trained_again(cache, tmp_path, caplog, monk
 def test_a_disk_that_does_not_take_a_part_does_not_end_the_training(
     cache, tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr("qamro_cache.training.fit.KEEP_EVERY", 0.0)
+    monkeypatch.setattr("qamro_cache.training.meter.KEEP_EVERY", 0.0)
     (tmp_path / "begun").write_text("a file of this name")
     options = {"cv": "2", "seeds": 1, "epochs": 3, "widths": (8,), "resamples": 0, "device": "cpu"}
     ablate(cache, tmp_path, **options)

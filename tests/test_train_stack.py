@@ -228,8 +228,8 @@ def test_a_head_does_not_depend_on_its_stack(pooling, chunk):
 @pytest.mark.parametrize(("name", "at"), [("sgd and dropout", 20), ("adamw and windows", 7)])
 def test_a_stack_goes_on_from_a_snapshot_bit_by_bit(name, at, monkeypatch):
     """Other heads stop early: their results, and who still runs, are in the snapshot."""
-    monkeypatch.setattr("qamro_cache.training.fit.KEEP_EVERY", 0.0)
-    monkeypatch.setattr("qamro_cache.training.fit.KEEP_SHARE", 1e9)
+    monkeypatch.setattr("qamro_cache.training.meter.KEEP_EVERY", 0.0)
+    monkeypatch.setattr("qamro_cache.training.meter.KEEP_SHARE", 1e9)
     windows = name == "adamw and windows"
     pooling = "attention" if windows else "mean"
     base = Recipe(

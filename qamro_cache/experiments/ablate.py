@@ -24,7 +24,7 @@ from qamro_cache.experiments.tables import Outcome, write_tables
 from qamro_cache.files import PathLike, replace_folder, replaceable_folder, write_json
 from qamro_cache.settings import documented
 from qamro_cache.temporary import remove_leftovers
-from qamro_cache.training.fit import ProgressCallback
+from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import flat_recipe
 from qamro_cache.training.schedule import passes_notice
 

@@ -13,8 +13,9 @@ from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material
 from qamro_cache.memory import refuse_memory
 from qamro_cache.training.closed_form import is_closed
-from qamro_cache.training.fit import ProgressCallback, fit
+from qamro_cache.training.fit import fit
 from qamro_cache.training.inputs import Bools, Folds, Targets
+from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result
 

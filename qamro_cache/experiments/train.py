@@ -25,8 +25,8 @@ from qamro_cache.files import PathLike
 from qamro_cache.heads.network import parameter_shapes
 from qamro_cache.heads.published import published_start
 from qamro_cache.settings import documented
-from qamro_cache.training.fit import ProgressCallback
 from qamro_cache.training.inputs import Folds
+from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import RECIPE, Job, Recipe, flat_recipe
 from qamro_cache.training.schedule import passes_notice, passes_per_epoch
 from qamro_cache.version import __version__
@@ -78,9 +78,8 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         head, starts = published_start(options.init, request.clips.axes, recipe.head)
         recipe = replace(recipe, head=head)
     material.check_head(recipe.head)
-    closed = recipe.head.kind == "ridge"
     notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
-    if notice and not closed:
+    if notice and recipe.head.kind != "ridge":
         logger.info(notice)
     device = usable_device(options.device)
     _check_memory(material, recipe, options.seeds * (len(folds.train) + 1))
@@ -100,10 +99,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     # Of a fixed split the judged clips stay unseen: others will be judged by them too.
     everything = held_out.cv != "split" or options.refit == "all"
     whole = refit_clips(folds, request.clips.known, everything=everything)
-    final = [
-        recipe if closed else _refit_recipe(recipe, estimate, t, folds, int(whole.train.sum()))
-        for t in targets
-    ]
+    final = [_refit_recipe(recipe, estimate, t, folds, int(whole.train.sum())) for t in targets]
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
     refit = fit_jobs(jobs, whole, None)
     if refit.diverged.any():
@@ -177,7 +173,12 @@ def _metrics(material: Material, held_out: HeldOut, fitted: Fitted) -> dict[str,
 
 
 def _refit_recipe(recipe: Recipe, fitted: Fitted, target: int, folds: Folds, clips: int) -> Recipe:
-    """Return the recipe for the saved head's clips: as many steps as the folds' median."""
+    """Return the recipe for the saved head's clips: as many steps as the folds' median.
+
+    A ridge head takes no steps.
+    """
+    if recipe.head.kind == "ridge":
+        return recipe
     mine = [k for k in fitted.of_target(target) if not fitted.diverged[k]]
     if not mine:
         raise QamroError(f"every head diverged; lower --lr (now {recipe.lr:g})")

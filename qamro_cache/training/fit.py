@@ -1,11 +1,9 @@
 """Train any list of heads in memory: into buckets of one shape, into chunks, each a stack."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
-from threading import Event, Lock
 from typing import NamedTuple
 
 import torch
@@ -18,6 +16,7 @@ from qamro_cache.training.backend import Backend, choose_backend
 from qamro_cache.training.chunks import buckets, bytes_per_head, chunk_size, evenly
 from qamro_cache.training.closed_form import is_closed, solve
 from qamro_cache.training.inputs import Features, Folds, Inputs, Targets
+from qamro_cache.training.meter import Keep, Keeper, Meter, ProgressCallback
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result
 from qamro_cache.training.stack import Stack
@@ -27,14 +26,6 @@ logger = logging.getLogger("qamro_cache")
 #: A stack's memory at its most (gradients, the best epoch's weights, results), in estimates of a
 #: head at work.
 _PEAK = 2.5
-
-#: Seconds of training that a killed process loses at most; the keeping takes a share at most.
-KEEP_EVERY, KEEP_SHARE = 10.0, 0.05
-
-#: (positions among the jobs, `Stack.snapshot`)
-Keep = Callable[[list[int], Mapping[str, Tensor]], None]
-#: (head-epochs done, of how many at most, heads that still run)
-ProgressCallback = Callable[[int, int, int], None]
 
 
 def fit(
@@ -57,8 +48,7 @@ def fit(
     """Train every job's head; yield (positions among the jobs, results) chunk by chunk.
 
     Head k of a stack equals the same head trained alone with the same folds, whatever its
-    neighbors are. Everything is in memory; no file is read or written. Ridge heads come first:
-    they are solved (`training.closed_form`), and what follows is said of the others.
+    neighbors are. Ridge heads come first; they are solved (`training.closed_form`).
 
     Args:
         features: of the clips, on any device.
@@ -86,39 +76,28 @@ def fit(
         QamroError: heads that do not fit in the memory that is free.
     """
     data = _Data(features, targets, folds, order_seed, torch.device(device))
-    meter = _Meter(jobs, progress)
+    meter = Meter(jobs, progress)
 
     def train(part: _Chunk) -> Result:
         chosen = [jobs[k] for k in part.positions]
         stack = Stack(part.inputs, chosen, part.backend, dtype, initial, weights)
         _go_on(stack, part.begun)
-        return _train(stack, meter, _Keeper(part.positions, keep))
+        return _train(stack, meter, Keeper(part.positions, keep))
 
-    closed, trained = _by_kind(jobs)
-    yield from _solved(data, jobs, closed, weights, meter)
-    plan = _plan(data, jobs, trained, dtype, precision, chunk, begun)
+    yield from _solved(data, jobs, weights, meter)
+    plan = _plan(data, jobs, dtype, precision, chunk, begun)
     in_turn = ((part.positions, train(part)) for part in plan)
     yield from in_turn if data.device.type == "cuda" else _in_threads(plan, train, meter)
 
 
-def _by_kind(jobs: Sequence[Job]) -> tuple[list[list[int]], list[list[int]]]:
-    """Return the buckets of jobs that have a closed form, and of those to train."""
-    found = buckets(jobs)
-    closed = [positions for positions in found if is_closed(jobs[positions[0]])]
-    return closed, [positions for positions in found if positions not in closed]
-
-
 def _solved(
-    data: "_Data",
-    jobs: Sequence[Job],
-    closed: Sequence[list[int]],
-    weights: bool,
-    meter: "_Meter",
+    data: "_Data", jobs: Sequence[Job], weights: bool, meter: Meter
 ) -> Iterator[tuple[list[int], Result]]:
-    for positions in closed:
+    for positions in buckets(jobs):
         chosen = [jobs[k] for k in positions]
-        inputs, done = data.inputs(chosen[0].recipe.head), partial(meter.advance, 1, 1)
-        yield positions, solve(data.features, inputs, chosen, weights=weights, done=done)
+        if is_closed(chosen[0]):
+            inputs, done = data.inputs(chosen[0].recipe.head), partial(meter.advance, 1, 1)
+            yield positions, solve(data.features, inputs, chosen, weights=weights, done=done)
 
 
 class _Chunk(NamedTuple):
@@ -168,7 +147,6 @@ class _Data:
 def _plan(
     data: _Data,
     jobs: Sequence[Job],
-    trained: Sequence[list[int]],
     dtype: torch.dtype,
     precision: str,
     size: int | None,
@@ -183,8 +161,8 @@ def _plan(
 
     plan = [chunk(positions, kept) for positions, kept in begun]
     taken = {k for positions, _ in begun for k in positions}
-    for positions in trained:
-        positions = [k for k in positions if k not in taken]
+    for positions in buckets(jobs):
+        positions = [k for k in positions if k not in taken and not is_closed(jobs[k])]
         if not positions:
             continue
         recipe, whole = jobs[positions[0]].recipe, chunk(positions)
@@ -210,43 +188,7 @@ def _go_on(stack: Stack, begun: Mapping[str, Tensor] | None) -> None:
         logger.warning("a begun stack is trained from its start: %s", error)
 
 
-class _Keeper:
-    """Hands snapshots of a stack on, now and then."""
-
-    def __init__(self, positions: list[int], keep: Keep | None) -> None:
-        self.positions, self.keep = positions, keep
-        self.next = time.monotonic() + KEEP_EVERY
-
-    def look(self, stack: Stack, *, at_once: bool = False) -> None:
-        """Keep the stack if it is time to."""
-        if self.keep is None or (not at_once and time.monotonic() < self.next):
-            return
-        begin = time.monotonic()
-        self.keep(self.positions, stack.snapshot())
-        took = time.monotonic() - begin
-        self.next = begin + took + max(KEEP_EVERY, took / KEEP_SHARE)
-
-
-class _Meter:
-    """Adds up the head-epochs of all stacks for the progress callback, and carries the stop."""
-
-    def __init__(self, jobs: Sequence[Job], progress: ProgressCallback | None) -> None:
-        self.total = sum(1 if is_closed(job) else job.recipe.epochs for job in jobs)
-        self.running = len(jobs)
-        self.done = 0
-        self.progress = progress
-        self.lock = Lock()
-        self.stop = Event()
-
-    def advance(self, head_epochs: int, finished: int) -> None:
-        with self.lock:
-            self.done += head_epochs
-            self.running -= finished
-            if self.progress is not None:
-                self.progress(self.done, self.total, self.running)
-
-
-def _train(stack: Stack, meter: _Meter, keeper: _Keeper) -> Result:
+def _train(stack: Stack, meter: Meter, keeper: Keeper) -> Result:
     """Train a stack, with a look at its heads as often as its epochs' runner says."""
     backend, total = stack.backend, sum(job.recipe.epochs for job in stack.jobs)
     reported, gone, epoch = 0, 0, int(stack.epoch)
@@ -275,7 +217,7 @@ def _train(stack: Stack, meter: _Meter, keeper: _Keeper) -> Result:
 def _in_threads(
     plan: Sequence[_Chunk],
     train: Callable[[_Chunk], Result],
-    meter: _Meter,
+    meter: Meter,
 ) -> Iterator[tuple[list[int], Result]]:
     """Train chunks side by side, one thread each.
 
