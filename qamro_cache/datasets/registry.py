@@ -11,7 +11,8 @@ from qamro_cache.datasets.described import load_described
 from qamro_cache.datasets.description import Description, read_description
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.settings import nearest
 
 #: Entry points of this group name a function ``(data_dir: Path | None) -> Dataset``.
 ENTRY_POINTS = "qamro_cache.datasets"
@@ -46,7 +47,8 @@ def load_dataset(name: str | Path, data_dir: Path | None = None) -> Dataset:
             made there), for a description or a manifest of your own, the folder that it is in.
 
     Raises:
-        QamroError: an unknown name, no folder, or a release that is not as described.
+        OptionError: an unknown name.
+        QamroError: no folder, or a release that is not as described.
     """
     path = Path(name)
     if path.suffix == ".toml":
@@ -67,9 +69,10 @@ def load_dataset(name: str | Path, data_dir: Path | None = None) -> Dataset:
                     "install or mend that package"
                 ) from None
             return load(data_dir)
-    raise QamroError(
-        f"no dataset {name!r}; there are: {', '.join(list_datasets())}; "
-        "or list your own clips with --manifest"
+    known = tuple(list_datasets())
+    raise OptionError(
+        f"no dataset {name!r}; there are: {', '.join(known)}; "
+        f"or list your own clips with --manifest{nearest(name, known)}"
     )
 
 

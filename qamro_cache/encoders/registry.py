@@ -11,7 +11,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions, WeightsOptions
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.settings import unknown
 
 GROUP = "qamro_cache.encoders"
 
@@ -49,18 +50,18 @@ def find_encoder(name: str) -> tuple[EncoderInfo, str]:
     """Return the entry of ``name`` and the argument after its colon (empty without one).
 
     Raises:
-        QamroError: nothing of that name, an argument to an encoder that takes none, or none
+        OptionError: nothing of that name, an argument to an encoder that takes none, or none
             given to one that needs it.
     """
     key, colon, argument = name.partition(":")
     encoders = {info.name: info for info in list_encoders()}
     if key not in encoders:
-        raise QamroError(f"no encoder {key!r}; there are: {', '.join(encoders)}")
+        raise unknown("no encoder", key, tuple(encoders))
     info = encoders[key]
     if colon and not info.argument:
-        raise QamroError(f"encoder {key} takes nothing after a colon; use --encoder {key}")
+        raise OptionError(f"encoder {key} takes nothing after a colon; use --encoder {key}")
     if info.argument and not argument:
-        raise QamroError(f"encoder {key} needs {info.argument}: --encoder {key}:{info.argument}")
+        raise OptionError(f"encoder {key} needs {info.argument}: --encoder {key}:{info.argument}")
     return info, argument
 
 
@@ -77,11 +78,21 @@ def load_encoder(name: str, options: EncoderOptions | None = None, device: str =
             encoder does not take, weights that do not fit.
     """
     options = EncoderOptions() if options is None else options
+    info, argument = ready_encoder(name, options)
+    return info.load(argument, options, device)
+
+
+def ready_encoder(name: str, options: EncoderOptions) -> tuple[EncoderInfo, str]:
+    """Return what `find_encoder` does, of an encoder that can be loaded here.
+
+    Raises:
+        QamroError: as `load_encoder`, but for the weights.
+    """
     info, argument = find_encoder(name)
     missing = list(info.missing(argument, options))
     if missing:
         raise QamroError(f"encoder {name} is not ready: {'; '.join(missing)}")
-    return info.load(argument, options, device)
+    return info, argument
 
 
 def options_of(
@@ -95,15 +106,19 @@ def options_of(
             none.
 
     Raises:
-        QamroError: a field of the identity is missing.
+        QamroError: a field of the identity is missing, or its encoder is not known here.
     """
     try:
+        find_encoder(str(identity["name"]))
         return _options_of(identity, weights or WeightsOptions())
     except (KeyError, TypeError) as error:
         raise QamroError(
             f"the identity names no encoder that can be loaded (field {error}); "
             "its file was not written by this program"
         ) from error
+    except OptionError as error:
+        # Of a file's making, not of the user's.
+        raise QamroError(f"{error}; install the package that brings it") from error
 
 
 def _options_of(identity: Mapping[str, Any], weights: WeightsOptions) -> EncoderOptions:

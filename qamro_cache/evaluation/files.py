@@ -24,6 +24,8 @@ def read_truth(labels: CacheLike) -> Dataset:
 def read_predictions(path: Path, answer_list: Path | None = None) -> pd.DataFrame:
     """Read predictions as one row a clip, axis and seed: clip_id, axis, seed, prediction, ...
 
+    Where no column says the axis or the seed, they are empty.
+
     Args:
         path: see `evaluate`.
         answer_list: see `evaluate`.
@@ -45,25 +47,26 @@ def read_predictions(path: Path, answer_list: Path | None = None) -> pd.DataFram
         raise QamroError(f"{path}: a list is for an answer.txt; leave it out for a predictions.csv")
     # A reason names files, too.
     frame = read_table(path, file_names=("clip_id", "reason"))
-    for required in ("clip_id", "axis", "prediction"):
+    for required in ("clip_id", "prediction"):
         if required not in frame.columns:
             raise QamroError(
                 f"{path}, row 1: there is no column {required!r} "
-                f"(columns: {', '.join(map(str, frame.columns))}); give a predictions.csv of "
-                "qamro-train or qamro-predict, or an answer.txt"
+                f"(columns: {', '.join(map(str, frame.columns))}); give a table with clip_id, "
+                "prediction and, of several axes, axis, or an answer.txt"
             )
     if frame.empty:
         raise QamroError(f"{path}, row 2: there are no predictions; predict some clips first")
     table = pd.DataFrame({name: text(frame, name) for name in frame.columns})
     table["prediction"] = numbers(frame, "prediction", path)
-    if "seed" not in table:
-        table["seed"] = ""
+    for name in ("axis", "seed"):
+        if name not in table:
+            table[name] = ""
     twice = repeated(table[["clip_id", "axis", "seed"]])
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
         clip_id, axis = table["clip_id"].iloc[row], table["axis"].iloc[row]
         raise QamroError(
-            f"{path}, row {frame.index[row]}: clip {clip_id!r} has a prediction on {axis!r} "
-            "already; keep one a clip, axis and seed"
+            f"{path}, row {frame.index[row]}: clip {clip_id!r} has a prediction"
+            f"{f' on {axis!r}' if axis else ''} already; keep one a clip, axis and seed"
         )
     return table
