@@ -17,7 +17,14 @@ from qamro_cache.cache.content import Array
 from qamro_cache.cache.merge import refuse_loss
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.errors import QamroError
-from qamro_cache.files import replace_folder, write_file, write_json, write_table
+from qamro_cache.files import (
+    plain_target,
+    replace_folder,
+    replaceable_folder,
+    write_file,
+    write_json,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from qamro_cache.cache.reader import Cache
@@ -44,6 +51,7 @@ def relabel_cache(path: Path, labels: Path, out: Path | None = None) -> int:
 
     source = open_source(path)
     size = len(source.content.clips)
+    plain_target(out or path)
     if out is not None:
         refuse_loss(out, source.header.identity, source.content.clips["clip_id"])
     clips, new = relabel(labels, source.content.clips, source.content.labels)
@@ -74,6 +82,7 @@ def export_cache(paths: list[Path], folder: Path, form: str = "safetensors") -> 
         raise QamroError(f"no form {form!r}; there are {' and '.join(FORMATS)}")
     if folder.exists() or folder.is_symlink():
         raise QamroError(f"{folder} exists; name a new folder")
+    replaceable_folder(folder)
     cache = open_cache(paths)
     with replace_folder(folder, ()) as new:
         _write_arrays(cache, new, form)

@@ -18,8 +18,9 @@ from qamro_cache.experiments.clips import Clips, HeldOut, choose_clips, hold_out
 from qamro_cache.experiments.grid import CELL, Cell, Grid, cells_of, find_grid, override
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.store import refuse_file, refuse_other_run
-from qamro_cache.files import replaceable_folder
+from qamro_cache.files import replaceable_folder, try_place
 from qamro_cache.losses.terms import PARAMETERS
+from qamro_cache.memory import refuse_disk
 from qamro_cache.settings import from_options, nearest, settings_of
 from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
 
@@ -154,13 +155,25 @@ def ablate_request(
         raise OptionError(str(error)) from error
     out = Path(out)
     refuse_file(out)
+    try_place(out / "config.json")
     refuse_device(options.device)
     if (out / "head.safetensors").exists():
         raise QamroError(f"{out} holds a run of qamro-train; name another folder for the grid")
     by_encoder = _open_by_encoder(caches)
     common = _common_clips(by_encoder)
     parts = [part for cache in by_encoder for part in _parts(cache, cells, options, common)]
+    _refuse_disk(out / "done", parts, options.seeds)
     return AblateRequest(out, options, cells, parts)
+
+
+def _refuse_disk(done: Path, parts: Sequence[Part], seeds: int) -> None:
+    """Refuse kept predictions (a float32 a head and clip) that would not fit beside the tables."""
+    size = 0
+    for part in parts:
+        heads = len(part.cells) * seeds * len(part.clips.axes) * len(part.held_out.folds.train)
+        size += 4 * heads * len(part.clips.rows)
+    there = sum(path.stat().st_size for path in done.glob("*.safetensors"))
+    refuse_disk(size - there, done)
 
 
 def _parts(

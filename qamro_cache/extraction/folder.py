@@ -17,7 +17,7 @@ from qamro_cache.cache.assemble import Source, open_source
 from qamro_cache.cache.content import CacheContent, Header
 from qamro_cache.cache.writer import check_file, write_cache
 from qamro_cache.errors import QamroError
-from qamro_cache.files import plain_target
+from qamro_cache.files import cannot_write, plain_target
 from qamro_cache.temporary import remove_leftovers
 
 logger = logging.getLogger("qamro_cache")
@@ -42,11 +42,13 @@ class WorkFolder:
         target = plain_target(self.out)
         lock = self.path / "lock"
         while True:
-            self.path.mkdir(parents=True, exist_ok=True)
             try:
+                self.path.mkdir(parents=True, exist_ok=True)
                 handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except FileNotFoundError:
                 continue  # another process has just finished and removed the folder
+            except OSError as error:
+                raise cannot_write(self.path, error) from error
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
