@@ -101,7 +101,7 @@ def refuse_other(
     target = _target(path)
     if target is None:
         return
-    try_place(target)
+    try_place(path)
     if overwrite or not target.exists() or target.stat().st_size == 0:
         return
     # Whatever a stranger's file makes the reader raise, it is not ours.
@@ -188,7 +188,9 @@ def replaceable_folder(out: Path) -> Path:
             nothing new where it is.
     """
     target = _replaceable(out)
-    try_place(target)
+    try_place(out)
+    if target.exists():
+        try_place(out / "config.json")  # what is to be moved must be let go
     return target
 
 
@@ -214,29 +216,35 @@ def plain_target(path: Path) -> Path:
         QamroError: it is a folder, a pipe, a device or the like, or is not to be written to.
     """
     target = _plain_target(path)
-    try_place(target)
+    try_place(path)
     return target
 
 
-def try_place(target: Path) -> None:
+def try_place(path: Path) -> None:
     """Make a temporary file where an output will have its own, and remove it.
 
     Args:
-        target: links followed. Of a missing folder the nearest one that is there is tried.
+        path: of the output. Of a missing folder the nearest one that is there is tried.
 
     Raises:
-        QamroError: nothing can be made there; nothing has been changed.
+        QamroError: nothing can be made, or replaced, there; nothing has been changed.
     """
+    target = Path(os.path.realpath(path))
     folder = target.parent
     try:
         while not folder.exists():
             folder = folder.parent
         if not folder.is_dir():
-            raise QamroError(f"{folder} is a file, and {target} cannot be in it; name a folder")
+            raise QamroError(f"{folder} is a file, and {path} cannot be in it; name a folder")
         with temporary(folder / target.name, folder=False):
             pass
+        # In a folder like /tmp what is another's can be written to, and not be replaced.
+        if target.exists() and folder.stat().st_mode & stat.S_ISVTX:
+            owners = (0, target.stat().st_uid, folder.stat().st_uid)
+            if os.geteuid() not in owners:
+                raise PermissionError(errno.EPERM, "")
     except OSError as error:
-        raise cannot_write(target, error) from error
+        raise cannot_write(path, error) from error
 
 
 def _plain_target(path: Path) -> Path:

@@ -25,6 +25,7 @@ from qamro_cache.files import (
     write_json,
     write_table,
 )
+from qamro_cache.memory import refuse_disk
 
 if TYPE_CHECKING:
     from qamro_cache.cache.reader import Cache
@@ -84,6 +85,7 @@ def export_cache(paths: list[Path], folder: Path, form: str = "safetensors") -> 
         raise QamroError(f"{folder} exists; name a new folder")
     replaceable_folder(folder)
     cache = open_cache(paths)
+    refuse_disk(sum(path.stat().st_size for path in paths), folder)
     with replace_folder(folder, ()) as new:
         _write_arrays(cache, new, form)
         _write_tables(cache, new)

@@ -26,6 +26,9 @@ from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
 
 logger = logging.getLogger("qamro_cache")
 
+#: Bytes of a row of a table, about.
+_ROW = 100
+
 
 @dataclass(frozen=True)
 class TrainRequest:
@@ -127,6 +130,7 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
         refuse_other_run(out, asked)
     clips = choose_clips(opened, options, text=text)
     held_out = hold_out(clips, options.cv, options)
+    refuse_disk(_ROW * options.seeds * len(clips.axes) * len(clips.rows), out)
     return TrainRequest(opened, out, options, recipe, clips, held_out, asked)
 
 
@@ -167,13 +171,14 @@ def ablate_request(
 
 
 def _refuse_disk(done: Path, parts: Sequence[Part], seeds: int) -> None:
-    """Refuse kept predictions (a float32 a head and clip) that would not fit beside the tables."""
-    size = 0
+    """Refuse tables and kept predictions (a float32 a head and clip) that would not fit."""
+    kept = rows = 0
     for part in parts:
-        heads = len(part.cells) * seeds * len(part.clips.axes) * len(part.held_out.folds.train)
-        size += 4 * heads * len(part.clips.rows)
+        figures = len(part.cells) * seeds * len(part.clips.axes)
+        rows += figures
+        kept += 4 * figures * len(part.held_out.folds.train) * len(part.clips.rows)
     there = sum(path.stat().st_size for path in done.glob("*.safetensors"))
-    refuse_disk(size - there, done)
+    refuse_disk(_ROW * rows + max(0, kept - there), done)
 
 
 def _parts(
