@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
+from qamro_cache.audio.open import open_regular
 from qamro_cache.audio.windows import plan_windows
 from qamro_cache.errors import ClipError
 from qamro_cache.extraction.units import Unit
@@ -35,9 +37,12 @@ def _windows(path: str, spec: EncoderSpec) -> int:
     import soundfile
 
     # What is wrong with a file is found, and told, when it is decoded.
-    with suppress(ClipError, OSError, RuntimeError, TypeError, ValueError):
-        info = soundfile.info(path)
+    with (
+        suppress(ClipError, OSError, RuntimeError, TypeError, ValueError),
+        open_regular(Path(path)) as handle,
+        soundfile.SoundFile(handle, closefd=False) as sound,
+    ):
         rate = spec.audio.sample_rate
-        scale = rate / info.samplerate if spec.audio.rate_policy == "resample" else 1
-        return len(plan_windows(round(info.frames * scale), spec.audio))
+        scale = rate / sound.samplerate if spec.audio.rate_policy == "resample" else 1
+        return len(plan_windows(round(sound.frames * scale), spec.audio))
     return 0
