@@ -1,6 +1,8 @@
 # The environment is made once in .venv, with the versions of constraints.txt.
 PYTHON ?= python3
 VENV   ?= .venv
+# The build of torch: cpu, cuda, or what this machine can use.
+TORCH  ?= auto
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
@@ -14,7 +16,7 @@ demo: $(VENV)/.demo  ## embed a small synthetic set with distillmos, train heads
 	$(BIN)/qamro-extract --dataset demo --data-dir demo/audio --encoder distillmos --out demo/emb.h5
 	$(BIN)/qamro-train --cache demo/emb.h5 --cv group --out demo/run
 
-test: $(VENV)/.test  ## run the test suite: about ten minutes on two cores
+test: $(VENV)/.test  ## run the test suite: about six minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 slow: $(VENV)/.test  ## run the tests that take longer: real audio, interpreted kernels, README's examples
@@ -42,11 +44,18 @@ clean:  ## remove the environment, the demo and the tools' caches
 $(VENV)/bin/python:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "error: $(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@# Older ones say nothing for minutes while they unpack.
+	-$(PIP) 'pip>=25.1'
 
-$(VENV)/.demo: $(VENV)/bin/python setup.cfg constraints.txt
+$(VENV)/.torch-$(TORCH): $(VENV)/bin/python install_torch.py constraints.txt
+	$(BIN)/python install_torch.py $(TORCH)
+	@rm -f $(VENV)/.torch-*
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch-$(TORCH) setup.cfg constraints.txt
 	$(PIP) --editable '.[distillmos]'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/bin/python setup.cfg constraints.txt
+$(VENV)/.test: $(VENV)/.torch-$(TORCH) setup.cfg constraints.txt
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/.demo

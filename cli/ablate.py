@@ -9,6 +9,7 @@ from qamro_cache.experiments.grid import CELL, shipped_grids
 from qamro_cache.experiments.options import AblateOptions
 
 from .common import OneLine, notices_to_stderr, printable, version_option
+from .completion import complete
 from .options import CACHES, OUT_FOLDER, given, request_options, setting_options
 from .tables import number, show_table
 from .training_bar import training_bar
@@ -32,7 +33,12 @@ def _list_grids(context: click.Context, option: click.Parameter, wanted: bool) -
 )
 @CACHES
 @OUT_FOLDER
-@click.option("--grid", default="", help="A TOML file, or a name from --list-grids.")
+@click.option(
+    "--grid",
+    default="",
+    shell_complete=complete,
+    help="A TOML file, or a name from --list-grids.",
+)
 @click.option(
     "--list-grids",
     is_flag=True,

@@ -9,6 +9,7 @@ import click
 from qamro_cache.datasets.options import RelabelOptions
 from qamro_cache.devices import refuse_device
 from qamro_cache.extraction.request import VerifyOptions
+from qamro_cache.settings import Setting
 
 from .common import (
     OneLineGroup,
@@ -16,9 +17,12 @@ from .common import (
     printable,
     version_option,
 )
-from .options import given, request_options
+from .options import given, option_of, request_options
 from .tables import show_fields
 
+_FORMAT = Setting(
+    "format", str, "safetensors", "How arrays are written.", choices=("safetensors", "npy")
+)
 _FILES = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -152,11 +156,11 @@ def relabel(file: Path, labels: Path | None, out: Path | None, **options: Any) -
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=_FILES)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
-@click.option("--format", "form", type=click.Choice(["safetensors", "npy"]), default="safetensors")
-def export(files: tuple[Path, ...], out: Path, form: str) -> None:
+@option_of(_FORMAT)
+def export(files: tuple[Path, ...], out: Path, format: str | None) -> None:
     """Write arrays, tables and a manifest for other programs."""
     notices_to_stderr()
     from qamro_cache.cache.edit import export_cache
 
-    names = export_cache(list(files), out, form)
+    names = export_cache(list(files), out, format or _FORMAT.default)
     click.echo(f"{printable(str(out))}: {', '.join(names)}")

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from qamro_cache.errors import OptionError, QamroError, quoted, words_of
+from qamro_cache.settings import unknown
 
 #: Letters of an error or a notice at most.
 LONGEST_LINE = 440
@@ -44,11 +45,19 @@ class OneLineGroup(click.Group):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["context_settings"] = {"help_option_names": ["-h", "--help"]}
+        # Without a name a group would show its help as an error of many lines.
+        kwargs["no_args_is_help"] = False
         super().__init__(*args, **kwargs)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and leave the process."""
         _run(super().main, STARTS_OVER, *args, **kwargs)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find a command; the error of a wrong name has the nearest one."""
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise unknown("no command", args[0], tuple(self.commands))
+        return super().resolve_command(ctx, args)
 
 
 def _run(command: Any, stopped: str, *args: Any, **kwargs: Any) -> NoReturn:

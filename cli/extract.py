@@ -12,6 +12,7 @@ from qamro_cache.extraction.request import ExtractRequest
 from qamro_cache.settings import from_options
 
 from .common import OneLine, notices_to_stderr, printable, version_option
+from .completion import complete
 from .extract_output import (
     show_encoder_check,
     show_encoders,
@@ -25,14 +26,24 @@ from .options import given, request_options
 @click.command(
     cls=OneLine, stopped="the same command goes on: finished clips are kept in OUT.parts"
 )
-@click.option("--dataset", metavar="NAME", help="A known set (demo, ...) or a description (.toml).")
+@click.option(
+    "--dataset",
+    metavar="NAME",
+    shell_complete=complete,
+    help="A known set (demo, ...) or a description (.toml).",
+)
 @click.option(
     "--manifest",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Your own clips: a table with path and, if known, clip_id, system, group, prompt, split, "
     "rater and a column an axis.",
 )
-@click.option("--encoder", metavar="NAME", help="See --list-encoders; demo uses distillmos.")
+@click.option(
+    "--encoder",
+    metavar="NAME",
+    shell_complete=complete,
+    help="See --list-encoders; demo uses distillmos.",
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Cache file to make.")
 @request_options(ExtractRequest)
 @click.option("--dry-run", is_flag=True, help="Only check the set; no encoder, no output.")

@@ -41,7 +41,9 @@ def show_encoder_check(name: str, request: "ExtractRequest", as_json: bool) -> N
 
     from qamro_cache.devices import usable_device
     from qamro_cache.encoders.doctor import check_encoder
+    from qamro_cache.encoders.registry import find_encoder
 
+    find_encoder(name)
     found = []
     device = usable_device(request.device)
     for check in check_encoder(name, request.encoder_options, device):

@@ -10,6 +10,8 @@ from click.shell_completion import CompletionItem
 
 from qamro_cache.settings import Setting, settings_of, split_list
 
+from .completion import offered
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 #: A path that need not exist yet.
@@ -51,6 +53,7 @@ class Value(click.ParamType):  # type: ignore[type-arg]
         """Complete the choices, of a list the one after its last comma."""
         before, comma, last = incomplete.rpartition(",") if self.listed else ("", "", incomplete)
         choices = ("true", "false") if self.setting.kind is bool else self.setting.choices
+        choices = choices or offered(ctx, self.setting.name)
         return [CompletionItem(before + comma + c) for c in choices if c and c.startswith(last)]
 
 

@@ -4,13 +4,11 @@ A new file is made under a temporary name beside the one it replaces (links are 
 flushed to disk and renamed.
 """
 
-import ctypes
 import errno
 import json
 import math
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -20,11 +18,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from qamro_cache.errors import OptionError, QamroError, quoted, words_of
 from qamro_cache.temporary import (
-    dissolve,
+    exchange,
     fsync,
     fsync_folder,
     locked,
-    move_others,
     remove_leftovers,
     temporary,
 )
@@ -37,9 +34,6 @@ PathLike = str | os.PathLike[str]
 
 #: Files of this process that have a name: writing to them shares the offset of what is printed.
 _OPEN_FILE = re.compile(r"/dev/(?:stdout|stderr)|/(?:dev|proc/self)/fd/\d+")
-_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
-_RENAME_EXCHANGE = 2
-_AT_FDCWD = -100
 
 
 def as_path(value: PathLike, what: str = "a file") -> Path:
@@ -125,7 +119,10 @@ def refuse_other(
         QamroError: another file is there, or nothing can be written under that name.
     """
     target = _target(path)
-    if overwrite or target is None or not target.exists() or target.stat().st_size == 0:
+    if target is None:
+        return
+    try_place(path)
+    if overwrite or not target.exists() or target.stat().st_size == 0:
         return
     # Whatever a stranger's file makes the reader raise, it is not ours.
     with suppress(Exception):
@@ -155,7 +152,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         QamroError: it cannot be written, or is no plain file; a file of that name is as it was.
     """
-    target = plain_target(path)
+    target = _plain_target(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target)
@@ -182,7 +179,7 @@ def replace_folder(out: Path, ours: Collection[str]) -> Iterator[Path]:
         QamroError: ``out`` cannot be written, or cannot be exchanged: it is a file, a mount, or the
             folder that the process is in; ``out`` is as it was then.
     """
-    target = replaceable_folder(out)
+    target = _replaceable(out)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target, ours)
@@ -195,7 +192,7 @@ def replace_folder(out: Path, ours: Collection[str]) -> Iterator[Path]:
             if target.exists():
                 shutil.copymode(target, new)
                 with locked(target, needed=False):
-                    _exchange(new, target, ours)
+                    exchange(new, target, ours)
             else:
                 new.rename(target)
             fsync_folder(target.parent)
@@ -204,11 +201,20 @@ def replace_folder(out: Path, ours: Collection[str]) -> Iterator[Path]:
 
 
 def replaceable_folder(out: Path) -> Path:
-    """Return the folder that is made or replaced, links followed; asked before the work, too.
+    """Return the folder that is made or replaced, links followed; asked before the work.
 
     Raises:
-        QamroError: it is a file, a mount, or the folder that the process is in.
+        QamroError: it is a file, a mount, or the folder that the process is in, or there can be
+            nothing new where it is.
     """
+    target = _replaceable(out)
+    try_place(out)
+    if target.exists():
+        try_place(out / "config.json")  # what is to be moved must be let go
+    return target
+
+
+def _replaceable(out: Path) -> Path:
     target = Path(os.path.realpath(out))
     if target.is_symlink():  # still one, so it is of a loop
         raise cannot_write(out, OSError(errno.ELOOP, ""))
@@ -224,11 +230,44 @@ def replaceable_folder(out: Path) -> Path:
 
 
 def plain_target(path: Path) -> Path:
-    """Return the file that an output is written to, links followed; asked before the work, too.
+    """Return the file that an output is written to, links followed; asked before the work.
 
     Raises:
         QamroError: it is a folder, a pipe, a device or the like, or is not to be written to.
     """
+    target = _plain_target(path)
+    try_place(path)
+    return target
+
+
+def try_place(path: Path) -> None:
+    """Make a temporary file where an output will have its own, and remove it.
+
+    Args:
+        path: of the output. Of a missing folder the nearest one that is there is tried.
+
+    Raises:
+        QamroError: nothing can be made, or replaced, there; nothing has been changed.
+    """
+    target = Path(os.path.realpath(path))
+    folder = target.parent
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            raise QamroError(f"{folder} is a file, and {path} cannot be in it; name a folder")
+        with temporary(folder / target.name, folder=False):
+            pass
+        # In a folder like /tmp what is another's can be written to, and not be replaced.
+        if target.exists() and folder.stat().st_mode & stat.S_ISVTX:
+            owners = (0, target.stat().st_uid, folder.stat().st_uid)
+            if os.geteuid() not in owners:
+                raise PermissionError(errno.EPERM, "")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _plain_target(path: Path) -> Path:
     target = _target(path)
     if target is None:
         raise QamroError(f"{path} is no plain file, which this output needs; name a file")
@@ -248,7 +287,7 @@ def _target(path: Path) -> Path | None:
     """Return the file that ``path`` names, links followed; None for a pipe or a terminal."""
     try:
         mode = path.stat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Path(os.path.realpath(path))
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -269,31 +308,3 @@ def _open_special(path: Path) -> int:
     handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     os.set_blocking(handle, True)
     return handle
-
-
-def _exchange(new: Path, target: Path, ours: Collection[str]) -> None:
-    """Let two folders change names, at once where the system can, and remove the old one."""
-    old = new.with_suffix(".old")
-    new.rename(old)
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    names = _AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(target)
-    try:
-        move_others(target, old, ours)
-        if rename is None or rename(*names, _RENAME_EXCHANGE) != 0:
-            number = ctypes.get_errno()
-            if rename is not None and number not in _NO_EXCHANGE:
-                raise OSError(number, os.strerror(number))
-            second = old.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
-            target.rename(second)
-            try:
-                old.rename(target)
-            except OSError:
-                second.rename(target)
-                raise
-            old = second
-    except OSError:
-        with suppress(OSError):
-            dissolve(old, target, ours)
-        raise
-    # What cannot be removed now is a leftover, and goes with the next run.
-    shutil.rmtree(old, ignore_errors=True)

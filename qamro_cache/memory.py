@@ -1,9 +1,10 @@
-"""How much memory is free, asked before much of it is taken."""
+"""How much memory, and how much disk, is free: asked before much of it is taken."""
 
 import math
 import os
 import re
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,42 @@ def refuse_memory(size: float, what: str, mend: str) -> None:
             f"{what} would take about {size / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are "
             f"free; {mend}"
         )
+
+
+def refuse_disk(size: float, path: Path) -> None:
+    """Refuse what would not fit on the disk that ``path`` is to lie on.
+
+    Args:
+        size: bytes, estimated.
+        path: to be made; its folder need not be there yet.
+
+    Raises:
+        QamroError: the estimate is beyond what is free.
+    """
+    free = free_disk(path)
+    if size > free:
+        raise QamroError(
+            f"{path} cannot be written: it would take about {_size(size)} of disk while it is "
+            f"made, and {_size(free)} are free there; make space, or name a place on another disk"
+        )
+
+
+def free_disk(path: Path) -> float:
+    """Return the bytes that are free where ``path`` is, or will be; infinite where not known."""
+    folder = Path(os.path.realpath(path)).parent
+    while not folder.exists():
+        folder = folder.parent
+    with suppress(OSError):
+        usage = shutil.disk_usage(folder)
+        # Some network folders have no size.
+        return usage.free if usage.total else math.inf
+    return math.inf
+
+
+def _size(size: float) -> str:
+    if size < 1e5:
+        return f"{size / 1e3:,.1f} kB"
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
 
 
 def free_memory() -> float:

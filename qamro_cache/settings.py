@@ -284,6 +284,12 @@ def nearest(name: object, names: Sequence[str]) -> str:
     return f"; did you mean {quoted(found[0])}?" if found else ""
 
 
+def unknown(what: str, name: object, names: Sequence[str]) -> OptionError:
+    """Return the error of a name that is none of those there are; ``what`` begins the line."""
+    there = ", ".join(names) or "none"
+    return OptionError(f"{what} {quoted(name)}; there are: {there}{nearest(name, names)}")
+
+
 def _kind_of(hint: Any) -> tuple[type, bool]:
     """Return the type of one value and whether there are several."""
     if get_origin(hint) is tuple:

@@ -6,6 +6,7 @@ process ends: the next writer of NAME removes what killed ones have left, and ne
 one is writing.
 """
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -16,6 +17,9 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
 #: Network folders may have no locks; some have none for what cannot be opened for writing.
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 
@@ -83,6 +87,34 @@ def move_others(old: Path, new: Path, ours: Collection[str]) -> None:
     for path in list(old.iterdir()):
         if path.name not in ours and not (new / path.name).exists():
             path.rename(new / path.name)
+
+
+def exchange(new: Path, target: Path, ours: Collection[str]) -> None:
+    """Let two folders change names, at once where the system can, and remove the old one."""
+    old = new.with_suffix(".old")
+    new.rename(old)
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    names = _AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(target)
+    try:
+        move_others(target, old, ours)
+        if rename is None or rename(*names, _RENAME_EXCHANGE) != 0:
+            number = ctypes.get_errno()
+            if rename is not None and number not in _NO_EXCHANGE:
+                raise OSError(number, os.strerror(number))
+            second = old.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
+            target.rename(second)
+            try:
+                old.rename(target)
+            except OSError:
+                second.rename(target)
+                raise
+            old = second
+    except OSError:
+        with suppress(OSError):
+            dissolve(old, target, ours)
+        raise
+    # What cannot be removed now is a leftover, and goes with the next run.
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

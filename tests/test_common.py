@@ -4,6 +4,8 @@ import json
 import logging
 import subprocess
 import sys
+from contextlib import chdir, contextmanager
+from functools import partial
 from importlib.metadata import version
 
 import pytest
@@ -88,6 +90,96 @@ def test_a_word_too_long_for_its_place_stays_in_one_piece(capsys):
     assert lines[-1] == "none  -"
 
 
+def every_command():
+    """All commands, those of qamro-cache too: words on a line -> the command."""
+    found = {"extract": extract, "train": train, "ablate": ablate, "evaluate": evaluate,
+             "predict": predict, "cache": cache}  # fmt: skip
+    return found | {f"cache {name}": command for name, command in cache.commands.items()}
+
+
+@pytest.mark.parametrize("words", sorted(every_command()))
+def test_every_command_has_help_and_says_wrong_usage_in_one_line(words):
+    root, *below = words.split()
+    run = partial(CliRunner().invoke, every_command()[root], prog_name=f"qamro-{root}")
+    short, long = run([*below, "-h"]), run([*below, "--help"])
+    assert (short.exit_code, short.stdout) == (0, long.stdout)
+    assert short.stdout.startswith(f"Usage: qamro-{words} ")
+    for arguments in ([], ["--no-such-option"], ["-x"]):
+        wrong = run([*below, *arguments])
+        assert wrong.exit_code == 2, (words, arguments, wrong.output)
+        assert wrong.stderr.startswith("error: ")
+        assert wrong.stderr.count("\n") == 1
+        assert "Usage" not in wrong.stderr
+
+
+@pytest.mark.parametrize("words", sorted(every_command()))
+def test_a_wrong_choice_of_any_option_names_the_nearest(words):
+    root, *below = words.split()
+    for option in every_command()[words].params:
+        choices = getattr(getattr(option, "setting", option.type), "setting", None)
+        choices = () if choices is None else [c for c in choices.choices if len(c) > 2]
+        for choice in choices:
+            wrong = CliRunner().invoke(
+                every_command()[root], [*below, option.opts[0], choice[:-1] + choice[-1] * 2]
+            )
+            assert wrong.exit_code == 2
+            assert f"did you mean {choice!r}?" in wrong.stderr, (option.name, wrong.stderr)
+            assert wrong.stderr.count("\n") == 1
+
+
+def test_a_wrong_encoder_names_the_nearest(tmp_path):
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "clips.csv").write_text("clip_id,path\na,a.wav\n")
+    own = ["--manifest", str(tmp_path / "clips.csv"), "--out", str(tmp_path / "emb.h5")]
+    for arguments in (["--check"], own):
+        wrong = CliRunner().invoke(extract, [*arguments, "--encoder", "distilmos"])
+        assert wrong.exit_code == 2, wrong.output
+        assert wrong.stderr.startswith("error: no encoder 'distilmos'; there are: mel, ")
+        assert wrong.stderr.endswith("; did you mean 'distillmos'?\n")
+    assert not (tmp_path / "emb.h5.parts").exists()
+
+
+def completed(command, line, tmp_path):
+    """What the tab key offers, asked of the command as bash does."""
+    words = line.split(" ")
+    variables = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1),
+                 f"_QAMRO_{words[0][6:].upper()}_COMPLETE": "bash_complete"}  # fmt: skip
+    with monkey_environment(variables, tmp_path):
+        said = CliRunner().invoke(command, prog_name=words[0])
+    assert said.exit_code == 0, said.output
+    assert said.stderr == ""
+    return [item.partition(",")[2] for item in said.stdout.split()]
+
+
+@contextmanager
+def monkey_environment(variables, folder):
+    with pytest.MonkeyPatch.context() as patch, chdir(folder):
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
+
+
+def test_the_tab_key_offers_values(tmp_path):
+    write_synthetic(tmp_path / "emb.h5")
+    for command, line, values in (
+        (extract, "qamro-extract --encoder ", ["mel", "distillmos", "clap", "audiobox", "hf:"]),
+        (extract, "qamro-extract --dataset somos", ["somos-clean", "somos"]),
+        (extract, "qamro-extract --dataset ./my", ["./my"]),  # a file's name
+        (evaluate, "qamro-evaluate --dataset bv", ["bvcc"]),
+        (ablate, "qamro-ablate --grid a", ["alpha_beta", "annotation_noise"]),
+        (ablate, "qamro-ablate --loss huber,ms", ["huber,mse"]),
+        (train, "qamro-train --loss h", ["huber"]),
+        (train, "qamro-train --optimizer ", ["adamw", "sgd"]),
+        (train, "qamro-train --cv ", ["system", "group", "prompt", "split"]),
+        (train, "qamro-train --cache emb.h5 --axis ", ["quality", "match"]),
+        (train, "qamro-train --cache emb.h5 --feature ", ["embedding", "layers"]),
+        (train, "qamro-train --cache none.h5 --axis ", []),
+        (cache, "qamro-cache in", ["info"]),
+        (cache, "qamro-cache export --format ", ["safetensors", "npy"]),
+    ):
+        assert sorted(completed(command, line, tmp_path)) == sorted(values), line
+
+
 SCRIPT = """
 import json, sys
 from importlib import import_module
@@ -116,9 +208,9 @@ def test_mistakes_are_refused_before_torch_is_loaded(tmp_path):
         cases += [
             (command, [*common, str(tmp_path / "none.h5")], 1, "there is no cache"),
             (command, [*common, str(tmp_path / "text.h5")], 1, "is no cache"),
-            (command, [*common, path, "--axis", "beauty"], 1, "there are: quality, match"),
-            (command, [*common, path, "--cv", "song"], 1, "prompt, split or a number of folds"),
-            (command, [*common, path, "--feature", "wave"], 1, "there are: embedding, layers"),
+            (command, [*common, path, "--axis", "qualty"], 2, "did you mean 'quality'?"),
+            (command, [*common, path, "--cv", "grop"], 2, "at least 2; did you mean 'group'?"),
+            (command, [*common, path, "--feature", "layer"], 2, "did you mean 'layers'?"),
             (command, [*common, path, "--labels", "none.csv"], 1, "none.csv"),
             (command, [*common, path, "--alpha", "-1"], 2, "alpha must be at least 0"),
             (command, [*common, path, "--widths", "0"], 2, "widths must be at least 1"),
@@ -128,17 +220,24 @@ def test_mistakes_are_refused_before_torch_is_loaded(tmp_path):
     labels = ["--predictions", str(tmp_path / "p.csv"), "--labels"]
     head = ["--out", str(tmp_path / "o.csv"), "--head"]
     cases += [
-        ("ablate", [*grid, "alphabeta"], 1, "there are: alpha_beta, annotation_noise"),
+        ("ablate", [*grid, "alphabeta"], 2, "did you mean 'alpha_beta'?"),
         ("ablate", [*grid, str(tmp_path / "bad.toml")], 1, "gamma"),
-        ("extract", ["--dataset", "nope", "--encoder", "mel", *common[:2]], 1, "no dataset 'nope'"),
+        (
+            "extract",
+            ["--dataset", "bvc", "--encoder", "mel", *common[:2]],
+            2,
+            "did you mean 'bvcc'?",
+        ),
         ("extract", ["--manifest", "none.csv", "--encoder", "mel", *common[:2]], 1, "none.csv"),
         ("evaluate", [*labels, str(tmp_path / "none.h5")], 1, "there is no cache"),
-        ("evaluate", [*labels, path, "--axis-map", "quality=beauty"], 1, "no axis 'beauty'"),
+        ("evaluate", [*labels, path, "--axis-map", "quality=qualty"], 2, "did you mean 'quality'?"),
         ("predict", [*head, "none.safetensors", "--cache", path], 1, "none.safetensors: no such"),
         ("predict", [*head, path, "--cache", str(tmp_path / "none.h5")], 1, "there is no cache"),
         ("predict", [*head, path, "--cache", path, "--answer-list", path], 2, "give --answer FILE"),
         ("cache", ["verify", path, "--deep", "--sample", "0"], 2, "--sample"),
         ("cache", ["info", str(tmp_path / "text.h5")], 1, "is no cache"),
+        ("cache", ["inof", path], 2, "did you mean 'info'?"),
+        ("cache", ["export", path, "--out", "x", "--format", "np"], 2, "did you mean 'npy'?"),
     ]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], input=json.dumps(cases), capture_output=True, text=True,

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from qamro_cache_cli.evaluate import main
 from reference_metrics import reference, within_groups
+from scipy import stats
 
 from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import QamroError
@@ -411,3 +413,48 @@ def test_figures_of_nothing_but_clips_trained_on_are_refused(files):
     both = pd.concat([table, table.assign(axis="fit", trained_on="no")])
     both.to_csv(folder / "p.csv", index=False)
     assert list(evaluate(folder / "p.csv", folder / "labels.csv", resamples=0)["axes"]) == ["fit"]
+
+
+def bare(folder: Path, scale: float, shift: float = 0.0) -> tuple[Path, Path]:
+    """Write labels of one axis, 0 to 100, and a table that has no more than predictions."""
+    scores = np.linspace(5, 95, 20)
+    labels = pd.DataFrame({"clip_id": [f"c{k}" for k in range(20)], "quality": scores})
+    labels.loc[0, "quality"], labels.loc[19, "quality"] = 0, 100
+    labels.to_csv(folder / "labels.csv", index=False)
+    noisy = scores[::-1] if scale < 0 else scores + np.random.default_rng(0).normal(0, 5, 20)
+    table = labels[["clip_id"]].assign(prediction=abs(scale) * noisy + shift)
+    table.to_csv(folder / "p.csv", index=False)
+    return folder / "p.csv", folder / "labels.csv"
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "why"),
+    [
+        (1, 0, ""),
+        (-1, 0, ""),  # as bad as can be, and on the scale
+        (0.04, 1, "(1.247 to 5.123) cannot be in the units"),
+        (0.01, 0, "cannot be in the units of the labels' scale"),
+        (10, 0, "cannot be in the units of the labels' scale"),
+        (0.001, 50, ""),  # always the mean: no better, but in the units
+    ],
+)
+def test_a_table_of_clips_and_predictions_is_enough_for_one_axis(
+    scale, shift, why, tmp_path, caplog
+):
+    predictions, labels = bare(tmp_path, scale, shift)
+    caplog.set_level("INFO")
+    found = evaluate(predictions, labels, resamples=0)["axes"]["quality"]
+    assert found["predicted_axis"] == "quality"
+    assert ("clip_mse" in found["metrics"]) == (not why)
+    assert ("cannot be in the units" in caplog.text) == bool(why)
+    both = pd.merge(*map(pd.read_csv, (predictions, labels)), on="clip_id")
+    expected = stats.spearmanr(both["prediction"], both["quality"]).statistic
+    assert found["metrics"]["clip_srcc"]["value"] == pytest.approx(expected)
+
+
+def test_of_several_axes_a_table_says_which(tmp_path):
+    predictions, labels = bare(tmp_path, 1)
+    two = pd.read_csv(labels)
+    two.assign(beauty=two["quality"]).to_csv(labels, index=False)
+    with pytest.raises(QamroError, match=r"no column 'axis', and the labels have 2 axes \(quality"):
+        evaluate(predictions, labels)

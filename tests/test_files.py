@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from qamro_cache import files
+from qamro_cache import files, temporary
 from qamro_cache.errors import QamroError
 from qamro_cache.files import (
     json_text,
@@ -32,7 +32,7 @@ def names(folder: Path) -> list[str]:
 
 def killed(code: str, *arguments: object) -> None:
     """Run code that kills its own process."""
-    code = "import os\nfrom pathlib import Path\nfrom qamro_cache import files\n" + code
+    code = "import os\nfrom pathlib import Path\nfrom qamro_cache import files, temporary\n" + code
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=False)
     assert done.returncode == -signal.SIGKILL
 
@@ -186,7 +186,7 @@ def test_a_folder_is_exchanged_whole(
     tmp_path: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchange:  # as on a network folder or another system
-        monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 20)
+        monkeypatch.setattr(temporary, "_RENAME_EXCHANGE", 1 << 20)
     out = tmp_path / "run"
     run(out, "first")
     (out / "head").write_text("of the first run alone")
@@ -227,7 +227,7 @@ def stop(step):
 for module, name in ((os, "rename"), (os, "unlink"), (os, "rmdir"), (os, "fsync")):
     setattr(module, name, stop(getattr(module, name)))
 if sys.argv[3] == "two":
-    files._RENAME_EXCHANGE = 1 << 20
+    temporary._RENAME_EXCHANGE = 1 << 20
 with files.replace_folder(Path(sys.argv[1]), ("config.json", "head")) as new:
     (new / "config.json").write_text("new")
     (new / "head").write_text("new")

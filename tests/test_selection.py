@@ -80,7 +80,7 @@ def test_what_is_left_out_is_neither_learned_from_nor_judged(cache, tmp_path):
 def test_the_commands_take_it_and_refuse_before_the_work(cache, tmp_path):
     base = ["--cache", str(cache), "--out", str(tmp_path / "run"), "--cv", "3", "--epochs", "1"]
     refused = CliRunner().invoke(train_command, [*base, "--without", "system=S9"])
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "there are: S0, S1" in refused.stderr
     done = CliRunner().invoke(train_command, [*base, "--without", "system=S0", "--seeds", "1"])
     assert done.exit_code == 0, done.output

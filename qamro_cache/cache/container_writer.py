@@ -15,6 +15,7 @@ from qamro_cache.cache.container import BLOCK, Blocks, bytes_of, rest_xxh3
 from qamro_cache.cache.index import Extent, Index, block_size, nbytes_of, render
 from qamro_cache.errors import QamroError, words_of
 from qamro_cache.files import replacing
+from qamro_cache.memory import refuse_disk
 
 
 def write_container(
@@ -39,6 +40,7 @@ def write_container(
             block = block_size(attributes, {name: blocks.shape for name, blocks in arrays.items()})
         except ValueError as error:
             raise QamroError(f"{path} cannot be written: {words_of(error)}") from error
+        refuse_disk(sum(nbytes_of(b.dtype, b.shape) for b in arrays.values()), path)
         starts = _lay_out(temporary, attributes, arrays, block)
         handle = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
         try:

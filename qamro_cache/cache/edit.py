@@ -22,11 +22,14 @@ from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.files import (
     PathLike,
     as_path,
+    plain_target,
     replace_folder,
+    replaceable_folder,
     write_file,
     write_json,
     write_table,
 )
+from qamro_cache.memory import refuse_disk
 from qamro_cache.settings import documented, from_options
 
 FORMATS = ("safetensors", "npy")
@@ -62,6 +65,7 @@ def relabel_cache(
     made = path if out is None else as_path(out)
     source = open_source(path)
     size = len(source.content.clips)
+    plain_target(made)
     if out is not None:
         refuse_loss(made, source.header.identity, source.content.clips["clip_id"])
     clips, old = source.content.clips, source.content.labels
@@ -98,7 +102,9 @@ def export_cache(cache: CacheLike, folder: PathLike, form: str = "safetensors") 
     folder = as_path(folder)
     if folder.exists() or folder.is_symlink():
         raise QamroError(f"{folder} exists; name a new folder")
+    replaceable_folder(folder)
     opened = open_cache(cache)
+    refuse_disk(sum(path.stat().st_size for path in opened.paths), folder)
     with replace_folder(folder, ()) as new:
         _write_arrays(opened, new, form)
         _write_tables(opened, new)

@@ -27,6 +27,7 @@ from qamro_cache.datasets.records import Labels, concatenate_labels, select_axes
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.files import PathLike, as_list, as_path
 from qamro_cache.identity import identity_sha256
+from qamro_cache.settings import unknown
 
 
 class Cache:
@@ -122,15 +123,13 @@ class Cache:
         """Return ``name``, or that of the encoder's first feature for an empty one.
 
         Raises:
-            QamroError: there is no such feature.
+            OptionError: there is no such feature.
         """
         known = self.features if which == "features" else self.text_features
         name = name or next(iter(known), "")
         if name not in known:
-            raise QamroError(
-                f"{self.paths[0]} has no {which.replace('_', ' ')[:-1]} {name!r}; "
-                f"there are: {', '.join(known) or 'none'}"
-            )
+            what = f"{self.paths[0]} has no {which.replace('_', ' ')[:-1]}"
+            raise unknown(what, name, tuple(known))
         return name
 
     def read(self, name: str = "", device: str = "cpu") -> WindowFeatures:

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.settings import nearest
 
 #: Columns of every clip table, all strings; an unknown value is the empty string.
 CLIP_COLUMNS = ("clip_id", "path", "system", "group", "prompt", "split")
@@ -83,7 +84,7 @@ class Labels:
         """Return the column of axis ``name``; a KeyError names those there are."""
         names = [axis.name for axis in self.axes]
         if name not in names:
-            raise KeyError(f"no axis {name!r}; there are: {', '.join(names)}")
+            raise KeyError(f"no axis {name!r}; there are: {', '.join(names)}{nearest(name, names)}")
         return names.index(name)
 
 
@@ -166,14 +167,15 @@ def select_axes(labels: Labels, names: Sequence[str]) -> Labels:
     """Keep the axes of these names; all for none.
 
     Raises:
-        QamroError: there is no such axis, or none at all.
+        OptionError: there is no such axis.
+        QamroError: there is none at all.
     """
     if not labels.axes:
         raise QamroError("the cache has no labels; use --labels FILE")
     try:
         columns = [labels.axis_index(name) for name in names] or list(range(len(labels.axes)))
     except KeyError as error:
-        raise QamroError(str(error.args[0])) from error
+        raise OptionError(str(error.args[0])) from error
     ratings = labels.ratings
     if ratings is not None and columns != list(range(len(labels.axes))):
         place = np.full(len(labels.axes), -1, np.int16)

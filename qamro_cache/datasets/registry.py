@@ -11,8 +11,9 @@ from qamro_cache.datasets.described import load_described
 from qamro_cache.datasets.description import Description, read_description
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.files import PathLike, as_path
+from qamro_cache.settings import nearest
 
 #: Entry points of this group name a function ``(data_dir: Path | None) -> Dataset``.
 ENTRY_POINTS = "qamro_cache.datasets"
@@ -47,7 +48,8 @@ def load_dataset(name: PathLike, data_dir: PathLike | None = None) -> Dataset:
             made there), for a description or a manifest of your own, the folder that it is in.
 
     Raises:
-        QamroError: an unknown name, no folder, or a release that is not as described.
+        OptionError: an unknown name.
+        QamroError: no folder, or a release that is not as described.
     """
     path = as_path(name, "a data set")
     data_dir = None if data_dir is None else as_path(data_dir, "a folder")
@@ -69,9 +71,10 @@ def load_dataset(name: PathLike, data_dir: PathLike | None = None) -> Dataset:
                     "install or mend that package"
                 ) from None
             return load(data_dir)
-    raise QamroError(
-        f"no dataset {name!r}; there are: {', '.join(list_datasets())}; "
-        "or list your own clips with --manifest"
+    known = tuple(list_datasets())
+    raise OptionError(
+        f"no dataset {name!r}; there are: {', '.join(known)}; "
+        f"or list your own clips with --manifest{nearest(name, known)}"
     )
 
 

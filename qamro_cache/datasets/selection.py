@@ -9,8 +9,8 @@ import pandas as pd
 from qamro_cache.datasets.ids import clean_id
 from qamro_cache.datasets.records import CLIP_COLUMNS, Labels
 from qamro_cache.datasets.tables import factorize
-from qamro_cache.errors import QamroError
-from qamro_cache.settings import nearest
+from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.settings import nearest, unknown
 
 #: What listening tests call the clip that hides the original among the others, and the ones that
 #: hold the lower end of the scale.
@@ -32,7 +32,8 @@ def select_rows(
         without: likewise; a clip that has one of them is taken out.
 
     Raises:
-        QamroError: no such column, a value that no clip has, or no clip is left.
+        OptionError: no such column, or a value that no clip has.
+        QamroError: no clip is left.
     """
     kept = np.ones(len(clips), np.bool_)
     by_column: dict[str, npt.NDArray[np.bool_]] = {}
@@ -58,12 +59,9 @@ def _matches(clips: pd.DataFrame, text: str) -> tuple[str, npt.NDArray[np.bool_]
     column, sign, value = text.partition("=")
     columns = [name for name in clips.columns if name in (*CLIP_COLUMNS, "reference", "source")]
     if not sign:
-        raise QamroError(f"{text!r} is not COLUMN=VALUE, for example system=Reference")
+        raise OptionError(f"{text!r} is not COLUMN=VALUE, for example system=Reference")
     if column not in columns:
-        raise QamroError(
-            f"the clips have no column {column!r}; there are: {', '.join(columns)}"
-            f"{nearest(column, columns)}"
-        )
+        raise unknown("the clips have no column", column, columns)
     codes, names = factorize(clips[column].to_numpy(dtype=object))
     # As names are compared everywhere: without blanks around them, in one Unicode form.
     hits = np.array([clean_id(name) == clean_id(value) for name in names], np.bool_)
@@ -71,7 +69,7 @@ def _matches(clips: pd.DataFrame, text: str) -> tuple[str, npt.NDArray[np.bool_]
     if not mask.any():
         known = sorted(set(names) - {""})
         few = f"; there are: {', '.join(known)}" if len(known) <= 12 else ""
-        raise QamroError(f"no clip has {column} {value!r}{nearest(value, known) or few}")
+        raise OptionError(f"no clip has {column} {value!r}{nearest(value, known) or few}")
     return column, mask
 
 

@@ -12,7 +12,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions, WeightsOptions
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.settings import unknown
 
 GROUP = "qamro_cache.encoders"
 
@@ -50,18 +51,18 @@ def find_encoder(name: str) -> tuple[EncoderInfo, str]:
     """Return the entry of ``name`` and the argument after its colon (empty without one).
 
     Raises:
-        QamroError: nothing of that name, an argument to an encoder that takes none, or none
+        OptionError: nothing of that name, an argument to an encoder that takes none, or none
             given to one that needs it.
     """
     key, colon, argument = name.partition(":")
     encoders = {info.name: info for info in list_encoders()}
     if key not in encoders:
-        raise QamroError(f"no encoder {key!r}; there are: {', '.join(encoders)}")
+        raise unknown("no encoder", key, tuple(encoders))
     info = encoders[key]
     if colon and not info.argument:
-        raise QamroError(f"encoder {key} takes nothing after a colon; use --encoder {key}")
+        raise OptionError(f"encoder {key} takes nothing after a colon; use --encoder {key}")
     if info.argument and not argument:
-        raise QamroError(f"encoder {key} needs {info.argument}: --encoder {key}:{info.argument}")
+        raise OptionError(f"encoder {key} needs {info.argument}: --encoder {key}:{info.argument}")
     return info, argument
 
 
@@ -131,3 +132,6 @@ def options_of(
             f"the identity names no encoder that can be loaded (field {error}); "
             "its file was not written by this program"
         ) from error
+    except OptionError as error:
+        # Of a file's making, not of the user's.
+        raise QamroError(f"{error}; install the package that brings it") from error

@@ -22,7 +22,7 @@ from qamro_cache.evaluation.request import EvaluateRequest, evaluate_request
 from qamro_cache.evaluation.scales import why_other_scale
 from qamro_cache.files import PathLike
 from qamro_cache.heads.trained import KNOWN
-from qamro_cache.settings import documented
+from qamro_cache.settings import documented, unknown
 
 logger = logging.getLogger("qamro_cache")
 
@@ -35,8 +35,8 @@ def evaluate(
 
     Args:
         predictions: ``predictions.csv`` of qamro-train or qamro-predict (columns clip_id, axis,
-            prediction, optionally seed and scale), such a table as `predict` returns it, or a
-            challenge's ``answer.txt``.
+            prediction, optionally seed and scale; of labels with one axis, axis may be left out),
+            such a table as `predict` returns it, or a challenge's ``answer.txt``.
         labels: the truth: a data set, a cache (``.h5``, or open), or a CSV with clip_id, optionally
             system and split, and a column an axis; or name ``dataset``.
         options: those of qamro-evaluate by their names; ``axis_map`` may be a mapping of predicted
@@ -131,7 +131,7 @@ def _score_axis(
             len(pred),
             partial,
         )
-    if theirs == ours:
+    if theirs in ("", ours):
         why = why_other_scale(part, axis, target[found.places(part)])
     else:
         why = f"the predictions are of another axis, {theirs}"
@@ -149,7 +149,7 @@ def _score_axis(
     if 0 < known.sum() < every.sum():
         others = np.where(known, np.nan, pred)
         scored["without_trained"] = score(others, judged, resamples=resamples)
-    scored["predicted_axis"] = theirs
+    scored["predicted_axis"] = theirs or ours
     scored["scale"] = [axis.low, axis.high]
     scored["partly_predicted"] = partial
     scored["ood"] = int((part["ood"] == "True").sum()) if "ood" in part else None
@@ -218,13 +218,20 @@ def _pairs(
     """Predicted axis -> axis of the labels."""
     predicted = list(dict.fromkeys(table["axis"]))
     there = [axis.name for axis in truth.labels.axes]
+    if predicted == [""]:
+        if len(there) != 1:
+            raise QamroError(
+                f"{path}, row 1: there is no column 'axis', and the labels have {len(there)} axes "
+                f"({', '.join(there)}); add a column that says of which the predictions are"
+            )
+        return {"": there[0]}
     pairs = dict(axis_map) or {name: name for name in predicted if name in there}
     if len(set(pairs.values())) < len(pairs):
         raise QamroError("an axis of the labels stands for two predicted ones; map them in turn")
     for theirs, ours in pairs.items():
         for name, names, where in ((theirs, predicted, path), (ours, there, "the labels")):
             if name not in names:
-                raise QamroError(f"{where}: no axis {name!r}; there are: {', '.join(names)}")
+                raise unknown(f"{where}: no axis", name, names)
     if not pairs:
         raise QamroError(
             f"{path}: its axes ({', '.join(predicted)}) are not those of the labels "

@@ -39,6 +39,8 @@ def read_predictions(
 ) -> pd.DataFrame:
     """Read predictions as one row a clip, axis and seed: clip_id, axis, seed, prediction, ...
 
+    Where no column says the axis or the seed, they are empty.
+
     Args:
         predictions: see `evaluate`.
         answer_list: see `evaluate`.
@@ -64,26 +66,27 @@ def read_predictions(
         frame = read_table(path, file_names=("clip_id", "reason"))
     else:
         frame = _as_text(predictions)
-    for required in ("clip_id", "axis", "prediction"):
+    for required in ("clip_id", "prediction"):
         if required not in frame.columns:
             raise QamroError(
                 f"{path}, row 1: there is no column {required!r} "
-                f"(columns: {', '.join(map(str, frame.columns))}); give a predictions.csv of "
-                "qamro-train or qamro-predict, or an answer.txt"
+                f"(columns: {', '.join(map(str, frame.columns))}); give a table with clip_id, "
+                "prediction and, of several axes, axis, or an answer.txt"
             )
     if frame.empty:
         raise QamroError(f"{path}, row 2: there are no predictions; predict some clips first")
     table = pd.DataFrame({name: text(frame, name) for name in frame.columns})
     table["prediction"] = numbers(frame, "prediction", path)
-    if "seed" not in table:
-        table["seed"] = ""
+    for name in ("axis", "seed"):
+        if name not in table:
+            table[name] = ""
     twice = repeated(table[["clip_id", "axis", "seed"]])
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
         clip_id, axis = table["clip_id"].iloc[row], table["axis"].iloc[row]
         raise QamroError(
-            f"{path}, row {frame.index[row]}: clip {clip_id!r} has a prediction on {axis!r} "
-            "already; keep one a clip, axis and seed"
+            f"{path}, row {frame.index[row]}: clip {clip_id!r} has a prediction"
+            f"{f' on {axis!r}' if axis else ''} already; keep one a clip, axis and seed"
         )
     return table
 

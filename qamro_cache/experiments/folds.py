@@ -1,15 +1,17 @@
 """Who trains on what: a fixed split, or cross-validation over systems, groups, prompts or clips."""
 
 import logging
+import re
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.errors import QamroError
-from qamro_cache.experiments.options import CV_CHOICES
+from qamro_cache.errors import OptionError, QamroError, quoted
+from qamro_cache.experiments.options import CV_CHOICES, CV_WORDS
 from qamro_cache.memory import refuse_memory
+from qamro_cache.settings import nearest
 from qamro_cache.training.inputs import Bools, Folds
 
 Ints = npt.NDArray[np.int64]
@@ -55,6 +57,7 @@ def make_folds(clips: pd.DataFrame, cv: str, labeled: Bools, *, inner: bool) -> 
             train for a fixed number of epochs.
 
     Raises:
+        OptionError: there is no such way.
         QamroError: the clips cannot be cut that way.
     """
     if cv == "split":
@@ -76,10 +79,7 @@ def make_folds(clips: pd.DataFrame, cv: str, labeled: Bools, *, inner: bool) -> 
         part = np.searchsorted(held, names)
         line = f"leave one {cv} out, {len(held)} folds; {_overlap(clips, cv)}"
     else:
-        if not cv.isdecimal() or not 2 <= int(cv) <= int(labeled.sum()):
-            raise QamroError(
-                f"--cv {cv}: use {CV_CHOICES} (2 to the {int(labeled.sum())} rated clips)"
-            )
+        _refuse_number(cv, int(labeled.sum()))
         usable = labeled
         order = np.random.default_rng(0).permutation(len(clips))
         part = np.argsort(order) % int(cv)
@@ -110,6 +110,15 @@ def refit_clips(folds: Folds, labeled: Bools, *, everything: bool) -> Folds:
     train = labeled if everything else labeled & ~folds.test.any(0)
     nothing = np.zeros((1, len(labeled)), np.bool_)
     return Folds(train[None], nothing, nothing, ("none",), folds.groups)
+
+
+def _refuse_number(cv: str, most: int) -> None:
+    """Refuse what is no number of folds of so many rated clips."""
+    # More digits than an int may have are a ValueError of Python's own.
+    if not re.fullmatch(r"0*([2-9]|[1-9]\d{1,8})", cv, re.ASCII):
+        raise OptionError(f"--cv {quoted(cv)}: use {CV_CHOICES}, at least 2{nearest(cv, CV_WORDS)}")
+    if int(cv) > most:
+        raise QamroError(f"--cv {cv}: use {CV_CHOICES} (2 to the {most} rated clips)")
 
 
 def _by_split(clips: pd.DataFrame, labeled: Bools, *, inner: bool) -> tuple[Folds, str]:

@@ -11,7 +11,14 @@ from qamro_cache.datasets.toml import read_toml
 from qamro_cache.errors import QamroError, quoted
 from qamro_cache.experiments.options import AblateOptions, Reads
 from qamro_cache.files import PathLike, as_path
-from qamro_cache.settings import Setting, check_settings, nearest, setting, settings_of
+from qamro_cache.settings import (
+    Setting,
+    check_settings,
+    nearest,
+    setting,
+    settings_of,
+    unknown,
+)
 from qamro_cache.training.recipe import RECIPE, Recipe, make_recipe
 
 #: What a grid file may say of the run, beside its cells; options of `ablate` all but ``cv``.
@@ -66,17 +73,15 @@ def find_grid(name: PathLike) -> Grid:
     """Read a grid file, or the grid of that name that comes along; empty: a grid of one cell.
 
     Raises:
-        QamroError: there is neither, or the file is no grid.
+        OptionError: there is neither.
+        QamroError: the file is no grid.
     """
     if not name:
         return Grid()
     path, shipped = as_path(name, "a grid"), shipped_grids()
     name = str(name)
     if not path.exists() and name not in shipped:
-        raise QamroError(
-            f"--grid {name}: there is no such file, and no grid of that name; "
-            f"there are: {', '.join(shipped)}"
-        )
+        raise unknown("there is no such file, and no grid", name, tuple(shipped))
     return read_grid(path if path.exists() else shipped[name])
 
 

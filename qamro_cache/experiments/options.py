@@ -8,7 +8,8 @@ from qamro_cache.evaluation.options import ChoiceOptions, IntervalOptions
 from qamro_cache.settings import check_settings, setting
 
 #: What ``cv`` takes.
-CV_CHOICES = "system, group, prompt, split or a number of folds"
+CV_WORDS = ("system", "group", "prompt", "split")
+CV_CHOICES = f"{', '.join(CV_WORDS)} or a number of folds"
 
 _MANY = "a stack of heads must fit in memory"
 

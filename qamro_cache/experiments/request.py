@@ -18,12 +18,16 @@ from qamro_cache.experiments.clips import Clips, HeldOut, choose_clips, hold_out
 from qamro_cache.experiments.grid import CELL, Cell, Grid, cells_of, find_grid, override
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.store import refuse_other_run
-from qamro_cache.files import PathLike, as_list, as_path, replaceable_folder
+from qamro_cache.files import PathLike, as_list, as_path, replaceable_folder, try_place
 from qamro_cache.losses.terms import PARAMETERS
+from qamro_cache.memory import refuse_disk
 from qamro_cache.settings import from_options, nearest, settings_of
 from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
 
 logger = logging.getLogger("qamro_cache")
+
+#: Bytes of a row of a table, about.
+_ROW = 100
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> 
         options = replace(options, seeds=1, stop="fixed")
     out = as_path(out, "a folder")
     replaceable_folder(out)
+    try_place(out / "config.json")
     refuse_device(options.device)
     opened = open_cache(cache)
     opened.feature_name(options.feature)
@@ -130,6 +135,7 @@ def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> 
         refuse_other_run(out, asked)
     clips = choose_clips(opened, options, text=text)
     held_out = hold_out(clips, options.cv, options)
+    refuse_disk(_ROW * options.seeds * len(clips.axes) * len(clips.rows), out)
     return TrainRequest(opened, out, options, recipe, clips, held_out, asked)
 
 
@@ -165,12 +171,14 @@ def ablate_request(
         options = replace(options, stop="fixed")
     out = as_path(out, "a folder")
     replaceable_folder(out)
+    try_place(out / "config.json")
     refuse_device(options.device)
     if (out / "head.safetensors").exists():
         raise QamroError(f"{out} holds a run of qamro-train; name another folder for the grid")
     by_encoder = _open_by_encoder(caches)
     common = _common_clips(by_encoder)
     parts = [part for cache in by_encoder for part in _parts(cache, cells, options, common)]
+    _refuse_disk(out / "done", parts, options.seeds)
     return AblateRequest(out, options, cells, parts)
 
 
@@ -179,6 +187,17 @@ def _refuse_training(given: Mapping[str, Any], names: Sequence[str]) -> None:
     for name in names:
         if name in given:
             raise OptionError(f"a ridge head is solved in closed form and takes no {name}")
+
+
+def _refuse_disk(done: Path, parts: Sequence[Part], seeds: int) -> None:
+    """Refuse tables and kept predictions (a float32 a head and clip) that would not fit."""
+    kept = rows = 0
+    for part in parts:
+        figures = len(part.cells) * seeds * len(part.clips.axes)
+        rows += figures
+        kept += 4 * figures * len(part.held_out.folds.train) * len(part.clips.rows)
+    there = sum(path.stat().st_size for path in done.glob("*.safetensors"))
+    refuse_disk(_ROW * rows + max(0, kept - there), done)
 
 
 def _parts(

@@ -25,6 +25,7 @@ from qamro_cache.datasets.records import Dataset, select_clips
 from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.extraction.engine import Engine, make_engine
+from qamro_cache.extraction.estimate import feature_bytes
 from qamro_cache.extraction.folder import WorkFolder
 from qamro_cache.extraction.publish import publish
 from qamro_cache.extraction.request import ExtractRequest
@@ -34,6 +35,7 @@ from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import plan_units, shard_path, shard_rows
 from qamro_cache.files import PathLike, as_path, plain_target
 from qamro_cache.identity import identity_of
+from qamro_cache.memory import refuse_disk
 from qamro_cache.settings import documented, from_options
 
 if TYPE_CHECKING:
@@ -190,6 +192,10 @@ def run_extraction(
         kept, done = find_kept(dataset, out, header, folder, request.retry_failed)
         stats.clips_reused = len(done)
         units = plan_units(dataset.clips, done, engine.batch_size)
+        # What is new lies in shards and then in the output as well, beside what was there.
+        new = feature_bytes(units, engine.spec, request.dtype)
+        there = sum(source.container.path.stat().st_size for source in kept)
+        refuse_disk(2 * new + (there if new else 0), out)
         if units:
             with (
                 ShardWriter(folder, header, stats) as writer,

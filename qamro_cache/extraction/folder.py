@@ -15,7 +15,7 @@ from qamro_cache.cache.assemble import Source, open_source
 from qamro_cache.cache.content import CacheContent, Header
 from qamro_cache.cache.writer import check_file, write_cache
 from qamro_cache.errors import QamroError
-from qamro_cache.files import plain_target
+from qamro_cache.files import cannot_write, plain_target
 from qamro_cache.temporary import NO_LOCKS, locked, remove_leftovers
 
 logger = logging.getLogger("qamro_cache")
@@ -38,13 +38,18 @@ class WorkFolder:
         target = plain_target(self.out)
         lock = self.path / "lock"
         while True:
-            self.path.mkdir(parents=True, exist_ok=True)
             try:
+                self.path.mkdir(parents=True, exist_ok=True)
                 lock.touch()
+            except FileNotFoundError:
+                continue  # another process has just finished and removed the folder
+            except OSError as error:
+                raise cannot_write(self.path, error) from error
+            try:
                 self._lock.enter_context(locked(lock))
                 break
             except FileNotFoundError:
-                continue  # another process has just finished and removed the folder
+                continue
             except BlockingIOError:
                 raise QamroError(
                     f"another extraction is writing {self.out}; wait for it, "

@@ -14,6 +14,7 @@ from qamro_cache.datasets.records import Dataset
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.files import PathLike, as_path
+from qamro_cache.memory import refuse_disk
 from qamro_cache.scoring.folder import clips_of_folder
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.table import refuse_other_table
@@ -21,6 +22,9 @@ from qamro_cache.settings import from_options
 
 if TYPE_CHECKING:
     from qamro_cache.heads.head import Head
+
+#: Bytes of a row of a table, about.
+_ROW = 100
 
 
 @dataclass(frozen=True)
@@ -88,4 +92,8 @@ def predict_request(
         clips = clips_of_folder(options.audio)
     elif options.manifest is not None:
         clips = load_manifest(options.manifest, columns=options.columns)
-    return PredictRequest(head, opened, clips, listed, options)
+    request = PredictRequest(head, opened, clips, listed, options)
+    for path in (options.out, options.answer):
+        if path is not None:
+            refuse_disk(_ROW * len(request.clip_ids), path)
+    return request

@@ -1,0 +1,48 @@
+"""How much disk an extraction will take: from the lengths that the files' headers name."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from qamro_cache.audio.open import open_regular
+from qamro_cache.audio.windows import plan_windows
+from qamro_cache.errors import ClipError
+from qamro_cache.extraction.units import Unit
+from qamro_cache.identity import EncoderSpec
+
+#: Files whose headers are read; of more, so many in even steps.
+MOST = 200
+
+
+def feature_bytes(units: Sequence[Unit], spec: EncoderSpec, dtype: str) -> float:
+    """Return about how many bytes the features of all windows of these units are.
+
+    Args:
+        units: to be encoded.
+        spec: of the encoder.
+        dtype: that features are stored in.
+    """
+    paths = [clip.path for unit in units for clip in unit.clips]
+    step = max(1, len(paths) // MOST)
+    looked = paths[::step]
+    windows = sum(_windows(path, spec) for path in looked) / max(1, len(looked))
+    numbers = sum(float(np.prod(shape)) for shape in spec.features.values())
+    return len(paths) * windows * numbers * np.dtype(dtype).itemsize
+
+
+def _windows(path: str, spec: EncoderSpec) -> int:
+    """Windows of a file; none where it cannot be read."""
+    import soundfile
+
+    # What is wrong with a file is found, and told, when it is decoded.
+    with (
+        suppress(ClipError, OSError, RuntimeError, TypeError, ValueError),
+        open_regular(Path(path)) as handle,
+        soundfile.SoundFile(handle, closefd=False) as sound,
+    ):
+        rate = spec.audio.sample_rate
+        scale = rate / sound.samplerate if spec.audio.rate_policy == "resample" else 1
+        return len(plan_windows(round(sound.frames * scale), spec.audio))
+    return 0
