@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.cache.container import Container, open_container
@@ -219,6 +220,11 @@ class Cache:
                 for container, part in zip(self._containers, self._parts, strict=True)
             ]
         )
+
+    def fingerprints_of(self, rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint8]]:
+        """Return the fingerprint of each of these clips, empty where it is not known."""
+        whole = self.read_fingerprints()
+        return [whole.values[whole.offsets[row] : whole.offsets[row + 1]] for row in rows]
 
     def _read(self, which: str, name: str) -> Any:
         extents = [container.extents[f"{which}/{name}"] for container in self._containers]

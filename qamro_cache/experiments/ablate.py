@@ -68,6 +68,7 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     varied = {name for cell in cells for name in cell.names}
     outcomes: list[Outcome] = []
     materials = []
+    questions: dict[tuple[str, str], dict[str, Any]] = {}
     for part in request.parts:
         material = load_material(part.cache, part.clips, feature=part.feature, text=part.text)
         plan = _plan(part, material, cells, options)
@@ -79,8 +80,10 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
         done = read_stacks(out / "done", len(part.clips.rows))
         outcomes += head_outcomes(plan, done, origin, cells)
         outcomes += baseline_outcomes(plan, origin)
-        split = part.held_out.question
-        materials.append({**material.origin(), "split": split, "heads": len(plan.jobs)})
+        held_out = part.held_out
+        split = {"split": held_out.question, "copies": held_out.copies.record()}
+        materials.append({**material.origin(), **split, "heads": len(plan.jobs)})
+        questions[held_out.cv, held_out.question] = {"cv": held_out.cv, **split}
     config = {
         "seeds": options.seeds,
         "device": device,
@@ -90,7 +93,7 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     }
     write_json(out / "config.json", config)
     synthetic = any(item["synthetic"] for item in materials)
-    return write_tables(out, outcomes, synthetic, options.resamples)
+    return write_tables(out, outcomes, synthetic, options.resamples, list(questions.values()))
 
 
 def _plan(part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions) -> Plan:

@@ -125,7 +125,7 @@ def train_request(cache: CacheLike, out: str | Path, given: Mapping[str, Any]) -
     if not options.overwrite:
         refuse_other_run(out, asked)
     clips = choose_clips(opened, options, text=text)
-    held_out = hold_out(clips, options.cv, options)
+    held_out = hold_out(opened, clips, options.cv, options)
     return TrainRequest(opened, out, options, recipe, clips, held_out, asked)
 
 
@@ -177,7 +177,7 @@ def _parts(
         if text not in clips:
             clips[text] = choose_clips(cache, options, text=text, common=common)
         if (text, cv) not in held_out:
-            held_out[text, cv] = hold_out(clips[text], cv, options)
+            held_out[text, cv] = hold_out(cache, clips[text], cv, options)
         parts.append(Part(cache, feature, text, clips[text], held_out[text, cv], members))
     return parts
 

@@ -44,9 +44,16 @@ class Outcome:
 
 
 def write_tables(
-    out: Path, outcomes: Sequence[Outcome], synthetic: bool, resamples: int
+    out: Path,
+    outcomes: Sequence[Outcome],
+    synthetic: bool,
+    resamples: int,
+    questions: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Write ``results.csv``, ``summary.csv`` and ``best.json``; return what the last one holds."""
+    """Write ``results.csv``, ``summary.csv`` and ``best.json``; return what the last one holds.
+
+    ``questions`` are what the ways to hold out ask of a model, with the copies found in each.
+    """
     results, summary = [], []
     all_scored = [score(one.predictions, one.judged, resamples=resamples) for one in outcomes]
     # The settings of all cells stand first, empty where a cell does not set one.
@@ -75,7 +82,7 @@ def write_tables(
         )
         for name, cells in asked.items()
     }
-    record = {"synthetic": synthetic, "axes": best}
+    record = {"synthetic": synthetic, "questions": list(questions), "axes": best}
     write_json(out / "best.json", record)
     return record
 

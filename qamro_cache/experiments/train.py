@@ -110,7 +110,8 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         "asked": request.asked,
     }
     origin = {name: config[name] for name in ("dataset", "synthetic", "encoder", "feature")}
-    record = {**origin, "split": held_out.question, "axes": metrics}
+    split = {"split": held_out.question, "copies": held_out.copies.record()}
+    record = {**origin, **split, "axes": metrics}
     table = _predictions(material, folds, estimate)
     kept = folds if options.save_folds else None
     save_run(request.out, material, recipe, config, record, table, refit, estimate, kept)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qamro_cache.audio.check import oddity_message
+from qamro_cache.audio.fingerprint import FINGERPRINT
 from qamro_cache.cache.content import CacheContent, Header
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset, select_clips
@@ -239,5 +240,6 @@ def _provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
+        "fingerprint": FINGERPRINT,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
