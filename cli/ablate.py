@@ -85,6 +85,8 @@ def _show(out: Path, best: dict[str, Any]) -> None:
         question(axis, cv)
         for axis, cv in zip(summary["axis"], summary.get("cv", [None] * len(summary)), strict=True)
     ]
+    for asks in best["questions"]:
+        click.echo(printable(f"cv {asks['cv']}: {asks['split']}"))
     for axis, part in summary.groupby(asked, sort=False):
         rows = [
             [str(row[name]) for name in named] + [number(row.get(name, "")) for name in _SHOWN]

@@ -11,12 +11,12 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from qamro_cache.errors import OptionError, QamroError, quoted, words_of
+from qamro_cache.errors import QamroError, words_of
 from qamro_cache.temporary import (
     exchange,
     fsync,
@@ -29,28 +29,9 @@ from qamro_cache.temporary import (
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What names a file or folder.
-PathLike = str | os.PathLike[str]
 
 #: Files of this process that have a name: writing to them shares the offset of what is printed.
 _OPEN_FILE = re.compile(r"/dev/(?:stdout|stderr)|/(?:dev|proc/self)/fd/\d+")
-
-
-def as_path(value: PathLike, what: str = "a file") -> Path:
-    """Return a path from whatever names a file: every public function comes here.
-
-    Raises:
-        OptionError: it is no path.
-    """
-    if not isinstance(value, str | os.PathLike):
-        raise OptionError(f"{what} is named by text or a path, got {quoted(value)}")
-    return Path(value)
-
-
-def as_list(named: Any) -> list[Any]:
-    """Return several of anything as a list, and one as a list of one; a path is one."""
-    several = isinstance(named, Iterable) and not isinstance(named, str | os.PathLike)
-    return list(named) if several else [named]
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qamro_cache.audio.containers.source import Part
+from qamro_cache.audio.fingerprint import NO_FINGERPRINT, Fingerprinter
 from qamro_cache.audio.open import open_part, open_regular, parts_of
 from qamro_cache.audio.resample import Resampler, make_resampler
 from qamro_cache.audio.windows import Samples, Window, WindowCutter
@@ -38,6 +39,8 @@ class ClipDecoder:
         samples_sha256: of the decoded samples, before they are mixed and resampled: float32,
             little-endian, the channels of a frame side by side. Equal sound in another container
             has the same. Known once the last window is out, else empty.
+        fingerprint: of the mean of the channels at the file's own rate, whatever the policy. Known
+            once the last window is out, else empty.
     """
 
     def __init__(self, path: str | Path, policy: AudioPolicy) -> None:
@@ -49,6 +52,7 @@ class ClipDecoder:
         self.duration = 0.0
         self.peak = self.mixed_peak = 0.0
         self.samples_sha256 = ""
+        self.fingerprint = NO_FINGERPRINT
         self._hash = hashlib.sha256()
 
     def windows(self) -> Iterator[Window]:
@@ -71,6 +75,7 @@ class ClipDecoder:
         parts = parts_of(handle, self.path)
         rate, to = 0, self.policy.sample_rate
         resampler: Resampler | None = None
+        fingerprinter: Fingerprinter | None = None
         cutter = WindowCutter(self.policy)
         for part in parts:
             with open_part(handle, part, self.path) as file:
@@ -78,19 +83,24 @@ class ClipDecoder:
                     rate = file.samplerate
                     from_rate = to if self.policy.rate_policy == "as-is" else rate
                     resampler = make_resampler(self.policy.resampler, from_rate, to)
+                    fingerprinter = Fingerprinter(rate)
                 elif file.samplerate != rate:
                     raise ClipError(
                         "unreadable",
                         f"{self.path} is glued from parts at {rate} and {file.samplerate} Hz; "
                         "convert them to one rate",
                     )
+                assert fingerprinter is not None
                 for samples in self._samples(file, part):
+                    fingerprinter.push(samples)
                     yield from cutter.push(self._quantized(resampler.push(samples)))
         assert resampler is not None
+        assert fingerprinter is not None
         rest = resampler.push(np.zeros(0, np.float32), last=True)
         yield from cutter.push(self._quantized(rest))
         yield from cutter.finish()
         self.samples_sha256 = self._hash.hexdigest()
+        self.fingerprint = fingerprinter.finish()
 
     def _samples(self, file: Any, part: Part) -> Iterator[Samples]:
         """Yield the mean of the channels, block by block."""

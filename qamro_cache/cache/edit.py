@@ -20,8 +20,6 @@ from qamro_cache.datasets.axes import notice_guessed, with_scales
 from qamro_cache.datasets.options import RelabelOptions, parse_scales, refuse_columns
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.files import (
-    PathLike,
-    as_path,
     plain_target,
     replace_folder,
     replaceable_folder,
@@ -30,6 +28,7 @@ from qamro_cache.files import (
     write_table,
 )
 from qamro_cache.memory import refuse_disk
+from qamro_cache.paths import PathLike, as_path
 from qamro_cache.settings import documented, from_options
 
 FORMATS = ("safetensors", "npy")

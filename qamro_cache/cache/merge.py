@@ -15,7 +15,8 @@ from qamro_cache.cache.layout import LABEL_COLUMNS
 from qamro_cache.cache.reader import CacheLike, cache_files
 from qamro_cache.datasets.records import concatenate_labels, select_labels
 from qamro_cache.errors import QamroError
-from qamro_cache.files import PathLike, as_list, as_path, plain_target
+from qamro_cache.files import plain_target
+from qamro_cache.paths import PathLike, as_list, as_path
 
 logger = logging.getLogger("qamro_cache")
 

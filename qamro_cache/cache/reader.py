@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.cache.checks import join_licenses, refuse_doubles, refuse_mixture
@@ -25,8 +26,8 @@ from qamro_cache.cache.tables import Tables
 from qamro_cache.cache.vectors import ClipArrays, pool_windows, rated_arrays, vector_table
 from qamro_cache.datasets.records import Labels, concatenate_labels, select_axes
 from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.files import PathLike, as_list, as_path
 from qamro_cache.identity import identity_sha256
+from qamro_cache.paths import PathLike, as_list, as_path
 from qamro_cache.settings import unknown
 
 
@@ -43,8 +44,7 @@ class Cache:
             in seconds, peak, audio_bytes, audio_mtime_ns; docs/cache.md says what is not known.
         features: name -> shape of one window's feature.
         text_features: name -> shape of one prompt's feature.
-        identity: what made the features.
-        identity_sha256: hex digest of it.
+        identity: what made the features; ``identity_sha256`` is its hex digest.
         labels: of the rows of ``clips``.
         synthetic: the clips or ratings were made by a program.
         dataset: name of the set.
@@ -224,6 +224,11 @@ class Cache:
                 for container, part in zip(self._containers, self._parts, strict=True)
             ]
         )
+
+    def fingerprints_of(self, rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint8]]:
+        """Return the fingerprint of each of these clips, empty where it is not known."""
+        whole = self.read_fingerprints()
+        return [whole.values[whole.offsets[row] : whole.offsets[row + 1]] for row in rows]
 
     def _read(self, which: str, name: str) -> Any:
         extents = [container.extents[f"{which}/{name}"] for container in self._containers]

@@ -65,6 +65,21 @@ def point_out_case(names: Iterable[str], column: str, where: str) -> None:
             break
 
 
+def prompt_key(prompt: str) -> str:
+    """Return what prompts that differ only in case, blanks or punctuation have in common."""
+    text = unicodedata.normalize("NFKC", prompt).casefold()
+    kept = "".join(c for c in text if unicodedata.category(c)[0] not in "PZC")
+    return kept or text.strip()
+
+
+def one_spelling(prompts: Sequence[str]) -> list[str]:
+    """Return for each prompt the first, by the alphabet, of those that are the same one."""
+    spelling: dict[str, str] = {}
+    for prompt in sorted(set(prompts)):
+        spelling.setdefault(prompt_key(prompt), prompt)
+    return [spelling[prompt_key(prompt)] for prompt in prompts]
+
+
 def match_ids(have: Sequence[str], want: Sequence[str]) -> npt.NDArray[np.int64]:
     """Find each of ``want`` in ``have``; -1 if absent.
 

@@ -13,7 +13,7 @@ from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.rated import RatedTable, read_rated
 from qamro_cache.datasets.records import Axis, Labels, select_labels
 from qamro_cache.errors import QamroError
-from qamro_cache.files import PathLike, as_path
+from qamro_cache.paths import PathLike, as_path
 
 logger = logging.getLogger("qamro_cache")
 

@@ -11,7 +11,7 @@ from qamro_cache.datasets.rated import read_rated
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.tables import text
 from qamro_cache.errors import QamroError
-from qamro_cache.files import PathLike, as_path
+from qamro_cache.paths import PathLike, as_path
 
 
 def load_manifest(

@@ -20,8 +20,8 @@ from qamro_cache.evaluation.judged import Judged, warn_of_small_numbers, ways_of
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.evaluation.request import EvaluateRequest, evaluate_request
 from qamro_cache.evaluation.scales import why_other_scale
-from qamro_cache.files import PathLike
 from qamro_cache.heads.trained import KNOWN
+from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented, unknown
 
 logger = logging.getLogger("qamro_cache")

@@ -13,7 +13,7 @@ from qamro_cache.datasets.labels import load_rated
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.tables import numbers, read_table, repeated, text
 from qamro_cache.errors import QamroError
-from qamro_cache.files import as_path
+from qamro_cache.paths import as_path
 
 
 def is_table(labels: object) -> bool:

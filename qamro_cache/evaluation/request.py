@@ -14,7 +14,7 @@ from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import OptionError
 from qamro_cache.evaluation.files import is_table, read_truth
 from qamro_cache.evaluation.options import EvaluateOptions
-from qamro_cache.files import PathLike, as_path
+from qamro_cache.paths import PathLike, as_path
 from qamro_cache.settings import from_options
 
 

@@ -21,7 +21,8 @@ from qamro_cache.experiments.plan import Plan, make_plan
 from qamro_cache.experiments.request import AblateRequest, Part, ablate_request
 from qamro_cache.experiments.store import GRID_FILES, keep_stack, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
-from qamro_cache.files import PathLike, replace_folder, replaceable_folder, write_json
+from qamro_cache.files import replace_folder, replaceable_folder, write_json
+from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented
 from qamro_cache.temporary import remove_leftovers
 from qamro_cache.training.meter import ProgressCallback
@@ -73,6 +74,7 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     varied = {name for cell in cells for name in cell.names}
     outcomes: list[Outcome] = []
     materials = []
+    questions: dict[tuple[str, str], dict[str, Any]] = {}
     for part in request.parts:
         material = load_material(part.cache, part.clips, feature=part.feature, text=part.text)
         plan = _plan(part, material, cells, options)
@@ -84,8 +86,10 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
         done = read_stacks(out / "done", len(part.clips.rows))
         outcomes += head_outcomes(plan, done, origin, cells, part.held_out.cv)
         outcomes += baseline_outcomes(plan, origin, part.held_out.cv)
-        split = part.held_out.question
-        materials.append({**material.origin(), "split": split, "heads": len(plan.jobs)})
+        held_out = part.held_out
+        split = {"split": held_out.question, "copies": held_out.copies.record()}
+        materials.append({**material.origin(), **split, "heads": len(plan.jobs)})
+        questions[held_out.cv, held_out.question] = {"cv": held_out.cv, **split}
     config = {
         "seeds": options.seeds,
         "device": device,
@@ -96,7 +100,8 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     synthetic = any(item["synthetic"] for item in materials)
     with replace_folder(out, GRID_FILES) as new:
         write_json(new / "config.json", config)
-        return write_tables(new, outcomes, synthetic, options.resamples)
+        asked = list(questions.values())
+        return write_tables(new, outcomes, synthetic, options.resamples, asked)
 
 
 def _plan(part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions) -> Plan:

@@ -10,14 +10,15 @@ import pandas as pd
 
 from qamro_cache.cache.reader import Cache
 from qamro_cache.datasets.axes import notice_guessed, with_scales
-from qamro_cache.datasets.ids import point_out_case
+from qamro_cache.datasets.ids import one_spelling, point_out_case
 from qamro_cache.datasets.labels import relabel
 from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
 from qamro_cache.datasets.selection import describe, reference_like, select_rows
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.judged import Judged, codes_of, warn_of_small_numbers, ways_of
-from qamro_cache.experiments.folds import default_cv, make_folds
+from qamro_cache.experiments.copies import Copies, find_copies
+from qamro_cache.experiments.folds import default_cv, joined, make_folds
 from qamro_cache.experiments.options import RunOptions
 from qamro_cache.training.inputs import Bools, Folds
 
@@ -70,12 +71,14 @@ class HeldOut:
         inner: whether heads stop on a validation set.
         folds: who trains on what.
         question: what the folds ask of a model, in a line.
+        copies: the held-out clips that are trained on too, under another name.
     """
 
     cv: str
     inner: bool
     folds: Folds
     question: str
+    copies: Copies
 
 
 def choose_clips(
@@ -128,20 +131,40 @@ def choose_clips(
     return Clips(table, select_labels(rated, rows), rows, chosen)
 
 
-def hold_out(clips: Clips, cv: str, options: RunOptions) -> HeldOut:
+def hold_out(cache: Cache, clips: Clips, cv: str, options: RunOptions) -> HeldOut:
     """Decide how clips are held out; log what the figures will not be worth.
+
+    Args:
+        cache: that the clips are from.
+        clips: to be cut.
+        cv: a way to hold out; empty for the one that the clips suggest.
+        options: ``stop``, ``labels`` and ``keep_together`` of the run.
 
     Raises:
         QamroError: the clips cannot be cut that way.
     """
     cv = cv or default_cv(clips.table, clips.known)
     inner = options.stop == "inner" or (not options.stop and cv == "split")
-    folds, question = make_folds(clips.table, cv, clips.known, inner=inner)
+    folds, question, copies = _without_copies(cache, clips, cv, options, inner=inner)
     # What a label file names is pointed out as it is read.
     if cv in ("system", "group") and options.labels is None:
         point_out_case(clips.table[cv], cv, "the clips")
     if clips.chosen:
         question += f"; {clips.chosen} ({len(clips.table)} clips)"
+    if copies.words():
+        question += f"; {copies.words()}"
+        logger.warning(
+            "%s, which raises every figure: %s; --keep-together puts copies into one fold",
+            copies.words(),
+            copies.examples(clips.table["clip_id"].tolist()),
+        )
+    if copies.not_comparable:
+        logger.info(
+            "the sounds of %d of %d clips cannot be compared (too short, or a cache without "
+            "fingerprints): among them copies are found by their hashes alone",
+            copies.not_comparable,
+            len(clips.table),
+        )
     for index, axis in enumerate(clips.axes):
         warn_of_small_numbers(axis.name, clips.judged(index, folds, cv))
     found = reference_like(clips.table, clips.labels)
@@ -153,4 +176,33 @@ def hold_out(clips: Clips, cv: str, options: RunOptions) -> HeldOut:
             names,
             next(iter(found)),
         )
-    return HeldOut(cv, inner, folds, question)
+    return HeldOut(cv, inner, folds, question, copies)
+
+
+def _without_copies(
+    cache: Cache, clips: Clips, cv: str, options: RunOptions, *, inner: bool
+) -> tuple[Folds, str, Copies]:
+    """Make the folds, with copies together if that is wanted, and find those that are apart.
+
+    Where whole systems are held out, clips of one prompt are alike by design: there, exact copies
+    alone are looked for.
+    """
+    fingerprints = None if cv == "system" else cache.fingerprints_of(clips.rows)
+    prompts = np.array(one_spelling(clips.table["prompt"].tolist()), str)
+    groups = clips.table["group"].to_numpy(dtype=str)
+    content = prompts if cv == "prompt" else groups
+    if cv not in ("group", "prompt"):
+        content = np.where(groups == "", prompts, groups)
+    pairs = np.zeros((0, 2), np.int64)
+    together = None
+    while True:
+        folds, question = make_folds(clips.table, cv, clips.known, inner=inner, together=together)
+        copies = find_copies(clips.table, folds, fingerprints, content)
+        if not options.keep_together or not len(copies.all_pairs):
+            break
+        pairs = np.concatenate([pairs, copies.all_pairs])
+        together = joined(len(clips.table), pairs)
+    if together is not None:
+        moved = int((np.bincount(together)[together] > 1).sum())
+        question += f"; {moved} clips that are copies of one another are kept together"
+    return folds, question, copies

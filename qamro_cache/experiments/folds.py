@@ -8,15 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.datasets.ids import one_spelling
 from qamro_cache.errors import OptionError, QamroError, quoted
 from qamro_cache.experiments.options import CV_CHOICES, CV_WORDS
 from qamro_cache.memory import refuse_memory
 from qamro_cache.settings import nearest
 from qamro_cache.training.inputs import Bools, Folds
 
-Ints = npt.NDArray[np.int64]
-
 logger = logging.getLogger("qamro_cache")
+
+Numbers = npt.NDArray[np.int64]
 
 #: Part of the training groups that the inner split keeps for stopping.
 VALIDATION_SHARE = 0.15
@@ -44,7 +45,14 @@ def default_cv(clips: pd.DataFrame, labeled: Bools) -> str:
     return choice
 
 
-def make_folds(clips: pd.DataFrame, cv: str, labeled: Bools, *, inner: bool) -> tuple[Folds, str]:
+def make_folds(
+    clips: pd.DataFrame,
+    cv: str,
+    labeled: Bools,
+    *,
+    inner: bool,
+    together: Numbers | None = None,
+) -> tuple[Folds, str]:
     """Return the folds and a line that says what they ask of a model.
 
     Args:
@@ -55,36 +63,20 @@ def make_folds(clips: pd.DataFrame, cv: str, labeled: Bools, *, inner: bool) -> 
         labeled: [C] clips that have a label.
         inner: whether a fold keeps some of its training clips for stopping; without, its heads
             train for a fixed number of epochs.
+        together: [C] clips of one number are held out together: with all clips of their systems,
+            groups or prompts; in the part of the first; or, by a split, they are not trained on
+            where one of them is judged.
 
     Raises:
         OptionError: there is no such way.
         QamroError: the clips cannot be cut that way.
     """
+    if (clips["prompt"] != "").any():
+        clips = clips.assign(prompt=one_spelling(clips["prompt"].tolist()))
     if cv == "split":
-        return _by_split(clips, labeled, inner=inner)
-    if cv in ("system", "group", "prompt"):
-        names = clips[cv].to_numpy(dtype=str)
-        usable = labeled & (names != "")
-        held = [str(name) for name in np.unique(names[usable])]
-        if len(held) < 2:
-            raise QamroError(
-                f"--cv {cv} needs at least two values in the clips' {cv!r} column, which has "
-                f"{len(held)}; use another --cv: {CV_CHOICES}"
-            )
-        if (labeled & ~usable).any():
-            raise QamroError(
-                f"--cv {cv}: {int((labeled & ~usable).sum())} rated clips have no {cv}; "
-                f"use another --cv: {CV_CHOICES}"
-            )
-        part = np.searchsorted(held, names)
-        line = f"leave one {cv} out, {len(held)} folds; {_overlap(clips, cv)}"
-    else:
-        _refuse_number(cv, int(labeled.sum()))
-        usable = labeled
-        order = np.random.default_rng(0).permutation(len(clips))
-        part = np.argsort(order) % int(cv)
-        held = [f"part {k + 1} of {cv}" for k in range(int(cv))]
-        line = f"{cv} random parts of the clips; {_overlap(clips, cv)}"
+        return _by_split(clips, labeled, together, inner=inner)
+    cut = _by_name if cv in ("system", "group", "prompt") else _at_random
+    clips, usable, part, held, line = cut(clips, cv, labeled, together)
     refuse_memory(
         8 * len(held) * len(clips),
         f"{len(held):,} folds of {len(clips):,} clips",
@@ -105,11 +97,64 @@ def refit_clips(folds: Folds, labeled: Bools, *, everything: bool) -> Folds:
     Args:
         folds: of the estimate.
         labeled: [C] clips that have a label.
-        everything: train on the judged clips too.
+        everything: train on all of them, not only on what the estimate's head learned from.
     """
-    train = labeled if everything else labeled & ~folds.test.any(0)
+    train = labeled if everything else (folds.train | folds.validation).any(0)
     nothing = np.zeros((1, len(labeled)), np.bool_)
     return Folds(train[None], nothing, nothing, ("none",), folds.groups)
+
+
+def joined(size: int, pairs: Numbers) -> Numbers:
+    """Return [size] numbers, equal for what ``pairs`` [N, 2] join, at whatever remove."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
+    _, number = connected_components(links, directed=False)
+    return np.asarray(number, np.int64)
+
+
+def _by_name(
+    clips: pd.DataFrame, cv: str, labeled: Bools, together: Numbers | None
+) -> tuple[pd.DataFrame, Bools, Numbers, list[str], str]:
+    """Return the clips, which can be judged, each one's part, the parts' names, and the line."""
+    if together is not None:
+        clips = clips.assign(**{cv: _join_names(clips[cv].to_numpy(dtype=str), together)})
+    names = clips[cv].to_numpy(dtype=str)
+    usable = labeled & (names != "")
+    held = [str(name) for name in np.unique(names[usable])]
+    if len(held) < 2:
+        left = " after those that copies join" if together is not None else ""
+        raise QamroError(
+            f"--cv {cv} needs at least two values in the clips' {cv!r} column, which has "
+            f"{len(held)}{left}; use another --cv: {CV_CHOICES}"
+        )
+    if (labeled & ~usable).any():
+        raise QamroError(
+            f"--cv {cv}: {int((labeled & ~usable).sum())} rated clips have no {cv}; "
+            f"use another --cv: {CV_CHOICES}"
+        )
+    line = f"leave one {cv} out, {len(held)} folds; {_overlap(clips, cv)}"
+    return clips, usable, np.searchsorted(held, names), held, line
+
+
+def _at_random(
+    clips: pd.DataFrame, cv: str, labeled: Bools, together: Numbers | None
+) -> tuple[pd.DataFrame, Bools, Numbers, list[str], str]:
+    """Return the same as `_by_name` for a number of parts."""
+    _refuse_number(cv, int(labeled.sum()))
+    order = np.random.default_rng(0).permutation(len(clips))
+    part = np.argsort(order) % int(cv)
+    if together is not None:
+        _, first, member = np.unique(together, return_index=True, return_inverse=True)
+        part = part[first[member]]
+    # A part whose clips have all gone to others is none.
+    kept = np.unique(part[labeled])
+    if len(kept) < 2:
+        raise QamroError(f"--cv {cv}: all clips are copies of one another; train on other clips")
+    held = [f"part {k + 1} of {cv}" for k in kept]
+    part = np.searchsorted(kept, part)
+    return clips, labeled, part, held, f"{cv} random parts of the clips; {_overlap(clips, cv)}"
 
 
 def _refuse_number(cv: str, most: int) -> None:
@@ -121,7 +166,27 @@ def _refuse_number(cv: str, most: int) -> None:
         raise QamroError(f"--cv {cv}: use {CV_CHOICES} (2 to the {most} rated clips)")
 
 
-def _by_split(clips: pd.DataFrame, labeled: Bools, *, inner: bool) -> tuple[Folds, str]:
+def _join_names(names: npt.NDArray[np.str_], together: Numbers) -> npt.NDArray[np.object_]:
+    """Give one name to all names that clips of one number have, at whatever remove."""
+    known, code = np.unique(names, return_inverse=True)
+    links = np.stack([code, len(known) + together], 1)
+    part = joined(len(known) + int(together.max()) + 1, links)[: len(known)]
+    names_of = np.empty(len(known), object)
+    for number in np.unique(part):
+        mine = known[part == number].tolist()
+        names_of[part == number] = (
+            "+".join(mine) if len(mine) < 4 else f"{mine[0]} and {len(mine) - 1} more"
+        )
+    return names_of[code]
+
+
+def _by_split(
+    clips: pd.DataFrame,
+    labeled: Bools,
+    together: Numbers | None,
+    *,
+    inner: bool,
+) -> tuple[Folds, str]:
     split = clips["split"].str.lower().map(lambda name: _SPLITS.get(name, name)).to_numpy(str)
     known = sorted(set(split) - {""})
     train, dev, test = ((split == name) & labeled for name in ("train", "dev", "test"))
@@ -133,6 +198,11 @@ def _by_split(clips: pd.DataFrame, labeled: Bools, *, inner: bool) -> tuple[Fold
     held = "test" if test.any() else "dev"
     judged, validation = (test, dev) if test.any() else (dev, np.zeros_like(dev))
     groups = _together(clips, "group")
+    if together is not None:
+        apart = ~np.isin(together, together[judged])
+        train, validation = train & apart, validation & apart
+        if not train.any():
+            raise QamroError("every training clip is a copy of a held-out one; use another --cv")
     if not inner:
         train, validation = train | validation, np.zeros_like(validation)
     elif not validation.any():
@@ -148,16 +218,16 @@ def _by_split(clips: pd.DataFrame, labeled: Bools, *, inner: bool) -> tuple[Fold
     return Folds(*parts, (held,), groups), line
 
 
-def _together(clips: pd.DataFrame, cv: str) -> Ints | None:
+def _together(clips: pd.DataFrame, cv: str) -> Numbers | None:
     """Return what an inner split keeps together: the same kind as the outer one, if it can."""
     for name in (cv, "group", "prompt", "system"):
         if name in clips and clips[name].nunique() > 2 and (clips[name] != "").all():
-            groups: Ints = np.unique(clips[name].to_numpy(dtype=str), return_inverse=True)[1]
+            groups: Numbers = np.unique(clips[name].to_numpy(dtype=str), return_inverse=True)[1]
             return groups
     return None
 
 
-def _inner(train: Bools, groups: Ints | None, fold: int) -> Bools:
+def _inner(train: Bools, groups: Numbers | None, fold: int) -> Bools:
     """Choose whole groups of ``train`` at random until VALIDATION_SHARE of its clips are held."""
     random = np.random.default_rng([1, fold])
     names: npt.NDArray[Any] = np.array([str(k) for k in range(len(train))])

@@ -10,7 +10,7 @@ from typing import Any
 from qamro_cache.datasets.toml import read_toml
 from qamro_cache.errors import QamroError, quoted
 from qamro_cache.experiments.options import AblateOptions, Reads
-from qamro_cache.files import PathLike, as_path
+from qamro_cache.paths import PathLike, as_path
 from qamro_cache.settings import (
     Setting,
     check_settings,

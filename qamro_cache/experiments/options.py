@@ -39,6 +39,9 @@ class RunOptions(ChoiceOptions, ColumnOptions, ScaleOptions):
         choices=("", "inner", "fixed"),
         default_help="fixed; inner for a split",
     )
+    keep_together: bool = setting(
+        False, "Put clips that are copies of one another into one fold, whatever they are called."
+    )
     device: str = setting("", "Torch device.", default_help="a GPU if there is one")
     precision: str = setting(
         "float32", "Precision of products on a GPU.", choices=("float32", "tf32", "bf16")

@@ -18,9 +18,10 @@ from qamro_cache.experiments.clips import Clips, HeldOut, choose_clips, hold_out
 from qamro_cache.experiments.grid import CELL, Cell, Grid, cells_of, find_grid, override
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.store import refuse_other_run
-from qamro_cache.files import PathLike, as_list, as_path, replaceable_folder, try_place
+from qamro_cache.files import replaceable_folder, try_place
 from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.memory import refuse_disk
+from qamro_cache.paths import PathLike, as_list, as_path
 from qamro_cache.settings import from_options, nearest, settings_of
 from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
 
@@ -134,7 +135,7 @@ def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> 
     if not options.overwrite:
         refuse_other_run(out, asked)
     clips = choose_clips(opened, options, text=text)
-    held_out = hold_out(clips, options.cv, options)
+    held_out = hold_out(opened, clips, options.cv, options)
     refuse_disk(_ROW * options.seeds * len(clips.axes) * len(clips.rows), out)
     return TrainRequest(opened, out, options, recipe, clips, held_out, asked)
 
@@ -214,7 +215,7 @@ def _parts(
         if text not in clips:
             clips[text] = choose_clips(cache, options, text=text, common=common)
         if (text, cv) not in held_out:
-            held_out[text, cv] = hold_out(clips[text], cv, options)
+            held_out[text, cv] = hold_out(cache, clips[text], cv, options)
         parts.append(Part(cache, feature, text, clips[text], held_out[text, cv], members))
     return parts
 

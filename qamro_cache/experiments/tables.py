@@ -50,9 +50,16 @@ class Outcome:
 
 
 def write_tables(
-    out: Path, outcomes: Sequence[Outcome], synthetic: bool, resamples: int
+    out: Path,
+    outcomes: Sequence[Outcome],
+    synthetic: bool,
+    resamples: int,
+    questions: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Write ``results.csv``, ``summary.csv`` and ``best.json``; return what the last one holds."""
+    """Write ``results.csv``, ``summary.csv`` and ``best.json``; return what the last one holds.
+
+    ``questions`` are what the ways to hold out ask of a model, with the copies found in each.
+    """
     results, summary = [], []
     # Cells that hold out other clips answer another question: no common clips, no best one.
     asked: dict[str, list[Outcome]] = {}
@@ -76,7 +83,7 @@ def write_tables(
         if synthetic:
             table["synthetic"] = True
         write_table(out / f"{name}.csv", table)
-    record = {"synthetic": synthetic, "axes": best}
+    record = {"synthetic": synthetic, "questions": list(questions), "axes": best}
     write_json(out / "best.json", record)
     return record
 

@@ -21,9 +21,9 @@ from qamro_cache.experiments.folds import refit_clips
 from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.experiments.request import TrainRequest, train_request
 from qamro_cache.experiments.saved import save_run
-from qamro_cache.files import PathLike
 from qamro_cache.heads.network import parameter_shapes
 from qamro_cache.heads.published import published_start
+from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented
 from qamro_cache.training.inputs import Folds
 from qamro_cache.training.meter import ProgressCallback
@@ -73,10 +73,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         text=recipe.head.inputs != "audio",
         text_feature=options.text_feature,
     )
-    starts: Starts = {}
-    if options.init is not None:
-        head, starts = published_start(options.init, request.clips.axes, recipe.head)
-        recipe = replace(recipe, head=head)
+    recipe, starts = _started(request)
     material.check_head(recipe.head)
     notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
     if notice and recipe.head.kind != "ridge":
@@ -116,11 +113,21 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         "asked": request.asked,
     }
     origin = {name: config[name] for name in ("dataset", "synthetic", "encoder", "feature")}
-    record = {**origin, "split": held_out.question, "axes": metrics}
+    split = {"split": held_out.question, "copies": held_out.copies.record()}
+    record = {**origin, **split, "axes": metrics}
     table = _predictions(material, folds, estimate)
     heads = (refit, whole), (estimate, folds), options.save_folds
     save_run(request.out, material, recipe, config, record, table, *heads)
     return record
+
+
+def _started(request: TrainRequest) -> tuple[Recipe, Starts]:
+    """Return the recipe, and each axis' parameters to start from where a published head is."""
+    if request.options.init is None:
+        return request.recipe, {}
+    axes, head = request.clips.axes, request.recipe.head
+    head, starts = published_start(request.options.init, axes, head)
+    return replace(request.recipe, head=head), starts
 
 
 def _check_memory(material: Material, recipe: Recipe, heads: int) -> None:

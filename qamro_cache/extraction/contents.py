@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from qamro_cache.audio.fingerprint import NO_FINGERPRINT
 from qamro_cache.cache.content import (
     Array,
     CacheContent,
+    Fingerprints,
     clip_table,
     no_labels,
     unique_prompts,
@@ -64,7 +66,15 @@ def unit_content(
         {name: values[keep] for name, values in arrays.items()},
         prompts,
         _encode_prompts(encoder, prompts, stored_dtype),
+        _fingerprints(clips),
     )
+
+
+def _fingerprints(clips: Sequence[Clip]) -> Fingerprints:
+    """Join the fingerprints of the clips that can be used."""
+    parts = [NO_FINGERPRINT if clip.error else clip.decoder.fingerprint for clip in clips]
+    offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    return Fingerprints(np.concatenate([NO_FINGERPRINT, *parts]), offsets)
 
 
 def _encode_prompts(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qamro_cache.audio.check import oddity_message
+from qamro_cache.audio.fingerprint import FINGERPRINT
 from qamro_cache.cache.content import CacheContent, Header
 from qamro_cache.datasets.axes import notice_guessed, take_axes, with_scales
 from qamro_cache.datasets.manifest import load_manifest
@@ -33,9 +34,10 @@ from qamro_cache.extraction.reuse import find_kept
 from qamro_cache.extraction.shards import ShardWriter
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import plan_units, shard_path, shard_rows
-from qamro_cache.files import PathLike, as_path, plain_target
+from qamro_cache.files import plain_target
 from qamro_cache.identity import identity_of
 from qamro_cache.memory import refuse_disk
+from qamro_cache.paths import PathLike, as_path
 from qamro_cache.settings import documented, from_options
 
 if TYPE_CHECKING:
@@ -251,5 +253,6 @@ def _provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
+        "fingerprint": FINGERPRINT,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

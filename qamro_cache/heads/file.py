@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from qamro_cache.errors import QamroError, words_of
-from qamro_cache.files import PathLike, as_path, replacing
+from qamro_cache.files import replacing
 from qamro_cache.heads.head import Head
 from qamro_cache.heads.header import Header, read_header
 from qamro_cache.heads.record import blank_head, filled_head, record_of, tensors_of
 from qamro_cache.identity import canonical_json, strict_json
+from qamro_cache.paths import PathLike, as_path
 
 FORMAT = "qamro-head"
 FORMAT_VERSION = 1

@@ -16,13 +16,14 @@ from qamro_cache.datasets.records import Dataset, Labels
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.scales import scale_name
-from qamro_cache.files import PathLike, refuse_same
+from qamro_cache.files import refuse_same
 from qamro_cache.heads.file import load_head
 from qamro_cache.heads.head import AxisHead, Head
 from qamro_cache.heads.network import forward
 from qamro_cache.heads.pooling import mean_rows, take_clips
 from qamro_cache.heads.trained import trained_on
 from qamro_cache.identity import identity_differences
+from qamro_cache.paths import PathLike
 from qamro_cache.scoring.notices import point_out
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.request import PredictRequest, predict_request

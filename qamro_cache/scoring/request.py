@@ -13,8 +13,8 @@ from qamro_cache.datasets.options import refuse_columns
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.files import PathLike, as_path
 from qamro_cache.memory import refuse_disk
+from qamro_cache.paths import PathLike, as_path
 from qamro_cache.scoring.folder import clips_of_folder
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.table import refuse_other_table

@@ -1,0 +1,92 @@
+"""A small fingerprint of a clip's sound, made while it is decoded: tells a copy from another clip.
+
+It follows the sound and not the bytes: another codec, another sample rate or level and a trimmed
+start leave it nearly as it was (`qamro_cache.audio.alike` compares). docs/cache.md has the format.
+"""
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from qamro_cache.audio.windows import Samples
+
+#: Name of what the bytes mean, and the byte that every fingerprint begins with. Whoever changes a
+#: constant of this file gives both new values: fingerprints of two kinds are never compared.
+FINGERPRINT, VERSION = "log-mel-1", 1
+RATE = 8_000
+#: Samples of a frame and between two: 64 and 20 ms, so that no start is more than 10 ms off.
+FRAME, HOP = 512, 160
+BANDS = 24
+LOWEST, HIGHEST = 100.0, 3_800.0  # Hz
+#: Frames at most: the first 8 s of a clip.
+FRAMES = 400
+#: A byte is a half of a decibel above the floor (full scale is 0 dB).
+STEPS, FLOOR = 2, -120
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+NO_FINGERPRINT: Bytes = np.zeros(0, np.uint8)
+
+
+class Fingerprinter:
+    """Takes the mean of a clip's channels in blocks, and makes its fingerprint at the end."""
+
+    def __init__(self, rate: int) -> None:
+        import soxr
+
+        # A steep filter is not needed: the highest band ends below what a gentle one passes.
+        self._stream = soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="LQ")
+        #: Samples of the file that are still wanted.
+        self._wanted = -(-((FRAMES - 1) * HOP + FRAME) * rate // RATE)
+        self._parts: list[Samples] = []
+
+    def push(self, samples: Samples) -> None:
+        """Take the next samples; those beyond the last frame are passed over."""
+        if self._wanted > 0 and len(samples):
+            samples = samples[: self._wanted]
+            self._wanted -= len(samples)
+            self._parts.append(self._stream.resample_chunk(samples))
+
+    def finish(self) -> Bytes:
+        """Return the fingerprint [1 + frames * BANDS]; empty for less than one frame."""
+        from scipy.fft import rfft
+
+        end = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        sound = np.concatenate([*self._parts, end])
+        frames = min(FRAMES, (len(sound) - FRAME) // HOP + 1)
+        if frames < 1:
+            return NO_FINGERPRINT
+        taper, filters = _analysis()
+        framed = np.lib.stride_tricks.sliding_window_view(sound, FRAME)[::HOP][:frames]
+        spectrum = rfft(framed * taper)
+        power = (spectrum.real**2 + spectrum.imag**2) @ filters
+        decibels = 10 * np.log10(np.maximum(power, 10 ** (FLOOR / 10)))
+        steps = np.clip(np.rint(STEPS * (decibels - FLOOR)), 0, 255).astype(np.uint8)
+        return np.concatenate([np.array([VERSION], np.uint8), steps.reshape(-1)])
+
+
+@cache
+def _analysis() -> tuple[Floats, Floats]:
+    """Return the taper [FRAME] and triangular mel filters [bins, BANDS] of unit sum."""
+    taper = np.hanning(FRAME + 1)[:-1]
+    taper /= taper.sum() / 2  # a sine of full scale is 0 dB
+    top, bottom = (2595 * np.log10(1 + edge / 700) for edge in (HIGHEST, LOWEST))
+    edges = 700 * (10 ** (np.linspace(bottom, top, BANDS + 2) / 2595) - 1)
+    bins = np.arange(FRAME // 2 + 1)[:, None] * RATE / FRAME
+    low, center, high = edges[:-2], edges[1:-1], edges[2:]
+    filters = np.minimum((bins - low) / (center - low), (high - bins) / (high - center)).clip(0)
+    return taper.astype(np.float32), (filters / filters.sum(0)).astype(np.float32)
+
+
+def frames_of(fingerprint: Bytes) -> Floats | None:
+    """Return the frames [T, BANDS] of a fingerprint, in steps of half a decibel.
+
+    None where it is not known, is of another kind, or is no fingerprint at all.
+    """
+    if len(fingerprint) < 1 + BANDS or fingerprint[0] != VERSION:
+        return None
+    if (len(fingerprint) - 1) % BANDS:
+        return None
+    return fingerprint[1:].reshape(-1, BANDS).astype(np.float32)

@@ -1,0 +1,28 @@
+"""Whatever a user names a file by: text, a path, or several of them."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from qamro_cache.errors import OptionError, quoted
+
+#: What names a file or folder.
+PathLike = str | os.PathLike[str]
+
+
+def as_path(value: PathLike, what: str = "a file") -> Path:
+    """Return a path from whatever names a file: every public function comes here.
+
+    Raises:
+        OptionError: it is no path.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise OptionError(f"{what} is named by text or a path, got {quoted(value)}")
+    return Path(value)
+
+
+def as_list(named: Any) -> list[Any]:
+    """Return several of anything as a list, and one as a list of one; a path is one."""
+    several = isinstance(named, Iterable) and not isinstance(named, str | os.PathLike)
+    return list(named) if several else [named]
