@@ -90,7 +90,7 @@ def test_extract_relabel_train_predict_and_evaluate(folder: Path) -> None:
     assert set(frame["scale"]) == {"0..100"}
     assert frame["clip_id"].tolist() == [f"c{n}" for n in range(30)]
     ask = ("--predictions", predictions, "--labels", table, "--json", "--resamples", 20)
-    done = run(evaluate_command, *ask, *told)
+    done = run(evaluate_command, *ask, *told, "--include-trained")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["axes"]["quality"]["clips"] == 30
 

@@ -129,11 +129,11 @@ def test_errors_and_notices_are_short(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_file_with_a_very_long_cell_is_one_short_line(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
-    path.write_text(f"clip_id,path,q\na,a.wav,{'x' * 60000}\n")
+    path.write_text(f"clip_id,path,q\nb,b.wav,3\na,a.wav,{'x' * 60000}\n")
     result = CliRunner().invoke(extract, ["--manifest", str(path), "--dry-run"])
     assert result.exit_code == 1
     assert len(result.stderr) < 500
-    assert result.stderr.rstrip().endswith("or remove the column if it holds no scores")
+    assert result.stderr.rstrip().endswith("(--axis of qamro-extract and qamro-train)")
 
 
 @pytest.mark.parametrize(
