@@ -16,7 +16,14 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from qamro_cache.evaluation.judged import Floats, Ints
-from qamro_cache.evaluation.left_out import LeftOut, Metric, Sample, left_out, with_systems
+from qamro_cache.evaluation.left_out import (
+    FEWEST_LABELS,
+    LeftOut,
+    Metric,
+    Sample,
+    left_out,
+    with_systems,
+)
 from qamro_cache.evaluation.metrics import lcc
 
 #: How a figure's interval is made: on the atanh scale, on the log scale, or as it is, within 0..1.
@@ -99,10 +106,13 @@ def interval(
         sample: their clips.
         linear: of a rank correlation of systems: what `left_out` found for their LCC.
     """
+    few = min(way.labels for way in sample.ways.over) < FEWEST_LABELS
     if figure.level == "system":
         pred, sample = with_systems(pred, sample)
-        if sample.system.max() + 1 < FEWEST_SYSTEMS:
-            return _nothing(drops.value)
+        few |= bool(sample.system.max() + 1 < FEWEST_SYSTEMS)
+    if few:
+        none = np.full(len(drops.value), np.nan)
+        return Estimate(drops.value, none, none)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         if figure.scale == "error":
             return _of_error(figure, drops, pred, sample)
@@ -112,11 +122,6 @@ def interval(
         if figure.level == "system" and figure.metric in ("srcc", "ktau", "lcc"):
             return _of_systems(figure, drops, sample, linear)
         return _of_correlation(figure, drops, sample)
-
-
-def _nothing(value: Floats) -> Estimate:
-    none = np.full(len(value), np.nan)
-    return Estimate(value, none, none)
 
 
 def _clipped(value: Floats, low: Floats, high: Floats, least: float, most: float) -> Estimate:
@@ -155,6 +160,16 @@ def _spread(parts: Sequence[Floats], *, loss: int, floors: Sequence[Floats] = ()
     return np.maximum(np.maximum(scaled[0], scaled[1]), both)
 
 
+def _reaching(
+    low: Floats, high: Floats, ways: Sequence[Floats], value: Floats
+) -> tuple[Floats, Floats]:
+    """Let limits reach as far from the value without the jackknife's estimate of its bias."""
+    bias = np.zeros_like(value)
+    for way in ways:
+        bias += (way.shape[-1] - 1) * (way.mean(-1) - value)
+    return low - np.maximum(0, bias), high + np.maximum(0, -bias)
+
+
 def _of_correlation(figure: Figure, drops: LeftOut, sample: Sample) -> Estimate:
     """Correlations of clips and within groups, and the CCC at every level."""
     count, repeats = len(sample.target), 1
@@ -175,18 +190,13 @@ def _of_correlation(figure: Figure, drops: LeftOut, sample: Sample) -> Estimate:
         square = np.where(perfect, _independent(figure.metric, np.array(one), count), square)
         x = np.where(perfect, np.sign(x) * np.arctanh(one), x)
     h = np.sqrt(square)
-    bias = np.zeros_like(x)
+    low, high = x - h, x + h
     if figure.level != "system":
-        # The jackknife's estimate of the bias; an interval reaches the corrected value too.
-        for part in parts[:2]:
-            bias += (part.shape[-1] - 1) * (part.mean(-1) - x)
-    low, high = x - h - np.maximum(0, bias), x + h + np.maximum(0, -bias)
+        low, high = _reaching(low, high, parts[:2], x)
     return _touching(drops.value, np.tanh(low), np.tanh(high))
 
 
-def _of_systems(
-    figure: Figure, drops: LeftOut, sample: Sample, linear: LeftOut | None
-) -> Estimate:
+def _of_systems(figure: Figure, drops: LeftOut, sample: Sample, linear: LeftOut | None) -> Estimate:
     """SRCC, tau and LCC of S systems."""
     if linear is None:
         raise ValueError(f"{figure.name} needs what left_out found for the systems' LCC")
@@ -214,10 +224,14 @@ def _of_systems(
 def _of_error(figure: Figure, drops: LeftOut, pred: Floats, sample: Sample) -> Estimate:
     """Errors: relative to the whole sample's, on the log scale."""
     power = 2 if figure.metric in _ROOTS else 1
-    ratio = [(part / drops.value[:, None]) ** power for part in drops.parts]
+    ratio: list[Floats] = [(part / drops.value[:, None]) ** power for part in drops.parts]
     h = np.sqrt(_spread(ratio, loss=1, floors=_floors(figure, pred, sample))) / power
-    low, high = drops.value * np.exp(-h), drops.value * np.exp(h)
-    return Estimate(drops.value, low, high)
+    lower, upper = -h, h
+    if figure.metric == "mse_fit":
+        # A line fits its own sample too well, by 2 / C of the error where C clusters decide.
+        ways = ratio[:1] if figure.level == "system" else ratio[:2]
+        lower, upper = _reaching(lower, upper, ways, np.ones(len(h)))
+    return Estimate(drops.value, drops.value * np.exp(lower), drops.value * np.exp(upper))
 
 
 def _floors(figure: Figure, pred: Floats, sample: Sample) -> list[Floats]:
@@ -292,7 +306,7 @@ def _independent(metric: str, r: Floats, count: int) -> Floats:
 
 
 def _atanh(r: Floats, cap: float) -> Floats:
-    """atanh of correlations that are held within the cap."""
+    """Atanh of correlations that are held within the cap."""
     found: Floats = np.arctanh(np.clip(r, -cap, cap))
     return found
 

@@ -60,7 +60,9 @@ class Ways:
         over = f"over {' and '.join(f'{way.noun}s' for way in self.over)}"
         if self.fixed:
             counts = [f"{w.labels} {w.noun}s" if w.labels > 1 else w.noun for w in self.fixed]
-            over = f"{'these' if self.fixed[0].labels > 1 else 'this'} {' and '.join(counts)}, {over}"
+            over = (
+                f"{'these' if self.fixed[0].labels > 1 else 'this'} {' and '.join(counts)}, {over}"
+            )
         alone = [
             f"{way.alone} clip{'s' if way.alone > 1 else ''} without a {way.noun}"
             for way in self.over
@@ -90,7 +92,8 @@ def make_ways(clips: int, *named: tuple[str, Ints]) -> Ways:
             any label is absent, one of fewer than three is fixed; without a way that is neither,
             the clips are the clusters.
     """
-    over, fixed = [], []
+    over: list[Way] = []
+    fixed: list[Way] = []
     for noun, given in named:
         known = given >= 0
         if not known.any():
@@ -127,7 +130,7 @@ class Sample:
 def make_sample(
     target: Floats, system: Ints, second: tuple[str, Ints], truth: Floats | None = None
 ) -> Sample:
-    """Make a sample of labels [N], systems [N], the second way (its noun, [N]) and `Sample.truth`."""
+    """Make a sample of labels [N], systems [N], the second way (noun, [N]) and `Sample.truth`."""
     ways = make_ways(len(target), ("system", system), second)
     return Sample(target, ways, system, second[1], truth)
 
@@ -163,7 +166,8 @@ def left_out(level: str, metric: Metric, pred: Floats, sample: Sample) -> LeftOu
     if level == "clip" and metric is ktau:
         found = [_tau(row, sample.target, clusters) for row in pred]
         values = np.array([value for value, _ in found])
-        return LeftOut(values, tuple(np.stack(part) for part in zip(*(f[1] for f in found))))
+        rows = zip(*(parts for _, parts in found), strict=True)
+        return LeftOut(values, tuple(np.stack(row) for row in rows))
     whole = np.zeros(len(sample.target), np.int64)
     compute = {"clip": _of_clips, "group": _of_groups, "system": _of_systems}[level]
     value = compute(metric, p, t, sample, whole - 1, 1)[:, 0]

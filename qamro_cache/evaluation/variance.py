@@ -148,23 +148,17 @@ def _even_labels(label: Ints) -> float:
     return float(count.sum() ** 2 / (count.astype(np.float64) ** 2).sum())
 
 
-def _grown(
-    found: Mapping[str, Component], name: str, each: float, seeds: int
-) -> dict[str, float]:
+def _grown(found: Mapping[str, Component], name: str, each: float, seeds: int) -> dict[str, float]:
     """How many labels of each component there are with one more of one kind."""
     labels = {key: one.labels for key, one in found.items()}
-    if name == "rater":
-        factor = {"rating": (each + 1) / each}
-    elif name == "seed":
-        factor = {"seed": (seeds + 1) / seeds}
+    if name == "seed":
+        more = {"seed": (seeds + 1) / seeds}
+    elif name == "rater":
+        more = {"rating": (each + 1) / each, "rater": 1 + 1 / labels.get("rater", 1.0)}
     else:
-        # As many clips more as its share, each with as many ratings and seeds.
-        more = (labels[name] + 1) / labels[name]
-        factor = {key: more for key in ("clip", "rating", "seed")}
-    grown = {key: count * factor.get(key, 1.0) for key, count in labels.items()}
-    if name in ("rater", *(set(found) - {"clip", "rating", "seed"})) and name in grown:
-        grown[name] = labels[name] + 1
-    return grown
+        # As many clips more as is its share, each with as many ratings and seeds.
+        more = dict.fromkeys((name, "clip", "rating", "seed"), 1 + 1 / labels[name])
+    return {key: count * more.get(key, 1.0) for key, count in labels.items()}
 
 
 def _std(found: Mapping[str, Component], labels: Mapping[str, float]) -> float:
