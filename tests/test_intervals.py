@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 from reference_metrics import REFERENCES
 
 from qamro_cache.evaluation.intervals import Figure, interval, intervals
@@ -229,22 +230,156 @@ def test_a_share_stays_within_0_and_1():
     assert (found.low < found.value).all()
 
 
-def test_the_interval_of_one_way_is_the_textbooks_jackknife():
-    """Clip MSE over systems alone: t times the jackknife's std of the ratio, on the log scale."""
+class Written:
+    """The rules of docs/evaluation.md as they are written, for one model of a full design."""
+
+    def __init__(self, pred, target, system, group):
+        self.data = (pred, target, system, group)
+        self.S, self.G = len(np.unique(system)), len(np.unique(group))
+        block = (system + group) % max(self.S, self.G)
+        self.labels = (system, group, block)
+        self.error = pred - target
+
+    def t2(self, freedom):
+        return scipy.stats.t.ppf(0.975, freedom) ** 2
+
+    def without(self, level, metric, label):
+        return np.array(
+            [
+                reference(level, metric, *(x[label != c] for x in self.data))
+                for c in range(label.max() + 1)
+            ]
+        )
+
+    def v(self, x):
+        return (len(x) - 1) / len(x) * np.sum((x - np.mean(x)) ** 2)
+
+    def h2(self, parts, loss, floors=(0, 0)):
+        v_s, v_g, v_e = map(self.v, parts)
+        of_s = self.t2(self.S - loss) * max(v_s, floors[0])
+        of_g = self.t2(self.G - loss) * max(v_g, floors[1])
+        return max(of_s, of_g, of_s + of_g - scipy.stats.norm.ppf(0.975) ** 2 * v_e)
+
+    def correlation(self, level, metric):
+        r = reference(level, metric, *self.data)
+        parts = [np.arctanh(self.without(level, metric, label)) for label in self.labels]
+        x, h = np.arctanh(r), np.sqrt(self.h2(parts, 2))
+        b = sum((len(part) - 1) * (part.mean() - x) for part in parts[:2])
+        return r, np.tanh(x - h - max(0, b)), np.tanh(x + h + max(0, -b))
+
+    def of_systems(self, metric):
+        r = reference("system", metric, *self.data)
+        smooth = [np.arctanh(self.without("system", "lcc", label)) for label in self.labels]
+        whole = self.h2(smooth, 1)
+        b = scipy.stats.norm.ppf(0.975) ** 2 / (self.S - 3)
+        x = np.arctanh(r)
+        if metric == "lcc":
+            h2 = min(max(0.75 * whole, b), 4 * b)
+        else:
+            b *= 1 + r**2 / 2
+            if metric == "ktau":
+                b = self.t2(self.S - 1) * 0.437 / (self.S - 4)
+            v = self.v(np.arctanh(self.without("system", metric, self.labels[0])))
+            rho = whole / (self.t2(self.S - 1) * self.v(smooth[0]))
+            h2 = min(max(rho, 1), 4) * min(max(self.t2(self.S - 1) * v / 2, b), 4 * b)
+        return r, np.tanh(x - np.sqrt(h2)), np.tanh(x + np.sqrt(h2))
+
+    def mse(self, level):
+        value = reference(level, "mse", *self.data)
+        parts = [self.without(level, "mse", label) / value for label in self.labels]
+        floors = []
+        for label in self.labels[:2]:
+            means = np.array([self.error[label == c].mean() for c in range(label.max() + 1)])
+            v, m = means.var(ddof=1), means.mean()
+            floors.append((2 * v**2 + 4 * m**2 * v) / (len(means) * value**2))
+        if level == "system":
+            floors = [0.75 * floors[0], 0]
+        h = np.sqrt(self.h2(parts, 1, floors))
+        return value, value * np.exp(-h), value * np.exp(h)
+
+
+@pytest.mark.parametrize("shared", [0.0, 1.0, 3.0])
+def test_intervals_are_those_that_are_written_down(shared):
+    # Errors common to a group, from none to most of all: each branch of the rules is met.
+    generator = np.random.default_rng(2)
+    pred, target, system, group = listening_test(9, 6, holes=0, models=4)
+    pred = pred + generator.normal(0, [[0.2], [0.5], [1.0], [2.0]], (4, 9))[:, system]
+    pred = pred + shared * generator.normal(size=(4, 6))[:, group]
+    found = intervals(pred, make_sample(target, system, ("song", group)), FIGURES)
+    for m, row in enumerate(pred):
+        written = Written(row, target, system, group)
+        want = {
+            f"clip_{name}": written.correlation("clip", name) for name in ("lcc", "srcc", "ktau")
+        }
+        want |= {f"system_{name}": written.of_systems(name) for name in ("lcc", "srcc", "ktau")}
+        want |= {f"{level}_mse": written.mse(level) for level in ("clip", "system")}
+        want["group_srcc"] = written.correlation("group", "srcc")
+        assert set(want) == set(found)
+        for name, one in want.items():
+            got = [float(x[m]) for x in found[name]]
+            assert got == pytest.approx(one), name
+
+
+def test_a_root_has_the_root_of_its_squares_interval():
+    pred, target, system, group = listening_test(9, 6)
+    sample = make_sample(target, system, ("song", group))
+    mse = METRICS["mse"].function
+    both = [
+        Figure("clip", "mse", mse, "error"),
+        Figure("clip", "rmse", lambda p, t, w=None: mse(p, t, w).sqrt(), "error"),
+    ]
+    found = intervals(pred, sample, both)
+    for square, root in zip(found["clip_mse"], found["clip_rmse"], strict=True):
+        np.testing.assert_allclose(root**2, square)
+
+
+def test_errors_without_a_rule_of_their_own_written_down():
+    """The MAE has a quarter of the MSE's floor; the error after a fit reaches its larger truth."""
     pred, target, system, group = listening_test(9, 6, holes=0)
-    pred = pred + np.random.default_rng(1).normal(0, 1.5, 9)[system]
-    sample = Sample(target, make_ways(54, ("system", system)), system, group)
-    (figure,) = [f for f in FIGURES if f.name == "clip_mse"]
-    found = interval(figure, left_out("clip", figure.function, pred, sample), pred, sample)
-    for row, value, low, high in zip(pred, *found, strict=True):
-        squares = (row - target) ** 2
-        without = np.array([squares[system != s].mean() for s in range(9)]) / squares.mean()
-        v = 8 / 9 * np.sum((without - without.mean()) ** 2)
-        means = np.array([(row - target)[system == s].mean() for s in range(9)])
-        floor = 2 * means.var(ddof=1) ** 2 + 4 * (row - target).mean() ** 2 * means.var(ddof=1)
-        v = max(v, floor / 9 / squares.mean() ** 2)
-        h = scipy.stats.t.ppf(0.975, 8) * np.sqrt(v)
-        assert (low, high) == pytest.approx((value * np.exp(-h), value * np.exp(h)))
+    # An error that is the same for all clips of a song, and nearly the same in size for all songs.
+    pred = target + 0.5 * (-1.0) ** group + np.random.default_rng(0).normal(0, 0.01, (1, 54))
+
+    def mae(p, t, w=None):
+        gap = (p.double() - t).abs()
+        return gap.mean(-1) if w is None else (w * gap).sum(-1) / w.sum(-1)
+
+    def mse_fit(p, t, w=None):
+        w = torch.ones_like(t) if w is None else w
+        r = lcc(p, t, w)
+        mean = (w * t).sum(-1, keepdim=True) / w.sum(-1, keepdim=True)
+        return (w * (t - mean) ** 2).sum(-1) / w.sum(-1) * (1 - r**2)
+
+    figures = [
+        Figure("clip", "mae", mae, "error"),
+        Figure("clip", "mse", METRICS["mse"].function, "error"),
+        Figure("system", "mse_fit", mse_fit, "error"),
+    ]
+    sample = make_sample(target, system, ("song", group))
+    found = intervals(pred, sample, figures)
+    for_mae, for_mse = (
+        np.log(found[name].high / found[name].value) for name in ("clip_mae", "clip_mse")
+    )
+    # The floor decides both here, so that one half width is half of the other.
+    assert for_mse[0] > 0.5
+    assert for_mae == pytest.approx(for_mse / 2, rel=0.05)
+    noisy = pred + np.random.default_rng(1).normal(0, 1, (1, 9))[:, system]
+    fit = intervals(noisy, sample, figures)["system_mse_fit"]
+    # A line through nine systems leaves too little by about 2 / 9.
+    assert fit.high[0] * fit.low[0] / fit.value[0] ** 2 > 1 + 2 / 9
+
+
+def test_one_way_alone_uses_its_own_quantile():
+    pred, target, system, group = listening_test(9, 6, holes=0)
+    sample = Sample(target, make_ways(54, ("song", group)), system, group)
+    (figure,) = [f for f in FIGURES if f.name == "clip_lcc"]
+    found = interval(figure, left_out("clip", lcc, pred, sample), pred, sample)
+    for row, _, low, high in zip(pred, *found, strict=True):
+        written = Written(row, target, system, group)
+        part = np.arctanh(written.without("clip", "lcc", group))
+        x = np.arctanh(scipy.stats.pearsonr(row, target).statistic)
+        h, b = np.sqrt(written.t2(4) * written.v(part)), 5 * (part.mean() - x)
+        want = np.tanh(x - h - max(0, b)), np.tanh(x + h + max(0, -b))
+        assert (low, high) == pytest.approx(want)
 
 
 @pytest.mark.slow

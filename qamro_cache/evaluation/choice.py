@@ -13,14 +13,14 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from qamro_cache.evaluation.intervals import FEWEST_SYSTEMS, Figure, t_quantile, variance
+from qamro_cache.evaluation.intervals import Figure, t_quantile, too_few, variance
 from qamro_cache.evaluation.judged import Bools, Floats
 from qamro_cache.evaluation.left_out import (
-    FEWEST_LABELS,
     LeftOut,
     Sample,
     left_out,
     system_pairs,
+    with_systems,
 )
 
 #: Null draws of the confidence set.
@@ -105,14 +105,14 @@ def evidence(figure: Figure, pred: Floats, sample: Sample) -> Evidence | None:
         pred: [M, N] predictions; where a model has seeds, their mean.
         sample: the same clips.
     """
-    size = int(sample.system.max()) + 1
-    if figure.level == "system" and size < FEWEST_SYSTEMS:
-        return None
-    if min(way.labels for way in sample.ways.over) < FEWEST_LABELS:
+    if figure.level == "system":
+        pred, sample = with_systems(pred, sample)
+    if too_few(figure, sample):
         return None
     drops = left_out(figure.level, figure.function, pred, sample)
     if figure.level != "system" or figure.metric not in ("srcc", "ktau"):
         return Evidence(drops)
+    size = int(sample.system.max()) + 1
     step = 12 / (size * (size**2 - 1)) if figure.metric == "srcc" else 4 / (size * (size - 1))
     return Evidence(drops, system_pairs(figure.function, pred, sample), step, alone=True)
 

@@ -94,6 +94,13 @@ def intervals(pred: Floats, sample: Sample, wanted: Sequence[Figure]) -> dict[st
     return found
 
 
+def too_few(figure: Figure, sample: Sample) -> bool:
+    """Whether there are too few clusters, or systems, for any statement beyond the sample."""
+    if figure.level == "system" and sample.system.max() + 1 < FEWEST_SYSTEMS:
+        return True
+    return min(way.labels for way in sample.ways.over) < FEWEST_LABELS
+
+
 def interval(
     figure: Figure, drops: LeftOut, pred: Floats, sample: Sample, linear: LeftOut | None = None
 ) -> Estimate:
@@ -106,11 +113,9 @@ def interval(
         sample: their clips.
         linear: of a rank correlation of systems: what `left_out` found for their LCC.
     """
-    few = min(way.labels for way in sample.ways.over) < FEWEST_LABELS
     if figure.level == "system":
         pred, sample = with_systems(pred, sample)
-        few |= bool(sample.system.max() + 1 < FEWEST_SYSTEMS)
-    if few:
+    if too_few(figure, sample):
         none = np.full(len(drops.value), np.nan)
         return Estimate(drops.value, none, none)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -182,7 +187,7 @@ def _of_correlation(figure: Figure, drops: LeftOut, sample: Sample) -> Estimate:
     cap = 1 - max(_short_of_one(figure.metric, count) / repeats, _ROUNDING)
     x = _atanh(drops.value, cap)
     parts = [_atanh(part, cap) for part in drops.parts]
-    square = _spread(parts, loss=1 if figure.level == "system" else 2)
+    square = _spread(parts, loss=2)
     perfect = np.abs(drops.value) > 1 - _ROUNDING
     if figure.metric in ("srcc", "ktau") and perfect.any():
         # No left-out sample differs: what that many independent clips would tell.
@@ -190,9 +195,7 @@ def _of_correlation(figure: Figure, drops: LeftOut, sample: Sample) -> Estimate:
         square = np.where(perfect, _independent(figure.metric, np.array(one), count), square)
         x = np.where(perfect, np.sign(x) * np.arctanh(one), x)
     h = np.sqrt(square)
-    low, high = x - h, x + h
-    if figure.level != "system":
-        low, high = _reaching(low, high, parts[:2], x)
+    low, high = _reaching(x - h, x + h, parts[:2], x)
     return _touching(drops.value, np.tanh(low), np.tanh(high))
 
 
@@ -224,7 +227,7 @@ def _of_systems(figure: Figure, drops: LeftOut, sample: Sample, linear: LeftOut 
 def _of_error(figure: Figure, drops: LeftOut, pred: Floats, sample: Sample) -> Estimate:
     """Errors: relative to the whole sample's, on the log scale."""
     power = 2 if figure.metric in _ROOTS else 1
-    ratio: list[Floats] = [(part / drops.value[:, None]) ** power for part in drops.parts]
+    ratio = [np.power(part / drops.value[:, None], power) for part in drops.parts]
     h = np.sqrt(_spread(ratio, loss=1, floors=_floors(figure, pred, sample))) / power
     lower, upper = -h, h
     if figure.metric == "mse_fit":

@@ -178,7 +178,7 @@ def left_out(level: str, metric: Metric, pred: Floats, sample: Sample) -> LeftOu
 def with_systems(pred: Floats, sample: Sample) -> tuple[Floats, Sample]:
     """The clips that have a system, alone."""
     inside = sample.system >= 0
-    if inside.all():
+    if inside.all() or not inside.any():
         return pred, sample
     ways = tuple(_part(way, inside) for way in sample.ways.over)
     kept = replace(
