@@ -29,8 +29,8 @@ from torch import Tensor
 from qamro_cache.evaluation.baselines import ridge
 from qamro_cache.evaluation.choice import confidence_set, evidence, gap
 from qamro_cache.evaluation.intervals import Figure, intervals
-from qamro_cache.evaluation.left_out import Sample, make_sample
 from qamro_cache.evaluation.metrics import ktau, lcc, mse, srcc
+from qamro_cache.evaluation.ways import Sample, make_sample
 
 SEEDS = 5
 REGIMES = {"sys": (0.7, 0.2), "grp": (0.35, 0.6)}

@@ -6,8 +6,9 @@ import scipy.stats
 
 from qamro_cache.evaluation.choice import DRAWS, Evidence, confidence_set, evidence, gap
 from qamro_cache.evaluation.intervals import Figure
-from qamro_cache.evaluation.left_out import LeftOut, make_sample
+from qamro_cache.evaluation.left_out import LeftOut
 from qamro_cache.evaluation.metrics import ktau, lcc, mse, srcc
+from qamro_cache.evaluation.ways import make_sample
 
 CLIP = Figure("clip", "srcc", srcc, "correlation")
 SYSTEM = Figure("system", "srcc", srcc, "correlation")

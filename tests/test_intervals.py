@@ -10,15 +10,9 @@ import torch
 from reference_metrics import REFERENCES
 
 from qamro_cache.evaluation.intervals import Figure, interval, intervals
-from qamro_cache.evaluation.left_out import (
-    Sample,
-    left_out,
-    make_sample,
-    make_ways,
-    system_pairs,
-    with_systems,
-)
+from qamro_cache.evaluation.left_out import left_out, system_pairs
 from qamro_cache.evaluation.metrics import METRICS, lcc, srcc
+from qamro_cache.evaluation.ways import Sample, make_sample, make_ways, with_systems
 
 FIGURES = [
     Figure(level, name, metric.function, "error" if metric.in_label_units else "correlation")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from qamro_cache.evaluation.left_out import make_ways
 from qamro_cache.evaluation.variance import Ratings, components, variance_table
+from qamro_cache.evaluation.ways import make_ways
 
 TRUTH = {"system": 0.25, "song": 0.09, "clip": 0.16, "rater": 0.12, "rating": 0.49, "seed": 0.04}
 

@@ -15,13 +15,8 @@ from scipy.stats import t as student
 
 from qamro_cache.evaluation.intervals import Figure, t_quantile, too_few, variance
 from qamro_cache.evaluation.judged import Bools, Floats
-from qamro_cache.evaluation.left_out import (
-    LeftOut,
-    Sample,
-    left_out,
-    system_pairs,
-    with_systems,
-)
+from qamro_cache.evaluation.left_out import LeftOut, left_out, system_pairs
+from qamro_cache.evaluation.ways import Sample, with_systems
 
 #: Null draws of the confidence set.
 DRAWS = 10_000

@@ -15,16 +15,11 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from qamro_cache.evaluation.judged import Floats, Ints
-from qamro_cache.evaluation.left_out import (
-    FEWEST_LABELS,
-    LeftOut,
-    Metric,
-    Sample,
-    left_out,
-    with_systems,
-)
+from qamro_cache.evaluation.floors import least_variances
+from qamro_cache.evaluation.judged import Floats
+from qamro_cache.evaluation.left_out import LeftOut, Metric, left_out
 from qamro_cache.evaluation.metrics import lcc
+from qamro_cache.evaluation.ways import FEWEST_LABELS, Sample, with_systems
 
 #: How a figure's interval is made: on the atanh scale, on the log scale, or as it is, within 0..1.
 SCALES = ("correlation", "error", "share")
@@ -228,61 +223,20 @@ def _of_error(figure: Figure, drops: LeftOut, pred: Floats, sample: Sample) -> E
     """Errors: relative to the whole sample's, on the log scale."""
     power = 2 if figure.metric in _ROOTS else 1
     ratio = [np.power(part / drops.value[:, None], power) for part in drops.parts]
-    h = np.sqrt(_spread(ratio, loss=1, floors=_floors(figure, pred, sample))) / power
+    h = (
+        np.sqrt(
+            _spread(
+                ratio, loss=1, floors=least_variances(figure.level, figure.metric, pred, sample)
+            )
+        )
+        / power
+    )
     lower, upper = -h, h
     if figure.metric == "mse_fit":
         # A line fits its own sample too well, by 2 / C of the error where C clusters decide.
         ways = ratio[:1] if figure.level == "system" else ratio[:2]
         lower, upper = _reaching(lower, upper, ways, np.ones(len(h)))
     return Estimate(drops.value, drops.value * np.exp(lower), drops.value * np.exp(upper))
-
-
-def _floors(figure: Figure, pred: Floats, sample: Sample) -> list[Floats]:
-    """The least relative variance [M] of an error in each way.
-
-    Eight squared song errors cannot estimate their own spread: a mean square of C normal cluster
-    errors of mean m and variance v has at least (2 v^2 + 4 m^2 v) / C. A root or an absolute
-    error has a quarter of it, relatively (the delta method).
-    """
-    error = pred - sample.target
-    if figure.metric == "mse_fit":
-        error = _left_by_a_line(pred, sample.target)
-    squared = (error**2).mean(-1)
-    factor = 0.25 if figure.metric == "mae" else 1.0
-    floors = []
-    for way, label in zip(sample.ways.over, sample.ways.clusters(), strict=False):
-        if figure.level == "system" and way.noun != "system":
-            floors.append(np.zeros(len(pred)))
-            continue
-        means = _cluster_means(error, label)
-        m = error.mean(-1)
-        if figure.level == "system":
-            truth = _cluster_means(sample.target[None], sample.system)
-            if sample.truth is not None:
-                truth = np.where(np.isnan(sample.truth), truth, sample.truth)
-            means = _cluster_means(pred, sample.system) - truth
-            if figure.metric == "mse_fit":
-                means = _left_by_a_line(_cluster_means(pred, sample.system), truth)
-            m, squared = means.mean(-1), (means**2).mean(-1)
-        v = means.var(-1, ddof=1)
-        floor = (2 * v**2 + 4 * m**2 * v) / (means.shape[-1] * squared**2)
-        floors.append(floor * factor * (0.75 if figure.level == "system" else 1.0))
-    return floors
-
-
-def _cluster_means(values: Floats, label: Ints) -> Floats:
-    """Means [M, C] of values [M, N] over the clips of each label."""
-    belongs = (label[:, None] == np.arange(label.max() + 1)).astype(np.float64)
-    means: Floats = values @ belongs / belongs.sum(0)
-    return means
-
-
-def _left_by_a_line(pred: Floats, target: Floats) -> Floats:
-    """What the best straight line of the predictions [M, N] leaves of the targets."""
-    p = pred - pred.mean(-1, keepdims=True)
-    t = target - target.mean(-1, keepdims=True)
-    rest: Floats = t - (p * t).sum(-1, keepdims=True) / (p**2).sum(-1, keepdims=True) * p
-    return rest
 
 
 def _short_of_one(metric: str, count: int) -> float:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qamro_cache.evaluation.judged import Floats, Ints
-from qamro_cache.evaluation.left_out import Ways
+from qamro_cache.evaluation.ways import Ways
 
 
 class Ratings(NamedTuple):
