@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from qamro_cache.evaluation import metrics
 from qamro_cache.evaluation.baselines import ridge
 from qamro_cache.evaluation.choice import confidence_set, evidence, gap
 from qamro_cache.evaluation.intervals import Figure, intervals
-from qamro_cache.evaluation.metrics import ktau, lcc, mse, srcc
+from qamro_cache.evaluation.metrics import lcc, srcc
 from qamro_cache.evaluation.ways import Sample, make_sample
 
 SEEDS = 5
@@ -41,52 +41,26 @@ CHOICES = ["sys 24x12", "sys 10x20", "grp 24x8", "grp 8x12", "sys 31x60"]
 CELLS = 12
 
 
-def mae(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean absolute error."""
-    return mse((pred.double() - target).abs().sqrt(), torch.zeros(()), weights)
-
-
-def rmse(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Root of the mean squared error."""
-    return mse(pred, target, weights).sqrt()
-
-
-def moments(pred: Tensor, target: Tensor, weights: Tensor | None) -> tuple[Tensor, ...]:
-    """Means, variances and covariance, weighted."""
-    w = torch.ones_like(target) if weights is None else weights
-    total = w.sum(-1, keepdim=True)
-    p = pred - (w * pred).sum(-1, keepdim=True) / total
-    t = target - (w * target).sum(-1, keepdim=True) / total
-    n = total.squeeze(-1)
-    shift = (w * (pred - target)).sum(-1) / n
-    return shift, (w * p * p).sum(-1) / n, (w * t * t).sum(-1) / n, (w * p * t).sum(-1) / n
-
-
-def ccc(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Lin's concordance correlation coefficient."""
-    shift, of_pred, of_target, both = moments(pred, target, weights)
-    return 2 * both / (of_pred + of_target + shift**2)
-
-
-def mse_fit(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The squared error left by the best straight line."""
-    _, of_pred, of_target, both = moments(pred, target, weights)
-    return of_target - both**2 / of_pred
-
-
-METRICS: dict[str, tuple[Callable[..., Tensor], str]] = {
-    "mse": (mse, "error"),
-    "rmse": (rmse, "error"),
-    "mae": (mae, "error"),
-    "mse_fit": (mse_fit, "error"),
-    "lcc": (lcc, "correlation"),
-    "ccc": (ccc, "correlation"),
-    "srcc": (srcc, "correlation"),
-    "ktau": (ktau, "correlation"),
+#: Every figure here has an interval, whatever the commands' tables show.
+METRICS = {
+    "mse": "error",
+    "rmse": "error",
+    "mae": "error",
+    "mse_fit": "error",
+    "lcc": "correlation",
+    "ccc": "correlation",
+    "srcc": "correlation",
+    "ktau": "correlation",
 }
+
+
+def _figure(level: str, name: str) -> Figure:
+    return Figure(level, name, metrics.METRICS[name].function, METRICS[name])
+
+
 FIGURES = [
-    *(Figure(level, name, *METRICS[name]) for level in ("clip", "system") for name in METRICS),
-    Figure("group", "srcc", *METRICS["srcc"]),
+    *(_figure(level, name) for level in ("clip", "system") for name in METRICS),
+    _figure("group", "srcc"),
 ]
 #: What equal models are compared by.
 COMPARED = [f for f in FIGURES if f.metric in ("mse", "lcc", "srcc")]
@@ -152,9 +126,9 @@ def truth(regime: str, groups: int) -> dict[str, float]:
     found = {}
     pred, label = simulate(rng, regime, (400_000,), (400_000,))
     p, t = torch.as_tensor(pred[0]), torch.as_tensor(label)
-    for name, (function, _) in METRICS.items():
-        if name != "ktau":
-            found[f"clip_{name}"] = float(function(p, t))
+    for figure in FIGURES:
+        if figure.level == "clip" and figure.metric != "ktau":
+            found[figure.name] = float(figure.function(p, t))
     found["clip_ktau"] = _tau(pred[0], label)
     within = []
     for _ in range(40):
@@ -165,7 +139,11 @@ def truth(regime: str, groups: int) -> dict[str, float]:
     for _ in range(100):
         pred, label = simulate(rng, regime, (2000, 1), (1, groups))
         p, t = torch.as_tensor(pred[0].mean(-1)), torch.as_tensor(label.mean(-1))
-        one = {f"system_{n}": float(f(p, t)) for n, (f, _) in METRICS.items() if n != "ktau"}
+        one = {
+            figure.name: float(figure.function(p, t))
+            for figure in FIGURES
+            if figure.level == "system" and figure.metric != "ktau"
+        }
         sets.append({**one, "system_ktau": _tau(p.numpy(), t.numpy())})
     return found | {name: float(np.mean([one[name] for one in sets])) for name in sets[0]}
 

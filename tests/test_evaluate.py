@@ -84,7 +84,7 @@ def test_figures_are_of_the_averaged_prediction_with_the_seeds_beside_it(files):
     folder, truth = files
     truth = truth.assign(group=[f"song {i % 10}" for i in range(40)])
     truth.to_csv(folder / "labels.csv", index=False)
-    scored = evaluate(folder / "predictions.csv", folder / "labels.csv", resamples=50)
+    scored = evaluate(folder / "predictions.csv", folder / "labels.csv")
     scored = scored["axes"]["quality"]
     table = pd.read_csv(folder / "predictions.csv").merge(truth, on="clip_id")
     mean = table.groupby("clip_id").mean(numeric_only=True).reset_index()
@@ -108,7 +108,7 @@ def test_figures_are_of_the_averaged_prediction_with_the_seeds_beside_it(files):
     assert (scored["clips"], scored["systems"], scored["seeds"]) == (40, 8, 2)
     assert (scored["groups"], scored["group_word"], scored["best_of_n"]) == (10, "group", 4)
     assert scored["signature"] == (
-        f"clip_srcc|n=40|systems=8|groups=10|seeds=2|ci=bootstrap:systems:50|version={__version__}"
+        f"clip_srcc|n=40|systems=8|groups=10|seeds=2|ci=jackknife:systems+groups|version={__version__}"
     )
 
 

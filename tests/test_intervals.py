@@ -7,18 +7,16 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from reference_metrics import REFERENCES
+from reference_metrics import reference as of_sample
+from reference_metrics import within_groups
 
-from qamro_cache.evaluation.intervals import Figure, interval, intervals
+from qamro_cache.evaluation.figures import MAIN_FIGURES
+from qamro_cache.evaluation.intervals import Figure, figure_of, interval, intervals
 from qamro_cache.evaluation.left_out import left_out, system_pairs
 from qamro_cache.evaluation.metrics import METRICS, lcc, srcc
 from qamro_cache.evaluation.ways import Sample, make_sample, make_ways, with_systems
 
-FIGURES = [
-    Figure(level, name, metric.function, "error" if metric.in_label_units else "correlation")
-    for level in ("clip", "system")
-    for name, metric in METRICS.items()
-] + [Figure("group", "srcc", srcc, "correlation")]
+FIGURES = [figure_of(name) for name in MAIN_FIGURES]
 
 
 def listening_test(systems=7, groups=5, seed=0, holes=0.2, models=2):
@@ -35,20 +33,13 @@ def listening_test(systems=7, groups=5, seed=0, holes=0.2, models=2):
 
 def reference(level, metric, pred, target, system, group):
     """A figure of the clips given, by scipy, a loop a group or system; NaN where undefined."""
-
-    def one(p, t):
-        if len(p) < 2 or np.ptp(p) == 0 or np.ptp(t) == 0:
-            return np.nan
-        return REFERENCES[metric](p, t)
-
     if level == "clip":
-        return one(pred, target)
+        return of_sample(metric, pred, target)
     if level == "group":
-        within = [one(pred[group == g], target[group == g]) for g in np.unique(group) if g >= 0]
-        return np.nanmean(within)
+        return within_groups(metric, pred, target, group)
     names = [s for s in np.unique(system) if s >= 0]
     means = [np.array([v[system == s].mean() for s in names]) for v in (pred, target)]
-    return one(*np.round(means, 12))
+    return of_sample(metric, *np.round(means, 12))
 
 
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
@@ -291,6 +282,25 @@ class Written:
         h = np.sqrt(self.h2(parts, 1, floors))
         return value, value * np.exp(-h), value * np.exp(h)
 
+    def mse_fit(self, level):
+        pred, target, system, _ = self.data
+        value = reference(level, "mse_fit", *self.data)
+        parts = [self.without(level, "mse_fit", label) / value for label in self.labels]
+        if level == "system":
+            pred, target = (
+                np.array([x[system == s].mean() for s in range(self.S)]) for x in (pred, target)
+            )
+        rest = target - np.polyval(np.polyfit(pred, target, 1), pred)
+        floors = []
+        for label in self.labels[:2] if level == "clip" else [np.arange(self.S)]:
+            v = np.var([rest[label == c].mean() for c in range(label.max() + 1)], ddof=1)
+            floors.append(2 * v**2 / ((label.max() + 1) * value**2))
+        if level == "system":
+            floors = [0.75 * floors[0], 0]
+        h = np.sqrt(self.h2(parts, 1, floors))
+        b = sum((len(x) - 1) * (x.mean() - 1) for x in parts[: 2 if level == "clip" else 1])
+        return value, value * np.exp(-h - max(0, b)), value * np.exp(h + max(0, -b))
+
 
 @pytest.mark.parametrize("shared", [0.0, 1.0, 3.0])
 def test_intervals_are_those_that_are_written_down(shared):
@@ -307,7 +317,9 @@ def test_intervals_are_those_that_are_written_down(shared):
         }
         want |= {f"system_{name}": written.of_systems(name) for name in ("lcc", "srcc", "ktau")}
         want |= {f"{level}_mse": written.mse(level) for level in ("clip", "system")}
-        want["group_srcc"] = written.correlation("group", "srcc")
+        want |= {f"{level}_mse_fit": written.mse_fit(level) for level in ("clip", "system")}
+        names = ("lcc", "srcc", "ktau")
+        want |= {f"group_{name}": written.correlation("group", name) for name in names}
         assert set(want) == set(found)
         for name, one in want.items():
             got = [float(x[m]) for x in found[name]]

@@ -18,7 +18,7 @@ from scipy.stats import t as student
 from qamro_cache.evaluation.floors import least_variances
 from qamro_cache.evaluation.judged import Floats
 from qamro_cache.evaluation.left_out import LeftOut, Metric, left_out
-from qamro_cache.evaluation.metrics import lcc
+from qamro_cache.evaluation.metrics import METRICS, lcc
 from qamro_cache.evaluation.ways import FEWEST_LABELS, Sample, with_systems
 
 #: How a figure's interval is made: on the atanh scale, on the log scale, or as it is, within 0..1.
@@ -57,6 +57,12 @@ class Figure(NamedTuple):
     def name(self) -> str:
         """As the columns of tables are called."""
         return f"{self.level}_{self.metric}"
+
+
+def figure_of(name: str) -> Figure:
+    """Return one of `figures.MAIN_FIGURES` as an interval is asked of it."""
+    level, _, metric = name.partition("_")
+    return Figure(level, metric, METRICS[metric].function, METRICS[metric].interval)
 
 
 class Estimate(NamedTuple):

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from qamro_cache.evaluation.judged import Floats, Ints
-from qamro_cache.evaluation.metrics import ktau
+from qamro_cache.evaluation.pairs import ktau
 from qamro_cache.evaluation.ways import Sample, with_systems
+from qamro_cache.evaluation.within import blocks_of, mean_over_groups
 
 #: Up to this many systems the second-order term of a difference is computed (S^2 / 2 samples).
 MOST_PAIRED = 60
@@ -101,22 +102,13 @@ def _of_clips(metric: Metric, p: Tensor, t: Tensor, _: Sample, label: Ints, coun
 def _of_groups(
     metric: Metric, p: Tensor, t: Tensor, sample: Sample, label: Ints, count: int
 ) -> Floats:
-    """The mean over groups, groups where the metric is undefined left out."""
-    order = np.argsort(sample.group, kind="stable")
-    order = order[sample.group[order] >= 0]
-    groups, start, size = np.unique(sample.group[order], return_index=True, return_counts=True)
-    if len(groups) == 0:
-        return np.full((len(p), count), np.nan)
-    # [G, n] the clips of each group, filled up with its first.
-    inside = np.arange(size.max()) < size[:, None]
-    clip = order[np.where(inside, start[:, None] + np.arange(size.max()), start[:, None])]
-    weights = torch.as_tensor(inside & (label[clip] != np.arange(count)[:, None, None])).double()
-    parts = [
-        torch.stack([metric(one[clip], t[clip], part).nanmean(-1) for one in p])
-        for part in weights.split(_CHUNK)
-    ]
-    found: Floats = torch.cat(parts, -1).numpy()
-    return found
+    """The mean over groups, by the rules of `within`."""
+    blocks = blocks_of(torch.as_tensor(sample.group))
+
+    def within(pred: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+        return mean_over_groups(metric, pred, target, weights, blocks)
+
+    return _weighted(within, p, t, _masks(label, count))
 
 
 def _of_systems(

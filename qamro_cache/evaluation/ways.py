@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qamro_cache.evaluation.judged import Bools, Floats, Ints
+from qamro_cache.evaluation.judged import Bools, Floats, Ints, Judged
 
 #: More labels of a way than this are merged at random: 200 left-out samples tell a variance.
 MOST_LABELS = 200
@@ -116,6 +116,18 @@ def make_sample(
     """Make a sample of labels [N], systems [N], the second way (noun, [N]) and `Sample.truth`."""
     ways = make_ways(len(target), ("system", system), second)
     return Sample(target, ways, system, second[1], truth)
+
+
+def sample_of(judged: Judged) -> Sample:
+    """Return the clips that are judged: over their systems and what they would be chosen among."""
+    known = judged.known
+    system = judged.system[known]
+    names, place = np.unique(system, return_inverse=True)
+    # Systems from 0, whichever of them are there; -1 stays.
+    system = place - int((system < 0).any())
+    truth = None if judged.system_truth is None else judged.system_truth[names[names >= 0]]
+    group = np.full(len(system), -1) if judged.group is None else judged.group[known]
+    return make_sample(judged.target[known], system, (judged.group_word, group), truth)
 
 
 def with_systems(pred: Floats, sample: Sample) -> tuple[Floats, Sample]:
