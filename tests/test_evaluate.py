@@ -275,6 +275,8 @@ def test_an_answer_is_checked_against_its_list(files):
         ["--axis-map", "quality=fit", "--axis-map", "quality=quality"],
         ["--axis-map", "quality"],
         ["--resamples", "-1"],
+        ["--interval", "jackknife", "--resamples", "9"],
+        ["--interval", "guess"],
     ],
 )
 def test_wrong_usage(files, extra):
@@ -282,6 +284,32 @@ def test_wrong_usage(files, extra):
     call = ["--predictions", str(folder / "predictions.csv")]
     failed = CliRunner().invoke(main, [*call, "--labels", str(folder / "labels.csv"), *extra])
     assert failed.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "ci", "population"),
+    [
+        ({}, "jackknife:systems", "over systems"),
+        ({"interval": "jackknife"}, "jackknife:systems", "over systems"),
+        ({"interval": "bootstrap"}, "bootstrap:systems:1000", "over systems"),
+        ({"resamples": 20}, "bootstrap:systems:20", "over systems"),
+        ({"interval": "bootstrap", "resamples": 0}, "none", ""),
+        ({"resamples": 0}, "none", ""),
+    ],
+)
+def test_what_intervals_are_asked_for(files, options, ci, population):
+    folder, _ = files
+    scored = evaluate(folder / "predictions.csv", folder / "labels.csv", **options)
+    scored = scored["axes"]["quality"]
+    assert f"|ci={ci}|" in scored["signature"]
+    assert scored["population"] == population
+    assert np.isfinite(scored["metrics"]["clip_srcc"]["low"]) == (ci != "none")
+    call = [f"--{name}={value}" for name, value in options.items()]
+    paths = ["--predictions", str(folder / "predictions.csv"), "--labels"]
+    done = CliRunner().invoke(main, [*paths, str(folder / "labels.csv"), *call])
+    assert done.exit_code == 0, done.output
+    assert f"|ci={ci}|" in done.stdout
+    assert ("95 % intervals over systems\n" in done.stdout) == (ci != "none")
 
 
 def test_two_predicted_axes_for_one_of_the_labels_are_refused(files):
