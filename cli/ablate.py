@@ -1,7 +1,7 @@
 """qamro-ablate: every cell of a grid at once, on the same held-out clips."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,11 +11,14 @@ from qamro_cache.experiments.options import AblateOptions
 from .common import OneLine, notices_to_stderr, printable, version_option
 from .completion import complete
 from .options import CACHES, OUT_FOLDER, given, request_options, setting_options
-from .tables import number, show_table
+from .tables import number, short_span, show_origin, show_table
 from .training_bar import training_bar
 
-#: Of ``summary.csv``, on the screen.
-_SHOWN = ("clip_mse", "clip_srcc", "clip_srcc_low", "clip_srcc_high", "system_srcc", "diverged")
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Of ``summary.csv``, on the screen; the interval is of the clip SRCC.
+_SHOWN = ("clip_mse", "clip_srcc", "95 %", "mcs_p", "system_srcc", "diverged")
 
 
 def _list_grids(context: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -89,24 +92,34 @@ def _show(out: Path, best: dict[str, Any]) -> None:
         click.echo(printable(f"cv {asks['cv']}: {asks['split']}"))
     for axis, part in summary.groupby(asked, sort=False):
         rows = [
-            [str(row[name]) for name in named] + [number(row.get(name, "")) for name in _SHOWN]
+            [str(row[name]) for name in named] + [_cell(row, name) for name in _SHOWN]
             for _, row in part.iterrows()
         ]
         title = f"{'synthetic data: ' if best['synthetic'] else ''}{axis}"
         show_table([*named, *_SHOWN], rows, title=title, left=len(named))
-        click.echo(printable(part["signature"].iloc[0]))
+        show_origin(dict(part.iloc[0]))
         click.echo(printable(_verdict(str(axis), best["axes"][axis])))
 
 
+def _cell(row: "pd.Series[Any]", name: str) -> str:
+    """Return what a column of the screen's table shows."""
+    if name != "95 %":
+        return number(row.get(name, ""))
+    low, high = (row[f"clip_srcc_{end}"] for end in ("low", "high"))
+    return short_span(low, high)
+
+
 def _verdict(axis: str, record: dict[str, Any]) -> str:
-    """Say which cell is best, and whether others can be told from it."""
+    """Say which cell is best by the one metric that decides, and what cannot be told from it."""
     if record["cell"] is None:
         return f"{axis}: no best cell: {record['reason']}"
     cell = ", ".join(f"{name}={value}" for name, value in record["cell"].items())
-    others = len(record["not_told_apart"])
+    others, cells = record["not_told_apart"], record["cells"]
     verdict = "the only cell"
     if record["clearly_best"]:
-        verdict = "clearly above all others"
+        verdict = f"clearly above all others (95 %, {cells} cells)"
+    elif others and all(one["gap_95"] is None for one in others):
+        verdict = f"and nothing tells the {cells} cells apart: there are no intervals"
     elif others:
-        verdict = f"but {others} others cannot be told from it"
+        verdict = f"not told apart at 95 %: {len(others) + 1} of {cells} cells"
     return f"{axis}: highest {record['metric']} with {cell or 'this cell'}, {verdict}"

@@ -24,8 +24,8 @@ def main(predictions: Path, labels: Path | None, as_json: bool, **options: Any) 
     """Score predictions against listeners' mean opinion scores.
 
     Figures are those of the AudioMOS challenge, clip and system level, and within groups, each with
-    the 95 % interval of a bootstrap over systems, and the raters' own agreement beside them where
-    single ratings are known.
+    a 95 % interval over systems and groups (or prompts), and the raters' own agreement beside them
+    where single ratings are known.
     """
     notices_to_stderr()
     from qamro_cache.evaluation.request import evaluate_request

@@ -78,7 +78,7 @@ def show_scores(
             level,
             str(count),
             *(number(metrics[name]["value"]) if name in metrics else "" for name in names),
-            _short_span(metrics[_WITH_INTERVAL]),
+            short_span(metrics[_WITH_INTERVAL]["low"], metrics[_WITH_INTERVAL]["high"]),
             _spread(metrics[_WITH_INTERVAL]),
         ]
         for model, level, count, metrics in found
@@ -103,13 +103,21 @@ def _show_counts(models: Mapping[str, Mapping[str, Any]]) -> None:
         word = scored["group_word"]
         alone = f"{word}s in no {word} row, because of one clip or one label"
         click.echo(f"{alone}: {scored['groups_left_out']}")
+    show_origin(scored)
+
+
+def show_origin(scored: Mapping[str, Any]) -> None:
+    """Print what the intervals of a table are over, and the signature of what was computed."""
+    import textwrap
+
+    if scored["population"]:
+        click.echo(textwrap.fill(printable(f"95 % intervals {scored['population']}"), 80))
     if scored["signature"]:
         click.echo(printable(scored["signature"]))
 
 
-def _short_span(metric: Mapping[str, Any]) -> str:
+def short_span(low: Any, high: Any) -> str:
     """A correlation's interval; - where there is none."""
-    low, high = metric["low"], metric["high"]
     return "-" if number(low) == "-" else f"{_bare(low, 2)} to {_bare(high, 2)}"
 
 

@@ -128,9 +128,11 @@ class Setting:
         return text
 
     def _one(self, value: Any) -> Any:
+        if value is None and self.default is None:
+            return None
         if self.kind is Path:
-            if value is None or isinstance(value, str | PathLike):
-                return None if value is None else Path(value)
+            if isinstance(value, str | PathLike):
+                return Path(value)
             raise ValueError(f"{self.name} must be a path, got {quoted(value)}")
         if self.kind is str and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)  # ``cv = 5``

@@ -121,6 +121,38 @@ def test_ways_to_hold_clips_out_are_a_dimension(cache, tmp_path):
     assert "quality, cv 3: highest" in result.stdout
 
 
+def test_the_table_says_what_is_not_told_apart(cache, tmp_path):
+    # The last cell learns next to nothing.
+    cells = [{"lr": 0.01}, {"lr": 0.02}, {"lr": 1e-9}]
+    arguments = ["--cache", cache, "--cv", "group", "--seeds", 1, "--axis", "quality", "--lr",
+                 "0.01,0.02,1e-9", "--epochs", 40, "--widths", "8", "--out", tmp_path]  # fmt: skip
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    summary = pd.read_csv(tmp_path / "summary.csv")
+    heads = summary[summary["model"] == "head"].set_index("lr")
+    assert list(heads.index) == [one["lr"] for one in cells]
+    best = json.loads((tmp_path / "best.json").read_text())["axes"]["quality"]
+    alike = {one["cell"]["lr"]: one for one in best["not_told_apart"]}
+    assert set(alike) | {best["cell"]["lr"]} == {0.01, 0.02}
+    assert best["clearly_best"] is (not alike)
+    assert heads.loc[1e-9, "mcs_p"] < 0.05
+    assert heads.loc[best["cell"]["lr"], "mcs_p"] == best["mcs_p"] == 1
+    for lr, one in alike.items():
+        assert heads.loc[lr, "mcs_p"] == pytest.approx(one["mcs_p"])
+        assert one["gap_95"][0] < best["clip_srcc"] - one["clip_srcc"] < one["gap_95"][1]
+    assert summary[summary["model"] != "head"]["mcs_p"].isna().all()
+    words = "over systems and groups; of these heads, which have learned from the same systems"
+    assert set(summary["population"]) == {best["population"]} == {words}
+    assert f"not told apart at 95 %: {len(alike) + 1} of 3 cells" in result.stdout
+    assert "95 % intervals over systems and groups; of these heads" in result.stdout
+    assert "|ci=jackknife:systems+groups|" in result.stdout
+    again = [*arguments, "--resamples", 0]
+    assert "nothing tells the 3 cells apart: there are no intervals" in run(*again).stdout
+    wrong = run(*again, "--interval", "jackknife")
+    assert wrong.exit_code == 2
+    assert "--resamples is for --interval bootstrap" in wrong.stderr
+
+
 def test_what_is_done_is_not_trained_again(cache, tmp_path, monkeypatch):
     grid = Grid({"alpha": [0.1, 0.5]}, (), QUICK)
     ablate(cache, tmp_path, grid=grid, seeds=1, cv="3", axis=["match"], resamples=0)

@@ -86,7 +86,7 @@ def test_figures_are_of_the_averaged_prediction_with_the_seeds_beside_it(files):
     folder, truth = files
     truth = truth.assign(group=[f"song {i % 10}" for i in range(40)])
     truth.to_csv(folder / "labels.csv", index=False)
-    scored = evaluate(folder / "predictions.csv", folder / "labels.csv", resamples=50)
+    scored = evaluate(folder / "predictions.csv", folder / "labels.csv")
     scored = scored["axes"]["quality"]
     table = pd.read_csv(folder / "predictions.csv").merge(truth, on="clip_id")
     mean = table.groupby("clip_id").mean(numeric_only=True).reset_index()
@@ -110,7 +110,7 @@ def test_figures_are_of_the_averaged_prediction_with_the_seeds_beside_it(files):
     assert (scored["clips"], scored["systems"], scored["seeds"]) == (40, 8, 2)
     assert (scored["groups"], scored["group_word"], scored["best_of_n"]) == (10, "group", 4)
     assert scored["signature"] == (
-        f"clip_srcc|n=40|systems=8|groups=10|seeds=2|ci=bootstrap:systems:50|version={__version__}"
+        f"clip_srcc|n=40|systems=8|groups=10|seeds=2|ci=jackknife:systems+groups|version={__version__}"
     )
 
 
@@ -277,6 +277,8 @@ def test_an_answer_is_checked_against_its_list(files):
         ["--axis-map", "quality=fit", "--axis-map", "quality=quality"],
         ["--axis-map", "quality"],
         ["--resamples", "-1"],
+        ["--interval", "jackknife", "--resamples", "9"],
+        ["--interval", "guess"],
     ],
 )
 def test_wrong_usage(files, extra):
@@ -284,6 +286,32 @@ def test_wrong_usage(files, extra):
     call = ["--predictions", str(folder / "predictions.csv")]
     failed = CliRunner().invoke(main, [*call, "--labels", str(folder / "labels.csv"), *extra])
     assert failed.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "ci", "population"),
+    [
+        ({}, "jackknife:systems", "over systems"),
+        ({"interval": "jackknife"}, "jackknife:systems", "over systems"),
+        ({"interval": "bootstrap"}, "bootstrap:systems:1000", "over systems"),
+        ({"resamples": 20}, "bootstrap:systems:20", "over systems"),
+        ({"interval": "bootstrap", "resamples": 0}, "none", ""),
+        ({"resamples": 0}, "none", ""),
+    ],
+)
+def test_what_intervals_are_asked_for(files, options, ci, population):
+    folder, _ = files
+    scored = evaluate(folder / "predictions.csv", folder / "labels.csv", **options)
+    scored = scored["axes"]["quality"]
+    assert f"|ci={ci}|" in scored["signature"]
+    assert scored["population"] == population
+    assert np.isfinite(scored["metrics"]["clip_srcc"]["low"]) == (ci != "none")
+    call = [f"--{name}={value}" for name, value in options.items()]
+    paths = ["--predictions", str(folder / "predictions.csv"), "--labels"]
+    done = CliRunner().invoke(main, [*paths, str(folder / "labels.csv"), *call])
+    assert done.exit_code == 0, done.output
+    assert f"|ci={ci}|" in done.stdout
+    assert ("95 % intervals over systems\n" in done.stdout) == (ci != "none")
 
 
 def test_two_predicted_axes_for_one_of_the_labels_are_refused(files):

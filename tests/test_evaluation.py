@@ -16,11 +16,14 @@ from qamro_cache.evaluation.bootstrap import (
     resampled,
 )
 from qamro_cache.evaluation.ceiling import split_half
-from qamro_cache.evaluation.compare import paired_gap
-from qamro_cache.evaluation.figures import figures
+from qamro_cache.evaluation.choice import confidence_set, evidence
+from qamro_cache.evaluation.compare import best_of, paired_gap
+from qamro_cache.evaluation.figures import MAIN_FIGURES, figures
+from qamro_cache.evaluation.intervals import figure_of, intervals
 from qamro_cache.evaluation.judged import Judged, ways_of
 from qamro_cache.evaluation.metrics import METRICS
-from qamro_cache.evaluation.score import score, score_models
+from qamro_cache.evaluation.score import limits, score, score_models
+from qamro_cache.evaluation.ways import make_sample, sample_of
 from qamro_cache.heads.ridge import fit_ridge
 
 
@@ -105,14 +108,17 @@ def test_intervals_hold_the_true_correlation_about_as_often_as_they_say():
 
 
 def test_pairing_makes_a_small_constant_difference_certain():
-    pred, target, system = simulated()
+    pred, target, system = simulated(80)
     worse = pred + np.random.default_rng(5).normal(0, 0.5, len(pred))
     judged = Judged(target, system)
-    alone = interval(resampled(pred, judged)["clip_lcc"])
-    low, high = paired_gap(pred, worse, judged, "clip_lcc", 1000)
-    assert low > 0
-    assert high - low < (alone.high - alone.low) / 1.5
-    assert paired_gap(pred, pred, judged, "clip_lcc", 1000) == (0.0, 0.0)
+    values = [scipy.stats.pearsonr(one, target).statistic for one in (pred, worse)]
+    for resamples in (None, 1000):
+        alone = limits(pred, judged, resamples).of_figures["clip_lcc"]
+        value, low, high = paired_gap(pred, worse, judged, "clip_lcc", resamples)
+        assert value == pytest.approx(values[0] - values[1])
+        assert 0 < low < value < high
+        assert high - low < (alone.high - alone.low) / 1.5
+        assert paired_gap(pred, pred, judged, "clip_lcc", resamples) == (0.0, 0.0, 0.0)
     assert paired_gap(pred, worse, judged, "clip_lcc", 0) is None
 
 
@@ -203,19 +209,153 @@ def test_the_best_of_a_group_is_chosen_among_clips_that_are_no_reference():
     assert scored["metrics"]["group_srcc"]["value"] == pytest.approx((0.5 + 1) / 2)
 
 
-def test_without_systems_there_are_no_system_figures_and_clips_are_resampled():
+def test_without_systems_there_are_no_system_figures_and_intervals_are_over_clips():
     pred, target, _ = simulated()
     scored = score(pred[None], Judged(target, np.full(len(pred), -1)))
     assert scored["systems"] == 0
     assert "system_srcc" not in scored["metrics"]
     low, value, high = (scored["metrics"]["clip_srcc"][k] for k in ("low", "value", "high"))
     assert low < value < high
+    assert scored["population"] == "over clips"
 
 
-def test_one_system_has_no_interval():
+def test_one_system_is_taken_as_it_is():
     pred, target, system = simulated()
     one = score(pred[None], Judged(target, np.zeros_like(system)))
-    assert np.isnan(one["metrics"]["clip_srcc"]["low"])
+    assert one["population"] == "this system, over clips"
+    metric = one["metrics"]["clip_srcc"]
+    assert metric["low"] < metric["value"] < metric["high"]
+    assert np.isnan(one["metrics"]["system_mse"]["low"])
+    # A bootstrap that draws one system again and again says nothing.
+    drawn = score(pred[None], Judged(target, np.zeros_like(system)), resamples=50)
+    assert np.isnan(drawn["metrics"]["clip_srcc"]["low"])
+    assert drawn["population"] == ""
+
+
+def test_scores_have_the_intervals_of_their_clips_ways():
+    pred, target, system = simulated(9, 7)
+    group = np.tile(np.arange(7), 9)
+    # Codes with gaps, a clip that is not judged, one without a system, a published score.
+    target[5], system = np.nan, np.where(np.arange(63) == 11, -1, system * 3)
+    published = np.full(25, np.nan)
+    published[6] = 0.5
+    judged = Judged(target, system, published, group=group, group_word="prompt")
+    scored = score(pred[None], judged)
+    kept = np.isfinite(target)
+    names = np.where(system >= 0, system // 3, -1)
+    truth = np.where(np.arange(9) == 2, 0.5, np.nan)
+    sample = make_sample(target[kept], names[kept], ("prompt", group[kept]), truth)
+    wanted = [figure_of(name) for name in MAIN_FIGURES]
+    for name, one in intervals(pred[None, kept], sample, wanted).items():
+        metric = scored["metrics"][name]
+        got = (metric["value"], metric["low"], metric["high"])
+        assert got == pytest.approx(tuple(float(x[0]) for x in one)), name
+        assert metric["low"] < metric["value"] < metric["high"], name
+    assert scored["population"] == (
+        "over systems and prompts (1 clip without a system: each stands for one)"
+    )
+    assert "|ci=jackknife:systems+prompts|" in scored["signature"]
+    bare = score(pred[None], judged, resamples=0)
+    assert np.isnan(bare["metrics"]["clip_srcc"]["low"])
+    assert "|ci=none|" in bare["signature"]
+
+
+def test_what_heads_have_learned_is_said():
+    pred, target, system = simulated(6, 5)
+    group = np.tile(np.arange(5), 6)
+    for cv, words in (
+        ("", ""),
+        ("split", "; of these heads"),
+        ("group", "; of these heads, which have learned from the same systems"),
+        ("system", "; of these heads, which have learned from the same groups"),
+        ("5", "; of these heads, which have learned from the same systems and groups"),
+    ):
+        for resamples, over in ((None, "over systems and groups"), (20, "over systems")):
+            judged = Judged(target, system, group=group, cv=cv)
+            assert score(pred[None], judged, resamples=resamples)["population"] == over + words
+    neither = Judged(target, np.full(30, -1), cv="5")
+    assert score(pred[None], neither)["population"] == "over clips; of these heads"
+
+
+def test_an_interval_of_tau_over_many_clips_is_left_out():
+    pred, target, system = simulated(20, 51)
+    for resamples in (None, 5):
+        found = score(pred[None], Judged(target, system), resamples=resamples)["metrics"]
+        assert np.isfinite(found["clip_srcc"]["low"])
+        assert np.isnan(found["clip_ktau"]["low"])
+
+
+def test_a_perfect_ranking_of_few_systems_is_no_certainty():
+    """Eight systems that happen to be ranked right: about .90 to 1, not 1 to 1."""
+    random = np.random.default_rng(3)
+    system = np.repeat(np.arange(8), 6)
+    target = system + random.normal(0, 0.1, 48)
+    pred = target + random.normal(0, 0.1, 48)
+    metric = score(pred[None], Judged(target, system))["metrics"]["system_srcc"]
+    assert (metric["value"], metric["high"]) == (pytest.approx(1), 1)
+    assert metric["low"] == pytest.approx(0.90, abs=0.01)
+
+
+def grid_of(shifts, systems=12, clips=8):
+    """Cells on one test, each with some of the others' error and as much of its own as is said."""
+    random = np.random.default_rng(8)
+    system = np.repeat(np.arange(systems), clips)
+    target = random.normal(size=systems)[system] + random.normal(0, 0.5, len(system))
+    common = target + random.normal(0, 0.5, len(system))
+    cells = [common + random.normal(0, noise, len(system)) for noise in shifts]
+    judged = Judged(target, system, group=np.tile(np.arange(clips), systems))
+    return [({"cell": k}, one, score(one[None], judged)) for k, one in enumerate(cells)], judged
+
+
+def test_cells_are_chosen_by_a_confidence_set():
+    cells, judged = grid_of([0.3, 0.3, 0.3, 9.0])
+    record, p = best_of(cells, judged)
+    values = [scored["metrics"]["clip_srcc"]["value"] for *_, scored in cells]
+    best = int(np.argmax(values))
+    assert (record["metric"], record["cell"]) == ("clip_srcc", {"cell": best})
+    assert (record["cells"], record["mcs_p"], p[best]) == (4, 1.0, 1.0)
+    told = evidence(
+        figure_of("clip_srcc"), np.stack([one for _, one, _ in cells]), sample_of(judged)
+    )
+    want = confidence_set(told)
+    np.testing.assert_array_equal(p, want.p)
+    assert p[3] < 0.05
+    alike = {one["cell"]["cell"]: one for one in record["not_told_apart"]}
+    assert set(alike) == set(np.flatnonzero(want.left)) - {best} != set()
+    for k, one in alike.items():
+        _, low, high = paired_gap(cells[best][1], cells[k][1], judged, "clip_srcc")
+        assert one["gap_95"] == [low, high]
+        assert one["mcs_p"] == p[k] > 0.05
+    assert not record["clearly_best"]
+    alone, _ = best_of([cells[0], cells[3]], judged)
+    assert (alone["clearly_best"], alone["not_told_apart"]) == (True, [])
+    assert best_of(cells[:1], judged).record["clearly_best"] is False
+
+
+def test_cells_that_nothing_can_tell_apart_are_not_told_apart():
+    cells, judged = grid_of([0.3, 9.0], systems=1, clips=2)
+    record, p = best_of(cells, judged)
+    assert np.isnan(p).all()
+    assert not record["clearly_best"]
+    assert [one["gap_95"] for one in record["not_told_apart"]] == [None]
+    # A cell of one prediction for all has no figure: no draw says that it is worse.
+    cells, judged = grid_of([0.3, 0.3])
+    flat = np.zeros_like(cells[0][1])
+    cells.append(({"cell": 2}, flat, score(flat[None], judged)))
+    record, p = best_of(cells, judged)
+    assert np.isnan(p[2])
+    assert {"cell": 2} in [one["cell"] for one in record["not_told_apart"]]
+
+
+def test_a_bootstrap_tells_cells_apart_pair_by_pair():
+    cells, judged = grid_of([0.3, 0.3, 9.0])
+    record, p = best_of(cells, judged, 200)
+    assert np.isnan(p).all()
+    (alike,) = record["not_told_apart"]
+    best = record["cell"]["cell"]
+    gap = paired_gap(cells[best][1], cells[alike["cell"]["cell"]][1], judged, "clip_srcc", 200)
+    assert alike["gap_95"] == [gap.low, gap.high]
+    assert gap.low <= 0
 
 
 def test_clips_that_were_not_predicted_or_not_rated_are_not_counted():
@@ -251,7 +391,7 @@ def test_a_metric_is_a_line_of_the_list():
     code = """
 from types import MappingProxyType
 from qamro_cache.evaluation import metrics
-bias = metrics.Metric(lambda p, t, w=None: (p - t).mean(-1), "mean error", main=True)
+bias = metrics.Metric(lambda p, t, w=None: (p - t).mean(-1), "mean error", interval="share")
 metrics.METRICS = MappingProxyType({**metrics.METRICS, "bias": bias})
 import numpy as np
 from qamro_cache.evaluation.compare import columns

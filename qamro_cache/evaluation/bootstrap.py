@@ -12,13 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qamro_cache.evaluation.figures import MAIN_FIGURES, figures
+from qamro_cache.evaluation.figures import figures, with_interval
 from qamro_cache.evaluation.judged import Floats, Ints, Judged
 from qamro_cache.memory import refuse_memory
-
-#: Tau compares all pairs in every resample; beyond this many clips its interval is left out.
-_TAU_LIMIT = 1000
-
 
 #: Share of the resamples inside an interval.
 LEVEL = 0.95
@@ -39,7 +35,7 @@ def draw_clusters(num_clusters: int, resamples: int, seed: int = 0) -> Ints:
 
 
 def resampled(
-    pred: Floats, judged: Judged, *, resamples: int = 1000, only: Collection[str] = MAIN_FIGURES
+    pred: Floats, judged: Judged, *, resamples: int = 1000, only: Collection[str] = ()
 ) -> dict[str, Tensor]:
     """Compute figures in resamples: name -> [R].
 
@@ -51,7 +47,7 @@ def resampled(
         judged: the same clips. Clips without a system are left out where others have one; where
             none has, clips are drawn.
         resamples: R draws, the same for every model of the same clips.
-        only: names of `FIGURES`. Tau is left out beyond 1,000 clips, where it would take minutes.
+        only: names of `FIGURES`; none: all that have an interval.
     """
     inside = judged.known
     if named := bool((judged.system[inside] >= 0).any()):
@@ -62,8 +58,6 @@ def resampled(
         return {}
     counts = torch.as_tensor(draw_clusters(len(names), resamples)).double()
     place = torch.as_tensor(cluster)
-    if int(inside.sum()) > _TAU_LIMIT:
-        only = [name for name in only if name != "clip_ktau"]
     truth = judged.system_truth
     found = figures(
         torch.as_tensor(pred[None, inside]),
@@ -72,13 +66,15 @@ def resampled(
         None if truth is None or not named else torch.as_tensor(truth[names]),
         group=None if judged.group is None else torch.as_tensor(judged.group[inside]),
         weights={"clip": counts[:, place], "system": counts},
-        only=only,
+        only=only or with_interval(int(inside.sum())),
     )
     return {name: value[0] for name, value in found.items()}
 
 
-def refuse_resamples(resamples: int, clips: int) -> None:
+def refuse_resamples(resamples: int | None, clips: int) -> None:
     """Refuse more draws than memory can keep, where every clip may be a system of its own."""
+    if resamples is None:
+        return
     # Counts, and once more with the data as they are; sixteen figures.
     size = 8 * resamples * (2 * clips + 16)
     refuse_memory(size, f"{resamples:,} resamples of {clips:,} clips", "ask for fewer --resamples")

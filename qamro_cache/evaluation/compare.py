@@ -5,15 +5,18 @@ Train, ablate and evaluate all come here with what `score` found. What is measur
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qamro_cache.evaluation.baselines import ridge, train_mean
-from qamro_cache.evaluation.bootstrap import Interval, interval, resampled
+from qamro_cache.evaluation.bootstrap import interval, resampled
+from qamro_cache.evaluation.choice import Evidence, Gap, confidence_set, evidence, gap
 from qamro_cache.evaluation.figures import FIGURES, LEVELS, MAIN_FIGURES
+from qamro_cache.evaluation.intervals import figure_of
 from qamro_cache.evaluation.judged import Bools, Floats, Ints, Judged
-from qamro_cache.evaluation.score import DECIDES
+from qamro_cache.evaluation.score import DECIDES, figures_of
+from qamro_cache.evaluation.ways import sample_of
 
 #: What stands behind a main figure in ``metrics.json`` and in ``summary.csv``.
 PARTS = ("low", "high", "seeds_mean", "seeds_std")
@@ -86,56 +89,106 @@ def levels(scored: Mapping[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]
             yield level, scored[f"{level}s"], found
 
 
+class Best(NamedTuple):
+    """Which of several models may be the best.
+
+    Attributes:
+        record: what ``best.json`` says.
+        mcs_p: of each model the share of null draws that reach what it falls behind by, see
+            `Choice`; NaN where there are too few systems or clips to tell, or no jackknife.
+    """
+
+    record: dict[str, Any]
+    mcs_p: Floats
+
+
 def best_of(
     models: Sequence[tuple[Mapping[str, Any], Floats, Mapping[str, Any]]],
     judged: Judged,
-    resamples: int,
-) -> dict[str, Any]:
+    resamples: int | None = None,
+) -> Best:
     """Find the model of the highest clip SRCC, and those that cannot be told from it.
+
+    By the jackknife a model confidence set tells: among many models the highest flatters itself.
+    By a bootstrap each paired difference does, one at a time.
 
     Args:
         models: what each is called, its averaged prediction [C], and what `score` found.
         judged: the clips that all of them predict; see `common`.
-        resamples: bootstrap draws.
+        resamples: of `limits`.
     """
+    p = np.full(len(models), np.nan)
     if not models:
-        return {"cell": None, "reason": "every cell has heads that diverged"}
+        return Best({"cell": None, "reason": "every cell has heads that diverged"}, p)
     values = [columns(scored)[DECIDES] for *_, scored in models]
     if not np.isfinite(values).any():
-        return {"cell": None, "reason": f"{DECIDES} is undefined"}
+        return Best({"cell": None, "reason": f"{DECIDES} is undefined"}, p)
     place = int(np.nanargmax(values))
-    alike = []
-    for k, (names, pred, _) in enumerate(models):
-        if k == place:
-            continue
-        gap = paired_gap(models[place][1], pred, judged, DECIDES, resamples)
-        if gap is None or not gap.low > 0:
-            alike.append({"cell": dict(names), DECIDES: values[k], "gap_95": gap})
-    return {
+    predictions = [pred for _, pred, _ in models]
+    if resamples is None:
+        found = _evidence(predictions, judged, DECIDES)
+        gaps = [_gap(found, place, k) for k in range(len(models))]
+        if found is not None:
+            p, left = confidence_set(found)
+            told = ~left & np.isfinite(p)
+        else:
+            told = np.zeros(len(models), np.bool_)
+    else:
+        best = predictions[place]
+        gaps = [paired_gap(best, pred, judged, DECIDES, resamples) for pred in predictions]
+        told = np.array([one is not None and one.low > 0 for one in gaps])
+    alike = [k for k in range(len(models)) if k != place and not told[k]]
+    record = {
         "metric": DECIDES,
         "cell": dict(models[place][0]),
         DECIDES: values[place],
+        "cells": len(models),
+        "mcs_p": float(p[place]),
         "systems": models[place][2]["systems"],
+        "population": models[place][2]["population"],
         "signature": models[place][2]["signature"],
         "clearly_best": len(models) > 1 and not alike,
-        "not_told_apart": alike,
-        "note": "chosen on the clips it is reported on, so the figure flatters it",
+        "not_told_apart": [
+            {
+                "cell": dict(models[k][0]),
+                DECIDES: values[k],
+                "mcs_p": float(p[k]),
+                "gap_95": None if (one := gaps[k]) is None else [one.low, one.high],
+            }
+            for k in alike
+        ],
+        "note": "chosen on the clips it is reported on, so the figure flatters it; mcs_p is a "
+        "share of null draws, not a chance of being best",
     }
+    return Best(record, p)
 
 
 def paired_gap(
-    ours: Floats, theirs: Floats, judged: Judged, figure: str, resamples: int
-) -> Interval | None:
-    """Return the 95 % interval of a figure's difference on the same resamples; None without any.
+    ours: Floats, theirs: Floats, judged: Judged, figure: str, resamples: int | None = None
+) -> Gap | None:
+    """Return a figure's difference, ours less theirs, with its 95 % interval; None without any.
 
     Args:
         ours: [C] predictions of one model, its seeds averaged.
         theirs: [C] of the other.
         judged: the clips that both predict.
-        figure: of `FIGURES`.
-        resamples: bootstrap draws.
+        figure: of `MAIN_FIGURES`.
+        resamples: of `limits`.
     """
+    if resamples is None:
+        return _gap(_evidence([ours, theirs], judged, figure), 0, 1)
     drawn = [resampled(pred, judged, resamples=resamples, only=[figure]) for pred in (ours, theirs)]
     if figure not in drawn[0]:
         return None
-    return interval(drawn[0][figure] - drawn[1][figure])
+    (both,) = figures_of(np.stack([ours, theirs]), judged, only=[figure]).values()
+    return Gap(both[0] - both[1], *interval(drawn[0][figure] - drawn[1][figure]))
+
+
+def _evidence(predictions: Sequence[Floats], judged: Judged, figure: str) -> Evidence | None:
+    known = np.stack(predictions)[:, judged.known]
+    return evidence(figure_of(figure), known, sample_of(judged))
+
+
+def _gap(found: Evidence | None, ours: int, theirs: int) -> Gap | None:
+    between = None if found is None else gap(found, ours, theirs)
+    return None if between is None or np.isnan(between.low) else between

@@ -72,11 +72,11 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     # Loads torch, which takes seconds: what is wrong with the files has been said by now.
     from qamro_cache.evaluation.bootstrap import refuse_resamples
 
-    refuse_resamples(options.resamples, len(found.rows))
+    refuse_resamples(options.draws, len(found.rows))
     axes: dict[str, Any] = {}
     learned = False
     for theirs, ours in pairs.items():
-        scored = _score_axis(found, truth, theirs, ours, options.resamples)
+        scored = _score_axis(found, truth, theirs, ours, options.draws)
         if scored["clips"] == scored["trained_on"] and scored["clips"]:
             learned = True
             if not options.include_trained:
@@ -110,7 +110,7 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
 
 
 def _score_axis(
-    found: "_Found", truth: Dataset, theirs: str, ours: str, resamples: int
+    found: "_Found", truth: Dataset, theirs: str, ours: str, resamples: int | None
 ) -> dict[str, Any]:
     """Return what `evaluate` does of one axis; without ``metrics`` where no clip is left."""
     from qamro_cache.evaluation.score import score

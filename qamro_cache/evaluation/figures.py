@@ -23,6 +23,10 @@ FIGURES = tuple(
 #: The figures that have an interval.
 MAIN_FIGURES = tuple(name for name in FIGURES if METRICS[name.partition("_")[2]].main)
 
+#: Tau compares all pairs of clips, which takes a second a model at 3,000 clips; beyond this many it
+#: has no interval.
+_TAU_LIMIT = 1000
+
 #: Resamples computed at once: bounds memory at N clips to 64 N numbers a metric.
 _CHUNK = 64
 
@@ -74,6 +78,11 @@ def figures(
             ]
             found[name] = torch.cat(parts, -1)
     return found
+
+
+def with_interval(clips: int) -> list[str]:
+    """Return which of `MAIN_FIGURES` have an interval over that many clips."""
+    return [name for name in MAIN_FIGURES if name != "clip_ktau" or clips <= _TAU_LIMIT]
 
 
 def _function(

@@ -150,7 +150,8 @@ class Metric(NamedTuple):
         levels: where it is given: over clips, over systems, and within groups as the mean over
             them.
         same_scale: whether the predictions must be in the labels' units.
-        main: whether it has an interval, and its place in the terminal's tables.
+        interval: how its 95 % interval is made, of `intervals.SCALES`; empty for none. What has one
+            has a place in the terminal's tables.
         choice: whether it judges a choice among a group's clips, where no reference stands.
     """
 
@@ -158,8 +159,13 @@ class Metric(NamedTuple):
     about: str
     levels: tuple[str, ...] = ("clip", "system")
     same_scale: bool = False
-    main: bool = False
+    interval: str = ""
     choice: bool = False
+
+    @property
+    def main(self) -> bool:
+        """Whether it has an interval."""
+        return bool(self.interval)
 
 
 def _errors_by_quality() -> dict[str, Metric]:
@@ -180,14 +186,14 @@ _RIGHT = "pairs of clips whose order is predicted right, equal predictions count
 #: Every metric by name, in the order of the tables' columns.
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "mse": Metric(mse, "mean squared error", same_scale=True, main=True),
+        "mse": Metric(mse, "mean squared error", same_scale=True, interval="error"),
         "rmse": Metric(rmse, "root of the MSE, in label units", same_scale=True),
         "mae": Metric(mae, "mean absolute error", same_scale=True),
-        "mse_fit": Metric(mse_fit, "MSE after the best straight line", main=True),
+        "mse_fit": Metric(mse_fit, "MSE after the best straight line", interval="error"),
         "ccc": Metric(ccc, "Lin's concordance correlation coefficient", same_scale=True),
-        "lcc": Metric(lcc, "Pearson's linear correlation", _ALL, main=True),
-        "srcc": Metric(srcc, "Spearman's rank correlation", _ALL, main=True),
-        "ktau": Metric(ktau, "Kendall's tau-b", _ALL, main=True),
+        "lcc": Metric(lcc, "Pearson's linear correlation", _ALL, interval="correlation"),
+        "srcc": Metric(srcc, "Spearman's rank correlation", _ALL, interval="correlation"),
+        "ktau": Metric(ktau, "Kendall's tau-b", _ALL, interval="correlation"),
         "pair_accuracy": Metric(pair_accuracy, f"share of the {_RIGHT}", _ALL),
         "far_pair_accuracy": Metric(
             far_pair_accuracy,

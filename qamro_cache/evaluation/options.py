@@ -7,6 +7,9 @@ from qamro_cache.datasets.options import ColumnOptions
 from qamro_cache.errors import OptionError
 from qamro_cache.settings import check_settings, setting
 
+#: Draws of a bootstrap where nobody said.
+_DRAWS = 1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceOptions:
@@ -26,9 +29,33 @@ class ChoiceOptions:
 class IntervalOptions:
     """How intervals are computed."""
 
-    resamples: int = setting(
-        1000, "Bootstrap draws.", low=0, high=10_000, why="each scores every clip again"
+    interval: str = setting(
+        "",
+        "Over systems and groups by a jackknife, or over systems by a bootstrap.",
+        choices=("", "jackknife", "bootstrap"),
+        default_help="jackknife",
     )
+    resamples: int | None = setting(
+        None,
+        "Draws of the bootstrap, which this asks for; 0: no intervals.",
+        low=0,
+        high=10_000,
+        why="each scores every clip again",
+        default_help="1000 with --interval bootstrap",
+    )
+
+    @property
+    def draws(self) -> int | None:
+        """Draws of the bootstrap (0: no interval); None for the jackknife.
+
+        Raises:
+            OptionError: draws are asked of the jackknife, which takes none.
+        """
+        if self.interval == "jackknife" and self.resamples is not None:
+            raise OptionError("--resamples is for --interval bootstrap; the jackknife draws none")
+        if self.interval == "bootstrap" and self.resamples is None:
+            return _DRAWS
+        return self.resamples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     with replace_folder(out, GRID_FILES) as new:
         write_json(new / "config.json", config)
         asked = list(questions.values())
-        return write_tables(new, outcomes, synthetic, options.resamples, asked)
+        return write_tables(new, outcomes, synthetic, options.draws, asked)
 
 
 def _plan(part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions) -> Plan:
@@ -111,7 +111,7 @@ def _plan(part: Part, material: Material, cells: Sequence[Cell], options: Ablate
         material.check_head(cell.recipe.head)
     heads = len(chosen) * options.seeds * len(part.clips.axes) * len(part.held_out.folds.train)
     refuse_heads(heads, len(part.clips.rows))
-    refuse_resamples(options.resamples, len(part.clips.rows))
+    refuse_resamples(options.draws, len(part.clips.rows))
     folds = part.held_out.folds
     sizes = [c.recipe.batch_size for _, c in chosen if c.recipe.takes("batch_size")]
     if sizes and (notice := passes_notice(int(folds.train.sum(1).min()), sizes[0])):

@@ -53,7 +53,7 @@ def write_tables(
     out: Path,
     outcomes: Sequence[Outcome],
     synthetic: bool,
-    resamples: int,
+    resamples: int | None,
     questions: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Write ``results.csv``, ``summary.csv`` and ``best.json``; return what the last one holds.
@@ -89,18 +89,18 @@ def write_tables(
 
 
 def _compare(
-    outcomes: Sequence[Outcome], resamples: int
+    outcomes: Sequence[Outcome], resamples: int | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Score the cells and baselines of one question on the same clips; find the best cell."""
     models = {k: one.predictions for k, one in enumerate(outcomes)}
     scored = score_models(models, outcomes[0].judged, resamples=resamples)
-    cells = [
-        (one.names, one.predictions.mean(0), scored[k])
-        for k, one in enumerate(outcomes)
-        if one.model == "head" and one.trained
-    ]
+    places = [k for k, one in enumerate(outcomes) if one.model == "head" and one.trained]
+    cells = [(outcomes[k].names, outcomes[k].predictions.mean(0), scored[k]) for k in places]
     judged = common(models.values(), outcomes[0].judged)
-    return list(scored.values()), best_of(cells, judged, resamples)
+    best = best_of(cells, judged, resamples)
+    for k, p in zip(places, best.mcs_p, strict=True):
+        scored[k]["mcs_p"] = float(p)
+    return list(scored.values()), best.record
 
 
 def question(axis: str, cv: str | None) -> str:
@@ -126,4 +126,5 @@ def _figures(outcome: Outcome, scored: Mapping[str, Any]) -> dict[str, Any]:
         name: float(values.sum() if name == "diverged" else values.mean())
         for name, values in outcome.details.items()
     }
-    return {**columns(scored, parts=PARTS), **details, "signature": scored["signature"]}
+    found = {**columns(scored, parts=PARTS), "mcs_p": scored.get("mcs_p", np.nan), **details}
+    return {**found, "population": scored["population"], "signature": scored["signature"]}
