@@ -55,6 +55,8 @@ def save_run(
         (new / "folds").mkdir()
         for fold, name in enumerate(estimate[1].names):
             note = {**config, "held_out": str(name)}
+            if not any(job.fold == fold for job in estimate[0].jobs):
+                continue
             head = _head(material, recipe, *estimate, note, fold)
             save_head(new / "folds" / f"{fold}.safetensors", head)
 
@@ -67,19 +69,21 @@ def _head(
     config: Mapping[str, Any],
     fold: int = 0,
 ) -> Head:
-    """Put the members of a fold, a seed each, into a head file's record."""
+    """Put the members of a fold, a seed each, into a head file's record: the axes it trained."""
     clips = material.clips
     seen = folds.train[fold] | folds.validation[fold]
+    targets = sorted({job.target for job in fitted.jobs if job.fold == fold})
+    learned = seen[:, None] & np.isfinite(clips.labels.mean[:, targets])
     return Head(
         recipe.head,
         material.row_shape(recipe.head),
         material.feature,
         material.text_feature,
         material.cache.identity,
-        tuple(_axis_head(material, fitted, t, fold) for t in range(len(material.clips.axes))),
+        tuple(_axis_head(material, fitted, t, fold) for t in targets),
         reference_clips(material.clip_means()[torch.from_numpy(seen)]),
         dict(config),
-        trained_clips(clips.table, seen[:, None] & np.isfinite(clips.labels.mean)),
+        trained_clips(clips.table, learned),
     )
 
 

@@ -88,11 +88,12 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         return fit_all(material, folds, jobs, starts, device, options.precision, progress)
 
     targets, seeds = range(len(request.clips.axes)), range(options.seeds)
+    taught = [folds.teach(np.isfinite(labels)) for labels in request.clips.labels.mean.T]
     jobs = [
-        Job(recipe, seed, fold, target)
+        Job(recipe, seed, int(fold), target)
         for target in targets
         for seed in seeds
-        for fold in range(len(folds.train))
+        for fold in np.flatnonzero(taught[target])
     ]
     estimate = fit_jobs(jobs, folds, progress)
     metrics = _metrics(material, held_out, estimate)
@@ -163,7 +164,7 @@ def _metrics(material: Material, held_out: HeldOut, fitted: Fitted) -> dict[str,
         metrics[axis.name] = {
             "range": [axis.low, axis.high],
             "models": score_models(models, judged),
-            "folds": len(folds.train),
+            "folds": len({fitted.jobs[k].fold for k in mine}),
             "diverged": int(fitted.diverged[mine].sum()),
             "median_epoch": float(np.median(fitted.best_epoch[mine])),
         }

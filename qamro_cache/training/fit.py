@@ -72,9 +72,11 @@ def fit(
         progress: called after every epoch of a chunk, from the thread that trains it.
 
     Raises:
-        ValueError: a recipe that does not fit the features, or a precision without a GPU.
+        ValueError: a recipe that does not fit the features, a precision without a GPU, or a job
+            with fewer than two training labels (see `Folds.teach`).
         QamroError: heads that do not fit in the memory that is free.
     """
+    _refuse_untaught(targets, folds, jobs)
     data = _Data(features, targets, folds, order_seed, torch.device(device))
     meter = Meter(jobs, progress)
 
@@ -88,6 +90,16 @@ def fit(
     plan = _plan(data, jobs, dtype, precision, chunk, begun)
     in_turn = ((part.positions, train(part)) for part in plan)
     yield from in_turn if data.device.type == "cuda" else _in_threads(plan, train, meter)
+
+
+def _refuse_untaught(targets: Targets, folds: Folds, jobs: Sequence[Job]) -> None:
+    known = targets.labels.isfinite().cpu().numpy()
+    taught = {target: folds.teach(known[target]) for target in {job.target for job in jobs}}
+    for job in jobs:
+        if not taught[job.target][job.fold]:
+            raise ValueError(
+                f"fold {job.fold} has fewer than two training labels of target {job.target}"
+            )
 
 
 def _solved(

@@ -70,6 +70,14 @@ class Folds:
         if not self.train.any(1).all():
             raise ValueError(f"fold {int(self.train.any(1).argmin())} has no training clip")
 
+    def teach(self, known: Bools) -> Bools:
+        """Tell which folds [F] train a head, given the clips [C] that have a label on its axis.
+
+        Of fewer than two training labels there is nothing to learn.
+        """
+        taught: Bools = (self.train & known).sum(1) >= 2
+        return taught
+
 
 @dataclass(frozen=True)
 class Inputs:
