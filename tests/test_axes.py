@@ -10,6 +10,7 @@ from qamro_cache.errors import QamroError
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.train import train
 from qamro_cache.heads.file import load_head
+from qamro_cache.scoring.predict import predict
 
 QUICK = {"widths": "8", "lr": 0.01, "device": "cpu", "seeds": 2, "epochs": 3}
 
@@ -78,3 +79,46 @@ def test_an_axis_without_a_head_is_refused_before_anything_is_trained(cache, tmp
         command(cache, tmp_path / "out", cv="system", labels=labels, **QUICK)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def tables_with_other_held_out_labels(tmp_path, **options):
+    """Train twice on a fixed split with scales that are guesses; return both predictions.csv."""
+    cache = write_synthetic(tmp_path / "split.h5", clips=60, split=True)
+    dev = np.arange(60) >= 50
+    tables = []
+    for name, factor in (("a", 1), ("b", 3)):
+        # Three times the dev labels are beyond the scale that holds the others.
+        labels = write_labels(
+            tmp_path / f"{name}.csv",
+            cache,
+            quality=lambda values, systems, f=factor: np.where(dev, f * values, values),
+        )
+        train(cache, tmp_path / name, labels=labels, stop="fixed", save_folds=True, **options)
+        tables.append(pd.read_csv(tmp_path / name / "predictions.csv"))
+    return cache, tables
+
+
+@pytest.mark.parametrize("options", [{"output": "bounded"}, {"normalize": "scale"}])
+def test_a_guessed_scale_tells_nothing_of_held_out_labels(tmp_path, options):
+    cache, (a, b) = tables_with_other_held_out_labels(tmp_path, **options, **QUICK)
+    assert (a["target"] != b["target"]).any()
+    assert a["prediction"].tolist() == b["prediction"].tolist()
+    # The saved head keeps the bounds that it was trained with.
+    again = predict(tmp_path / "b" / "folds" / "0.safetensors", cache)
+    again = again[again["axis"] == "quality"].set_index("clip_id")["prediction"]
+    mean = b[b["axis"] == "quality"].groupby("clip_id")["prediction"].mean()
+    np.testing.assert_allclose(again[mean.index], mean, rtol=1e-4)
+
+
+def test_a_held_out_clip_is_out_of_distribution_by_its_own_folds_rule(cache, tmp_path):
+    train(cache, tmp_path / "run", cv="group", save_folds=True, axis=("quality",), **QUICK)
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    called = 0
+    for fold in range(8):
+        path = tmp_path / "run" / "folds" / f"{fold}.safetensors"
+        held = table[table["fold"] == load_head(path).training["held_out"]]
+        far = predict(path, cache).set_index("clip_id")["ood"]
+        assert held["ood"].tolist() == far[held["clip_id"]].tolist()
+        called += held["ood"].sum()
+    whole = predict(tmp_path / "run", cache)["ood"].sum()
+    assert called > 2 * whole, "the whole set's rule has seen the clips"

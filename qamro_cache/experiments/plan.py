@@ -102,7 +102,8 @@ def _keys(
     if folds.groups is not None:
         data.update(folds.groups.tobytes())
     rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in targets.labels]
-    ranges = targets.ranges.tolist()
+    # JSON has no NaN: a scale that nobody named follows from the labels.
+    ranges = [pair if np.isfinite(pair).all() else None for pair in targets.ranges.tolist()]
     recipes = {id(job.recipe): flat_recipe(job.recipe) for job in jobs}
     keys = []
     for job in jobs:

@@ -37,7 +37,8 @@ class Targets:
 
     Attributes:
         labels: [T, C] in their own units, NaN where a clip has none.
-        ranges: [T, 2] the rating scales.
+        ranges: [T, 2] the rating scales; NaN where nobody named one: then a head's scale is
+            guessed from its own training labels (`datasets.axes.guess_scale`).
     """
 
     labels: "Tensor"
