@@ -61,7 +61,7 @@ def fit(
             operands to 10 bits; or ``bf16``, to 7 bits, which also stores activations so. Weights,
             the optimizer's state and sums stay float32.
         order_seed: of the batches.
-        initial: target -> parameters of one head to start from, not random ones; in label units.
+        initial: target -> parameters to start from, of a head that scores in label units.
         chunk: heads in a stack at most; None: as the device's memory and caches suggest.
         weights: whether the results have the heads' weights; a thousand heads' take long to copy.
         keep: called now and then from the thread that trains a chunk, and as the work is stopped
@@ -71,8 +71,7 @@ def fit(
         progress: called after every epoch of a chunk, from the thread that trains it.
 
     Raises:
-        ValueError: a recipe unfit for the features, a job without two training labels, or a
-            precision without a GPU.
+        ValueError: an unfit recipe, a job without two training labels, a precision without a GPU.
         QamroError: heads that do not fit in the memory that is free.
     """
     data = _Data(features, targets, folds, order_seed, torch.device(device))
