@@ -69,7 +69,12 @@ def guess_axis(name: str, scores: npt.NDArray[np.float64]) -> Axis:
     if not np.isfinite(scores).any():
         return Axis(name, *_SCALES[0], guessed=True)
     low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
-    return Axis(name, *(_usual(low, high) or (low, high)), guessed=True)
+    return Axis(name, *guess_scale(low, high), guessed=True)
+
+
+def guess_scale(low: float, high: float) -> tuple[float, float]:
+    """Return the usual scale that holds scores from ``low`` to ``high``, or else their range."""
+    return _usual(low, high) or (low, high)
 
 
 def _usual(low: float, high: float) -> tuple[float, float] | None:

@@ -131,6 +131,30 @@ def choose_clips(
     return Clips(table, select_labels(rated, rows), rows, chosen)
 
 
+def _point_out_untaught(clips: Clips, index: int, folds: Folds) -> None:
+    """Name the clips that no head of an axis will predict; refuse an axis without any head."""
+    axis, known = clips.axes[index].name, np.isfinite(clips.labels.mean[:, index])
+    taught, judged = folds.teach(known), (folds.test & known).any(1)
+    if not (taught & judged).any():
+        raise QamroError(
+            f"axis {axis}: no fold has two training labels and a held-out one "
+            f"({int(known.sum())} of the clips are rated on it); use another --cv, or leave the "
+            "axis out: --axis names those to train"
+        )
+    lost = clips.table["clip_id"][folds.test[~taught].any(0) & known].tolist()
+    if not taught.all():
+        names = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+        logger.warning(
+            "axis %s: %d of %d folds have fewer than two training labels and train no head; "
+            "their held-out clips are left out of all figures: %d%s",
+            axis,
+            int((~taught).sum()),
+            len(taught),
+            len(lost),
+            f" ({names})" if lost else "",
+        )
+
+
 def hold_out(cache: Cache, clips: Clips, cv: str, options: RunOptions) -> HeldOut:
     """Decide how clips are held out; log what the figures will not be worth.
 
@@ -166,6 +190,7 @@ def hold_out(cache: Cache, clips: Clips, cv: str, options: RunOptions) -> HeldOu
             len(clips.table),
         )
     for index, axis in enumerate(clips.axes):
+        _point_out_untaught(clips, index, folds)
         warn_of_small_numbers(axis.name, clips.judged(index, folds, cv))
     found = reference_like(clips.table, clips.labels)
     if found:

@@ -55,7 +55,8 @@ class Material:
     def targets(self) -> Targets:
         """Return the labels as `fit` takes them."""
         labels = torch.from_numpy(self.clips.labels.mean.T.copy())
-        ranges = [[axis.low, axis.high] for axis in self.clips.axes]
+        nan = float("nan")
+        ranges = [(nan, nan) if a.guessed else (a.low, a.high) for a in self.clips.axes]
         return Targets(labels, torch.tensor(ranges, dtype=torch.float64))
 
     def clip_means(self) -> Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material
 from qamro_cache.memory import refuse_memory
-from qamro_cache.training.closed_form import is_closed
 from qamro_cache.training.fit import fit
 from qamro_cache.training.inputs import Bools, Folds, Targets
 from qamro_cache.training.meter import ProgressCallback
@@ -97,19 +96,14 @@ def fit_all(
 def training_mean(targets: Targets, folds: Folds, job: Job) -> float:
     """Return the mean of the labels that a head learned from: what it predicts if it diverged."""
     labels = targets.labels[job.target].numpy()[folds.train[job.fold]]
-    known = labels[np.isfinite(labels)]
-    return float(known.mean()) if len(known) else float("nan")
+    return float(labels[np.isfinite(labels)].mean())
 
 
 def warn_of_diverged(jobs: Sequence[Job], diverged: Bools) -> None:
     """Say how many heads diverged [J], and what they are judged by."""
-    closed = np.array([is_closed(job) for job in jobs], np.bool_)
-    count, none = int((diverged & ~closed).sum()), int((diverged & closed).sum())
-    if count:
+    if diverged.any():
         mean = "diverged and count with the mean of their training labels; lower --lr"
-        logger.warning("%d of %d heads %s", count, len(jobs), mean)
-    if none:
-        logger.warning("%d of %d heads have no label to learn from", none, len(jobs))
+        logger.warning("%d of %d heads %s", int(diverged.sum()), len(jobs), mean)
 
 
 def stacks(

@@ -58,6 +58,7 @@ def make_plan(
     # A row of targets for every axis, and one for every axis, number of raters and seed.
     rows: dict[tuple[int, int, int], int] = {(a, 0, 0): a for a in range(len(material.clips.axes))}
     labels = list(base.labels.numpy())
+    taught = [np.flatnonzero(folds.teach(np.isfinite(row))) for row in labels]
     jobs, places, axes = [], [], []
     for place, cell in cells:
         for a in range(len(material.clips.axes)):
@@ -68,8 +69,9 @@ def make_plan(
                 if key not in rows:
                     rows[key] = len(labels)
                     labels.append(subsampled_means(material.clips.labels, a, cell.raters, seed))
-                for fold in range(len(folds.train)):
-                    jobs.append(Job(cell.recipe, seed, fold, rows[key]))
+                    taught.append(np.flatnonzero(folds.teach(np.isfinite(labels[-1]))))
+                for fold in taught[rows[key]]:
+                    jobs.append(Job(cell.recipe, seed, int(fold), rows[key]))
                     places.append(place)
                     axes.append(a)
     axis_of_row = [key[0] for key, _ in sorted(rows.items(), key=lambda item: item[1])]
@@ -100,7 +102,8 @@ def _keys(
     if folds.groups is not None:
         data.update(folds.groups.tobytes())
     rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in targets.labels]
-    ranges = targets.ranges.tolist()
+    # JSON has no NaN: a scale that nobody named follows from the labels.
+    ranges = [pair if np.isfinite(pair).all() else None for pair in targets.ranges.tolist()]
     recipes = {id(job.recipe): flat_recipe(job.recipe) for job in jobs}
     keys = []
     for job in jobs:

@@ -1,6 +1,7 @@
 """What a run leaves behind: its figures, its out-of-fold predictions and its heads."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from qamro_cache.datasets.axes import guess_scale
+from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.fitting import Fitted
@@ -17,7 +20,7 @@ from qamro_cache.heads.file import save_head
 from qamro_cache.heads.head import AxisHead, Head
 from qamro_cache.heads.ood import reference_clips
 from qamro_cache.heads.trained import trained_clips
-from qamro_cache.training.inputs import Folds
+from qamro_cache.training.inputs import Bools, Folds
 from qamro_cache.training.recipe import Recipe
 
 
@@ -55,6 +58,8 @@ def save_run(
         (new / "folds").mkdir()
         for fold, name in enumerate(estimate[1].names):
             note = {**config, "held_out": str(name)}
+            if not any(job.fold == fold for job in estimate[0].jobs):
+                continue
             head = _head(material, recipe, *estimate, note, fold)
             save_head(new / "folds" / f"{fold}.safetensors", head)
 
@@ -67,26 +72,41 @@ def _head(
     config: Mapping[str, Any],
     fold: int = 0,
 ) -> Head:
-    """Put the members of a fold, a seed each, into a head file's record."""
+    """Put the members of a fold, a seed each, into a head file's record: the axes it trained."""
     clips = material.clips
     seen = folds.train[fold] | folds.validation[fold]
+    targets = sorted({job.target for job in fitted.jobs if job.fold == fold})
+    learned = seen[:, None] & np.isfinite(clips.labels.mean[:, targets])
     return Head(
         recipe.head,
         material.row_shape(recipe.head),
         material.feature,
         material.text_feature,
         material.cache.identity,
-        tuple(_axis_head(material, fitted, t, fold) for t in range(len(material.clips.axes))),
+        tuple(_axis_head(material, fitted, t, folds, fold) for t in targets),
         reference_clips(material.clip_means()[torch.from_numpy(seen)]),
         dict(config),
-        trained_clips(clips.table, seen[:, None] & np.isfinite(clips.labels.mean)),
+        trained_clips(clips.table, learned),
     )
 
 
-def _axis_head(material: Material, fitted: Fitted, target: int, fold: int) -> AxisHead:
+def _axis(material: Material, target: int, learned: Bools) -> Axis:
+    """Return an axis with the scale that its heads were trained with: a guess is their own."""
+    axis = material.clips.axes[target]
+    if not axis.guessed:
+        return axis
+    labels = material.clips.labels.mean[learned, target]
+    low, high = float(np.nanmin(labels)), float(np.nanmax(labels))
+    low, high = guess_scale(low, high if high > low else low + 1)
+    return replace(axis, low=low, high=high)
+
+
+def _axis_head(
+    material: Material, fitted: Fitted, target: int, folds: Folds, fold: int
+) -> AxisHead:
     """Stack the members of one axis that did not diverge."""
     where = {k: (result, row) for part, result in fitted.parts for row, k in enumerate(part)}
-    jobs, axis = fitted.jobs, material.clips.axes[target]
+    jobs, axis = fitted.jobs, _axis(material, target, folds.train[fold])
     members = [
         k for k in fitted.of_target(target) if jobs[k].fold == fold and not fitted.diverged[k]
     ]

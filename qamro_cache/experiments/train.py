@@ -2,11 +2,12 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 
@@ -14,7 +15,7 @@ from qamro_cache.cache.reader import CacheLike
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.score import score_models
-from qamro_cache.experiments.clips import HeldOut
+from qamro_cache.experiments.clips import Clips, HeldOut
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, pool_folds, refuse_heads
 from qamro_cache.experiments.folds import refit_clips
@@ -22,6 +23,7 @@ from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.experiments.request import TrainRequest, train_request
 from qamro_cache.experiments.saved import save_run
 from qamro_cache.heads.network import parameter_shapes
+from qamro_cache.heads.ood import reference_clips
 from qamro_cache.heads.published import published_start
 from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented
@@ -85,13 +87,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         return fit_all(material, folds, jobs, starts, device, options.precision, progress)
 
     targets, seeds = range(len(request.clips.axes)), range(options.seeds)
-    jobs = [
-        Job(recipe, seed, fold, target)
-        for target in targets
-        for seed in seeds
-        for fold in range(len(folds.train))
-    ]
-    estimate = fit_jobs(jobs, folds, progress)
+    estimate = fit_jobs(_jobs(recipe, request.clips, folds, seeds), folds, progress)
     metrics = _metrics(material, held_out, estimate)
     # Of a fixed split the judged clips stay unseen: others will be judged by them too.
     everything = held_out.cv != "split" or options.refit == "all"
@@ -128,6 +124,17 @@ def _started(request: TrainRequest) -> tuple[Recipe, Starts]:
     axes, head = request.clips.axes, request.recipe.head
     head, starts = published_start(request.options.init, axes, head)
     return replace(request.recipe, head=head), starts
+
+
+def _jobs(recipe: Recipe, clips: Clips, folds: Folds, seeds: Sequence[int]) -> list[Job]:
+    """Return the heads of the estimate, of folds that have labels to learn from."""
+    taught = [folds.teach(np.isfinite(labels)) for labels in clips.labels.mean.T]
+    return [
+        Job(recipe, seed, int(fold), target)
+        for target, one in enumerate(taught)
+        for seed in seeds
+        for fold in np.flatnonzero(one)
+    ]
 
 
 def _check_memory(material: Material, recipe: Recipe, heads: int) -> None:
@@ -170,7 +177,7 @@ def _metrics(material: Material, held_out: HeldOut, fitted: Fitted) -> dict[str,
         metrics[axis.name] = {
             "range": [axis.low, axis.high],
             "models": score_models(models, judged),
-            "folds": len(folds.train),
+            "folds": len({fitted.jobs[k].fold for k in mine}),
             "diverged": int(fitted.diverged[mine].sum()),
             "median_epoch": float(np.median(fitted.best_epoch[mine])),
         }
@@ -198,9 +205,21 @@ def _refit_recipe(recipe: Recipe, fitted: Fitted, target: int, folds: Folds, cli
     return replace(recipe, epochs=max(1, round(wanted / steps(clips))))
 
 
+def _far(material: Material, folds: Folds) -> list[npt.NDArray[np.bool_]]:
+    """Tell which clips [C] are out of the distribution of each fold's training clips."""
+    means, far = material.clip_means(), []
+    for seen, held in zip(folds.train | folds.validation, folds.test, strict=True):
+        one = np.zeros(len(held), np.bool_)
+        one[held] = reference_clips(means[torch.from_numpy(seen)]).is_ood(
+            means[torch.from_numpy(held)]
+        )
+        far.append(one)
+    return far
+
+
 def _predictions(material: Material, folds: Folds, fitted: Fitted) -> pd.DataFrame:
     """Return held-out predictions as rows clip_id, system, group, axis, seed, fold, ..."""
-    tables = []
+    tables, ood = [], _far(material, folds)
     for job, row in zip(fitted.jobs, fitted.predictions, strict=True):
         held = np.flatnonzero(folds.test[job.fold])
         columns: Mapping[str, Any] = {
@@ -209,6 +228,7 @@ def _predictions(material: Material, folds: Folds, fitted: Fitted) -> pd.DataFra
             "fold": folds.names[job.fold],
             "prediction": row[held],
             "target": material.clips.labels.mean[held, job.target],
+            "ood": ood[job.fold][held],
         }
         clips = material.clips.table.iloc[held][["clip_id", "system", "group"]]
         tables.append(clips.assign(**columns))

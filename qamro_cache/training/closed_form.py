@@ -28,7 +28,7 @@ def solve(
     """Solve ridge heads of one architecture, on the processor in float64.
 
     A head learns from the training and the validation clips that have a label: nothing is stopped
-    by the latter. Without any label it has no prediction and is marked as diverged.
+    by the latter. Each has two training labels at least.
 
     Args:
         features: of the clips.
@@ -50,44 +50,39 @@ def solve(
         target = labels[job.target]
         used = learns[job.fold] & np.isfinite(target)
         groups = None if folds.groups is None else folds.groups[used]
-        fitted.append(fit_ridge(rows[used], target[used], blocks, groups) if used.any() else None)
-        stds.append(float(target[used].std()) if used.any() else 0.0)
+        fitted.append(fit_ridge(rows[used], target[used], blocks, groups))
+        stds.append(float(target[used].std()))
         done()
     return _result(rows, fitted, stds, weights)
 
 
 def _result(
     rows: "np.ndarray[tuple[int, int], np.dtype[np.float64]]",
-    fitted: Sequence[Ridge | None],
+    fitted: Sequence[Ridge],
     stds: Sequence[float],
     weights: bool,
 ) -> Result:
     """Return solutions as `fit` returns heads: for standardized rows and labels."""
-    clips, width = rows.shape
-    nothing, unit = np.zeros(width), np.ones(width)
-    predictions = [np.full(clips, np.nan) if one is None else one.predict(rows) for one in fitted]
     label_std = torch.tensor([std if std > 0 else 1.0 for std in stds])
 
     def stacked(values: Sequence["np.ndarray[tuple[int], np.dtype[np.float64]]"]) -> torch.Tensor:
         return torch.from_numpy(np.stack(values)).float()
 
-    slopes = stacked([nothing if one is None else one.weights for one in fitted])
+    slopes = stacked([one.weights for one in fitted])
     params = {
         "output.weight": (slopes / label_std[:, None]).unsqueeze(-1),
         "output.bias": torch.zeros(len(fitted), 1),
     }
     return Result(
-        predictions=stacked(predictions),
+        predictions=stacked([one.predict(rows) for one in fitted]),
         best_epoch=torch.zeros(len(fitted), dtype=torch.int64),
-        diverged=torch.tensor([one is None for one in fitted]),
+        diverged=torch.zeros(len(fitted), dtype=torch.bool),
         validation_loss=torch.empty(0, len(fitted)),
         stability=torch.empty(0, len(fitted)),
         params=params if weights else {},
-        row_mean=stacked([nothing if one is None else one.mean for one in fitted]),
-        row_std=stacked([unit if one is None else one.std for one in fitted]),
-        label_mean=torch.tensor([0.0 if one is None else one.intercept for one in fitted]),
+        row_mean=stacked([one.mean for one in fitted]),
+        row_std=stacked([one.std for one in fitted]),
+        label_mean=torch.tensor([one.intercept for one in fitted]),
         label_std=label_std,
-        penalty=torch.tensor(
-            [np.nan if one is None else one.penalty for one in fitted], dtype=torch.float64
-        ),
+        penalty=torch.tensor([one.penalty for one in fitted], dtype=torch.float64),
     )

@@ -47,8 +47,8 @@ def fit(
 ) -> Iterator[tuple[list[int], Result]]:
     """Train every job's head; yield (positions among the jobs, results) chunk by chunk.
 
-    Head k of a stack equals the same head trained alone with the same folds, whatever its
-    neighbors are. Ridge heads come first; they are solved (`training.closed_form`).
+    Head k of a stack equals the same head trained alone, whatever its neighbors are. Ridge heads
+    come first; they are solved (`training.closed_form`).
 
     Args:
         features: of the clips, on any device.
@@ -58,11 +58,10 @@ def fit(
         device: where to train.
         dtype: of weights and activations.
         precision: of a GPU's float32 products: ``float32``; ``tf32``, which is faster and rounds
-            their operands to 10 bits; or ``bf16``, to 7 bits, which also stores activations so.
-            Weights, the optimizer's state and sums stay float32.
+            operands to 10 bits; or ``bf16``, to 7 bits, which also stores activations so. Weights,
+            the optimizer's state and sums stay float32.
         order_seed: of the batches.
-        initial: target -> parameters of one head to start from in place of random ones, for
-            rows as the head sees them and scores in label units.
+        initial: target -> parameters to start from, of a head that scores in label units.
         chunk: heads in a stack at most; None: as the device's memory and caches suggest.
         weights: whether the results have the heads' weights; a thousand heads' take long to copy.
         keep: called now and then from the thread that trains a chunk, and as the work is stopped
@@ -72,7 +71,7 @@ def fit(
         progress: called after every epoch of a chunk, from the thread that trains it.
 
     Raises:
-        ValueError: a recipe that does not fit the features, or a precision without a GPU.
+        ValueError: an unfit recipe, a job without two training labels, a precision without a GPU.
         QamroError: heads that do not fit in the memory that is free.
     """
     data = _Data(features, targets, folds, order_seed, torch.device(device))
@@ -84,10 +83,21 @@ def fit(
         _go_on(stack, part.begun)
         return _train(stack, meter, Keeper(part.positions, keep))
 
+    _refuse_untaught(targets, folds, jobs)
     yield from _solved(data, jobs, weights, meter)
     plan = _plan(data, jobs, dtype, precision, chunk, begun)
     in_turn = ((part.positions, train(part)) for part in plan)
     yield from in_turn if data.device.type == "cuda" else _in_threads(plan, train, meter)
+
+
+def _refuse_untaught(targets: Targets, folds: Folds, jobs: Sequence[Job]) -> None:
+    known = targets.labels.isfinite().cpu().numpy()
+    taught = {target: folds.teach(known[target]) for target in {job.target for job in jobs}}
+    for job in jobs:
+        if not taught[job.target][job.fold]:
+            raise ValueError(
+                f"fold {job.fold} has fewer than two training labels of target {job.target}"
+            )
 
 
 def _solved(

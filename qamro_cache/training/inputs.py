@@ -37,7 +37,8 @@ class Targets:
 
     Attributes:
         labels: [T, C] in their own units, NaN where a clip has none.
-        ranges: [T, 2] the rating scales.
+        ranges: [T, 2] the rating scales; NaN where nobody named one: then a head's scale is
+            guessed from its own training labels (`datasets.axes.guess_scale`).
     """
 
     labels: "Tensor"
@@ -69,6 +70,14 @@ class Folds:
             raise ValueError("a clip is in two parts of one fold")
         if not self.train.any(1).all():
             raise ValueError(f"fold {int(self.train.any(1).argmin())} has no training clip")
+
+    def teach(self, known: Bools) -> Bools:
+        """Tell which folds [F] train a head, given the clips [C] that have a label on its axis.
+
+        Of fewer than two training labels there is nothing to learn.
+        """
+        taught: Bools = (self.train & known).sum(1) >= 2
+        return taught
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qamro_cache.datasets.axes import guess_scale
 from qamro_cache.training.inputs import Bools, Inputs
 from qamro_cache.training.recipe import Job
 
@@ -100,7 +101,7 @@ def make_state(
     train, validation = (torch.from_numpy(mask).to(device)[fold] & known for mask in masks)
     target = torch.where(known, target, 0)
     mean, std, low, high = _label_stats(target, train)
-    scale = inputs.targets.ranges[row]
+    scale = _scales(inputs.targets.ranges[row], low, high)
     if jobs[0].recipe.loss.label_range == "scale":
         low, high = scale[:, 0], scale[:, 1]
     places, inside = (
@@ -153,6 +154,19 @@ def _label_stats(target: Tensor, train: Tensor) -> tuple[Tensor, Tensor, Tensor,
     high = torch.where(train, target, -torch.inf).amax(1)
     # Equal training labels: no pair, so any range will do.
     return mean, torch.where(std > 0, std, 1), low, torch.where(high > low, high, low + 1)
+
+
+def _scales(named: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return each head's rating scale [H, 2]: as named, else guessed from its training labels.
+
+    A guess from all labels would tell the head of those that are held out.
+    """
+    unnamed = named.isnan().any(1).nonzero()[:, 0]
+    if not len(unnamed):
+        return named
+    ends = torch.stack([low, high], 1)[unnamed].tolist()
+    guesses = torch.tensor([guess_scale(*pair) for pair in ends], dtype=named.dtype)
+    return named.index_copy(0, unnamed, guesses.to(named.device))
 
 
 def _validation_sets(
