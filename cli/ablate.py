@@ -88,6 +88,8 @@ def _show(out: Path, best: dict[str, Any]) -> None:
         show_table([*named, *_SHOWN], rows, title=title, left=len(named))
         click.echo(printable(part["signature"].iloc[0]))
         click.echo(printable(_verdict(str(axis), best["axes"][axis])))
+        for verdict in best["axes"][axis]["verdicts"]:
+            click.echo(printable(f"{axis}: this cell {verdict['words']}"))
 
 
 def _verdict(axis: str, record: dict[str, Any]) -> str:
@@ -96,9 +98,12 @@ def _verdict(axis: str, record: dict[str, Any]) -> str:
         return f"{axis}: no best cell: {record['reason']}"
     cell = ", ".join(f"{name}={value}" for name, value in record["cell"].items())
     others = len(record["not_told_apart"])
+    baseline = record["baseline"]
     verdict = "the only cell"
     if record["clearly_best"]:
         verdict = "clearly above all others"
     elif others:
         verdict = f"but {others} others cannot be told from it"
+    elif baseline is not None and not baseline["beats"]:
+        verdict = f"but not clearly above {baseline['baseline']}"
     return f"{axis}: highest {record['metric']} with {cell or 'this cell'}, {verdict}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qamro_cache.evaluation.baselines import ridge, train_mean
+from qamro_cache.evaluation.baselines import nearest, ridge, train_mean
 from qamro_cache.evaluation.bootstrap import Interval, interval, resampled
 from qamro_cache.evaluation.figures import FIGURES, LEVELS, MAIN_FIGURES
 from qamro_cache.evaluation.judged import Bools, Floats, Ints, Judged
@@ -35,10 +35,11 @@ def baselines(
         learned: [F, C] the clips that each fold may learn from.
         test: [F, C] the clips that each fold predicts.
         blocks: widths of the vectors' blocks.
-        groups: [C] clips that stay together as a penalty is chosen; see `fit_ridge`.
+        groups: [C] clips that stay together as a penalty or k is chosen; see `fit_ridge`.
     """
     return {
         "ridge": ridge(vectors, truth, learned, test, blocks, groups),
+        "kNN": nearest(vectors, truth, learned, test, blocks, groups),
         "train mean": train_mean(truth, learned, test),
     }
 

@@ -76,6 +76,21 @@ class Material:
         learned = folds.train | folds.validation
         return baselines(vectors, truth, learned, folds.test, blocks, folds.groups)
 
+    def own_scores(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Return the encoder's own scores of the clips, in its units: name -> [C].
+
+        Its features of one number are scores of a window; a clip's is their mean. Nothing of
+        these clips' labels is in them.
+        """
+        rows = torch.from_numpy(self.clips.rows)
+        scores = {}
+        for name, shape in self.cache.features.items():
+            if shape == (1,):
+                windows, offsets, weights, _ = _take(self.cache.read(name), None, rows)
+                means = mean_rows(windows, clip_of_window(offsets), weights, len(rows))
+                scores[f"{self.encoder} {name}"] = means[:, 0].double().numpy()
+        return scores
+
     def check_head(self, head: Architecture) -> None:
         """Refuse a head that does not take the feature."""
         text = self.features.text

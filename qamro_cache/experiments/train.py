@@ -2,18 +2,21 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.score import score_models
+from qamro_cache.evaluation.compare import columns
+from qamro_cache.evaluation.score import DECIDES, common, score_models
+from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.experiments.clips import HeldOut
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, pool_folds, refuse_heads
@@ -23,7 +26,7 @@ from qamro_cache.experiments.request import TrainRequest, train_request
 from qamro_cache.experiments.saved import save_run
 from qamro_cache.files import PathLike
 from qamro_cache.heads.network import parameter_shapes
-from qamro_cache.heads.published import published_start
+from qamro_cache.heads.published import published_scores, published_start
 from qamro_cache.settings import documented
 from qamro_cache.training.inputs import Folds
 from qamro_cache.training.meter import ProgressCallback
@@ -32,6 +35,9 @@ from qamro_cache.training.schedule import passes_notice, passes_per_epoch
 from qamro_cache.version import __version__
 
 logger = logging.getLogger("qamro_cache")
+
+#: What the trained heads are called among models.
+_HEAD = "qamro head"
 
 
 @documented(TrainOptions, RECIPE)
@@ -95,7 +101,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         for fold in range(len(folds.train))
     ]
     estimate = fit_jobs(jobs, folds, progress)
-    metrics = _metrics(material, held_out, estimate)
+    metrics = _metrics(material, held_out, estimate, _own_scores(material, recipe, starts))
     # Of a fixed split the judged clips stay unseen: others will be judged by them too.
     everything = held_out.cv != "split" or options.refit == "all"
     whole = refit_clips(folds, request.clips.known, everything=everything)
@@ -150,19 +156,45 @@ def _config(material: Material, recipe: Recipe, refit: Fitted) -> dict[str, Any]
     }
 
 
-def _metrics(material: Material, held_out: HeldOut, fitted: Fitted) -> dict[str, Any]:
+def _own_scores(
+    material: Material, recipe: Recipe, starts: Starts
+) -> list[dict[str, npt.NDArray[np.float64]]]:
+    """Return what the encoder says of the clips itself: for each axis name -> [C]."""
+    own = [material.own_scores() for _ in material.clips.axes]
+    windows, offsets, weights, _ = material.features
+    for target, start in starts.items():
+        found = published_scores(recipe.head, start, windows, offsets, weights)
+        name = f"published {material.clips.axes[target].name}"
+        own[target] = {**own[target], name: found.double().numpy()}
+    return own
+
+
+def _metrics(
+    material: Material,
+    held_out: HeldOut,
+    fitted: Fitted,
+    own: Sequence[Mapping[str, npt.NDArray[np.float64]]],
+) -> dict[str, Any]:
     """Score the heads and the baselines on the same held-out clips, axis by axis."""
     folds = held_out.folds
     pooled = pool_folds(fitted, folds)
     metrics: dict[str, Any] = {}
     for target, axis in enumerate(material.clips.axes):
         judged = material.clips.judged(target, folds, held_out.cv)
-        models = {"qamro head": pooled[target]}
-        models |= {name: pred[None] for name, pred in material.baselines(target, folds).items()}
+        beside = {**own[target], **material.baselines(target, folds)}
+        models = {_HEAD: pooled[target], **{name: pred[None] for name, pred in beside.items()}}
+        scored = score_models(models, judged, own_units=own[target])
+        ours, *others = [
+            Model(name, name, models[name].mean(0), columns(one)[DECIDES])
+            for name, one in scored.items()
+        ]
         mine = fitted.of_target(target)
         metrics[axis.name] = {
             "range": [axis.low, axis.high],
-            "models": score_models(models, judged),
+            "models": scored,
+            "verdicts": verdicts(
+                ours, others, {"ridge", *own[target]}, common(models.values(), judged)
+            ),
             "folds": len(folds.train),
             "diverged": int(fitted.diverged[mine].sum()),
             "median_epoch": float(np.median(fitted.best_epoch[mine])),
