@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from synthetic_cache import write_synthetic
 
 from qamro_cache import open_cache, train
-from qamro_cache.evaluation.baselines import NEIGHBORS, nearest
+from qamro_cache.evaluation.baselines import COSTS, NEIGHBORS, nearest, support_vectors
 from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.experiments.tables import Outcome, write_tables
@@ -204,3 +204,64 @@ def test_a_cell_below_ridge_is_not_clearly_best(judged, tmp_path, noise, clear):
 
     told = "clearly above all others" if clear else "but not clearly above ridge"
     assert told in _verdict("quality", best)
+
+
+def test_support_vectors_are_each_folds_own():
+    """Against scikit-learn's pieces, the folds by a loop."""
+    svm = pytest.importorskip("sklearn.svm")
+    generator = np.random.default_rng(5)
+    x = generator.normal(4, 3, (60, 5))
+    y = 50 + 10 * np.tanh(x[:, 0] - 4) + generator.standard_normal(60)
+    y[3] = np.nan
+    groups, fold = np.arange(60) % 4, np.arange(60) // 4 % 3
+    test = np.stack([fold == f for f in range(3)])
+    got = support_vectors(x, y, ~test, test, (5,), groups)
+
+    def fitted(c, rows, labels, asked):
+        return svm.SVR(C=c).fit(rows, labels).predict(asked)
+
+    for held in test:
+        used = ~held & np.isfinite(y)
+        mean, std = x[used].mean(0), x[used].std(0)
+        rows, asked = ((x[part] - mean) / std / 5**0.5 for part in (used, held))
+        labels = (y[used] - y[used].mean()) / y[used].std()
+        errors = []
+        for c in COSTS:
+            parts = [groups[used] == g for g in range(4)]
+            left = [fitted(c, rows[~p], labels[~p], rows[p]) - labels[p] for p in parts]
+            errors.append(np.mean([(one**2).mean() for one in left]))
+        best = COSTS[int(np.argmin(errors))]
+        want = y[used].mean() + y[used].std() * fitted(best, rows, labels, asked)
+        np.testing.assert_allclose(got[held], want, rtol=1e-9)
+
+
+def test_all_baselines_on_demand(cache, tmp_path, monkeypatch, caplog):
+    settings = {"epochs": 3, "widths": (8,), "lr": 0.01, "seeds": 2, "cv": "3", "axis": "quality"}
+    pytest.importorskip("sklearn")
+    one = train(cache, tmp_path / "a", baselines="all", **settings)["axes"]["quality"]
+    plain = train(cache, tmp_path / "b", loss="huber@standardized", **settings)["axes"]["quality"]
+    assert list(one["models"])[1] == "Huber alone"
+    assert "SVR" in one["models"]
+    theirs = plain["models"]["qamro head"]["metrics"]["clip_srcc"]
+    assert one["models"]["Huber alone"]["metrics"]["clip_srcc"]["by_seed"] == theirs["by_seed"]
+    assert "beats Huber alone" in one["verdicts"][0]["words"]
+    # The loss is Huber alone already, and scikit-learn is not there.
+    monkeypatch.setattr("qamro_cache.evaluation.compare.find_spec", lambda name: None)
+    monkeypatch.setattr("qamro_cache.encoders.support.find_spec", lambda name: None)
+    given = {**settings, "loss": "huber@standardized", "baselines": "all", "overwrite": True}
+    other = train(cache, tmp_path / "b", **given)["axes"]["quality"]
+    assert set(other["models"]) == set(plain["models"])
+    assert caplog.text.count("--baselines all without SVR: package sklearn is not") == 1
+
+
+def test_all_baselines_of_a_grid_are_cells_of_huber_alone(cache, tmp_path):
+    given = ("--cache", cache, "--out", tmp_path, *QUICK, "--axis", "quality",
+             "--alpha", "0.1,0.5", "--dropout", "0,0.5", "--baselines", "all")  # fmt: skip
+    run(ablate_command, *given)
+    table = pd.read_csv(tmp_path / "summary.csv", keep_default_na=False)
+    heads = table[table["model"] == "head"]
+    assert len(heads) == 4 + 2
+    plain = heads[heads["loss"] != ""]
+    assert set(plain["loss"]) == {"huber@standardized"}
+    assert set(plain["alpha"]) == {""}
+    assert sorted(plain["dropout"].astype(float)) == [0, 0.5]

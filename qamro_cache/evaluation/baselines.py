@@ -15,6 +15,9 @@ Ints = npt.NDArray[np.int64]
 #: Among how many nearest clips is chosen; of equally good numbers the largest, which comes first.
 NEIGHBORS = (100, 70, 50, 30, 20, 15, 10, 7, 5, 3, 2, 1)
 
+#: Among what the cost of an error of support vector regression is chosen.
+COSTS = (0.1, 1.0, 10.0, 100.0)
+
 
 def train_mean(target: Floats, train: Bools, test: Bools) -> Floats:
     """Predict each held-out clip by its fold's mean training label.
@@ -141,3 +144,44 @@ def _means_of_nearest(apart: Floats, labels: Floats, most: int) -> Floats:
     found = labels[np.take_along_axis(near, order, 1)]
     means: Floats = found.cumsum(1) / np.arange(1, most + 1)
     return means
+
+
+def support_vectors(
+    features: Floats,
+    target: Floats,
+    train: Bools,
+    test: Bools,
+    blocks: Sequence[int],
+    groups: Ints | None = None,
+) -> Floats:
+    """Predict each held-out clip by support vector regression on its fold's training clips.
+
+    scikit-learn's ``SVR`` with its usual radial kernel and epsilon, of features scaled as ridge's
+    and standardized labels. C is one of `COSTS`, of the least squared error when whole groups are
+    held out in turn, in at most five parts. Arguments and result are those of `ridge`.
+    """
+    from sklearn.model_selection import GridSearchCV, PredefinedSplit
+    from sklearn.svm import SVR
+
+    predictions = np.full(len(target), np.nan)
+    for fold_train, fold_test in zip(train, test, strict=True):
+        used = fold_train & np.isfinite(target)
+        if not used.any() or not fold_test.any():
+            continue
+        mean, std, scale = scaling(features[used], blocks)
+        rows, asked = ((features[f] - mean) / (std * scale) for f in (used, fold_test))
+        labels = target[used]
+        center, spread = labels.mean(), labels.std() or 1.0
+        part = np.zeros(len(labels), np.int64)
+        for place, clips in enumerate(
+            held_out_parts(len(labels), None if groups is None else groups[used])
+        ):
+            part[clips] = place % 5
+        model = SVR()
+        if part.any():
+            model = GridSearchCV(
+                model, {"C": COSTS}, scoring="neg_mean_squared_error", cv=PredefinedSplit(part)
+            )
+        model.fit(rows, (labels - center) / spread)
+        predictions[fold_test] = center + spread * model.predict(asked)
+    return predictions

@@ -5,11 +5,12 @@ Train, ablate and evaluate all come here with what `score` found. What is measur
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from qamro_cache.evaluation.baselines import nearest, ridge, train_mean
+from qamro_cache.evaluation.baselines import nearest, ridge, support_vectors, train_mean
 from qamro_cache.evaluation.bootstrap import Interval, interval, resampled
 from qamro_cache.evaluation.figures import FIGURES, LEVELS, MAIN_FIGURES
 from qamro_cache.evaluation.judged import Bools, Floats, Ints, Judged
@@ -26,6 +27,8 @@ def baselines(
     test: Bools,
     blocks: Sequence[int],
     groups: Ints | None = None,
+    *,
+    every: bool = False,
 ) -> dict[str, Floats]:
     """Predict held-out clips by what a head must beat: name -> predictions [C].
 
@@ -36,12 +39,13 @@ def baselines(
         test: [F, C] the clips that each fold predicts.
         blocks: widths of the vectors' blocks.
         groups: [C] clips that stay together as a penalty or k is chosen; see `fit_ridge`.
+        every: support vector regression too, where scikit-learn is installed.
     """
-    return {
-        "ridge": ridge(vectors, truth, learned, test, blocks, groups),
-        "kNN": nearest(vectors, truth, learned, test, blocks, groups),
-        "train mean": train_mean(truth, learned, test),
-    }
+    seen = (vectors, truth, learned, test, blocks, groups)
+    found = {"ridge": ridge(*seen), "kNN": nearest(*seen)}
+    if every and find_spec("sklearn") is not None:
+        found["SVR"] = support_vectors(*seen)
+    return {**found, "train mean": train_mean(truth, learned, test)}
 
 
 def columns(scored: Mapping[str, Any], *, parts: Sequence[str] = ()) -> dict[str, float]:

@@ -83,7 +83,9 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
         origin |= {name: value for name, value in reads.items() if name in varied}
         done = read_stacks(out / "done", len(part.clips.rows))
         outcomes += head_outcomes(plan, done, origin, cells, part.held_out.cv)
-        outcomes += baseline_outcomes(plan, origin, part.held_out.cv)
+        outcomes += baseline_outcomes(
+            plan, origin, part.held_out.cv, every=options.baselines == "all"
+        )
         split = part.held_out.question
         materials.append({**material.origin(), "split": split, "heads": len(plan.jobs)})
     config = {

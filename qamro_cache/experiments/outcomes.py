@@ -71,13 +71,15 @@ def head_outcomes(
     return outcomes
 
 
-def baseline_outcomes(plan: Plan, origin: Mapping[str, str], cv: str) -> list[Outcome]:
+def baseline_outcomes(
+    plan: Plan, origin: Mapping[str, str], cv: str, *, every: bool
+) -> list[Outcome]:
     """Predict the same held-out clips by what a head must beat."""
     own = plan.material.own_scores()
     outcomes = []
     for axis, info in enumerate(plan.material.clips.axes):
         judged = plan.material.clips.judged(axis, plan.folds, cv)
-        beside = {**own, **plan.material.baselines(axis, plan.folds)}
+        beside = {**own, **plan.material.baselines(axis, plan.folds, every=every)}
         for model, pred in beside.items():
             units = replace(judged, same_scale=model not in own)
             outcomes.append(Outcome(dict(origin), model, info.name, [0], pred[None], units, {}))

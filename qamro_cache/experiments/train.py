@@ -30,7 +30,7 @@ from qamro_cache.heads.published import published_scores, published_start
 from qamro_cache.settings import documented
 from qamro_cache.training.inputs import Folds
 from qamro_cache.training.meter import ProgressCallback
-from qamro_cache.training.recipe import RECIPE, Job, Recipe, flat_recipe
+from qamro_cache.training.recipe import RECIPE, Job, Recipe, flat_recipe, huber_alone
 from qamro_cache.training.schedule import passes_notice, passes_per_epoch
 from qamro_cache.version import __version__
 
@@ -38,6 +38,9 @@ logger = logging.getLogger("qamro_cache")
 
 #: What the trained heads are called among models.
 _HEAD = "qamro head"
+
+#: The same heads with no loss but Huber's.
+_HUBER = "Huber alone"
 
 
 @documented(TrainOptions, RECIPE)
@@ -72,13 +75,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     options, recipe = request.options, request.recipe
     held_out = request.held_out
     folds = held_out.folds
-    material = load_material(
-        request.cache,
-        request.clips,
-        feature=options.feature,
-        text=recipe.head.inputs != "audio",
-        text_feature=options.text_feature,
-    )
+    material = _material(request)
     starts: Starts = {}
     if options.init is not None:
         head, starts = published_start(options.init, request.clips.axes, recipe.head)
@@ -88,7 +85,9 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     if notice and recipe.head.kind != "ridge":
         logger.info(notice)
     device = usable_device(options.device)
-    _check_memory(material, recipe, options.seeds * (len(folds.train) + 1))
+    every, plain = options.baselines == "all", huber_alone(recipe)
+    beside = every and plain != recipe and recipe.head.kind != "ridge"
+    _check_memory(material, recipe, options.seeds * (len(folds.train) * (1 + beside) + 1))
 
     def fit_jobs(jobs: list[Job], folds: Folds, progress: ProgressCallback | None) -> Fitted:
         return fit_all(material, folds, jobs, starts, device, options.precision, progress)
@@ -101,7 +100,11 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         for fold in range(len(folds.train))
     ]
     estimate = fit_jobs(jobs, folds, progress)
-    metrics = _metrics(material, held_out, estimate, _own_scores(material, recipe, starts))
+    huber = None
+    if beside:
+        huber = fit_jobs([replace(job, recipe=plain) for job in jobs], folds, progress)
+    own = _own_scores(material, recipe, starts)
+    metrics = _metrics(material, held_out, estimate, own, huber, every=every)
     # Of a fixed split the judged clips stay unseen: others will be judged by them too.
     everything = held_out.cv != "split" or options.refit == "all"
     whole = refit_clips(folds, request.clips.known, everything=everything)
@@ -127,6 +130,16 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     heads = (refit, whole), (estimate, folds), options.save_folds
     save_run(request.out, material, recipe, config, record, table, *heads)
     return record
+
+
+def _material(request: TrainRequest) -> Material:
+    return load_material(
+        request.cache,
+        request.clips,
+        feature=request.options.feature,
+        text=request.recipe.head.inputs != "audio",
+        text_feature=request.options.text_feature,
+    )
 
 
 def _check_memory(material: Material, recipe: Recipe, heads: int) -> None:
@@ -174,6 +187,9 @@ def _metrics(
     held_out: HeldOut,
     fitted: Fitted,
     own: Sequence[Mapping[str, npt.NDArray[np.float64]]],
+    huber: Fitted | None,
+    *,
+    every: bool,
 ) -> dict[str, Any]:
     """Score the heads and the baselines on the same held-out clips, axis by axis."""
     folds = held_out.folds
@@ -181,8 +197,11 @@ def _metrics(
     metrics: dict[str, Any] = {}
     for target, axis in enumerate(material.clips.axes):
         judged = material.clips.judged(target, folds, held_out.cv)
-        beside = {**own[target], **material.baselines(target, folds)}
-        models = {_HEAD: pooled[target], **{name: pred[None] for name, pred in beside.items()}}
+        beside = {**own[target], **material.baselines(target, folds, every=every)}
+        models = {_HEAD: pooled[target]}
+        if huber is not None:
+            models[_HUBER] = pool_folds(huber, folds)[target]
+        models |= {name: pred[None] for name, pred in beside.items()}
         scored = score_models(models, judged, own_units=own[target])
         ours, *others = [
             Model(name, name, models[name].mean(0), columns(one)[DECIDES])
@@ -193,7 +212,7 @@ def _metrics(
             "range": [axis.low, axis.high],
             "models": scored,
             "verdicts": verdicts(
-                ours, others, {"ridge", *own[target]}, common(models.values(), judged)
+                ours, others, {"ridge", _HUBER, *own[target]}, common(models.values(), judged)
             ),
             "folds": len(folds.train),
             "diverged": int(fitted.diverged[mine].sum()),

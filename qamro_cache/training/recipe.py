@@ -1,7 +1,7 @@
 """How one head is trained: a recipe, and a job that applies it to a fold with a seed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -122,6 +122,11 @@ def make_recipe(given: Mapping[str, Any]) -> Recipe:
              if one.name in given}  # fmt: skip
     training = {name: given[name] for name in settings_of(Recipe) if name in given}
     return Recipe(head=Architecture(**usual_shape(shape)), loss=loss, **training)
+
+
+def huber_alone(recipe: Recipe) -> Recipe:
+    """Return the recipe with nothing but Huber's loss of the usual units: no ranking."""
+    return replace(recipe, loss=parse_loss("huber@standardized"))
 
 
 def checked_recipe(given: Mapping[str, Any]) -> Recipe:
