@@ -99,6 +99,8 @@ def _show(out: Path, best: dict[str, Any]) -> None:
         show_table([*named, *_SHOWN], rows, title=title, left=len(named))
         show_origin(dict(part.iloc[0]))
         click.echo(printable(_verdict(str(axis), best["axes"][axis])))
+        for verdict in best["axes"][axis]["verdicts"]:
+            click.echo(printable(f"{axis}: this cell {verdict['words']}"))
 
 
 def _cell(row: "pd.Series[Any]", name: str) -> str:
@@ -114,7 +116,7 @@ def _verdict(axis: str, record: dict[str, Any]) -> str:
     if record["cell"] is None:
         return f"{axis}: no best cell: {record['reason']}"
     cell = ", ".join(f"{name}={value}" for name, value in record["cell"].items())
-    others, cells = record["not_told_apart"], record["cells"]
+    others, cells, baseline = (record[name] for name in ("not_told_apart", "cells", "baseline"))
     verdict = "the only cell"
     if record["clearly_best"]:
         verdict = f"clearly above all others (95 %, {cells} cells)"
@@ -122,4 +124,6 @@ def _verdict(axis: str, record: dict[str, Any]) -> str:
         verdict = f"and nothing tells the {cells} cells apart: there are no intervals"
     elif others:
         verdict = f"not told apart at 95 %: {len(others) + 1} of {cells} cells"
+    elif baseline is not None and not baseline["beats"]:
+        verdict = f"but not clearly above {baseline['baseline']}"
     return f"{axis}: highest {record['metric']} with {cell or 'this cell'}, {verdict}"

@@ -8,8 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from qamro_cache.errors import OptionError, QamroError, quoted, words_of
-from qamro_cache.settings import unknown
+from qamro_cache.errors import OptionError, QamroError, quoted, unknown, words_of
 
 #: Letters of an error or a notice at most.
 LONGEST_LINE = 440

@@ -44,6 +44,8 @@ def main(cache: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> N
         origin = f"synthetic data: {origin}"
     for name, axis in record["axes"].items():
         show_scores(f"{name} ({origin}); {record['split']}", axis["models"], None)
+        for verdict in axis["verdicts"]:
+            click.echo(printable(f"{name}: {verdict['words']}"))
     click.echo(
         printable(f"written to {out}: head.safetensors, metrics.json, predictions.csv"), err=True
     )

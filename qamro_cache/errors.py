@@ -1,6 +1,8 @@
 """What can be wrong with the user's input, and with one clip."""
 
+import difflib
 import os
+from collections.abc import Sequence
 
 
 class QamroError(Exception):
@@ -38,3 +40,15 @@ def quoted(value: object) -> str:
     """Return a user's value as it stands in a message: quoted, in one line, and cut where long."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:90]}... ({len(text)} characters)"
+
+
+def nearest(name: object, names: Sequence[str]) -> str:
+    """Return ``; did you mean ...?`` where a known name is like the given one, else nothing."""
+    found = difflib.get_close_matches(str(name), [n for n in names if n], n=1)
+    return f"; did you mean {quoted(found[0])}?" if found else ""
+
+
+def unknown(what: str, name: object, names: Sequence[str]) -> OptionError:
+    """Return the error of a name that is none of those there are; ``what`` begins the line."""
+    there = ", ".join(names) or "none"
+    return OptionError(f"{what} {quoted(name)}; there are: {there}{nearest(name, names)}")

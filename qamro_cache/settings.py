@@ -5,7 +5,6 @@ refuses what the declaration does not allow. Command-line options, grid files, t
 table in docs/training.md are made from the same declarations.
 """
 
-import difflib
 import inspect
 import re
 import sys
@@ -17,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from qamro_cache.errors import OptionError, quoted
+from qamro_cache.errors import OptionError, nearest, quoted
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -278,18 +277,6 @@ def split_list(text: str) -> list[str]:
     if not all(parts):
         raise ValueError(f"{quoted(text)} has an empty part between commas")
     return parts
-
-
-def nearest(name: object, names: Sequence[str]) -> str:
-    """Return ``; did you mean ...?`` where a known name is like the given one, else nothing."""
-    found = difflib.get_close_matches(str(name), [n for n in names if n], n=1)
-    return f"; did you mean {quoted(found[0])}?" if found else ""
-
-
-def unknown(what: str, name: object, names: Sequence[str]) -> OptionError:
-    """Return the error of a name that is none of those there are; ``what`` begins the line."""
-    there = ", ".join(names) or "none"
-    return OptionError(f"{what} {quoted(name)}; there are: {there}{nearest(name, names)}")
 
 
 def _kind_of(hint: Any) -> tuple[type, bool]:

@@ -1,6 +1,7 @@
 """A small synthetic cache whose ratings depend on its embeddings: for tests of stage 2."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,12 @@ SPEC = EncoderSpec(
 )  # fmt: skip
 
 
-def write_synthetic(path, clips=40, seed=0, split=False, name="fake", factor=1.0, prefix="clip"):
-    """Write it: one to three windows a clip, 5 systems, 8 groups, 4 raters, one failed clip."""
+def write_synthetic(path, clips=40, seed=0, split=False, name="fake", factor=1.0, prefix="clip",
+                    own_score=False):  # fmt: skip
+    """Write it: one to three windows a clip, 5 systems, 8 groups, 4 raters, one failed clip.
+
+    ``own_score``: with a feature ``mos`` of one number, which says something of the quality.
+    """
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 4, clips)
     status, reason = np.full(clips, "ok", object), np.full(clips, "", object)
@@ -56,17 +61,21 @@ def write_synthetic(path, clips=40, seed=0, split=False, name="fake", factor=1.0
         ("ann", "bo", "cy", "di"),
     )  # fmt: skip
     layers = rng.standard_normal((total, 3, 6)) * 0.3 + windows[:, None]
+    features = {"embedding": windows * factor, "layers": layers}
+    spec = replace(SPEC, name=name)
+    if own_score:
+        features["mos"] = 3 + windows[:, :1] + windows[:, 2:3]
+        spec = replace(spec, features={**SPEC.features, "mos": (1,)})
+    features = {name: values.astype(np.float32) for name, values in features.items()}
     content = CacheContent(
         clip_table(frame),
         labels_from_ratings(AXES, clips, ratings),
         offsets,
         (rng.random(total) * 0.9 + 0.1).astype(np.float32),
         np.arange(total, dtype=np.int64) * 16000,
-        {"embedding": (windows * factor).astype(np.float32), "layers": layers.astype(np.float32)},
+        features,
         prompts,
         {"text": rng.standard_normal((3, 6)).astype(np.float32)},
     )
-    from dataclasses import replace
-
-    write_cache(path, content, Header(identity_of(replace(SPEC, name=name)), "tiny", True))
+    write_cache(path, content, Header(identity_of(spec), "tiny", True))
     return path

@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from qamro_cache_cli.ablate import main as ablate
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr
 from synthetic_cache import write_synthetic
 
 from qamro_cache.cache.reader import open_cache
@@ -115,7 +115,7 @@ def test_a_run_folder_holds_what_it_says(cache, tmp_path):
         assert scored["metrics"]["group_srcc"]["value"] == pytest.approx(np.mean(within))
         assert (scored["groups"], scored["left_out"]) == (8, 0)
         assert "|n=39|systems=5|groups=8|cv=group|seeds=2|ci=" in scored["signature"]
-        assert set(one["models"]) == {"qamro head", "ridge", "train mean"}
+        assert set(one["models"]) == {"qamro head", "ridge", "kNN", "train mean"}
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["recipe"]["epochs"] == 4
     assert config["recipe"]["widths"] == [8]
@@ -363,14 +363,19 @@ def test_published_heads_are_the_start(cache, tmp_path, monkeypatch):
         heads[axis] = audiobox.PublishedHead(tensors, (6,), True, mean, std)
         expected[axis] = forward(settings, params, windows, keep, weights)[0] * std + mean
     monkeypatch.setattr(audiobox, "published_head", lambda checkpoint: heads)
-    train(
+    record = train(
         cache, tmp_path, feature="layers", head="audiobox", init=tmp_path / "weights.pt",
         cv="3", seeds=1, epochs=1, lr=0.0,
     )  # fmt: skip
     table = pd.read_csv(tmp_path / "predictions.csv").set_index("clip_id")
+    targets = {name: data.labels.mean[ok, k] for k, name in enumerate(("quality", "match"))}
     for axis, scores in expected.items():
         mine = table[table["axis"] == axis]["prediction"][data.clips["clip_id"][ok]]
         np.testing.assert_allclose(mine, scores, rtol=1e-4)
+        # The published model itself stands beside the heads.
+        own = record["axes"][axis]["models"][f"published {axis}"]["metrics"]
+        assert own["clip_lcc"]["value"] == pytest.approx(pearsonr(scores, targets[axis])[0])
+        assert "clip_mse" not in own
     with pytest.raises(QamroError, match="--head audiobox"):
         train(cache, tmp_path / "other", init=tmp_path / "weights.pt", cv="3")
 

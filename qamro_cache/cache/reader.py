@@ -25,10 +25,9 @@ from qamro_cache.cache.summary import summary
 from qamro_cache.cache.tables import Tables
 from qamro_cache.cache.vectors import ClipArrays, pool_windows, rated_arrays, vector_table
 from qamro_cache.datasets.records import Labels, concatenate_labels, select_axes
-from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.errors import OptionError, QamroError, unknown
 from qamro_cache.identity import identity_sha256
 from qamro_cache.paths import PathLike, as_list, as_path
-from qamro_cache.settings import unknown
 
 
 class Cache:

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from qamro_cache.datasets.options import Scales
 from qamro_cache.datasets.records import Axis, Dataset, Labels, select_axes
-from qamro_cache.errors import QamroError, quoted
-from qamro_cache.settings import nearest
+from qamro_cache.errors import QamroError, nearest, quoted
 
 logger = logging.getLogger("qamro_cache")
 

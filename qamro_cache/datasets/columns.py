@@ -17,8 +17,7 @@ from qamro_cache.datasets.form import NAMELESS, find_form
 from qamro_cache.datasets.options import as_option, parse_columns
 from qamro_cache.datasets.records import CLIP_COLUMNS
 from qamro_cache.datasets.tables import factorize, read_table, repeated, text, without_doubles
-from qamro_cache.errors import QamroError, quoted
-from qamro_cache.settings import nearest
+from qamro_cache.errors import QamroError, nearest, quoted
 
 #: Fields that are never numbers.
 _WORDS = ("path", "prompt", "axis")

@@ -16,8 +16,7 @@ from qamro_cache.datasets.columns import FIELDS, SCORES, PeopleTable, key, read_
 from qamro_cache.datasets.options import Scales, as_option
 from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Labels
 from qamro_cache.datasets.tables import Text, factorize, numbers, text
-from qamro_cache.errors import QamroError, quoted
-from qamro_cache.settings import nearest
+from qamro_cache.errors import QamroError, nearest, quoted
 
 #: What to do about a cell that is no number.
 _MEND = (

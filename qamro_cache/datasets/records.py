@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.settings import nearest
+from qamro_cache.errors import OptionError, QamroError, nearest
 
 #: Columns of every clip table, all strings; an unknown value is the empty string.
 CLIP_COLUMNS = ("clip_id", "path", "system", "group", "prompt", "split")

@@ -11,9 +11,8 @@ from qamro_cache.datasets.described import load_described
 from qamro_cache.datasets.description import Description, read_description
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset
-from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.errors import OptionError, QamroError, nearest
 from qamro_cache.paths import PathLike, as_path
-from qamro_cache.settings import nearest
 
 #: Entry points of this group name a function ``(data_dir: Path | None) -> Dataset``.
 ENTRY_POINTS = "qamro_cache.datasets"

@@ -9,8 +9,7 @@ import pandas as pd
 from qamro_cache.datasets.ids import clean_id
 from qamro_cache.datasets.records import CLIP_COLUMNS, Labels
 from qamro_cache.datasets.tables import factorize
-from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.settings import nearest, unknown
+from qamro_cache.errors import OptionError, QamroError, nearest, unknown
 
 #: What listening tests call the clip that hides the original among the others, and the ones that
 #: hold the lower end of the scale.

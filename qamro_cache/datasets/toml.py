@@ -7,8 +7,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from qamro_cache.errors import QamroError
-from qamro_cache.settings import nearest
+from qamro_cache.errors import QamroError, nearest
 
 Record = TypeVar("Record")
 

@@ -12,8 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions, WeightsOptions
-from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.settings import unknown
+from qamro_cache.errors import OptionError, QamroError, unknown
 
 GROUP = "qamro_cache.encoders"
 

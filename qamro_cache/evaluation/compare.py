@@ -5,11 +5,12 @@ Train, ablate and evaluate all come here with what `score` found. What is measur
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qamro_cache.evaluation.baselines import ridge, train_mean
+from qamro_cache.evaluation.baselines import nearest, ridge, support_vectors, train_mean
 from qamro_cache.evaluation.bootstrap import interval, resampled
 from qamro_cache.evaluation.choice import Evidence, Gap, confidence_set, evidence, gap
 from qamro_cache.evaluation.figures import FIGURES, LEVELS, MAIN_FIGURES
@@ -29,6 +30,8 @@ def baselines(
     test: Bools,
     blocks: Sequence[int],
     groups: Ints | None = None,
+    *,
+    every: bool = False,
 ) -> dict[str, Floats]:
     """Predict held-out clips by what a head must beat: name -> predictions [C].
 
@@ -38,12 +41,14 @@ def baselines(
         learned: [F, C] the clips that each fold may learn from.
         test: [F, C] the clips that each fold predicts.
         blocks: widths of the vectors' blocks.
-        groups: [C] clips that stay together as a penalty is chosen; see `fit_ridge`.
+        groups: [C] clips that stay together as a penalty or k is chosen; see `fit_ridge`.
+        every: support vector regression too, where scikit-learn is installed.
     """
-    return {
-        "ridge": ridge(vectors, truth, learned, test, blocks, groups),
-        "train mean": train_mean(truth, learned, test),
-    }
+    seen = (vectors, truth, learned, test, blocks, groups)
+    found = {"ridge": ridge(*seen), "kNN": nearest(*seen)}
+    if every and find_spec("sklearn") is not None:
+        found["SVR"] = support_vectors(*seen)
+    return {**found, "train mean": train_mean(truth, learned, test)}
 
 
 def columns(scored: Mapping[str, Any], *, parts: Sequence[str] = ()) -> dict[str, float]:

@@ -14,7 +14,7 @@ from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.records import Dataset, select_clips
 from qamro_cache.datasets.selection import describe, select_rows
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, unknown
 from qamro_cache.evaluation.files import name_of, read_predictions
 from qamro_cache.evaluation.judged import Judged, warn_of_small_numbers, ways_of
 from qamro_cache.evaluation.options import EvaluateOptions
@@ -22,7 +22,7 @@ from qamro_cache.evaluation.request import EvaluateRequest, evaluate_request
 from qamro_cache.evaluation.scales import why_other_scale
 from qamro_cache.heads.trained import KNOWN
 from qamro_cache.paths import PathLike
-from qamro_cache.settings import documented, unknown
+from qamro_cache.settings import documented
 
 logger = logging.getLogger("qamro_cache")
 

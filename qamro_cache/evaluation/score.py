@@ -4,6 +4,7 @@ What is scored is what is delivered: the mean of the seeds' predictions, as qamr
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -27,13 +28,24 @@ DECIDES = "clip_srcc"
 
 
 def score_models(
-    models: Mapping[_Name, Floats], judged: Judged, *, resamples: int | None = None
+    models: Mapping[_Name, Floats],
+    judged: Judged,
+    *,
+    resamples: int | None = None,
+    own_units: Collection[_Name] = (),
 ) -> dict[_Name, dict[str, Any]]:
-    """Score models [K, C], each as `score` does, on the clips that all of them predict."""
+    """Score models [K, C], each as `score` does, on the clips that all of them predict.
+
+    Those of ``own_units`` have no figure that needs the labels' units.
+    """
     same = common(models.values(), judged)
+    other = replace(same, same_scale=False)
     left = int(judged.known.sum() - same.known.sum())
     return {
-        name: {**score(pred, same, resamples=resamples), "left_out": left}
+        name: {
+            **score(pred, other if name in own_units else same, resamples=resamples),
+            "left_out": left,
+        }
         for name, pred in models.items()
     }
 

@@ -85,7 +85,8 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
         origin |= {name: value for name, value in reads.items() if name in varied}
         done = read_stacks(out / "done", len(part.clips.rows))
         outcomes += head_outcomes(plan, done, origin, cells, part.held_out.cv)
-        outcomes += baseline_outcomes(plan, origin, part.held_out.cv)
+        every = options.baselines == "all"
+        outcomes += baseline_outcomes(plan, origin, part.held_out.cv, every=every)
         held_out = part.held_out
         split = {"split": held_out.question, "copies": held_out.copies.record()}
         materials.append({**material.origin(), **split, "heads": len(plan.jobs)})

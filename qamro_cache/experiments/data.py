@@ -64,7 +64,9 @@ class Material:
         windows, offsets, weights, _ = self.features
         return mean_rows(windows.flatten(1), clip_of_window(offsets), weights, len(offsets) - 1)
 
-    def baselines(self, axis: int, folds: Folds) -> dict[str, npt.NDArray[np.float64]]:
+    def baselines(
+        self, axis: int, folds: Folds, *, every: bool
+    ) -> dict[str, npt.NDArray[np.float64]]:
         """Predict held-out clips by what a head must beat: name -> predictions [C].
 
         They see a vector a clip: its windows' mean, with the prompt's embedding.
@@ -75,7 +77,22 @@ class Material:
         blocks = row_blocks(inputs, self.features.windows.shape[1:], width)
         truth = self.clips.labels.mean[:, axis]
         learned = folds.train | folds.validation
-        return baselines(vectors, truth, learned, folds.test, blocks, folds.groups)
+        return baselines(vectors, truth, learned, folds.test, blocks, folds.groups, every=every)
+
+    def own_scores(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Return the encoder's own scores of the clips, in its units: name -> [C].
+
+        Its features of one number are scores of a window; a clip's is their mean. Nothing of
+        these clips' labels is in them.
+        """
+        rows = torch.from_numpy(self.clips.rows)
+        scores = {}
+        for name, shape in self.cache.features.items():
+            if shape == (1,):
+                windows, offsets, weights, _ = _take(self.cache.read(name), None, rows)
+                means = mean_rows(windows, clip_of_window(offsets), weights, len(rows))
+                scores[f"{self.encoder} {name}"] = means[:, 0].double().numpy()
+        return scores
 
     def check_head(self, head: Architecture) -> None:
         """Refuse a head that does not take the feature."""

@@ -9,10 +9,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.datasets.ids import one_spelling
-from qamro_cache.errors import OptionError, QamroError, quoted
+from qamro_cache.errors import OptionError, QamroError, nearest, quoted
 from qamro_cache.experiments.options import CV_CHOICES, CV_WORDS
 from qamro_cache.memory import refuse_memory
-from qamro_cache.settings import nearest
 from qamro_cache.training.inputs import Bools, Folds
 
 logger = logging.getLogger("qamro_cache")

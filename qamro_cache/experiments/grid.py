@@ -2,24 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from qamro_cache.datasets.toml import read_toml
-from qamro_cache.errors import QamroError, quoted
+from qamro_cache.errors import QamroError, nearest, quoted, unknown
 from qamro_cache.experiments.options import AblateOptions, Reads
+from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.paths import PathLike, as_path
-from qamro_cache.settings import (
-    Setting,
-    check_settings,
-    nearest,
-    setting,
-    settings_of,
-    unknown,
-)
-from qamro_cache.training.recipe import RECIPE, Recipe, make_recipe
+from qamro_cache.settings import Setting, check_settings, setting, settings_of
+from qamro_cache.training.recipe import RECIPE, Recipe, huber_alone, make_recipe
 
 #: What a grid file may say of the run, beside its cells; options of `ablate` all but ``cv``.
 _RUN_NAMES = ("seeds", "stop", "axis")
@@ -197,6 +191,18 @@ def cells_of(grid: Grid) -> list[Cell]:
             what = f"no loss of the grid has a parameter {name}"
             raise QamroError(f"a ridge head takes no {name}" if only else what)
     return cells
+
+
+def with_huber_alone(cells: Sequence[Cell]) -> list[Cell]:
+    """Add each kind of trained head with the Huber loss alone, where the grid has it not."""
+    found = {(cell.recipe, cell.feature, cell.raters, cell.cv): cell for cell in cells}
+    for cell in cells:
+        recipe = huber_alone(cell.recipe)
+        what = (recipe, cell.feature, cell.raters, cell.cv)
+        if cell.recipe.head.kind != "ridge" and what not in found:
+            names = {n: v for n, v in cell.names.items() if n not in (*PARAMETERS, "loss")}
+            found[what] = replace(cell, names={**names, "loss": str(recipe.loss)}, recipe=recipe)
+    return list(found.values())
 
 
 def _refuse_doubles(cells: Sequence[Cell]) -> None:

@@ -42,6 +42,11 @@ class RunOptions(ChoiceOptions, ColumnOptions, ScaleOptions):
     keep_together: bool = setting(
         False, "Put clips that are copies of one another into one fold, whatever they are called."
     )
+    baselines: str = setting(
+        "usual",
+        "What stands beside the heads; all: SVR (scikit-learn) and heads of Huber alone too.",
+        choices=("usual", "all"),
+    )
     device: str = setting("", "Torch device.", default_help="a GPU if there is one")
     precision: str = setting(
         "float32", "Precision of products on a GPU.", choices=("float32", "tf32", "bf16")

@@ -1,6 +1,7 @@
 """From the heads of a plan, and its baselines, to the outcomes that a grid's tables compare."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,21 +71,19 @@ def head_outcomes(
     return outcomes
 
 
-def baseline_outcomes(plan: Plan, origin: Mapping[str, str], cv: str) -> list[Outcome]:
+def baseline_outcomes(
+    plan: Plan, origin: Mapping[str, str], cv: str, *, every: bool
+) -> list[Outcome]:
     """Predict the same held-out clips by what a head must beat."""
-    return [
-        Outcome(
-            dict(origin),
-            model,
-            info.name,
-            [0],
-            predictions[None],
-            plan.material.clips.judged(axis, plan.folds, cv),
-            {},
-        )
-        for axis, info in enumerate(plan.material.clips.axes)
-        for model, predictions in plan.material.baselines(axis, plan.folds).items()
-    ]
+    own = plan.material.own_scores()
+    outcomes = []
+    for axis, info in enumerate(plan.material.clips.axes):
+        judged = plan.material.clips.judged(axis, plan.folds, cv)
+        beside = {**own, **plan.material.baselines(axis, plan.folds, every=every)}
+        for model, pred in beside.items():
+            units = replace(judged, same_scale=model not in own)
+            outcomes.append(Outcome(dict(origin), model, info.name, [0], pred[None], units, {}))
+    return outcomes
 
 
 class _Coverage:

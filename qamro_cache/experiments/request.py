@@ -13,16 +13,25 @@ from typing import Any
 
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.devices import refuse_device
-from qamro_cache.errors import OptionError, QamroError, quoted
+from qamro_cache.encoders.support import missing_packages
+from qamro_cache.errors import OptionError, QamroError, nearest, quoted
 from qamro_cache.experiments.clips import Clips, HeldOut, choose_clips, hold_out
-from qamro_cache.experiments.grid import CELL, Cell, Grid, cells_of, find_grid, override
+from qamro_cache.experiments.grid import (
+    CELL,
+    Cell,
+    Grid,
+    cells_of,
+    find_grid,
+    override,
+    with_huber_alone,
+)
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.store import refuse_other_run
 from qamro_cache.files import replaceable_folder, try_place
 from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.memory import refuse_disk
 from qamro_cache.paths import PathLike, as_list, as_path
-from qamro_cache.settings import from_options, nearest, settings_of
+from qamro_cache.settings import from_options, settings_of
 from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
 
 logger = logging.getLogger("qamro_cache")
@@ -106,6 +115,7 @@ def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> 
     mine, recipe_given = _split(given, TrainOptions, RECIPE)
     options: TrainOptions = from_options(TrainOptions, mine)
     recipe = checked_recipe(recipe_given)
+    _tell_missing(options.baselines)
     if recipe.head.kind == "ridge":
         _refuse_training(mine, ("seeds", "stop", "precision", "init"))
         # One solution a fold, by all clips that it may learn from.
@@ -163,9 +173,12 @@ def ablate_request(
     _ = options.draws
     try:
         cells = cells_of(override(found, cells_given))
+        if options.baselines == "all":
+            cells = with_huber_alone(cells)
     except QamroError as error:
         # A grid file has been checked by itself: what does not fit now was given here.
         raise OptionError(str(error)) from error
+    _tell_missing(options.baselines)
     if all(cell.recipe.head.kind == "ridge" for cell in cells):
         # Seeds still draw raters.
         drawn = any(cell.raters for cell in cells)
@@ -182,6 +195,13 @@ def ablate_request(
     parts = [part for cache in by_encoder for part in _parts(cache, cells, options, common)]
     _refuse_disk(out / "done", parts, options.seeds)
     return AblateRequest(out, options, cells, parts)
+
+
+def _tell_missing(baselines: str) -> None:
+    """Say which baseline is left out because its package is not installed."""
+    if baselines == "all":
+        for line in missing_packages(["sklearn"], "svr"):
+            logger.warning("--baselines all without SVR: %s", line)
 
 
 def _refuse_training(given: Mapping[str, Any], names: Sequence[str]) -> None:

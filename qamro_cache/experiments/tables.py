@@ -11,7 +11,8 @@ import pandas as pd
 
 from qamro_cache.evaluation.compare import PARTS, best_of, columns, seed_columns
 from qamro_cache.evaluation.judged import Judged
-from qamro_cache.evaluation.score import common, score_models
+from qamro_cache.evaluation.score import DECIDES, common, score_models
+from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.files import write_json, write_table
 
 Floats = npt.NDArray[np.float64]
@@ -30,7 +31,8 @@ class Outcome:
         axis: name.
         seeds: K seeds.
         predictions: [K, C] held-out predictions of all folds together.
-        judged: the labels of the clips that some fold holds out.
+        judged: the labels of the clips that some fold holds out; not in ``same_scale`` for the
+            encoder's own score.
         details: per seed columns [K]: ``best_epoch`` (median over the folds), ``diverged``
             (heads), ``stability`` (mean SRCC of an epoch's predictions of the validation set with
             those of the epoch before), and ``pair_coverage`` (share of comparable training pairs
@@ -91,16 +93,49 @@ def write_tables(
 def _compare(
     outcomes: Sequence[Outcome], resamples: int | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Score the cells and baselines of one question on the same clips; find the best cell."""
+    """Score the cells and baselines of one question on the same clips; find the best cell.
+
+    It is ``clearly_best`` only where it beats the highest baseline too.
+    """
     models = {k: one.predictions for k, one in enumerate(outcomes)}
-    scored = score_models(models, outcomes[0].judged, resamples=resamples)
+    own = {k for k, one in enumerate(outcomes) if not one.judged.same_scale}
+    scored = score_models(models, outcomes[0].judged, resamples=resamples, own_units=own)
     places = [k for k, one in enumerate(outcomes) if one.model == "head" and one.trained]
     cells = [(outcomes[k].names, outcomes[k].predictions.mean(0), scored[k]) for k in places]
     judged = common(models.values(), outcomes[0].judged)
     best = best_of(cells, judged, resamples)
     for k, p in zip(places, best.mcs_p, strict=True):
         scored[k]["mcs_p"] = float(p)
-    return list(scored.values()), best.record
+    if best.record["cell"] is None:
+        return list(scored.values()), {**best.record, "baseline": None, "verdicts": []}
+    ours = next(
+        Model("", "", pred, columns(found)[DECIDES])
+        for names, pred, found in cells
+        if dict(names) == best.record["cell"]
+    )
+    baselines = [
+        Model(_name(one), one.model, models[k].mean(0), columns(scored[k])[DECIDES])
+        for k, one in enumerate(outcomes)
+        if one.model != "head"
+    ]
+    always = {"ridge", *(outcomes[k].model for k in own)}
+    found = verdicts(ours, baselines, always, judged, resamples)
+    highest = next((one for one in found if one["highest"]), None)
+    beaten = highest is None or bool(highest["beats"])
+    return list(scored.values()), {
+        **best.record,
+        "clearly_best": best.record["clearly_best"] and beaten,
+        "baseline": highest,
+        "verdicts": found,
+    }
+
+
+def _name(baseline: Outcome) -> str:
+    """Name a baseline, with what it reads where that varies."""
+    if not baseline.judged.same_scale:
+        return baseline.model
+    origin = ", ".join(f"{name}={value}" for name, value in baseline.names.items() if name != "cv")
+    return f"{baseline.model} ({origin})" if origin else baseline.model
 
 
 def question(axis: str, cv: str | None) -> str:

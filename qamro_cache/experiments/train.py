@@ -14,11 +14,11 @@ import torch
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.score import score_models
-from qamro_cache.experiments.clips import Clips, HeldOut
+from qamro_cache.experiments.clips import Clips
 from qamro_cache.experiments.data import Material, load_material
-from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, pool_folds, refuse_heads
+from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, refuse_heads
 from qamro_cache.experiments.folds import refit_clips
+from qamro_cache.experiments.judge import judge, own_scores
 from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.experiments.request import TrainRequest, train_request
 from qamro_cache.experiments.saved import save_run
@@ -29,7 +29,7 @@ from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented
 from qamro_cache.training.inputs import Folds
 from qamro_cache.training.meter import ProgressCallback
-from qamro_cache.training.recipe import RECIPE, Job, Recipe, flat_recipe
+from qamro_cache.training.recipe import RECIPE, Job, Recipe, flat_recipe, huber_alone
 from qamro_cache.training.schedule import passes_notice, passes_per_epoch
 from qamro_cache.version import __version__
 
@@ -68,27 +68,28 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     options, recipe = request.options, request.recipe
     held_out = request.held_out
     folds = held_out.folds
-    material = load_material(
-        request.cache,
-        request.clips,
-        feature=options.feature,
-        text=recipe.head.inputs != "audio",
-        text_feature=options.text_feature,
-    )
+    material = _material(request)
     recipe, starts = _started(request)
     material.check_head(recipe.head)
     notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
     if notice and recipe.head.kind != "ridge":
         logger.info(notice)
     device = usable_device(options.device)
-    _check_memory(material, recipe, options.seeds * (len(folds.train) + 1))
+    every, plain = options.baselines == "all", huber_alone(recipe)
+    beside = every and plain != recipe and recipe.head.kind != "ridge"
+    _check_memory(material, recipe, options.seeds * (len(folds.train) * (1 + beside) + 1))
 
     def fit_jobs(jobs: list[Job], folds: Folds, progress: ProgressCallback | None) -> Fitted:
         return fit_all(material, folds, jobs, starts, device, options.precision, progress)
 
     targets, seeds = range(len(request.clips.axes)), range(options.seeds)
-    estimate = fit_jobs(_jobs(recipe, request.clips, folds, seeds), folds, progress)
-    metrics = _metrics(material, held_out, estimate)
+    jobs = _jobs(recipe, request.clips, folds, seeds)
+    estimate = fit_jobs(jobs, folds, progress)
+    huber = None
+    if beside:
+        huber = fit_jobs([replace(job, recipe=plain) for job in jobs], folds, progress)
+    own = own_scores(material, recipe, starts)
+    metrics = judge(material, held_out, estimate, own, huber, every=every)
     # Of a fixed split the judged clips stay unseen: others will be judged by them too.
     everything = held_out.cv != "split" or options.refit == "all"
     whole = refit_clips(folds, request.clips.known, everything=everything)
@@ -137,6 +138,16 @@ def _jobs(recipe: Recipe, clips: Clips, folds: Folds, seeds: Sequence[int]) -> l
     ]
 
 
+def _material(request: TrainRequest) -> Material:
+    return load_material(
+        request.cache,
+        request.clips,
+        feature=request.options.feature,
+        text=request.recipe.head.inputs != "audio",
+        text_feature=request.options.text_feature,
+    )
+
+
 def _check_memory(material: Material, recipe: Recipe, heads: int) -> None:
     """Refuse more heads an axis than fit in memory with their weights."""
     shapes = parameter_shapes(recipe.head, material.row_shape(recipe.head))
@@ -162,28 +173,6 @@ def _config(material: Material, recipe: Recipe, refit: Fitted) -> dict[str, Any]
         **found,
         "versions": {"qamro_cache": __version__, "torch": torch.__version__},
     }
-
-
-def _metrics(material: Material, held_out: HeldOut, fitted: Fitted) -> dict[str, Any]:
-    """Score the heads and the baselines on the same held-out clips, axis by axis."""
-    folds = held_out.folds
-    pooled = pool_folds(fitted, folds)
-    metrics: dict[str, Any] = {}
-    for target, axis in enumerate(material.clips.axes):
-        judged = material.clips.judged(target, folds, held_out.cv)
-        models = {"qamro head": pooled[target]}
-        models |= {name: pred[None] for name, pred in material.baselines(target, folds).items()}
-        mine = fitted.of_target(target)
-        metrics[axis.name] = {
-            "range": [axis.low, axis.high],
-            "models": score_models(models, judged),
-            "folds": len({fitted.jobs[k].fold for k in mine}),
-            "diverged": int(fitted.diverged[mine].sum()),
-            "median_epoch": float(np.median(fitted.best_epoch[mine])),
-        }
-        if np.isfinite(fitted.penalty[mine]).any():
-            metrics[axis.name]["median_penalty"] = float(np.nanmedian(fitted.penalty[mine]))
-    return metrics
 
 
 def _refit_recipe(recipe: Recipe, fitted: Fitted, target: int, folds: Folds, clips: int) -> Recipe:

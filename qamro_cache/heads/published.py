@@ -1,14 +1,15 @@
-"""Start audiobox heads from the published model's: tensors from its checkpoint."""
+"""The published audiobox heads: what heads start from, and what they say themselves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
-from qamro_cache.heads.network import Architecture
+from qamro_cache.heads.network import Architecture, forward
 
 
 def published_start(
@@ -45,3 +46,26 @@ def published_start(
         starts[target] = tensors
         head = replace(head, widths=one.widths, activation="gelu", layer_norm=one.layer_norm)
     return head, starts
+
+
+def published_scores(
+    head: Architecture,
+    start: Mapping[str, Tensor],
+    windows: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+) -> Tensor:
+    """Return the published model's own scores of clips on one axis: [C].
+
+    Args:
+        head: of `published_start`.
+        start: of one axis, as `published_start` returns it.
+        windows: [W, 13, 768] layers of all windows.
+        offsets: [C+1] int64, the windows of each clip.
+        weights: [W].
+    """
+    # A score a window and no bounds, whatever the heads that start from it have.
+    plain = replace(head, pooling="scores", output="linear")
+    with torch.no_grad():
+        params = {name: value.unsqueeze(0) for name, value in start.items()}
+        return forward(plain, params, windows, offsets, weights)[0]

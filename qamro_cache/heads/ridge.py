@@ -81,10 +81,7 @@ def fit_ridge(
         f"ridge regression of {clips:,} clips on {width:,} features",
         "use a --feature of fewer numbers",
     )
-    mean, std = features.mean(0), features.std(0)
-    # A feature that is constant but for rounding carries nothing.
-    std = np.where(std > 1e-7 * np.maximum(np.abs(mean), 1e-12), std, 1.0)
-    scale = np.repeat(np.sqrt(np.asarray(blocks, np.float64)), blocks)
+    mean, std, scale = scaling(features, blocks)
     rows = (features - mean) / (std * scale)
     # Of the smaller product; scores @ scores.T = rows @ rows.T either way.
     tall = clips > width
@@ -92,7 +89,7 @@ def fit_ridge(
     values = values.clip(min=0)
     scores = rows @ basis if tall else basis * np.sqrt(values)
     centered = target - target.mean()
-    penalty = _choose(scores, values, centered, _parts(clips, groups), penalties)
+    penalty = _choose(scores, values, centered, held_out_parts(clips, groups), penalties)
     if tall:
         weights = basis @ (scores.T @ centered / (values + penalty))
     else:
@@ -100,8 +97,26 @@ def fit_ridge(
     return Ridge(mean, std, weights / scale, float(target.mean()), penalty)
 
 
-def _parts(clips: int, groups: Ints | None) -> list[Ints]:
-    """Return the clips of each part that is held out in turn; none where only one could be."""
+def scaling(features: Floats, blocks: Sequence[int]) -> tuple[Floats, Floats, Floats]:
+    """Return the mean and std of each of D features, and the square root of its block's width.
+
+    Args:
+        features: [N, D] one vector a clip.
+        blocks: widths that add to D.
+    """
+    mean, std = features.mean(0), features.std(0)
+    # A feature that is constant but for rounding carries nothing.
+    std = np.where(std > 1e-7 * np.maximum(np.abs(mean), 1e-12), std, 1.0)
+    return mean, std, np.repeat(np.sqrt(np.asarray(blocks, np.float64)), blocks)
+
+
+def held_out_parts(clips: int, groups: Ints | None) -> list[Ints]:
+    """Return the clips of each part that is held out in turn; none where only one could be.
+
+    Args:
+        clips: N of them.
+        groups: see `fit_ridge`.
+    """
     if groups is None or (groups == groups[0]).all():
         part = np.argsort(np.random.default_rng(0).permutation(clips)) % _PARTS
     else:

@@ -10,10 +10,10 @@ fold's labels. The authors' track 2 is ``mse@standardized+mae@standardized+qamro
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qamro_cache.errors import quoted
+from qamro_cache.errors import nearest, quoted
 from qamro_cache.losses.grammar import Piece, read_pieces
 from qamro_cache.losses.terms import PARAMETERS, TERMS
-from qamro_cache.settings import nearest, short
+from qamro_cache.settings import short
 
 UNITS = ("raw", "standardized")
 

@@ -1,15 +1,15 @@
 """How one head is trained: a recipe, and a job that applies it to a fold with a seed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from qamro_cache.errors import OptionError
+from qamro_cache.errors import OptionError, nearest
 from qamro_cache.heads.architecture import Architecture, usual_shape
 from qamro_cache.losses.loss import Loss, parse_loss
 from qamro_cache.losses.terms import PARAMETERS
-from qamro_cache.settings import Setting, check_settings, nearest, setting, settings_of
+from qamro_cache.settings import Setting, check_settings, setting, settings_of
 
 #: Both terms see labels and predictions in units of the training labels' standard deviation, so
 #: that a Huber delta of 1 and the learning rate mean the same on a 1-to-5 and a 0-to-100 scale.
@@ -122,6 +122,11 @@ def make_recipe(given: Mapping[str, Any]) -> Recipe:
              if one.name in given}  # fmt: skip
     training = {name: given[name] for name in settings_of(Recipe) if name in given}
     return Recipe(head=Architecture(**usual_shape(shape)), loss=loss, **training)
+
+
+def huber_alone(recipe: Recipe) -> Recipe:
+    """Return the recipe with nothing but Huber's loss of the usual units: no ranking."""
+    return replace(recipe, loss=parse_loss("huber@standardized"))
 
 
 def checked_recipe(given: Mapping[str, Any]) -> Recipe:

@@ -1,0 +1,93 @@
+"""Whether a model beats its baselines, in words: paired differences of the figure that decides."""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from qamro_cache.evaluation.compare import paired_gap
+from qamro_cache.evaluation.judged import Floats, Judged
+from qamro_cache.evaluation.score import DECIDES
+from qamro_cache.evaluation.ways import sample_of
+
+#: The figure as a person reads it.
+_IN_WORDS = "clip SRCC"
+
+
+class Model(NamedTuple):
+    """What a verdict is on, or against.
+
+    Attributes:
+        name: in the verdict's words.
+        kind: baselines of one kind read other features, or hold other clips out.
+        pred: [C] predictions, the seeds averaged.
+        value: its figure that decides, NaN where that is undefined.
+    """
+
+    name: str
+    kind: str
+    pred: Floats
+    value: float
+
+
+def verdicts(
+    ours: Model,
+    baselines: Sequence[Model],
+    always: Collection[str],
+    judged: Judged,
+    resamples: int | None = None,
+) -> list[dict[str, Any]]:
+    """Hold a model against the highest baseline, and against the highest of some kinds.
+
+    Args:
+        ours: the model.
+        baselines: what it should beat, in the order of the verdicts.
+        always: kinds that have a verdict whether one of them is the highest or not.
+        judged: the clips that all of them predict; see `common`.
+        resamples: of `paired_gap`; without an interval there is no verdict.
+
+    Returns:
+        A record each: ``baseline`` (its name), ``metric``, its ``value``, the ``difference`` (ours
+        less the baseline's) with the 95 % interval ``low`` to ``high``, ``beats`` (whether that is
+        above 0; None without an interval), ``highest`` (whether it is the highest baseline) and
+        the ``words``. JSON types.
+    """
+    found = [one for one in baselines if math.isfinite(one.value)]
+    top = max(found, key=lambda one: one.value, default=None)
+    best: dict[str, Model] = {}
+    for one in found:
+        if one.kind not in best or one.value > best[one.kind].value:
+            best[one.kind] = one
+    chosen = [one for one in best.values() if one is top or one.kind in always]
+    return [{**_verdict(ours, one, judged, resamples), "highest": one is top} for one in chosen]
+
+
+def _verdict(ours: Model, baseline: Model, judged: Judged, resamples: int | None) -> dict[str, Any]:
+    gap = paired_gap(ours.pred, baseline.pred, judged, DECIDES, resamples)
+    low, high = (math.nan, math.nan) if gap is None else (gap.low, gap.high)
+    difference = ours.value - baseline.value
+    beats = low > 0 if math.isfinite(low) else None
+    if math.isnan(difference):
+        words = f"not known, its {_IN_WORDS} is undefined"
+    elif beats is None:
+        words = f"not known, without an interval ({_IN_WORDS} difference {_number(difference)})"
+    else:
+        answer = "yes" if beats else "no, it is clearly lower" if high < 0 else "no"
+        words = (
+            f"{answer} ({_IN_WORDS} difference {_number(difference)}, {_number(low)} to "
+            f"{_number(high)}, {sample_of(judged).ways.population})"
+        )
+    return {
+        "baseline": baseline.name,
+        "metric": DECIDES,
+        "value": baseline.value,
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "beats": beats,
+        "words": f"beats {baseline.name}: {words}",
+    }
+
+
+def _number(value: float) -> str:
+    """A difference of correlations without the 0 before its point."""
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"

@@ -1,0 +1,76 @@
+"""What is said of an estimate: the heads and what they must beat, on the same held-out clips."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qamro_cache.evaluation.compare import columns
+from qamro_cache.evaluation.score import DECIDES, common, score_models
+from qamro_cache.evaluation.verdict import Model, verdicts
+from qamro_cache.experiments.clips import HeldOut
+from qamro_cache.experiments.data import Material
+from qamro_cache.experiments.fitting import Fitted, Starts, pool_folds
+from qamro_cache.heads.published import published_scores
+from qamro_cache.training.recipe import Recipe
+
+#: What the trained heads are called among models.
+_HEAD = "qamro head"
+
+#: The same heads with no loss but Huber's.
+_HUBER = "Huber alone"
+
+
+def own_scores(
+    material: Material, recipe: Recipe, starts: Starts
+) -> list[dict[str, npt.NDArray[np.float64]]]:
+    """Return what the encoder says of the clips itself: for each axis name -> [C]."""
+    own = [material.own_scores() for _ in material.clips.axes]
+    windows, offsets, weights, _ = material.features
+    for target, start in starts.items():
+        found = published_scores(recipe.head, start, windows, offsets, weights)
+        name = f"published {material.clips.axes[target].name}"
+        own[target] = {**own[target], name: found.double().numpy()}
+    return own
+
+
+def judge(
+    material: Material,
+    held_out: HeldOut,
+    fitted: Fitted,
+    own: Sequence[Mapping[str, npt.NDArray[np.float64]]],
+    huber: Fitted | None,
+    *,
+    every: bool,
+) -> dict[str, Any]:
+    """Score the heads and the baselines on the same held-out clips, axis by axis."""
+    folds = held_out.folds
+    pooled = pool_folds(fitted, folds)
+    metrics: dict[str, Any] = {}
+    for target, axis in enumerate(material.clips.axes):
+        judged = material.clips.judged(target, folds, held_out.cv)
+        beside = {**own[target], **material.baselines(target, folds, every=every)}
+        models = {_HEAD: pooled[target]}
+        if huber is not None:
+            models[_HUBER] = pool_folds(huber, folds)[target]
+        models |= {name: pred[None] for name, pred in beside.items()}
+        scored = score_models(models, judged, own_units=own[target])
+        ours, *others = [
+            Model(name, name, models[name].mean(0), columns(one)[DECIDES])
+            for name, one in scored.items()
+        ]
+        mine = fitted.of_target(target)
+        metrics[axis.name] = {
+            "range": [axis.low, axis.high],
+            "models": scored,
+            "verdicts": verdicts(
+                ours, others, {"ridge", _HUBER, *own[target]}, common(models.values(), judged)
+            ),
+            "folds": len({fitted.jobs[k].fold for k in mine}),
+            "diverged": int(fitted.diverged[mine].sum()),
+            "median_epoch": float(np.median(fitted.best_epoch[mine])),
+        }
+        if np.isfinite(fitted.penalty[mine]).any():
+            metrics[axis.name]["median_penalty"] = float(np.nanmedian(fitted.penalty[mine]))
+    return metrics
