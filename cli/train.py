@@ -43,7 +43,7 @@ def main(cache: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> N
     if record["synthetic"]:
         origin = f"synthetic data: {origin}"
     for name, axis in record["axes"].items():
-        show_scores(f"{name} ({origin}); {record['split']}", axis["models"], None)
+        show_scores(f"{name} ({origin}); {record['split']}", axis["models"], axis["ceiling"])
     click.echo(
         printable(f"written to {out}: head.safetensors, metrics.json, predictions.csv"), err=True
     )

@@ -13,7 +13,8 @@ import torch
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.score import score_models
+from qamro_cache.evaluation.ceiling import ceiling
+from qamro_cache.evaluation.score import common, score_models
 from qamro_cache.experiments.clips import HeldOut
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, pool_folds, refuse_heads
@@ -163,6 +164,7 @@ def _metrics(material: Material, held_out: HeldOut, fitted: Fitted) -> dict[str,
         metrics[axis.name] = {
             "range": [axis.low, axis.high],
             "models": score_models(models, judged),
+            "ceiling": ceiling(common(models.values(), judged)),
             "folds": len(folds.train),
             "diverged": int(fitted.diverged[mine].sum()),
             "median_epoch": float(np.median(fitted.best_epoch[mine])),
