@@ -120,6 +120,10 @@ def test_a_run_folder_holds_what_it_says(cache, tmp_path):
         assert 0.9 < one["ceiling"]["figures"]["clip_srcc"] < 1
     assert "ceiling     group" in result.stdout
     assert "ceiling: of 4 raters" in result.stdout
+    found = [one for axis in metrics["axes"].values() for one in axis["diagnostics"]]
+    assert found, "four epochs teach next to nothing"
+    for one in found:
+        assert f"{one['evidence']}. To try: {one['suggestion']}" in " ".join(result.stdout.split())
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["recipe"]["epochs"] == 4
     assert config["recipe"]["widths"] == [8]

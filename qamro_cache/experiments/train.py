@@ -14,6 +14,7 @@ from qamro_cache.cache.reader import CacheLike
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.ceiling import ceiling
+from qamro_cache.evaluation.diagnostics import diagnose
 from qamro_cache.evaluation.score import common, score_models
 from qamro_cache.experiments.clips import HeldOut
 from qamro_cache.experiments.data import Material, load_material
@@ -158,19 +159,24 @@ def _metrics(material: Material, held_out: HeldOut, fitted: Fitted) -> dict[str,
     metrics: dict[str, Any] = {}
     for target, axis in enumerate(material.clips.axes):
         judged = material.clips.judged(target, folds, held_out.cv)
+        baselines = material.baselines(target, folds)
         models = {"qamro head": pooled[target]}
-        models |= {name: pred[None] for name, pred in material.baselines(target, folds).items()}
-        mine = fitted.of_target(target)
+        models |= {name: pred[None] for name, pred in baselines.items()}
+        scored, same = score_models(models, judged), common(models.values(), judged)
+        others = {name: one for name, one in scored.items() if name in baselines}
+        found = diagnose(scored["qamro head"], others, pooled[target], same)
+        heads = fitted.of_target(target)
         metrics[axis.name] = {
             "range": [axis.low, axis.high],
-            "models": score_models(models, judged),
-            "ceiling": ceiling(common(models.values(), judged)),
+            "models": scored,
+            "ceiling": ceiling(same),
+            "diagnostics": [one._asdict() for one in found],
             "folds": len(folds.train),
-            "diverged": int(fitted.diverged[mine].sum()),
-            "median_epoch": float(np.median(fitted.best_epoch[mine])),
+            "diverged": int(fitted.diverged[heads].sum()),
+            "median_epoch": float(np.median(fitted.best_epoch[heads])),
         }
-        if np.isfinite(fitted.penalty[mine]).any():
-            metrics[axis.name]["median_penalty"] = float(np.nanmedian(fitted.penalty[mine]))
+        if np.isfinite(fitted.penalty[heads]).any():
+            metrics[axis.name]["median_penalty"] = float(np.nanmedian(fitted.penalty[heads]))
     return metrics
 
 
