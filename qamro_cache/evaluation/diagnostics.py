@@ -160,17 +160,12 @@ def pooled(scored: Mapping[str, Any]) -> Finding | None:
         f"SRCC over all clips {clips:.3f}, within {scored['groups']} {scored['group_word']}s "
         f"{groups:.3f} on average",
     )
+    within = f"compare clips of one {word}, by the rows within {word}s"
     if groups > clips:
-        say = (
-            f"scores of different {word}s are not comparable: the model misses their levels. "
-            f"Compare clips of one {word}"
-        )
+        why = f"the model misses the levels of {word}s, so scores across them are not comparable"
     else:
-        say = (
-            f"part of the pooled figure is the levels of {word}s: do not read it as a choice among "
-            f"clips of one {word}"
-        )
-    return Finding("groups_decide", evidence, f"{say}; the rows within {word}s are its figure")
+        why = f"part of the pooled figure is the levels of {word}s"
+    return Finding("groups_decide", evidence, f"{within}: {why}")
 
 
 def _value(scored: Mapping[str, Any], figure: str, part: str = "value") -> float:
