@@ -61,7 +61,7 @@ def show_fields(fields: Iterable[tuple[str, str]], *, indent: int = 0) -> None:
 
 
 def show_scores(
-    title: str, models: Mapping[str, Mapping[str, Any]], ceiling: Mapping[str, float] | None
+    title: str, models: Mapping[str, Mapping[str, Any]], ceiling: Mapping[str, Any] | None
 ) -> None:
     """Print what `qamro_cache.evaluation.score.score` returned for each model, a level a row."""
     from qamro_cache.evaluation.compare import levels
@@ -83,14 +83,18 @@ def show_scores(
         ]
         for model, level, count, metrics in found
     ]
-    for figure, value in (ceiling or {}).items():
-        level, _, metric = figure.partition("_")
-        figures = [number(value) if name == metric else "" for name in names]
-        rows.append(["ceiling", level, "", *figures, "", ""])
+    bound = ceiling["figures"] if ceiling else {}
+    for level in dict.fromkeys(figure.partition("_")[0] for figure in bound):
+        keys = [f"{level}_{name}" for name in names]
+        values = [number(bound[key]) if key in bound else "" for key in keys]
+        count = str(ceiling["clips"]) if ceiling and level == "clip" else ""
+        rows.append(["ceiling", level, count, *values, "", ""])
     shown = [name.upper().replace("_FIT", " (fit)") for name in names]
     columns = ["", "level", "n", *shown, f"{_WITH_INTERVAL.upper()}, 95 %", "seeds"]
     show_table(columns, rows, title=title, left=2)
     _show_counts(models)
+    if ceiling:
+        click.echo(_panels(ceiling))
 
 
 def _show_counts(models: Mapping[str, Mapping[str, Any]]) -> None:
@@ -114,6 +118,17 @@ def show_origin(scored: Mapping[str, Any]) -> None:
         click.echo(textwrap.fill(printable(f"95 % intervals {scored['population']}"), 80))
     if scored["signature"]:
         click.echo(printable(scored["signature"]))
+
+
+def _panels(ceiling: Mapping[str, Any]) -> str:
+    """Say whose ceiling it is, and what panels that differ do to the labels."""
+    if ceiling["lower_bound"]:
+        return "the ceiling's correlations are a lower bound: it is not known who rated what"
+    line = f"ceiling: of {ceiling['raters']} raters"
+    if ceiling["panels"] < 0.0005:
+        return f"{line}; their offsets move no label apart from another"
+    share = 100 * ceiling["panels"]
+    return f"{line}; not all rated the same clips: {share:.1f} % of the labels' variance"
 
 
 def short_span(low: Any, high: Any) -> str:

@@ -43,9 +43,12 @@ def main(cache: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> N
     if record["synthetic"]:
         origin = f"synthetic data: {origin}"
     for name, axis in record["axes"].items():
-        show_scores(f"{name} ({origin}); {record['split']}", axis["models"], None)
+        show_scores(f"{name} ({origin}); {record['split']}", axis["models"], axis["ceiling"])
         for verdict in axis["verdicts"]:
             click.echo(printable(f"{name}: {verdict['words']}"))
+        for one in axis["diagnostics"]:
+            said = printable(f"{name}: {one['evidence']}. To try: {one['suggestion']}")
+            click.echo(click.wrap_text(said, 80, subsequent_indent="  "))
     click.echo(
         printable(f"written to {out}: head.safetensors, metrics.json, predictions.csv"), err=True
     )

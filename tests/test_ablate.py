@@ -75,7 +75,13 @@ def test_cells_and_their_tables(cache, tmp_path):
             ):
                 assert mine[name] == pytest.approx(expected, abs=1e-4), name
     summary = pd.read_csv(tmp_path / "summary.csv")
-    assert len(summary) == 2 * (5 + 3)
+    assert len(summary) == 2 * (5 + 3 + 1)
+    for axis, one in best["axes"].items():
+        (row,) = summary[(summary["axis"] == axis) & (summary["model"] == "ceiling")].to_dict(
+            "records"
+        )
+        assert row["clip_srcc"] == pytest.approx(one["ceiling"]["figures"]["clip_srcc"])
+        assert (row["clips"], one["ceiling"]["raters"]) == (39, 4)
     for _, row in summary[summary["model"] == "head"].iterrows():
         cell = heads[heads["axis"] == row["axis"]]
         for name in ("alpha", "beta", "loss"):
@@ -101,7 +107,7 @@ def test_ways_to_hold_clips_out_are_a_dimension(cache, tmp_path):
     grid = Grid({**one, "cv": ["group", "3"]}, (), QUICK)
     best = ablate(cache, tmp_path / "both", grid=grid, seeds=2, axis=["quality"], resamples=50)
     table = pd.read_csv(tmp_path / "both" / "summary.csv", dtype={"cv": str})
-    assert table.groupby("cv").size().to_dict() == {"group": 5, "3": 5}, "and three baselines each"
+    assert table.groupby("cv").size().to_dict() == {"group": 6, "3": 6}, "baselines, ceiling"
     for cv in ("group", "3"):
         alone = ablate(
             cache, tmp_path / cv, grid=Grid(one, (), QUICK), cv=cv, seeds=2, axis=["quality"],

@@ -1,4 +1,4 @@
-"""Baselines, intervals and ceilings against an independent computation."""
+"""Baselines and intervals against an independent computation."""
 
 import subprocess
 import sys
@@ -8,14 +8,12 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from qamro_cache.datasets.records import Axis, Ratings, labels_from_means, labels_from_ratings
 from qamro_cache.evaluation.baselines import ridge, train_mean
 from qamro_cache.evaluation.bootstrap import (
     draw_clusters,
     interval,
     resampled,
 )
-from qamro_cache.evaluation.ceiling import split_half
 from qamro_cache.evaluation.choice import confidence_set, evidence
 from qamro_cache.evaluation.compare import best_of, paired_gap
 from qamro_cache.evaluation.figures import MAIN_FIGURES, figures
@@ -120,30 +118,6 @@ def test_pairing_makes_a_small_constant_difference_certain():
         assert high - low < (alone.high - alone.low) / 1.5
         assert paired_gap(pred, pred, judged, "clip_lcc", resamples) == (0.0, 0.0, 0.0)
     assert paired_gap(pred, worse, judged, "clip_lcc", 0) is None
-
-
-def test_the_ceiling_is_what_a_perfect_predictor_reaches():
-    generator = np.random.default_rng(0)
-    truth = generator.normal(size=2000)
-    scores = truth[:, None] + generator.normal(size=(2000, 6))
-    ratings = Ratings(
-        np.repeat(np.arange(2000, dtype=np.int32), 6),
-        np.zeros(12000, np.int16),
-        np.full(12000, -1, np.int32),
-        scores.ravel(),
-    )
-    labels = labels_from_ratings((Axis("quality", -9, 9),), 2000, ratings)
-    ceiling = split_half(labels, 0, metric="lcc", splits=20)
-    reached = np.corrcoef(truth, labels.mean[:, 0])[0, 1]
-    assert ceiling is not None
-    assert ceiling.ceiling == pytest.approx(reached, abs=0.01)
-    # Two halves of three ratings each: 1 / (1 + 1/3).
-    assert ceiling.split_half == pytest.approx(0.75, abs=0.02)
-
-
-def test_without_single_ratings_there_is_no_ceiling():
-    labels = labels_from_means((Axis("quality", 1, 5),), np.ones((4, 1)))
-    assert split_half(labels, 0) is None
 
 
 def test_a_models_figure_is_that_of_its_averaged_prediction():

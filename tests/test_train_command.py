@@ -116,6 +116,14 @@ def test_a_run_folder_holds_what_it_says(cache, tmp_path):
         assert (scored["groups"], scored["left_out"]) == (8, 0)
         assert "|n=39|systems=5|groups=8|cv=group|seeds=2|ci=" in scored["signature"]
         assert set(one["models"]) == {"qamro head", "ridge", "kNN", "train mean"}
+        assert (one["ceiling"]["clips"], one["ceiling"]["raters"]) == (39, 4)
+        assert 0.9 < one["ceiling"]["figures"]["clip_srcc"] < 1
+    assert "ceiling     group" in result.stdout
+    assert "ceiling: of 4 raters" in result.stdout
+    found = [one for axis in metrics["axes"].values() for one in axis["diagnostics"]]
+    assert found, "four epochs teach next to nothing"
+    for one in found:
+        assert f"{one['evidence']}. To try: {one['suggestion']}" in " ".join(result.stdout.split())
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["recipe"]["epochs"] == 4
     assert config["recipe"]["widths"] == [8]

@@ -12,11 +12,11 @@ import pandas as pd
 
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.ids import match_ids
-from qamro_cache.datasets.records import Dataset, select_clips
+from qamro_cache.datasets.records import Dataset, select_labels
 from qamro_cache.datasets.selection import describe, select_rows
 from qamro_cache.errors import QamroError, unknown
 from qamro_cache.evaluation.files import name_of, read_predictions
-from qamro_cache.evaluation.judged import Judged, warn_of_small_numbers, ways_of
+from qamro_cache.evaluation.judged import Judged, rated, warn_of_small_numbers, ways_of
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.evaluation.request import EvaluateRequest, evaluate_request
 from qamro_cache.evaluation.scales import why_other_scale
@@ -45,7 +45,7 @@ def evaluate(
 
     Returns:
         ``axes``: for each axis of the labels what `score` returns, with ``predicted_axis``,
-        ``ceiling`` (clip and system level, or None without single ratings), ``ood`` (how many of
+        ``ceiling`` (see `ceiling`; None without single ratings), ``ood`` (how many of
         the clips scored are out of distribution for the head, None where not known),
         ``trained_on`` (how many of them the head was trained on, by the predictions' own column,
         None where not known), ``without_trained`` (`score` of the others, None where that are all
@@ -113,6 +113,7 @@ def _score_axis(
     found: "_Found", truth: Dataset, theirs: str, ours: str, resamples: int | None
 ) -> dict[str, Any]:
     """Return what `evaluate` does of one axis; without ``metrics`` where no clip is left."""
+    from qamro_cache.evaluation.ceiling import ceiling
     from qamro_cache.evaluation.score import score
 
     part = found.table[found.table["axis"] == theirs]
@@ -141,7 +142,8 @@ def _score_axis(
         logger.info("%s: MSE (fit), the error after the best straight line: %s", ours, why)
     warn_of_small_numbers(ours, Judged(np.where(every, target, np.nan), found.system))
     ways = ways_of(truth.clips.iloc[found.rows])
-    judged = Judged(target, found.system, published, same_scale=not why, **ways)
+    ratings = rated(select_labels(truth.labels, found.rows), index)
+    judged = Judged(target, found.system, published, same_scale=not why, ratings=ratings, **ways)
     scored = score(pred, judged, resamples=resamples)
     known = every & _learned(part, found)
     scored["trained_on"] = int(known.sum()) if "trained_on" in part else None
@@ -154,7 +156,7 @@ def _score_axis(
     scored["partly_predicted"] = partial
     scored["ood"] = int((part["ood"] == "True").sum()) if "ood" in part else None
     scored["published_systems"] = 0 if published is None else int(np.isfinite(published).sum())
-    scored["ceiling"] = _ceilings(truth, found, index)
+    scored["ceiling"] = ceiling(judged.only(every))
     return scored
 
 
@@ -262,19 +264,3 @@ def _published(truth: Dataset, index: int) -> npt.NDArray[np.float64] | None:
     missing = [np.nan] * len(truth.labels.axes)
     scores = [truth.system_scores.get(name, missing)[index] for name in _systems(truth)]
     return np.array(scores, np.float64)
-
-
-def _ceilings(truth: Dataset, found: _Found, index: int) -> dict[str, float] | None:
-    """SRCC that a perfect predictor of these raters' opinion would reach."""
-    from qamro_cache.evaluation.ceiling import split_half
-
-    labels = select_clips(truth, found.rows).labels
-    clip = split_half(labels, index)
-    if clip is None:
-        return None
-    result = {"clip_srcc": clip.ceiling}
-    if (found.system >= 0).any():
-        of_systems = split_half(labels, index, found.system)
-        if of_systems is not None:
-            result["system_srcc"] = of_systems.ceiling
-    return result

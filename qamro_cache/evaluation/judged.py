@@ -2,12 +2,13 @@
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.datasets.records import Labels
 from qamro_cache.datasets.selection import named_reference
 
 logger = logging.getLogger("qamro_cache")
@@ -20,6 +21,33 @@ Ints = npt.NDArray[np.int64]
 #: beyond 0.65 one time in twenty (the critical value of Spearman's test, two-sided); of five, 1.0
 #: one time in sixty.
 FEW = 10
+
+
+class Rated(NamedTuple):
+    """Single ratings of one axis.
+
+    Attributes:
+        clip: [R] place among the clips.
+        rater: [R] number of the rater, -1 where not known.
+        score: [R] in label units.
+    """
+
+    clip: Ints
+    rater: Ints
+    score: Floats
+
+    def only(self, kept: Bools) -> "Rated":
+        """Return the ratings that are ``kept`` [R]."""
+        return Rated(self.clip[kept], self.rater[kept], self.score[kept])
+
+
+def rated(labels: Labels, axis: int) -> Rated | None:
+    """Return the single ratings of an axis; None where only means are known."""
+    if labels.ratings is None:
+        return None
+    of = labels.ratings
+    mine = of.axis == axis
+    return Rated(of.clip[mine].astype(np.int64), of.rater[mine].astype(np.int64), of.score[mine])
 
 
 @dataclass(frozen=True)
@@ -37,6 +65,7 @@ class Judged:
         group_word: what such a group is: ``group`` or ``prompt``.
         reference: [C] clips that nobody would choose among others, because they are the original.
         cv: how clips were held out from training; empty where that is not known.
+        ratings: the single ratings behind the labels, or None.
     """
 
     target: Floats
@@ -47,6 +76,7 @@ class Judged:
     group_word: str = "group"
     reference: Bools | None = None
     cv: str = ""
+    ratings: Rated | None = None
 
     @property
     def known(self) -> Bools:

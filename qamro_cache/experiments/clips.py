@@ -16,7 +16,13 @@ from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
 from qamro_cache.datasets.selection import describe, reference_like, select_rows
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.judged import Judged, codes_of, warn_of_small_numbers, ways_of
+from qamro_cache.evaluation.judged import (
+    Judged,
+    codes_of,
+    rated,
+    warn_of_small_numbers,
+    ways_of,
+)
 from qamro_cache.experiments.copies import Copies, find_copies
 from qamro_cache.experiments.folds import default_cv, joined, make_folds
 from qamro_cache.experiments.options import RunOptions
@@ -59,7 +65,8 @@ class Clips:
     def judged(self, axis: int, folds: Folds, cv: str) -> Judged:
         """Return the labels of the clips that some fold of ``cv`` holds out."""
         target = np.where(folds.test.any(0), self.labels.mean[:, axis], np.nan)
-        return Judged(target, self.systems(), cv=cv, **ways_of(self.table, cv))
+        ways = ways_of(self.table, cv)
+        return Judged(target, self.systems(), cv=cv, ratings=rated(self.labels, axis), **ways)
 
 
 @dataclass(frozen=True)
@@ -96,23 +103,23 @@ def choose_clips(
     Raises:
         QamroError: no such axis, no such column or value, or no clip is left.
     """
-    clips, rated = cache.clips, cache.labels
+    clips, labels = cache.clips, cache.labels
     if options.labels is not None:
-        clips, rated = relabel(
+        clips, labels = relabel(
             options.labels,
             clips,
-            rated,
+            labels,
             columns=options.columns,
             axes=options.axis,
             scale=options.scale,
         )
     elif options.scale:
-        rated = with_scales(rated, parse_scales(options.scale), clips["clip_id"].tolist())
-    rated = select_axes(rated, options.axis)
-    notice_guessed(rated.axes)
+        labels = with_scales(labels, parse_scales(options.scale), clips["clip_id"].tolist())
+    labels = select_axes(labels, options.axis)
+    notice_guessed(labels.axes)
     lacks = {
         "features": (clips["status"] != "ok").to_numpy(dtype=bool),
-        "a label": ~np.isfinite(rated.mean).any(1),
+        "a label": ~np.isfinite(labels.mean).any(1),
     }
     if text:
         lacks["a prompt"] = (clips["prompt"] == "").to_numpy(dtype=bool)
@@ -128,7 +135,7 @@ def choose_clips(
     rows = np.flatnonzero(usable).astype(np.int64)
     table = clips.iloc[rows].reset_index(drop=True)
     chosen = describe(options.only, options.without)
-    return Clips(table, select_labels(rated, rows), rows, chosen)
+    return Clips(table, select_labels(labels, rows), rows, chosen)
 
 
 def _point_out_untaught(clips: Clips, index: int, folds: Folds) -> None:

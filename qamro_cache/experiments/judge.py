@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qamro_cache.evaluation.ceiling import ceiling
 from qamro_cache.evaluation.compare import columns
+from qamro_cache.evaluation.diagnostics import diagnose
 from qamro_cache.evaluation.score import DECIDES, common, score_models
 from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.experiments.clips import HeldOut
@@ -60,13 +62,16 @@ def judge(
             Model(name, name, models[name].mean(0), columns(one)[DECIDES])
             for name, one in scored.items()
         ]
+        same = common(models.values(), judged)
+        compared = {name: scored[name] for name in models if name not in (_HEAD, *own[target])}
+        found = diagnose(scored[_HEAD], compared, pooled[target], same)
         mine = fitted.of_target(target)
         metrics[axis.name] = {
             "range": [axis.low, axis.high],
             "models": scored,
-            "verdicts": verdicts(
-                ours, others, {"ridge", _HUBER, *own[target]}, common(models.values(), judged)
-            ),
+            "verdicts": verdicts(ours, others, {"ridge", _HUBER, *own[target]}, same),
+            "ceiling": ceiling(same),
+            "diagnostics": [one._asdict() for one in found],
             "folds": len({fitted.jobs[k].fold for k in mine}),
             "diverged": int(fitted.diverged[mine].sum()),
             "median_epoch": float(np.median(fitted.best_epoch[mine])),

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.evaluation.ceiling import ceiling
 from qamro_cache.evaluation.compare import PARTS, best_of, columns, seed_columns
 from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.score import DECIDES, common, score_models
@@ -69,8 +70,11 @@ def write_tables(
         asked.setdefault(question(one.axis, one.names.get("cv")), []).append(one)
     best: dict[str, Any] = {}
     scores: dict[int, dict[str, Any]] = {}
+    ceilings: list[tuple[Outcome, dict[str, Any]]] = []
     for name, same in asked.items():
         found, best[name] = _compare(same, resamples)
+        if best[name]["ceiling"]:
+            ceilings.append((same[0], best[name]["ceiling"]))
         scores |= {id(one): scored for one, scored in zip(same, found, strict=True)}
     # The settings of all cells stand first, empty where a cell does not set one.
     settings = dict.fromkeys(name for outcome in outcomes for name in outcome.names)
@@ -80,6 +84,10 @@ def write_tables(
         counts = {name: scored[name] for name in _COUNTS}
         results += [{**head, **row, **counts} for row in _rows_of_seeds(one, scored)]
         summary.append({**head, "seeds": len(one.seeds), **counts, **_figures(one, scored)})
+    for one, bound in ceilings:
+        cv = {name: value for name, value in one.names.items() if name == "cv"}
+        head = {**dict.fromkeys(settings), **cv, "model": "ceiling", "axis": one.axis}
+        summary.append({**head, "seeds": 0, **_bound(scores[id(one)], bound)})
     for name, rows in (("results", results), ("summary", summary)):
         table = pd.DataFrame(rows)
         if synthetic:
@@ -103,11 +111,12 @@ def _compare(
     places = [k for k, one in enumerate(outcomes) if one.model == "head" and one.trained]
     cells = [(outcomes[k].names, outcomes[k].predictions.mean(0), scored[k]) for k in places]
     judged = common(models.values(), outcomes[0].judged)
-    best = best_of(cells, judged, resamples)
+    best, bound = best_of(cells, judged, resamples), ceiling(judged)
     for k, p in zip(places, best.mcs_p, strict=True):
         scored[k]["mcs_p"] = float(p)
     if best.record["cell"] is None:
-        return list(scored.values()), {**best.record, "baseline": None, "verdicts": []}
+        nothing: dict[str, Any] = {"baseline": None, "verdicts": [], "ceiling": bound}
+        return list(scored.values()), {**best.record, **nothing}
     ours = next(
         Model("", "", pred, columns(found)[DECIDES])
         for names, pred, found in cells
@@ -127,6 +136,7 @@ def _compare(
         "clearly_best": best.record["clearly_best"] and beaten,
         "baseline": highest,
         "verdicts": found,
+        "ceiling": bound,
     }
 
 
@@ -136,6 +146,12 @@ def _name(baseline: Outcome) -> str:
         return baseline.model
     origin = ", ".join(f"{name}={value}" for name, value in baseline.names.items() if name != "cv")
     return f"{baseline.model} ({origin})" if origin else baseline.model
+
+
+def _bound(scored: Mapping[str, Any], bound: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of ``summary.csv`` that holds the raters' ceiling."""
+    counts = {name: scored[name] for name in _COUNTS}
+    return {**counts, "clips": bound["clips"], **bound["figures"]}
 
 
 def question(axis: str, cv: str | None) -> str:
