@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from qamro_cache.datasets.records import Axis, Ratings, labels_from_means, labels_from_ratings
+from qamro_cache.evaluation import compare
 from qamro_cache.evaluation.baselines import ridge, train_mean
 from qamro_cache.evaluation.bootstrap import (
     draw_clusters,
@@ -345,6 +346,19 @@ def test_cells_that_nothing_can_tell_apart_are_not_told_apart():
     record, p = best_of(cells, judged)
     assert np.isnan(p[2])
     assert {"cell": 2} in [one["cell"] for one in record["not_told_apart"]]
+
+
+def test_of_very_many_cells_the_highest_are_compared(monkeypatch):
+    cells, judged = grid_of([9.0, 0.3, 0.3])
+    monkeypatch.setattr(compare, "MOST_CELLS", 2)
+    record, p = best_of(cells, judged)
+    two, q = best_of(cells[1:], judged)
+    np.testing.assert_array_equal(p, [np.nan, *q])
+    assert record["cell"] == two["cell"]
+    # What was not compared was not told apart.
+    others = {one["cell"]["cell"]: one for one in record["not_told_apart"]}
+    assert others[0]["gap_95"] is None
+    assert [one for one in record["not_told_apart"] if one["cell"]["cell"]] == two["not_told_apart"]
 
 
 def test_a_bootstrap_tells_cells_apart_pair_by_pair():

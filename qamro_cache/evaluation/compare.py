@@ -89,13 +89,18 @@ def levels(scored: Mapping[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]
             yield level, scored[f"{level}s"], found
 
 
+#: So many cells take seven seconds to compare, ten times as many would take hours.
+MOST_CELLS = 1000
+
+
 class Best(NamedTuple):
     """Which of several models may be the best.
 
     Attributes:
         record: what ``best.json`` says.
         mcs_p: of each model the share of null draws that reach what it falls behind by, see
-            `Choice`; NaN where there are too few systems or clips to tell, or no jackknife.
+            `Choice`; NaN where there are too few systems or clips to tell, beyond the `MOST_CELLS`
+            highest, or without the jackknife.
     """
 
     record: dict[str, Any]
@@ -125,14 +130,17 @@ def best_of(
         return Best({"cell": None, "reason": f"{DECIDES} is undefined"}, p)
     place = int(np.nanargmax(values))
     predictions = [pred for _, pred, _ in models]
+    gaps: list[Gap | None] = [None] * len(models)
+    told = np.zeros(len(models), np.bool_)
     if resamples is None:
-        found = _evidence(predictions, judged, DECIDES)
-        gaps = [_gap(found, place, k) for k in range(len(models))]
+        # The highest first, figures that are undefined last.
+        compared = np.argsort(-np.array(values), kind="stable")[:MOST_CELLS]
+        found = _evidence([predictions[k] for k in compared], judged, DECIDES)
+        for row, k in enumerate(compared):
+            gaps[k] = _gap(found, 0, row)
         if found is not None:
-            p, left = confidence_set(found)
-            told = ~left & np.isfinite(p)
-        else:
-            told = np.zeros(len(models), np.bool_)
+            p[compared], left = confidence_set(found)
+            told[compared] = ~left & np.isfinite(p[compared])
     else:
         best = predictions[place]
         gaps = [paired_gap(best, pred, judged, DECIDES, resamples) for pred in predictions]
