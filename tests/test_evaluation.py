@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 import scipy.stats
 
 from qamro_cache.datasets.records import Axis, Ratings, labels_from_means, labels_from_ratings
+from qamro_cache.datasets.registry import group_kind
 from qamro_cache.evaluation import compare
 from qamro_cache.evaluation.baselines import ridge, train_mean
 from qamro_cache.evaluation.bootstrap import (
@@ -276,6 +278,21 @@ def test_what_heads_have_learned_is_said():
             assert score(pred[None], judged, resamples=resamples)["population"] == over + words
     neither = Judged(target, np.full(30, -1), cv="5")
     assert score(pred[None], neither)["population"] == "over clips; of these heads"
+
+
+def test_groups_are_called_what_the_set_calls_them():
+    pred, target, system = simulated(6, 5)
+    judged = Judged(target, system, group=np.tile(np.arange(5), 6), group_kind="song", cv="system")
+    scored = score(pred[None], judged)
+    words = "over systems and songs; of these heads, which have learned from the same songs"
+    assert scored["population"] == words
+    assert (scored["group_word"], "|groups=5|" in scored["signature"]) == ("group", True)
+    # Prompts are not that kind of group, and two words have no plural.
+    for word, kind, noun in (("prompt", "song", "prompt"), ("group", "song or speaker", "group")):
+        judged = replace(judged, group_word=word, group_kind=kind)
+        assert judged.group_noun == noun
+    assert group_kind("cvssp-separation") == "song"
+    assert group_kind("of my own") == ""
 
 
 def test_an_interval_of_tau_over_many_clips_is_left_out():

@@ -122,29 +122,17 @@ def best_of(
         judged: the clips that all of them predict; see `common`.
         resamples: of `limits`.
     """
-    p = np.full(len(models), np.nan)
+    none = np.full(len(models), np.nan)
     if not models:
-        return Best({"cell": None, "reason": "every cell has heads that diverged"}, p)
+        return Best({"cell": None, "reason": "every cell has heads that diverged"}, none)
     values = [columns(scored)[DECIDES] for *_, scored in models]
     if not np.isfinite(values).any():
-        return Best({"cell": None, "reason": f"{DECIDES} is undefined"}, p)
+        return Best({"cell": None, "reason": f"{DECIDES} is undefined"}, none)
     place = int(np.nanargmax(values))
     predictions = [pred for _, pred, _ in models]
-    gaps: list[Gap | None] = [None] * len(models)
-    told = np.zeros(len(models), np.bool_)
-    if resamples is None:
-        # The highest first, figures that are undefined last.
-        compared = np.argsort(-np.array(values), kind="stable")[:MOST_CELLS]
-        found = _evidence([predictions[k] for k in compared], judged, DECIDES)
-        for row, k in enumerate(compared):
-            gaps[k] = _gap(found, 0, row)
-        if found is not None:
-            p[compared], left = confidence_set(found)
-            told[compared] = ~left & np.isfinite(p[compared])
-    else:
-        best = predictions[place]
-        gaps = [paired_gap(best, pred, judged, DECIDES, resamples) for pred in predictions]
-        told = np.array([one is not None and one.low > 0 for one in gaps])
+    # The highest first, those whose figure is undefined last.
+    order = np.argsort(-np.array(values), kind="stable")
+    p, told, gaps = _against(order, predictions, judged, resamples)
     alike = [k for k in range(len(models)) if k != place and not told[k]]
     record = {
         "metric": DECIDES,
@@ -169,6 +157,27 @@ def best_of(
         "share of null draws, not a chance of being best",
     }
     return Best(record, p)
+
+
+def _against(
+    order: Ints, predictions: Sequence[Floats], judged: Judged, resamples: int | None
+) -> tuple[Floats, Bools, list[Gap | None]]:
+    """Compare all with the first in ``order``: `Best.mcs_p`, whether told from it, differences."""
+    p, told = np.full(len(order), np.nan), np.zeros(len(order), np.bool_)
+    gaps: list[Gap | None] = [None] * len(order)
+    if resamples is not None:
+        for k in order:
+            one = paired_gap(predictions[order[0]], predictions[k], judged, DECIDES, resamples)
+            gaps[k], told[k] = one, one is not None and one.low > 0
+        return p, told, gaps
+    compared = order[:MOST_CELLS]
+    found = _evidence([predictions[k] for k in compared], judged, DECIDES)
+    for row, k in enumerate(compared):
+        gaps[k] = _gap(found, 0, row)
+    if found is not None:
+        p[compared], left = confidence_set(found)
+        told[compared] = ~left & np.isfinite(p[compared])
+    return p, told, gaps
 
 
 def paired_gap(

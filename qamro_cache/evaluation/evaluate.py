@@ -141,7 +141,9 @@ def _score_axis(
         logger.info("%s: MSE (fit), the error after the best straight line: %s", ours, why)
     warn_of_small_numbers(ours, Judged(np.where(every, target, np.nan), found.system))
     ways = ways_of(truth.clips.iloc[found.rows])
-    judged = Judged(target, found.system, published, same_scale=not why, **ways)
+    judged = Judged(
+        target, found.system, published, same_scale=not why, group_kind=truth.group_kind, **ways
+    )
     scored = score(pred, judged, resamples=resamples)
     known = every & _learned(part, found)
     scored["trained_on"] = int(known.sum()) if "trained_on" in part else None
