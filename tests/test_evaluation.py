@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
 
+from qamro_cache.datasets.registry import group_kind
+from qamro_cache.evaluation import compare
 from qamro_cache.evaluation.baselines import ridge, train_mean
 from qamro_cache.evaluation.bootstrap import (
     draw_clusters,
@@ -251,6 +254,21 @@ def test_what_heads_have_learned_is_said():
     assert score(pred[None], neither)["population"] == "over clips; of these heads"
 
 
+def test_groups_are_called_what_the_set_calls_them():
+    pred, target, system = simulated(6, 5)
+    judged = Judged(target, system, group=np.tile(np.arange(5), 6), group_kind="song", cv="system")
+    scored = score(pred[None], judged)
+    words = "over systems and songs; of these heads, which have learned from the same songs"
+    assert scored["population"] == words
+    assert (scored["group_word"], "|groups=5|" in scored["signature"]) == ("group", True)
+    # Prompts are not that kind of group, and two words have no plural.
+    for word, kind, noun in (("prompt", "song", "prompt"), ("group", "song or speaker", "group")):
+        judged = replace(judged, group_word=word, group_kind=kind)
+        assert judged.group_noun == noun
+    assert group_kind("cvssp-separation") == "song"
+    assert group_kind("of my own") == ""
+
+
 def test_an_interval_of_tau_over_many_clips_is_left_out():
     pred, target, system = simulated(20, 51)
     for resamples in (None, 5):
@@ -319,6 +337,19 @@ def test_cells_that_nothing_can_tell_apart_are_not_told_apart():
     record, p = best_of(cells, judged)
     assert np.isnan(p[2])
     assert {"cell": 2} in [one["cell"] for one in record["not_told_apart"]]
+
+
+def test_of_very_many_cells_the_highest_are_compared(monkeypatch):
+    cells, judged = grid_of([9.0, 0.3, 0.3])
+    monkeypatch.setattr(compare, "MOST_CELLS", 2)
+    record, p = best_of(cells, judged)
+    two, q = best_of(cells[1:], judged)
+    np.testing.assert_array_equal(p, [np.nan, *q])
+    assert record["cell"] == two["cell"]
+    # What was not compared was not told apart.
+    others = {one["cell"]["cell"]: one for one in record["not_told_apart"]}
+    assert others[0]["gap_95"] is None
+    assert [one for one in record["not_told_apart"] if one["cell"]["cell"]] == two["not_told_apart"]
 
 
 def test_a_bootstrap_tells_cells_apart_pair_by_pair():

@@ -326,6 +326,19 @@ def test_intervals_are_those_that_are_written_down(shared):
             assert got == pytest.approx(one), name
 
 
+def test_a_group_of_one_prediction_has_no_ranking_with_or_without_a_cluster():
+    pred, target, system, group = listening_test(holes=0)
+    pred[:, group == 1] = 0.5
+    sample = make_sample(target, system, ("song", group))
+    found = left_out("group", srcc, pred, sample)
+    for m, row in enumerate(pred):
+        assert found.value[m] == pytest.approx(within_groups("srcc", row, target, group))
+        for part, label in zip(found.parts, sample.ways.clusters(), strict=True):
+            kept = [label != c for c in range(label.max() + 1)]
+            want = [within_groups("srcc", row[k], target[k], group[k]) for k in kept]
+            np.testing.assert_allclose(part[m], want, atol=1e-12)
+
+
 def test_a_root_has_the_root_of_its_squares_interval():
     pred, target, system, group = listening_test(9, 6)
     sample = make_sample(target, system, ("song", group))

@@ -37,6 +37,11 @@ def list_datasets() -> dict[str, str]:
     return found
 
 
+def group_kind(name: str) -> str:
+    """Return what a group of a set that is described here is, in a word; empty for another set."""
+    return descriptions()[name].group_kind if name in descriptions() else ""
+
+
 def load_dataset(name: PathLike, data_dir: PathLike | None = None) -> Dataset:
     """Load a rated set.
 

@@ -94,13 +94,18 @@ def levels(scored: Mapping[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]
             yield level, scored[f"{level}s"], found
 
 
+#: So many cells take seven seconds to compare, ten times as many would take hours.
+MOST_CELLS = 1000
+
+
 class Best(NamedTuple):
     """Which of several models may be the best.
 
     Attributes:
         record: what ``best.json`` says.
         mcs_p: of each model the share of null draws that reach what it falls behind by, see
-            `Choice`; NaN where there are too few systems or clips to tell, or no jackknife.
+            `Choice`; NaN where there are too few systems or clips to tell, beyond the `MOST_CELLS`
+            highest, or without the jackknife.
     """
 
     record: dict[str, Any]
@@ -122,26 +127,17 @@ def best_of(
         judged: the clips that all of them predict; see `common`.
         resamples: of `limits`.
     """
-    p = np.full(len(models), np.nan)
+    none = np.full(len(models), np.nan)
     if not models:
-        return Best({"cell": None, "reason": "every cell has heads that diverged"}, p)
+        return Best({"cell": None, "reason": "every cell has heads that diverged"}, none)
     values = [columns(scored)[DECIDES] for *_, scored in models]
     if not np.isfinite(values).any():
-        return Best({"cell": None, "reason": f"{DECIDES} is undefined"}, p)
+        return Best({"cell": None, "reason": f"{DECIDES} is undefined"}, none)
     place = int(np.nanargmax(values))
     predictions = [pred for _, pred, _ in models]
-    if resamples is None:
-        found = _evidence(predictions, judged, DECIDES)
-        gaps = [_gap(found, place, k) for k in range(len(models))]
-        if found is not None:
-            p, left = confidence_set(found)
-            told = ~left & np.isfinite(p)
-        else:
-            told = np.zeros(len(models), np.bool_)
-    else:
-        best = predictions[place]
-        gaps = [paired_gap(best, pred, judged, DECIDES, resamples) for pred in predictions]
-        told = np.array([one is not None and one.low > 0 for one in gaps])
+    # The highest first, those whose figure is undefined last.
+    order = np.argsort(-np.array(values), kind="stable")
+    p, told, gaps = _against(order, predictions, judged, resamples)
     alike = [k for k in range(len(models)) if k != place and not told[k]]
     record = {
         "metric": DECIDES,
@@ -166,6 +162,27 @@ def best_of(
         "share of null draws, not a chance of being best",
     }
     return Best(record, p)
+
+
+def _against(
+    order: Ints, predictions: Sequence[Floats], judged: Judged, resamples: int | None
+) -> tuple[Floats, Bools, list[Gap | None]]:
+    """Compare all with the first in ``order``: `Best.mcs_p`, whether told from it, differences."""
+    p, told = np.full(len(order), np.nan), np.zeros(len(order), np.bool_)
+    gaps: list[Gap | None] = [None] * len(order)
+    if resamples is not None:
+        for k in order:
+            one = paired_gap(predictions[order[0]], predictions[k], judged, DECIDES, resamples)
+            gaps[k], told[k] = one, one is not None and one.low > 0
+        return p, told, gaps
+    compared = order[:MOST_CELLS]
+    found = _evidence([predictions[k] for k in compared], judged, DECIDES)
+    for row, k in enumerate(compared):
+        gaps[k] = _gap(found, 0, row)
+    if found is not None:
+        p[compared], left = confidence_set(found)
+        told[compared] = ~left & np.isfinite(p[compared])
+    return p, told, gaps
 
 
 def paired_gap(

@@ -143,7 +143,8 @@ def _score_axis(
     warn_of_small_numbers(ours, Judged(np.where(every, target, np.nan), found.system))
     ways = ways_of(truth.clips.iloc[found.rows])
     ratings = rated(select_labels(truth.labels, found.rows), index)
-    judged = Judged(target, found.system, published, same_scale=not why, ratings=ratings, **ways)
+    ways |= {"ratings": ratings, "group_kind": truth.group_kind}
+    judged = Judged(target, found.system, published, same_scale=not why, **ways)
     scored = score(pred, judged, resamples=resamples)
     known = every & _learned(part, found)
     scored["trained_on"] = int(known.sum()) if "trained_on" in part else None

@@ -11,6 +11,7 @@ from qamro_cache.cache.reader import CacheLike, open_cache
 from qamro_cache.datasets.answers import TRACK_AXES, read_answer, read_answer_list
 from qamro_cache.datasets.labels import load_rated
 from qamro_cache.datasets.records import Dataset
+from qamro_cache.datasets.registry import group_kind
 from qamro_cache.datasets.tables import numbers, read_table, repeated, text
 from qamro_cache.errors import QamroError
 from qamro_cache.paths import as_path
@@ -26,7 +27,8 @@ def read_truth(labels: CacheLike, columns: Sequence[str] = ()) -> Dataset:
     if isinstance(labels, str | os.PathLike) and is_table(labels):
         return Dataset(as_path(labels).stem, *load_rated(labels, columns))
     cache = open_cache(labels)
-    return Dataset(cache.dataset, cache.clips, cache.labels, cache.synthetic)
+    kind = group_kind(cache.dataset)
+    return Dataset(cache.dataset, cache.clips, cache.labels, cache.synthetic, group_kind=kind)
 
 
 def name_of(predictions: Path | pd.DataFrame) -> Path:

@@ -63,6 +63,7 @@ class Judged:
             ``mse_fit``, the error left after the best straight line (least squares).
         group: [C] the clips that one would choose among (of one group, or one prompt), -1 for none.
         group_word: what such a group is: ``group`` or ``prompt``.
+        group_kind: what the set's description calls its groups (``song``); empty where not known.
         reference: [C] clips that nobody would choose among others, because they are the original.
         cv: how clips were held out from training; empty where that is not known.
         ratings: the single ratings behind the labels, or None.
@@ -74,6 +75,7 @@ class Judged:
     same_scale: bool = True
     group: Ints | None = None
     group_word: str = "group"
+    group_kind: str = ""
     reference: Bools | None = None
     cv: str = ""
     ratings: Rated | None = None
@@ -83,6 +85,12 @@ class Judged:
         """[C] the clips that are judged."""
         known: Bools = np.isfinite(self.target)
         return known
+
+    @property
+    def group_noun(self) -> str:
+        """What such a group is called where it stands in a sentence: ``song``, ``prompt``."""
+        named = self.group_word == "group" and self.group_kind.isalpha()
+        return self.group_kind if named else self.group_word
 
     def only(self, kept: Bools) -> "Judged":
         """Return the same clips, of which no others than the ``kept`` [C] are judged."""

@@ -182,10 +182,11 @@ def _learned(judged: Judged) -> str:
     """
     if not judged.cv:
         return ""
-    named = {"system": judged.system, judged.group_word: judged.group}
+    named = (("system", "system", judged.system),
+             (judged.group_word, judged.group_noun, judged.group))  # fmt: skip
     seen = [
-        f"{word}s"
-        for word, of in named.items()
+        f"{noun}s"
+        for word, noun, of in named
         if word != judged.cv and of is not None and (of >= 0).any()
     ]
     # What a fixed split shares stands in the line that says what it asks.

@@ -127,7 +127,7 @@ def sample_of(judged: Judged) -> Sample:
     system = place - int((system < 0).any())
     truth = None if judged.system_truth is None else judged.system_truth[names[names >= 0]]
     group = np.full(len(system), -1) if judged.group is None else judged.group[known]
-    return make_sample(judged.target[known], system, (judged.group_word, group), truth)
+    return make_sample(judged.target[known], system, (judged.group_noun, group), truth)
 
 
 def with_systems(pred: Floats, sample: Sample) -> tuple[Floats, Sample]:

@@ -14,6 +14,7 @@ from qamro_cache.datasets.ids import one_spelling, point_out_case
 from qamro_cache.datasets.labels import relabel
 from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
+from qamro_cache.datasets.registry import group_kind
 from qamro_cache.datasets.selection import describe, reference_like, select_rows
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.judged import (
@@ -40,12 +41,14 @@ class Clips:
         labels: of these clips, the chosen axes only.
         rows: [C] their rows in the cache.
         chosen: ``--only`` and ``--without`` in words.
+        group_kind: what a group is, in a word; empty where that is not known.
     """
 
     table: pd.DataFrame
     labels: Labels
     rows: npt.NDArray[np.int64]
     chosen: str = ""
+    group_kind: str = ""
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -66,7 +69,8 @@ class Clips:
         """Return the labels of the clips that some fold of ``cv`` holds out."""
         target = np.where(folds.test.any(0), self.labels.mean[:, axis], np.nan)
         ways = ways_of(self.table, cv)
-        return Judged(target, self.systems(), cv=cv, ratings=rated(self.labels, axis), **ways)
+        ways |= {"ratings": rated(self.labels, axis), "group_kind": self.group_kind}
+        return Judged(target, self.systems(), cv=cv, **ways)
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,9 @@ def choose_clips(
     rows = np.flatnonzero(usable).astype(np.int64)
     table = clips.iloc[rows].reset_index(drop=True)
     chosen = describe(options.only, options.without)
-    return Clips(table, select_labels(labels, rows), rows, chosen)
+    # A label file may have groups of its own.
+    kind = "" if options.labels is not None else group_kind(cache.dataset)
+    return Clips(table, select_labels(labels, rows), rows, chosen, kind)
 
 
 def _point_out_untaught(clips: Clips, index: int, folds: Folds) -> None:
