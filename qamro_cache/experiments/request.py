@@ -14,7 +14,7 @@ from typing import Any
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError, quoted
-from qamro_cache.experiments.clips import Clips, HeldOut, choose_clips, hold_out
+from qamro_cache.experiments.clips import AxisGroup, Clips, HeldOut, choose_clips, hold_out
 from qamro_cache.experiments.grid import CELL, Cell, Grid, cells_of, find_grid, override
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.store import refuse_other_run
@@ -35,8 +35,7 @@ class TrainRequest:
         out: folder of the run.
         options: as given.
         recipe: of every head.
-        clips: to train on and to judge by.
-        held_out: from training, in turn.
+        groups: the axes, by the clips that are rated on them.
         asked: everything that decides what the run comes to, as JSON types.
     """
 
@@ -44,14 +43,13 @@ class TrainRequest:
     out: Path
     options: TrainOptions
     recipe: Recipe
-    clips: Clips
-    held_out: HeldOut
+    groups: list[AxisGroup]
     asked: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Part:
-    """The cells that read the same feature of the same cache and hold out the same clips.
+    """The cells that read the same feature of the same cache and hold out the same clips of axes.
 
     Attributes:
         cache: open.
@@ -129,8 +127,8 @@ def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> 
     if not options.overwrite:
         refuse_other_run(out, asked)
     clips = choose_clips(opened, options, text=text)
-    held_out = hold_out(clips, options.cv, options)
-    return TrainRequest(opened, out, options, recipe, clips, held_out, asked)
+    groups = hold_out(clips, options.cv, options)
+    return TrainRequest(opened, out, options, recipe, groups, asked)
 
 
 def ablate_request(
@@ -184,19 +182,20 @@ def _refuse_training(given: Mapping[str, Any], names: Sequence[str]) -> None:
 def _parts(
     cache: Cache, cells: Sequence[Cell], options: AblateOptions, common: frozenset[str] | None
 ) -> list[Part]:
-    """Group the cells by what they read of a cache (the feature, whether prompts), and by folds."""
+    """Group the cells by what they read of a cache and by folds; then part the axes."""
     groups: dict[tuple[str, bool, str], list[int]] = {}
     for place, cell in enumerate(cells):
         key = (cell.feature, cell.recipe.head.inputs != "audio", cell.cv)
         groups.setdefault(key, []).append(place)
-    clips, parts, held_out = {}, [], {}
+    clips, parts = {}, []
+    held_out: dict[tuple[bool, str], list[AxisGroup]] = {}
     for (feature, text, cv), members in groups.items():
         cache.feature_name(feature)
         if text not in clips:
             clips[text] = choose_clips(cache, options, text=text, common=common)
         if (text, cv) not in held_out:
             held_out[text, cv] = hold_out(clips[text], cv, options)
-        parts.append(Part(cache, feature, text, clips[text], held_out[text, cv], members))
+        parts += [Part(cache, feature, text, *group, members) for group in held_out[text, cv]]
     return parts
 
 
