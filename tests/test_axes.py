@@ -138,8 +138,8 @@ def some(values, systems):
 
 PARTIAL = [
     {"cv": "4"},
-    {"cv": "system", "batches": "own", "batch_size": 8},
-    {"cv": "group", "stop": "inner", "epochs": 6},
+    pytest.param({"cv": "system", "batches": "own", "batch_size": 8}, marks=pytest.mark.slow),
+    pytest.param({"cv": "group", "stop": "inner", "epochs": 6}, marks=pytest.mark.slow),
     {"cv": "group", "head": "ridge"},
 ]
 
