@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from synthetic_cache import write_synthetic
 
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.train import train
 from qamro_cache.heads.file import load_head
@@ -54,6 +56,8 @@ def test_a_fold_with_one_training_label_trains_no_head(cache, tmp_path, caplog, 
     table = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert not table["clip_id"][table["axis"] == "match"].isin(lost).any()
     assert table["prediction"].notna().all()
+    assert record["split"].startswith("quality: leave one system out, 5 folds")
+    assert "; match: leave one system out, 2 folds" in record["split"]
     axes = [one.axis.name for one in load_head(tmp_path / "run" / "folds" / "0.safetensors").axes]
     assert axes == ["quality"]
 
@@ -121,4 +125,59 @@ def test_a_held_out_clip_is_out_of_distribution_by_its_own_folds_rule(cache, tmp
         assert held["ood"].tolist() == far[held["clip_id"]].tolist()
         called += held["ood"].sum()
     whole = predict(tmp_path / "run", cache)["ood"].sum()
+    clips = table.loc[table["ood"], "clip_id"].nunique()
+    judged = evaluate(tmp_path / "run" / "predictions.csv", cache, resamples=0)
+    assert judged["axes"]["quality"]["ood"] == clips == called / 2 > 0
     assert called > 2 * whole, "the whole set's rule has seen the clips"
+
+
+def some(values, systems):
+    """Rated on two clips of three: other folds, batches and moments than those of all clips."""
+    return np.where(np.arange(len(values)) % 3 > 0, values, np.nan)
+
+
+PARTIAL = [
+    {"cv": "4"},
+    pytest.param({"cv": "system", "batches": "own", "batch_size": 8}, marks=pytest.mark.slow),
+    pytest.param({"cv": "group", "stop": "inner", "epochs": 6}, marks=pytest.mark.slow),
+    {"cv": "group", "head": "ridge"},
+]
+
+
+@pytest.mark.parametrize("options", PARTIAL, ids=str)
+def test_an_axis_is_the_same_alone_as_beside_another(cache, tmp_path, options):
+    options = {"device": "cpu"} | options if "head" in options else {**QUICK, **options}
+    labels = write_labels(tmp_path / "l.csv", cache, match=some)
+    options["labels"] = labels
+    both = train(cache, tmp_path / "both", save_folds=True, **options)
+    table = pd.read_csv(tmp_path / "both" / "predictions.csv")
+    heads = {one.axis.name: one for one in load_head(tmp_path / "both").axes}
+    again = predict(tmp_path / "both", cache)
+    fields = ["clip_id", "prediction", "std", "ood", "trained_on"]
+    for axis in ("quality", "match"):
+        alone = train(cache, tmp_path / axis, axis=(axis,), save_folds=True, **options)
+        assert str(both["axes"][axis]) == str(alone["axes"][axis])
+        mine = pd.read_csv(tmp_path / axis / "predictions.csv")
+        beside = table[table["axis"] == axis].reset_index(drop=True)
+        pd.testing.assert_frame_equal(beside, mine, check_exact=True)
+        (head,) = load_head(tmp_path / axis).axes
+        for name, value in head.params.items():
+            assert torch.equal(value, heads[axis].params[name]), name
+        theirs = again[again["axis"] == axis][fields].reset_index(drop=True)
+        pd.testing.assert_frame_equal(
+            theirs, predict(tmp_path / axis, cache)[fields], check_exact=True
+        )
+    folds = [load_head(path) for path in (tmp_path / "both" / "folds").iterdir()]
+    assert all(len(head.axes) == 2 for head in folds)
+
+
+def test_a_grid_is_the_same_alone_as_beside_another_axis(cache, tmp_path):
+    labels = write_labels(tmp_path / "l.csv", cache, match=some)
+    options = {**QUICK, "cv": "4", "labels": labels, "alpha": [0.1, 0.5], "resamples": 0}
+    ablate(cache, tmp_path / "both", **options)
+    table = pd.read_csv(tmp_path / "both" / "results.csv")
+    for axis in ("quality", "match"):
+        ablate(cache, tmp_path / axis, axis=(axis,), **options)
+        mine = pd.read_csv(tmp_path / axis / "results.csv")
+        beside = table[table["axis"] == axis].reset_index(drop=True)
+        pd.testing.assert_frame_equal(beside, mine, check_exact=True)

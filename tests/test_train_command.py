@@ -92,7 +92,7 @@ def test_a_run_folder_holds_what_it_says(cache, tmp_path):
     assert "synthetic data" in result.stdout
     table = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert list(table.columns) == [
-        "clip_id", "system", "group", "axis", "seed", "fold", "prediction", "target",
+        "clip_id", "system", "group", "axis", "seed", "fold", "prediction", "target", "ood",
     ]  # fmt: skip
     # 39 usable clips, each held out once, by two seeds on two axes.
     assert len(table) == 39 * 2 * 2

@@ -155,7 +155,9 @@ def _score_axis(
     scored["predicted_axis"] = theirs or ours
     scored["scale"] = [axis.low, axis.high]
     scored["partly_predicted"] = partial
-    scored["ood"] = int((part["ood"] == "True").sum()) if "ood" in part else None
+    # A clip stands there once a seed.
+    far = part.loc[part["ood"] == "True", "clip_id"].nunique() if "ood" in part else None
+    scored["ood"] = far
     scored["published_systems"] = 0 if published is None else int(np.isfinite(published).sum())
     scored["ceiling"] = ceiling(judged.only(every))
     return scored

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +93,21 @@ class HeldOut:
     copies: Copies
 
 
+class AxisGroup(NamedTuple):
+    """Axes that are rated on the same clips, and how these are held out.
+
+    Heads of an axis depend on the clips that are rated on it, and on no others.
+    """
+
+    clips: Clips
+    held_out: HeldOut
+
+    @property
+    def names(self) -> str:
+        """Its axes, for people."""
+        return ", ".join(axis.name for axis in self.clips.axes)
+
+
 def choose_clips(
     cache: Cache, options: RunOptions, *, text: bool = False, common: Collection[str] | None = None
 ) -> Clips:
@@ -150,7 +166,7 @@ def _point_out_untaught(clips: Clips, index: int, folds: Folds) -> None:
     taught, judged = folds.teach(known), (folds.test & known).any(1)
     if not (taught & judged).any():
         raise QamroError(
-            f"axis {axis}: no fold has two training labels and a held-out one "
+            f"no fold has two training labels and a held-out one "
             f"({int(known.sum())} of the clips are rated on it); use another --cv, or leave the "
             "axis out: --axis names those to train"
         )
@@ -168,8 +184,24 @@ def _point_out_untaught(clips: Clips, index: int, folds: Folds) -> None:
         )
 
 
-def hold_out(cache: Cache, clips: Clips, cv: str, options: RunOptions) -> HeldOut:
-    """Decide how clips are held out; log what the figures will not be worth.
+def _by_rated_clips(clips: Clips) -> list[Clips]:
+    """Part the axes by the clips that are rated on them."""
+    known = np.isfinite(clips.labels.mean)
+    alike: dict[bytes, list[int]] = {}
+    for index in range(len(clips.axes)):
+        alike.setdefault(known[:, index].tobytes(), []).append(index)
+    parts = []
+    for indices in alike.values():
+        rows = np.flatnonzero(known[:, indices[0]]).astype(np.int64)
+        labels = select_axes(clips.labels, [clips.axes[index].name for index in indices])
+        table = clips.table.iloc[rows].reset_index(drop=True)
+        rated_on = select_labels(labels, rows)
+        parts.append(replace(clips, table=table, labels=rated_on, rows=clips.rows[rows]))
+    return parts
+
+
+def hold_out(cache: Cache, clips: Clips, cv: str, options: RunOptions) -> list[AxisGroup]:
+    """Decide how clips are held out, a group of axes each; log what figures will not be worth.
 
     Args:
         cache: that the clips are from.
@@ -182,10 +214,31 @@ def hold_out(cache: Cache, clips: Clips, cv: str, options: RunOptions) -> HeldOu
     """
     cv = cv or default_cv(clips.table, clips.known)
     inner = options.stop == "inner" or (not options.stop and cv == "split")
-    folds, question, copies = _without_copies(cache, clips, cv, options, inner=inner)
     # What a label file names is pointed out as it is read.
     if cv in ("system", "group") and options.labels is None:
         point_out_case(clips.table[cv], cv, "the clips")
+    found = reference_like(clips.table, clips.labels)
+    if found:
+        names = ", ".join(f"{name!r} ({why})" for name, why in list(found.items())[:5])
+        logger.warning(
+            "looks like a reference or an anchor: %s; such clips raise every figure, "
+            "--without system=%s leaves them out",
+            names,
+            next(iter(found)),
+        )
+    parts = _by_rated_clips(clips)
+    groups = []
+    for part in parts:
+        try:
+            groups.append(AxisGroup(part, _held_out(cache, part, cv, options, inner=inner)))
+        except QamroError as error:
+            names = ", ".join(axis.name for axis in part.axes)
+            raise error if len(parts) == 1 else QamroError(f"axis {names}: {error}") from error
+    return groups
+
+
+def _held_out(cache: Cache, clips: Clips, cv: str, options: RunOptions, *, inner: bool) -> HeldOut:
+    folds, question, copies = _without_copies(cache, clips, cv, options, inner=inner)
     if clips.chosen:
         question += f"; {clips.chosen} ({len(clips.table)} clips)"
     if copies.words():
@@ -205,15 +258,6 @@ def hold_out(cache: Cache, clips: Clips, cv: str, options: RunOptions) -> HeldOu
     for index, axis in enumerate(clips.axes):
         _point_out_untaught(clips, index, folds)
         warn_of_small_numbers(axis.name, clips.judged(index, folds, cv))
-    found = reference_like(clips.table, clips.labels)
-    if found:
-        names = ", ".join(f"{name!r} ({why})" for name, why in list(found.items())[:5])
-        logger.warning(
-            "looks like a reference or an anchor: %s; such clips raise every figure, "
-            "--without system=%s leaves them out",
-            names,
-            next(iter(found)),
-        )
     return HeldOut(cv, inner, folds, question, copies)
 
 

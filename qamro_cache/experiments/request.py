@@ -15,7 +15,7 @@ from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.devices import refuse_device
 from qamro_cache.encoders.support import missing_packages
 from qamro_cache.errors import OptionError, QamroError, nearest, quoted
-from qamro_cache.experiments.clips import Clips, HeldOut, choose_clips, hold_out
+from qamro_cache.experiments.clips import AxisGroup, Clips, HeldOut, choose_clips, hold_out
 from qamro_cache.experiments.grid import (
     CELL,
     Cell,
@@ -49,8 +49,7 @@ class TrainRequest:
         out: folder of the run.
         options: as given.
         recipe: of every head.
-        clips: to train on and to judge by.
-        held_out: from training, in turn.
+        groups: the axes, by the clips that are rated on them.
         asked: everything that decides what the run comes to, as JSON types.
     """
 
@@ -58,14 +57,13 @@ class TrainRequest:
     out: Path
     options: TrainOptions
     recipe: Recipe
-    clips: Clips
-    held_out: HeldOut
+    groups: list[AxisGroup]
     asked: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Part:
-    """The cells that read the same feature of the same cache and hold out the same clips.
+    """The cells that read the same feature of the same cache and hold out the same clips of axes.
 
     Attributes:
         cache: open.
@@ -145,9 +143,9 @@ def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> 
     if not options.overwrite:
         refuse_other_run(out, asked)
     clips = choose_clips(opened, options, text=text)
-    held_out = hold_out(opened, clips, options.cv, options)
+    groups = hold_out(opened, clips, options.cv, options)
     refuse_disk(_ROW * options.seeds * len(clips.axes) * len(clips.rows), out)
-    return TrainRequest(opened, out, options, recipe, clips, held_out, asked)
+    return TrainRequest(opened, out, options, recipe, groups, asked)
 
 
 def ablate_request(
@@ -225,19 +223,20 @@ def _refuse_disk(done: Path, parts: Sequence[Part], seeds: int) -> None:
 def _parts(
     cache: Cache, cells: Sequence[Cell], options: AblateOptions, common: frozenset[str] | None
 ) -> list[Part]:
-    """Group the cells by what they read of a cache (the feature, whether prompts), and by folds."""
+    """Group the cells by what they read of a cache and by folds; then part the axes."""
     groups: dict[tuple[str, bool, str], list[int]] = {}
     for place, cell in enumerate(cells):
         key = (cell.feature, cell.recipe.head.inputs != "audio", cell.cv)
         groups.setdefault(key, []).append(place)
-    clips, parts, held_out = {}, [], {}
+    clips, parts = {}, []
+    held_out: dict[tuple[bool, str], list[AxisGroup]] = {}
     for (feature, text, cv), members in groups.items():
         cache.feature_name(feature)
         if text not in clips:
             clips[text] = choose_clips(cache, options, text=text, common=common)
         if (text, cv) not in held_out:
             held_out[text, cv] = hold_out(cache, clips[text], cv, options)
-        parts.append(Part(cache, feature, text, clips[text], held_out[text, cv], members))
+        parts += [Part(cache, feature, text, *group, members) for group in held_out[text, cv]]
     return parts
 
 

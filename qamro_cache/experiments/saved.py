@@ -1,7 +1,7 @@
 """What a run leaves behind: its figures, its out-of-fold predictions and its heads."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,69 +24,98 @@ from qamro_cache.training.inputs import Bools, Folds
 from qamro_cache.training.recipe import Recipe
 
 
+@dataclass(frozen=True)
+class Run:
+    """What was trained of the axes that are rated on the same clips.
+
+    Attributes:
+        material: the clips.
+        recipe: of the heads.
+        estimate: heads of the folds.
+        folds: theirs.
+        refit: heads to be saved.
+        whole: the one fold that they were trained on.
+    """
+
+    material: Material
+    recipe: Recipe
+    estimate: Fitted
+    folds: Folds
+    refit: Fitted
+    whole: Folds
+
+
+#: Heads of one fold: the material, the heads of all folds, the folds, and the number of this one.
+_Members = tuple[Material, Fitted, Folds, int]
+
+
 def save_run(
     out: Path,
-    material: Material,
-    recipe: Recipe,
+    runs: Sequence[Run],
     config: Mapping[str, Any],
     record: Mapping[str, Any],
     predictions: pd.DataFrame,
-    refit: tuple[Fitted, Folds],
-    estimate: tuple[Fitted, Folds],
+    *,
     keep_folds: bool,
 ) -> None:
     """Write a run's folder, whole: what another run left there goes in the same step.
 
     Args:
         out: the folder.
-        material: the clips.
-        recipe: of the heads.
+        runs: of the axes, those of the same clips together.
         config: of ``config.json``, kept in the head files too.
         record: of ``metrics.json``.
         predictions: of ``predictions.csv``.
-        refit: heads for ``head.safetensors``, and the one fold that they were trained on.
-        estimate: heads of the folds, and the folds.
-        keep_folds: whether to keep these as ``folds/*.safetensors``.
+        keep_folds: whether to keep the folds' heads as ``folds/*.safetensors``.
     """
+    recipe = runs[0].recipe
     with replace_folder(out, (*RUN_FILES, "folds")) as new:
         write_json(new / "config.json", config)
         write_json(new / "metrics.json", record)
         write_table(new / "predictions.csv", predictions)
-        save_head(new / "head.safetensors", _head(material, recipe, *refit, config))
+        whole = [(run.material, run.refit, run.whole, 0) for run in runs]
+        save_head(new / "head.safetensors", _head(recipe, whole, config))
         if not keep_folds:
             return
         (new / "folds").mkdir()
-        for fold, name in enumerate(estimate[1].names):
-            note = {**config, "held_out": str(name)}
-            if not any(job.fold == fold for job in estimate[0].jobs):
-                continue
-            head = _head(material, recipe, *estimate, note, fold)
-            save_head(new / "folds" / f"{fold}.safetensors", head)
+        # What one fold holds out of some axes, another fold may hold out of others.
+        names = dict.fromkeys(str(name) for run in runs for name in run.folds.names)
+        for number, name in enumerate(names):
+            members = [
+                (run.material, run.estimate, run.folds, fold)
+                for run in runs
+                for fold, held in enumerate(run.folds.names)
+                if held == name and any(job.fold == fold for job in run.estimate.jobs)
+            ]
+            if members:
+                head = _head(recipe, members, {**config, "held_out": name})
+                save_head(new / "folds" / f"{number}.safetensors", head)
 
 
-def _head(
-    material: Material,
-    recipe: Recipe,
-    fitted: Fitted,
-    folds: Folds,
-    config: Mapping[str, Any],
-    fold: int = 0,
-) -> Head:
+def _head(recipe: Recipe, members: Sequence[_Members], config: Mapping[str, Any]) -> Head:
     """Put the members of a fold, a seed each, into a head file's record: the axes it trained."""
-    clips = material.clips
-    seen = folds.train[fold] | folds.validation[fold]
-    targets = sorted({job.target for job in fitted.jobs if job.fold == fold})
-    learned = seen[:, None] & np.isfinite(clips.labels.mean[:, targets])
+    material = members[0][0]
+    references, axes, learned = [], [], []
+    for part, fitted, folds, fold in members:
+        seen = folds.train[fold] | folds.validation[fold]
+        references.append(reference_clips(part.clip_means()[torch.from_numpy(seen)]))
+        of_cache = np.zeros(len(part.cache.clips), np.bool_)
+        of_cache[part.clips.rows[seen]] = True
+        for target in sorted({job.target for job in fitted.jobs if job.fold == fold}):
+            one = _axis_head(part, fitted, target, folds, fold)
+            own = references[-1] if len(references) > 1 else None
+            axes.append(replace(one, reference=own))
+            learned.append(of_cache)
     return Head(
         recipe.head,
         material.row_shape(recipe.head),
         material.feature,
         material.text_feature,
         material.cache.identity,
-        tuple(_axis_head(material, fitted, t, folds, fold) for t in targets),
-        reference_clips(material.clip_means()[torch.from_numpy(seen)]),
+        tuple(axes),
+        references[0],
         dict(config),
-        trained_clips(clips.table, learned),
+        trained_clips(material.cache.clips, np.stack(learned, 1)),
     )
 
 

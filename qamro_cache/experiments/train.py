@@ -14,14 +14,15 @@ import torch
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
-from qamro_cache.experiments.clips import Clips
+from qamro_cache.experiments.clips import AxisGroup, Clips
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, refuse_heads
 from qamro_cache.experiments.folds import refit_clips
 from qamro_cache.experiments.judge import judge, own_scores
 from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.experiments.request import TrainRequest, train_request
-from qamro_cache.experiments.saved import save_run
+from qamro_cache.experiments.saved import Run, save_run
+from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.network import parameter_shapes
 from qamro_cache.heads.ood import reference_clips
 from qamro_cache.heads.published import published_start
@@ -65,16 +66,69 @@ def train(
 
 def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -> dict[str, Any]:
     """Do what was asked; see `train`."""
-    options, recipe = request.options, request.recipe
-    held_out = request.held_out
+    options, groups = request.options, request.groups
+    device = usable_device(options.device)
+    # A wrong checkpoint is told before anything is trained.
+    starts = [_start(request, group) for group in groups]
+    runs: list[Run] = []
+    metrics: dict[str, Any] = {}
+    for group, start in zip(groups, starts, strict=True):
+        run, found = _train_axes(request, group, start, device, progress)
+        runs.append(run)
+        metrics |= found
+    held_out = groups[0].held_out
+    refit_rows = [run.material.clips.rows[run.whole.train[0]] for run in runs]
+    config = {
+        **_config(runs),
+        "seeds": options.seeds,
+        "cv": held_out.cv,
+        "refit_clips": len(np.unique(np.concatenate(refit_rows))),
+        "stop": "inner" if held_out.inner else "fixed",
+        "device": device,
+        "precision": options.precision,
+        "asked": request.asked,
+    }
+    origin = {name: config[name] for name in ("dataset", "synthetic", "encoder", "feature")}
+    asks = [group.held_out.question for group in groups]
+    if len(set(asks)) > 1:
+        asks = [f"{group.names}: {ask}" for group, ask in zip(groups, asks, strict=True)]
+    copies = {group.names: group.held_out.copies.record() for group in groups}
+    split = {
+        "split": "; ".join(dict.fromkeys(asks)),
+        # By axes where they are rated on different clips.
+        "copies": held_out.copies.record() if len(groups) == 1 else copies,
+    }
+    record = {**origin, **split, "axes": metrics}
+    table = pd.concat(
+        [_predictions(run.material, run.folds, run.estimate) for run in runs], ignore_index=True
+    )
+    save_run(request.out, runs, config, record, table, keep_folds=options.save_folds)
+    return record
+
+
+def _start(request: TrainRequest, group: AxisGroup) -> tuple[Architecture, Starts]:
+    """Return the architecture of the heads, and what those of each axis start from."""
+    head, init = request.recipe.head, request.options.init
+    return (head, {}) if init is None else published_start(init, group.clips.axes, head)
+
+
+def _train_axes(
+    request: TrainRequest,
+    group: AxisGroup,
+    start: tuple[Architecture, Starts],
+    device: str,
+    progress: ProgressCallback | None,
+) -> tuple[Run, dict[str, Any]]:
+    """Train the folds' heads of some axes and the heads to be saved; say how good they are."""
+    options, (head, starts) = request.options, start
+    recipe = replace(request.recipe, head=head)
+    clips, held_out = group
     folds = held_out.folds
-    material = _material(request)
-    recipe, starts = _started(request)
+    material = _material(request, clips)
     material.check_head(recipe.head)
     notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
     if notice and recipe.head.kind != "ridge":
         logger.info(notice)
-    device = usable_device(options.device)
     every, plain = options.baselines == "all", huber_alone(recipe)
     beside = every and plain != recipe and recipe.head.kind != "ridge"
     _check_memory(material, recipe, options.seeds * (len(folds.train) * (1 + beside) + 1))
@@ -82,49 +136,23 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     def fit_jobs(jobs: list[Job], folds: Folds, progress: ProgressCallback | None) -> Fitted:
         return fit_all(material, folds, jobs, starts, device, options.precision, progress)
 
-    targets, seeds = range(len(request.clips.axes)), range(options.seeds)
-    jobs = _jobs(recipe, request.clips, folds, seeds)
-    estimate = fit_jobs(jobs, folds, progress)
-    huber = None
+    targets, seeds = range(len(clips.axes)), range(options.seeds)
+    jobs = _jobs(recipe, clips, folds, seeds)
+    estimate, huber = fit_jobs(jobs, folds, progress), None
     if beside:
         huber = fit_jobs([replace(job, recipe=plain) for job in jobs], folds, progress)
     own = own_scores(material, recipe, starts)
     metrics = judge(material, held_out, estimate, own, huber, every=every)
     # Of a fixed split the judged clips stay unseen: others will be judged by them too.
     everything = held_out.cv != "split" or options.refit == "all"
-    whole = refit_clips(folds, request.clips.known, everything=everything)
+    whole = refit_clips(folds, clips.known, everything=everything)
     final = [_refit_recipe(recipe, estimate, t, folds, int(whole.train.sum())) for t in targets]
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
     refit = fit_jobs(jobs, whole, None)
     if refit.diverged.any():
         diverged = f"{int(refit.diverged.sum())} of {len(jobs)} heads to be saved diverged"
         raise QamroError(f"{diverged}; lower --lr (now {recipe.lr:g})")
-    config = {
-        **_config(material, recipe, refit),
-        "seeds": options.seeds,
-        "cv": held_out.cv,
-        "refit_clips": int(whole.train.sum()),
-        "stop": "inner" if held_out.inner else "fixed",
-        "device": device,
-        "precision": options.precision,
-        "asked": request.asked,
-    }
-    origin = {name: config[name] for name in ("dataset", "synthetic", "encoder", "feature")}
-    split = {"split": held_out.question, "copies": held_out.copies.record()}
-    record = {**origin, **split, "axes": metrics}
-    table = _predictions(material, folds, estimate)
-    heads = (refit, whole), (estimate, folds), options.save_folds
-    save_run(request.out, material, recipe, config, record, table, *heads)
-    return record
-
-
-def _started(request: TrainRequest) -> tuple[Recipe, Starts]:
-    """Return the recipe, and each axis' parameters to start from where a published head is."""
-    if request.options.init is None:
-        return request.recipe, {}
-    axes, head = request.clips.axes, request.recipe.head
-    head, starts = published_start(request.options.init, axes, head)
-    return replace(request.recipe, head=head), starts
+    return Run(material, recipe, estimate, folds, refit, whole), metrics
 
 
 def _jobs(recipe: Recipe, clips: Clips, folds: Folds, seeds: Sequence[int]) -> list[Job]:
@@ -138,10 +166,10 @@ def _jobs(recipe: Recipe, clips: Clips, folds: Folds, seeds: Sequence[int]) -> l
     ]
 
 
-def _material(request: TrainRequest) -> Material:
+def _material(request: TrainRequest, clips: Clips) -> Material:
     return load_material(
         request.cache,
-        request.clips,
+        clips,
         feature=request.options.feature,
         text=request.recipe.head.inputs != "audio",
         text_feature=request.options.text_feature,
@@ -155,20 +183,23 @@ def _check_memory(material: Material, recipe: Recipe, heads: int) -> None:
     refuse_heads(heads * len(material.clips.axes), len(material.clips.rows), weights)
 
 
-def _config(material: Material, recipe: Recipe, refit: Fitted) -> dict[str, Any]:
+def _config(runs: Sequence[Run]) -> dict[str, Any]:
     """Return what ``config.json`` says of the clips and the heads."""
-    names = [axis.name for axis in material.clips.axes]
-    firsts = [refit.of_target(target)[0] for target in range(len(names))]
-    found: dict[str, Any] = {}
+    material, recipe = runs[0].material, runs[0].recipe
+    of_axes = {
+        axis.name: (run.refit, run.refit.of_target(target)[0])
+        for run in runs
+        for target, axis in enumerate(run.material.clips.axes)
+    }
     if recipe.head.kind == "ridge":
-        found["penalty"] = {n: refit.penalty[k] for n, k in zip(names, firsts, strict=True)}
+        found = {"penalty": {n: fitted.penalty[k] for n, (fitted, k) in of_axes.items()}}
     else:
-        epochs = [refit.jobs[k].recipe.epochs for k in firsts]
-        found["refit_epochs"] = dict(zip(names, epochs, strict=True))
+        epochs = {n: fitted.jobs[k].recipe.epochs for n, (fitted, k) in of_axes.items()}
+        found = {"refit_epochs": epochs}
     return {
         **material.origin(),
         "text_feature": material.text_feature,
-        "axes": names,
+        "axes": list(of_axes),
         "recipe": flat_recipe(recipe),
         **found,
         "versions": {"qamro_cache": __version__, "torch": torch.__version__},

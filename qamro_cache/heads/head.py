@@ -26,6 +26,8 @@ class AxisHead:
         label_std: as above, in the axis' units, positive.
         row_mean: [D] subtracted from a row; None where the head takes rows as they are.
         row_std: [D] by which the difference is divided; None with ``row_mean``.
+        reference: training clips of this axis, where they are others than the head's first axis
+            has; None: `Head.reference`.
     """
 
     axis: Axis
@@ -35,6 +37,7 @@ class AxisHead:
     label_std: float
     row_mean: Tensor | None = None
     row_std: Tensor | None = None
+    reference: Reference | None = None
 
     @property
     def bounds(self) -> Tensor:

@@ -25,24 +25,41 @@ MAX_AXES, MAX_WIDTHS = 1000, 30
 
 def tensors_of(head: Head) -> dict[str, Tensor]:
     """Return every tensor of a head by its name in the file."""
-    reference = head.reference
-    tensors = {
-        "reference/clips": reference.clips,
-        "reference/mean": reference.mean,
-        "reference/std": reference.std,
-    }
+    tensors = _tensors_of_reference("reference", head.reference)
     for index, one in enumerate(head.axes):
         tensors |= {f"{index}/params/{name}": value for name, value in one.params.items()}
         if one.row_mean is not None and one.row_std is not None:
             tensors |= {f"{index}/row_mean": one.row_mean, f"{index}/row_std": one.row_std}
+        if one.reference is not None:
+            tensors |= _tensors_of_reference(f"{index}/reference", one.reference)
     if head.trained is not None:
         tensors |= {"trained/audio": head.trained.audio, "trained/axes": head.trained.axes}
     return tensors
 
 
+def _tensors_of_reference(name: str, reference: Reference) -> dict[str, Tensor]:
+    return {f"{name}/{part}": getattr(reference, part) for part in ("clips", "mean", "std")}
+
+
+def _finite(threshold: float) -> float | None:
+    """Return a threshold for JSON, which has no infinity."""
+    return threshold if math.isfinite(threshold) else None
+
+
+def _blank_reference(name: str, threshold: Any, header: Header) -> Reference:
+    size, width = header.tensors[f"{name}/clips"][1]
+    far = math.inf if threshold is None else float(threshold)
+    clips = _nothing(size, width, dtype=torch.float16)
+    return Reference(clips, _nothing(width), _nothing(width), far)
+
+
+def _filled_reference(name: str, blank: Reference, tensors: Mapping[str, Tensor]) -> Reference:
+    clips, mean, std = (tensors[f"{name}/{part}"] for part in ("clips", "mean", "std"))
+    return Reference(clips, mean, std, blank.threshold)
+
+
 def record_of(head: Head) -> dict[str, Any]:
     """Return everything of a head but its tensors: JSON types."""
-    threshold = head.reference.threshold
     return {
         "architecture": {**asdict(head.architecture), "widths": list(head.architecture.widths)},
         "row": list(head.row),
@@ -55,11 +72,11 @@ def record_of(head: Head) -> dict[str, Any]:
                 "seeds": list(one.seeds),
                 "label_mean": one.label_mean,
                 "label_std": one.label_std,
+                **({} if one.reference is None else {"ood": _finite(one.reference.threshold)}),
             }
             for one in head.axes
         ],
-        # JSON has no infinity.
-        "ood": threshold if math.isfinite(threshold) else None,
+        "ood": _finite(head.reference.threshold),
         "training": json.loads(json_text(dict(head.training))),
     }
 
@@ -94,15 +111,14 @@ def blank_head(record: Mapping[str, Any], header: Header) -> Head:
                 label_std=float(entry["label_std"]),
                 row_mean=_nothing(row[-1]) if has_rows else None,
                 row_std=_nothing(row[-1]) if has_rows else None,
+                reference=_blank_reference(f"{index}/reference", entry["ood"], header)
+                if "ood" in entry
+                else None,
             )
         )
         if not (math.isfinite(axes[-1].label_mean) and 0 < axes[-1].label_std < math.inf and seeds):
             raise ValueError(f"labels of axis {index} have no usable mean and std")
-    size, width = header.tensors["reference/clips"][1]
-    threshold = math.inf if record["ood"] is None else float(record["ood"])
-    reference = Reference(
-        _nothing(size, width, dtype=torch.float16), _nothing(width), _nothing(width), threshold
-    )
+    reference = _blank_reference("reference", record["ood"], header)
     trained = None
     if "trained/audio" in header.tensors:
         clips, *_ = header.tensors["trained/audio"][1]
@@ -135,9 +151,11 @@ def filled_head(blank: Head, tensors: Mapping[str, Tensor]) -> Head:
     for index, one in enumerate(blank.axes):
         params = {name: tensors[f"{index}/params/{name}"] for name in one.params}
         mean, std = tensors.get(f"{index}/row_mean"), tensors.get(f"{index}/row_std")
-        axes.append(replace(one, params=params, row_mean=mean, row_std=std))
-    clips, mean, std = (tensors[f"reference/{name}"] for name in ("clips", "mean", "std"))
-    reference = Reference(clips, mean, std, blank.reference.threshold)
+        own = one.reference
+        if own is not None:
+            own = _filled_reference(f"{index}/reference", own, tensors)
+        axes.append(replace(one, params=params, row_mean=mean, row_std=std, reference=own))
+    reference = _filled_reference("reference", blank.reference, tensors)
     trained = None
     if blank.trained is not None:
         trained = Trained(tensors["trained/audio"], tensors["trained/axes"])

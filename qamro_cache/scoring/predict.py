@@ -134,7 +134,7 @@ def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame
     known = np.where(missing != "", missing, cache.clips["reason"].to_numpy(str))
     reasons = np.where(scored, "", known)
     members = [np.full((len(one.seeds), len(cache.clips)), np.nan) for one in head.axes]
-    ood = np.zeros(len(cache.clips), bool)
+    ood = np.zeros((len(head.axes), len(cache.clips)), bool)
     for block in _blocks(counts, np.flatnonzero(scored)):
         taken = take_clips(offsets, torch.as_tensor(block, device=offsets.device))
         w, share = windows[taken.windows].float(), weights[taken.windows]
@@ -142,12 +142,15 @@ def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame
         for one, scores in zip(head.axes, members, strict=True):
             scores[:, block] = _members(head, one, w, taken.offsets, share, prompt)
         means = mean_rows(w.flatten(1), taken.clip, share, len(block))
-        ood[block] = head.reference.is_ood(means).cpu().numpy()
+        ood[:, block] = head.reference.is_ood(means).cpu().numpy()
+        for row, one in enumerate(head.axes):
+            if one.reference is not None:
+                ood[row, block] = one.reference.is_ood(means).cpu().numpy()
     parts = zip(
-        head.axes, members, trained_on(head.trained, len(head.axes), cache.clips), strict=True
+        head.axes, members, ood, trained_on(head.trained, len(head.axes), cache.clips), strict=True
     )
     table = pd.concat(
-        [_table(cache, one, scores, ood, known, reasons) for one, scores, known in parts],
+        [_table(cache, one, scores, far, known, reasons) for one, scores, far, known in parts],
         ignore_index=True,
     )
     point_out(table)

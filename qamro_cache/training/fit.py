@@ -47,8 +47,8 @@ def fit(
 ) -> Iterator[tuple[list[int], Result]]:
     """Train every job's head; yield (positions among the jobs, results) chunk by chunk.
 
-    Head k of a stack equals the same head trained alone, whatever its neighbors are. Ridge heads
-    come first; they are solved (`training.closed_form`).
+    Head k of a stack equals the same head trained alone with the same folds, whatever its
+    neighbors are. Ridge heads come first; they are solved (`training.closed_form`).
 
     Args:
         features: of the clips, on any device.
