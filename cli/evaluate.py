@@ -7,7 +7,7 @@ import click
 
 from qamro_cache.evaluation.options import EvaluateOptions
 
-from .common import OneLine, notices_to_stderr, version_option
+from .common import OneLine, notices_to_stderr, printable, version_option
 from .options import File, given, request_options
 from .tables import show_scores
 
@@ -46,7 +46,9 @@ def main(predictions: Path, labels: Path | None, as_json: bool, **options: Any) 
         models = {scored["predicted_axis"]: scored}
         if others := scored["without_trained"]:
             models["not trained on"] = others
-        show_scores(title, models, scored["ceiling"])
+        show_scores(title, {**models, **scored["baselines"]}, scored["ceiling"])
+        for verdict in scored["verdicts"]:
+            click.echo(printable(f"{axis}: {verdict['words']}"))
         if scored["trained_on"]:
             click.echo(
                 f"{axis}: the head was trained on {scored['trained_on']} of {scored['clips']} "
