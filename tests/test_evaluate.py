@@ -451,7 +451,7 @@ def test_another_models_scores_stand_beside(files, caplog):
     assert caplog.text.count("2 rated clips have no score in") == 1
     told = CliRunner().invoke(main, [
         "--predictions", str(folder / "predictions.csv"), "--labels", str(folder / "labels.csv"),
-        "--baseline", str(folder / "pesq.csv"), "--baseline", str(folder / "other.csv"),
+        "--baseline", str(folder / "pesq.csv"), "--predictions", str(folder / "other.csv"),
         "--resamples", "200",
     ])  # fmt: skip
     assert told.exit_code == 0, told.output

@@ -48,14 +48,17 @@ class Other(NamedTuple):
 
 
 def read_other(path: Path) -> Other:
-    """Read another model's scores: a predictions.csv, or a table of clip_id and one score.
+    """Read another model's scores: a predictions.csv, an answer.txt, or a table.
+
+    A table has a column clip_id and one of scores.
 
     Raises:
         QamroError: the table has no clip_id, not one column beside it, a clip twice, or a score
             that is no number.
     """
-    frame = read_table(path, file_names=("clip_id", "reason"))
-    if set(frame.columns) >= _OF_PREDICTIONS:
+    answer = path.suffix == ".txt"
+    frame = pd.DataFrame() if answer else read_table(path, file_names=("clip_id", "reason"))
+    if answer or set(frame.columns) >= _OF_PREDICTIONS:
         table = read_predictions(path)
         by_axis = {
             str(axis): part.groupby("clip_id")["prediction"].agg(lambda s: s.mean(skipna=False))
