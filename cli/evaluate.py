@@ -7,20 +7,25 @@ import click
 
 from qamro_cache.evaluation.options import EvaluateOptions
 
-from .common import OneLine, notices_to_stderr, version_option
+from .common import OneLine, notices_to_stderr, printable, version_option
 from .options import File, given, request_options
 from .tables import show_scores
 
 
 @click.command(cls=OneLine, stopped="nothing is written by this command; give it again")
 @click.option(
-    "--predictions", type=File, required=True, help="predictions.csv, or a challenge's answer.txt."
+    "--predictions",
+    type=File,
+    required=True,
+    multiple=True,
+    help="predictions.csv, or a challenge's answer.txt; of several the first is held against the "
+    "others.",
 )
 @click.option("--labels", type=File, help="The truth: a CSV of clips and scores, or a cache (.h5).")
 @request_options(EvaluateOptions)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 @version_option
-def main(predictions: Path, labels: Path | None, as_json: bool, **options: Any) -> None:
+def main(predictions: tuple[Path, ...], labels: Path | None, as_json: bool, **options: Any) -> None:
     """Score predictions against listeners' mean opinion scores.
 
     Figures are those of the AudioMOS challenge, clip and system level, and within groups, each with
@@ -30,7 +35,9 @@ def main(predictions: Path, labels: Path | None, as_json: bool, **options: Any) 
     notices_to_stderr()
     from qamro_cache.evaluation.request import evaluate_request
 
-    request = evaluate_request(predictions, labels, given(options))
+    first, *others = predictions
+    options["baseline"] = [*others, *(options["baseline"] or ())] or None
+    request = evaluate_request(first, labels, given(options))
     from qamro_cache.evaluation.evaluate import run_evaluate
 
     result = run_evaluate(request)
@@ -46,7 +53,9 @@ def main(predictions: Path, labels: Path | None, as_json: bool, **options: Any) 
         models = {scored["predicted_axis"]: scored}
         if others := scored["without_trained"]:
             models["not trained on"] = others
-        show_scores(title, models, scored["ceiling"])
+        show_scores(title, {**models, **scored["baselines"]}, scored["ceiling"])
+        for verdict in scored["verdicts"]:
+            click.echo(printable(f"{axis}: {verdict['words']}"))
         if scored["trained_on"]:
             click.echo(
                 f"{axis}: the head was trained on {scored['trained_on']} of {scored['clips']} "

@@ -486,3 +486,68 @@ def test_of_several_axes_a_table_says_which(tmp_path):
     two.assign(beauty=two["quality"]).to_csv(labels, index=False)
     with pytest.raises(QamroError, match=r"no column 'axis', and the labels have 2 axes \(quality"):
         evaluate(predictions, labels)
+
+
+def test_another_models_scores_stand_beside(files, caplog):
+    """A table of scores in their own units, and another predictions.csv, on the clips of all."""
+    folder, truth = files
+    rng = np.random.default_rng(3)
+    pesq = truth[["clip_id"]].assign(pesq=truth["quality"] / 10 + rng.normal(0, 0.3, 40))
+    pesq.iloc[2:].sample(frac=1, random_state=0).to_csv(folder / "pesq.csv", index=False)
+    mine = pd.read_csv(folder / "predictions.csv")
+    other = mine.assign(prediction=mine["prediction"] + rng.normal(0, 9, len(mine)))
+    other.to_csv(folder / "other.csv", index=False)
+    names = ["pesq.csv", "other.csv"]
+    one = evaluate(
+        folder / "predictions.csv", folder / "labels.csv", resamples=200,
+        baseline=[folder / name for name in names],
+    )["axes"]["quality"]  # fmt: skip
+    kept = truth.iloc[2:].set_index("clip_id")["quality"]
+    mean, theirs = (
+        table.groupby("clip_id")["prediction"].mean()[kept.index] for table in (mine, other)
+    )
+    values = [
+        stats.spearmanr(scores, kept)[0]
+        for scores in (mean, pesq.set_index("clip_id")["pesq"][kept.index], theirs)
+    ]
+    assert one["clips"] == 38
+    assert one["metrics"]["clip_srcc"]["value"] == pytest.approx(values[0])
+    assert list(one["baselines"]) == names
+    for name, value, verdict in zip(names, values[1:], one["verdicts"], strict=True):
+        figures = one["baselines"][name]
+        assert figures["clips"] == 38
+        assert figures["metrics"]["clip_srcc"]["value"] == pytest.approx(value)
+        assert verdict["baseline"] == name
+        assert verdict["difference"] == pytest.approx(values[0] - value)
+    assert "clip_mse" not in one["baselines"][names[0]]["metrics"]
+    error = ((theirs - kept) ** 2).mean()
+    assert one["baselines"][names[1]]["metrics"]["clip_mse"]["value"] == pytest.approx(error)
+    assert caplog.text.count("2 rated clips have no score in") == 1
+    told = CliRunner().invoke(main, [
+        "--predictions", str(folder / "predictions.csv"), "--labels", str(folder / "labels.csv"),
+        "--baseline", str(folder / "pesq.csv"), "--predictions", str(folder / "other.csv"),
+        "--resamples", "200",
+    ])  # fmt: skip
+    assert told.exit_code == 0, told.output
+    for verdict in one["verdicts"]:
+        assert f"quality: {verdict['words']}" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("clip_id,a,b\nc00,1,2\n", "row 1: a baseline has the columns clip_id and one score"),
+        ("clip,a\nc00,1\n", "row 1: a baseline has the columns"),
+        ("clip_id,a\nc00,1\nc00,2\n", "row 3: clip 'c00' has a score already"),
+        ("clip_id,a\nc00,x\n", "row 2"),
+        ("clip_id,a\nzz,1\n", "none of its clips is among those that are scored"),
+    ],
+)
+def test_a_baseline_that_cannot_be_used_is_one_line(files, text, says):
+    folder, _ = files
+    (folder / "bad.csv").write_text(text)
+    with pytest.raises(QamroError, match=says):
+        evaluate(
+            folder / "predictions.csv", folder / "labels.csv", baseline=[folder / "bad.csv"],
+            resamples=0,
+        )  # fmt: skip

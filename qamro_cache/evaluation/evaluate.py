@@ -1,7 +1,7 @@
 """Score a file of predictions against labels, of the same listening test or of another."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,13 @@ from qamro_cache.errors import QamroError, unknown
 from qamro_cache.evaluation.files import name_of, read_predictions
 from qamro_cache.evaluation.judged import Judged, rated, warn_of_small_numbers, ways_of
 from qamro_cache.evaluation.options import EvaluateOptions
+from qamro_cache.evaluation.others import (
+    Other,
+    held_against,
+    only_scored,
+    read_other,
+    scores_beside,
+)
 from qamro_cache.evaluation.request import EvaluateRequest, evaluate_request
 from qamro_cache.evaluation.scales import why_other_scale
 from qamro_cache.heads.trained import KNOWN
@@ -50,6 +57,7 @@ def evaluate(
         ``trained_on`` (how many of them the head was trained on, by the predictions' own column,
         None where not known), ``without_trained`` (`score` of the others, None where that are all
         or none),
+        ``baselines`` (file -> what `score` returns of it) and ``verdicts`` (see `verdicts`),
         ``partly_predicted`` (clips left out because not every seed predicts them) and
         ``published_systems`` (systems whose published score is the truth; the others' is the mean
         over the clips scored); ``synthetic``; ``unpredicted`` and ``unlabeled``: clips that only
@@ -68,6 +76,7 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     file = name_of(request.predictions)
     table = read_predictions(request.predictions, options.answer_list)
     pairs = _pairs(table, truth, options.axes, file)
+    others = [read_other(path) for path in options.baseline]
     found = _match(table, truth, options, file)
     # Loads torch, which takes seconds: what is wrong with the files has been said by now.
     from qamro_cache.evaluation.bootstrap import refuse_resamples
@@ -76,7 +85,7 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     axes: dict[str, Any] = {}
     learned = False
     for theirs, ours in pairs.items():
-        scored = _score_axis(found, truth, theirs, ours, options.draws)
+        scored = _score_axis(found, truth, theirs, ours, options.draws, others)
         if scored["clips"] == scored["trained_on"] and scored["clips"]:
             learned = True
             if not options.include_trained:
@@ -110,7 +119,12 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
 
 
 def _score_axis(
-    found: "_Found", truth: Dataset, theirs: str, ours: str, resamples: int | None
+    found: "_Found",
+    truth: Dataset,
+    theirs: str,
+    ours: str,
+    resamples: int | None,
+    models: Sequence[Other],
 ) -> dict[str, Any]:
     """Return what `evaluate` does of one axis; without ``metrics`` where no clip is left."""
     from qamro_cache.evaluation.ceiling import ceiling
@@ -121,6 +135,8 @@ def _score_axis(
     axis = truth.labels.axes[index]
     target, published = truth.labels.mean[found.rows, index], _published(truth, index)
     pred = _by_seed(part, found)
+    beside = scores_beside(models, theirs, truth.clips["clip_id"].iloc[found.rows].tolist())
+    target = only_scored(target, beside, ours)
     labeled = np.isfinite(target)
     some, every = np.isfinite(pred).any(0) & labeled, np.isfinite(pred).all(0) & labeled
     if (partial := int(some.sum() - every.sum())) and every.any():
@@ -146,6 +162,7 @@ def _score_axis(
     ways |= {"ratings": ratings, "group_kind": truth.group_kind}
     judged = Judged(target, found.system, published, same_scale=not why, **ways)
     scored = score(pred, judged, resamples=resamples)
+    scored |= held_against(theirs, pred, scored, beside, judged, resamples)
     known = every & _learned(part, found)
     scored["trained_on"] = int(known.sum()) if "trained_on" in part else None
     scored["without_trained"] = None

@@ -71,6 +71,12 @@ class EvaluateOptions(ChoiceOptions, IntervalOptions, ColumnOptions):
     )
     split: str = setting("", "Only the clips of this split.")
     include_trained: bool = setting(False, "Score although the head was trained on all clips.")
+    baseline: tuple[Path, ...] = setting(
+        (),
+        "Another model's scores of the same clips: a table of clip_id and one score in its own "
+        "units, or a predictions.csv; may repeat.",
+        default_help="none",
+    )
     answer_list: Path | None = setting(None, "The challenge's list, which answer.txt must match.")
 
     def __post_init__(self) -> None:
