@@ -92,9 +92,9 @@ def show_scores(
     shown = [name.upper().replace("_FIT", " (fit)") for name in names]
     columns = ["", "level", "n", *shown, f"{_WITH_INTERVAL.upper()}, 95 %", "seeds"]
     show_table(columns, rows, title=title, left=2)
-    _show_counts(models)
     if ceiling:
         click.echo(_panels(ceiling))
+    _show_counts(models)
 
 
 def _show_counts(models: Mapping[str, Mapping[str, Any]]) -> None:
@@ -128,12 +128,12 @@ def _panels(ceiling: Mapping[str, Any]) -> str:
     if ceiling["panels"] < 0.0005:
         return f"{line}; their offsets move no label apart from another"
     share = 100 * ceiling["panels"]
-    return f"{line}; not all rated the same clips: {share:.1f} % of the labels' variance"
+    return f"{line}; not all rated the same clips ({share:.1f} % of the variance)"
 
 
 def short_span(low: Any, high: Any) -> str:
     """A correlation's interval; - where there is none."""
-    return "-" if number(low) == "-" else f"{_bare(low, 2)} to {_bare(high, 2)}"
+    return "-" if number(low) == "-" else f"{_bare(float(low), 2)} to {_bare(float(high), 2)}"
 
 
 def _spread(metric: Mapping[str, Any]) -> str:

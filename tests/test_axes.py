@@ -68,7 +68,7 @@ def test_a_grid_trains_no_such_head_either(cache, tmp_path, caplog):
     options.pop("widths")
     ablate(cache, tmp_path / "grid", **options)
     table = pd.read_csv(tmp_path / "grid" / "summary.csv")
-    assert set(table["model"]) == {"head", "ridge", "train mean"}
+    assert set(table["model"]) == {"head", "ridge", "kNN", "train mean"}
     counts = set(zip(table["axis"], table["clips"], table["left_out"], strict=True))
     assert counts == {("match", 1, 8), ("quality", 39, 0)}
 

@@ -65,7 +65,8 @@ def real(request, shared_data, tmp_path_factory):
 
 
 def held_out(cache, tmp_path, **options):
-    return train_request(cache, tmp_path / "run", options).held_out
+    (group,) = train_request(cache, tmp_path / "run", options).groups
+    return group.held_out
 
 
 def test_copies_in_another_group_are_found_in_every_form(real, tmp_path, caplog):

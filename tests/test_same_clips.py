@@ -59,10 +59,14 @@ def test_a_table_fits_80_columns(capsys):
     models = {"qamro head": pred, "train mean": -pred[:1], "ridge": pred[:1].copy()}
     models["ridge"][0, 7] = np.nan
     judged = Judged(target, np.repeat(np.arange(17), 60), group=group, cv="group")
-    show_scores("quality", score_models(models, judged), {"clip_srcc": 0.9})
+    ceiling = {"figures": {"clip_srcc": 0.9, "group_srcc": 0.8}, "clips": 1019, "raters": 24}
+    ceiling |= {"lower_bound": False, "panels": 0.0156}
+    show_scores("quality", score_models(models, judged), ceiling)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines[:-1])) <= 80
     assert "rated clips in no row, because some model has no prediction: 1" in lines
+    whole = "ceiling: of 24 raters; not all rated the same clips (1.6 % of the variance)"
+    assert whole in lines
     assert "groups in no group row, because of one clip or one label: 1" in lines
     assert lines[-3:-1] == [
         "95 % intervals over systems and groups (16 clips without a group: each stands",
