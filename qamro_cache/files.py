@@ -237,6 +237,8 @@ def try_place(path: Path) -> None:
             folder = folder.parent
         if not folder.is_dir():
             raise QamroError(f"{folder} is a file, and {path} cannot be in it; name a folder")
+        # Of an earlier try that could not remove it.
+        remove_leftovers(folder / target.name)
         with temporary(folder / target.name, folder=False):
             pass
         # In a folder like /tmp what is another's can be written to, and not be replaced.

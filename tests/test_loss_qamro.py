@@ -61,6 +61,21 @@ def test_equals_the_double_loop(method, problem):
     check(problem, method)
 
 
+def test_a_huge_beta_that_no_label_feels_disturbs_no_other_row(monkeypatch):
+    """Bins of which only the lightest is met: the weights are 1, whatever beta is."""
+    monkeypatch.setattr(sorted_form, "_LEAF", 2)
+    value = qamro_loss(
+        torch.zeros(2, 5).double(),
+        torch.tensor([1.0, 1, 1, 1, 1.25]).double(),
+        alpha=torch.tensor([0, 1024.0]).double(),
+        beta=torch.tensor([0, 1e6]).double(),
+        mask=torch.tensor([False, False, False, True, True]),
+        weights=((1, 2, 3, 4), (0.5, 2, 1)),
+        method="sorted",
+    )
+    assert value.tolist() == [0, pytest.approx(256, rel=1e-14)]
+
+
 TABLES = st.sampled_from([((1, 2, 3, 4), (0.5, 2, 1)), ((2, 2.5, 6), (3, 1))])
 
 

@@ -54,7 +54,8 @@ class Fingerprinter:
         from scipy.fft import rfft
 
         end = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
-        sound = np.concatenate([*self._parts, end])
+        # Hostile samples would overflow as they are squared.
+        sound = np.concatenate([*self._parts, end]).clip(-1e6, 1e6)
         frames = min(FRAMES, (len(sound) - FRAME) // HOP + 1)
         if frames < 1:
             return NO_FINGERPRINT

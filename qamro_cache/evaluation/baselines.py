@@ -1,6 +1,6 @@
 """What a head must beat: the mean training label; ridge and nearest clips on the same vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -87,25 +87,41 @@ def nearest(
     Raises:
         QamroError: it would not fit in memory.
     """
+    known, asked = (int(masks.sum(1).max(initial=0)) for masks in (train, test))
+    width = features.shape[1]
+    refuse_memory(
+        8 * (3 * (known + asked) * width + 4 * known * max(known, asked)),
+        f"distances of {known:,} clips with {width:,} features",
+        "use a --feature of fewer numbers",
+    )
     predictions = np.full(len(target), np.nan)
+    folds = _scaled(features, target, train, test, blocks, groups)
+    for fold_test, rows, others, labels, mine in folds:
+        k = _choose_k(rows, labels, mine)
+        predictions[fold_test] = _means_of_nearest(_squared_distances(others, rows), labels, k)[
+            :, k - 1
+        ]
+    return predictions
+
+
+def _scaled(
+    features: Floats,
+    target: Floats,
+    train: Bools,
+    test: Bools,
+    blocks: Sequence[int],
+    groups: Ints | None,
+) -> Iterator[tuple[Bools, Floats, Floats, Floats, Ints | None]]:
+    """Yield each fold's test clips [C], rows to learn from, rows to predict, labels and groups.
+
+    Labels and groups are those of the rows to learn from; a fold without either rows is left out.
+    """
     for fold_train, fold_test in zip(train, test, strict=True):
         used = fold_train & np.isfinite(target)
-        if not used.any() or not fold_test.any():
-            continue
-        known, asked = int(used.sum()), int(fold_test.sum())
-        width = features.shape[1]
-        refuse_memory(
-            8 * (3 * (known + asked) * width + 4 * known * max(known, asked)),
-            f"distances of {known:,} clips with {width:,} features",
-            "use a --feature of fewer numbers",
-        )
-        mean, std, scale = scaling(features[used], blocks)
-        rows = (features[used] - mean) / (std * scale)
-        labels = target[used]
-        k = _choose_k(rows, labels, None if groups is None else groups[used])
-        apart = _squared_distances((features[fold_test] - mean) / (std * scale), rows)
-        predictions[fold_test] = _means_of_nearest(apart, labels, k)[:, k - 1]
-    return predictions
+        if used.any() and fold_test.any():
+            mean, std, scale = scaling(features[used], blocks)
+            rows, others = ((features[f] - mean) / (std * scale) for f in (used, fold_test))
+            yield fold_test, rows, others, target[used], None if groups is None else groups[used]
 
 
 def _choose_k(rows: Floats, labels: Floats, groups: Ints | None) -> int:
@@ -164,18 +180,11 @@ def support_vectors(
     from sklearn.svm import SVR
 
     predictions = np.full(len(target), np.nan)
-    for fold_train, fold_test in zip(train, test, strict=True):
-        used = fold_train & np.isfinite(target)
-        if not used.any() or not fold_test.any():
-            continue
-        mean, std, scale = scaling(features[used], blocks)
-        rows, asked = ((features[f] - mean) / (std * scale) for f in (used, fold_test))
-        labels = target[used]
+    folds = _scaled(features, target, train, test, blocks, groups)
+    for fold_test, rows, others, labels, mine in folds:
         center, spread = labels.mean(), labels.std() or 1.0
         part = np.zeros(len(labels), np.int64)
-        for place, clips in enumerate(
-            held_out_parts(len(labels), None if groups is None else groups[used])
-        ):
+        for place, clips in enumerate(held_out_parts(len(labels), mine)):
             part[clips] = place % 5
         model = SVR()
         if part.any():
@@ -183,5 +192,5 @@ def support_vectors(
                 model, {"C": COSTS}, scoring="neg_mean_squared_error", cv=PredefinedSplit(part)
             )
         model.fit(rows, (labels - center) / spread)
-        predictions[fold_test] = center + spread * model.predict(asked)
+        predictions[fold_test] = center + spread * model.predict(others)
     return predictions

@@ -27,7 +27,7 @@ from qamro_cache.experiments.grid import (
 )
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.store import refuse_other_run
-from qamro_cache.files import replaceable_folder, try_place
+from qamro_cache.files import replaceable_folder
 from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.memory import refuse_disk
 from qamro_cache.paths import PathLike, as_list, as_path
@@ -120,7 +120,6 @@ def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> 
         options = replace(options, seeds=1, stop="fixed")
     out = as_path(out, "a folder")
     replaceable_folder(out)
-    try_place(out / "config.json")
     refuse_device(options.device)
     opened = open_cache(cache)
     opened.feature_name(options.feature)
@@ -184,7 +183,6 @@ def ablate_request(
         options = replace(options, stop="fixed")
     out = as_path(out, "a folder")
     replaceable_folder(out)
-    try_place(out / "config.json")
     refuse_device(options.device)
     if (out / "head.safetensors").exists():
         raise QamroError(f"{out} holds a run of qamro-train; name another folder for the grid")

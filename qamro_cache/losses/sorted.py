@@ -40,11 +40,13 @@ def value_and_grad(problem: RankingProblem) -> tuple[Tensor, Tensor]:
     # than nobody.
     y = problem.y if mask is None else torch.where(mask, problem.y, torch.inf)
     listed, place, pairs = _orders(scores, y.expand(heads, n))
-    # Running sums cross rows: in units of a row's largest weight, no row's drown another's.
-    unit = problem.beta.clamp(min=1)
-    weight = ((1 + (problem.beta - 1) * problem.quality()) / unit).expand(heads, n)
+    weight = (1 + (problem.beta - 1) * problem.quality()).expand(heads, n)
     if mask is not None:
         weight = weight * mask
+    # Running sums cross rows: in units of a row's largest weight, no row's drown another's.
+    unit = weight.amax(-1, keepdim=True)
+    unit = torch.where(unit > 0, unit, 1)
+    weight = weight / unit
     across = torch.zeros_like(scores).view(-1)
     if problem.bins is not None:
         bins = _take(problem.bins.index(y).expand(heads, n), listed)

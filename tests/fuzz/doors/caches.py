@@ -143,7 +143,8 @@ def forge(raw: bytes, choose: random.Random) -> bytes:
     def changed(index: Any, data: bytearray) -> None:
         try:
             change(index, data)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError,
+                SyntaxError):  # fmt: skip
             return  # one change made the next one impossible; the first ones are a case too
 
     try:
