@@ -8,6 +8,7 @@ hold for one machine and one torch; they say nothing about how good a head is.
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# Before torch is loaded: without it, last digits depend on where an array lies in memory.
+os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
 
 import numpy as np
 import pandas as pd
