@@ -44,8 +44,9 @@ def quoted(value: object) -> str:
 
 def nearest(name: object, names: Sequence[str]) -> str:
     """Return ``; did you mean ...?`` where a known name is like the given one, else nothing."""
-    found = difflib.get_close_matches(str(name), [n for n in names if n], n=1)
-    return f"; did you mean {quoted(found[0])}?" if found else ""
+    plain = {known.casefold(): known for known in reversed(names) if known}
+    found = difflib.get_close_matches(str(name).casefold(), plain, n=1)
+    return f"; did you mean {quoted(plain[found[0]])}?" if found else ""
 
 
 def unknown(what: str, name: object, names: Sequence[str]) -> OptionError:

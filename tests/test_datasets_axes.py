@@ -47,7 +47,7 @@ def test_a_named_scale_replaces_the_guess(tmp_path: Path, caplog: pytest.LogCapt
     assert "scale of e: 1 to 5, guessed from the scores seen; --scale e=" in found.notes[0]
     with pytest.raises(QamroError, match=r"clips\.csv, row 3: 4 in column 'e' .* 1 to 3.5 "):
         load_manifest(path, scale=["e=1:3.5"])
-    with pytest.raises(QamroError, match=r"names the axis 'qq'; there are: q, e"):
+    with pytest.raises(QamroError, match=r"names no axis: 'qq'; there are: q, e"):
         load_manifest(path, scale=["qq=1:5"])
 
 
@@ -170,7 +170,7 @@ def test_axes_that_are_taken(tmp_path: Path) -> None:
     found = load_manifest(path, axes=["e", "q"])
     assert [axis.name for axis in found.labels.axes] == ["e", "q"]
     assert found.labels.mean.tolist() == [[4, 3], [5, 4]]
-    with pytest.raises(QamroError, match=r"no column is the axis 'qq' .*did you mean 'q'"):
+    with pytest.raises(QamroError, match=r"no column is the axis 'qq'; .*did you mean 'q'"):
         load_manifest(path, axes=["qq"])
 
 

@@ -11,20 +11,21 @@ from qamro_cache_cli.ablate import main as ablate
 from qamro_cache_cli.cache import main as cache
 from qamro_cache_cli.extract import main as extract
 from qamro_cache_cli.predict import main as predict
-from qamro_cache_cli.train import main as train
+from qamro_cache_cli.train import main as train_command
 from synthetic_cache import write_synthetic
 
 from qamro_cache import memory
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.encoders.registry import load_encoder
 from qamro_cache.errors import QamroError
+from qamro_cache.experiments import train as training
 from qamro_cache.extraction.estimate import feature_bytes
 from qamro_cache.extraction.units import plan_units
 from qamro_cache.files import try_place
 
 COMMANDS = {
     "extract": (extract, "--manifest clips.csv --encoder mel --out OUT"),
-    "train": (train, "--cache emb.h5 --cv 3 --out OUT"),
+    "train": (train_command, "--cache emb.h5 --cv 3 --out OUT"),
     "ablate": (ablate, "--cache emb.h5 --cv 3 --seeds 1 --out OUT"),
     "predict": (predict, "--head emb.h5 --cache emb.h5 --out OUT"),
     "answer": (predict, "--head emb.h5 --cache emb.h5 --out p.csv --answer OUT"),
@@ -117,6 +118,16 @@ def test_a_full_disk_is_refused_with_the_estimate(name, folder, monkeypatch):
     line = refused(name, "new/out.h5")
     assert "of disk while it is made, and 0.1 kB are free there; make space" in line
     assert not list(folder.rglob("new/*"))
+
+
+def test_training_counts_the_weights_it_will_keep(folder, monkeypatch):
+    monkeypatch.setattr(memory, "free_disk", lambda path: 1e6)
+    monkeypatch.setattr(training, "fit_all", lambda *a: pytest.fail("the work has begun"))
+    cache = write_synthetic(folder / "emb.h5")
+    with pytest.raises(QamroError, match=r"it would take about 6\.7 MB of disk while it is made"):
+        training.train(cache, folder / "run", seeds=5, cv="3", widths=(200, 200), save_folds=True)
+    with pytest.raises(pytest.fail.Exception, match="has begun"):
+        training.train(cache, folder / "run", seeds=1, cv="3", widths=(200, 200))
 
 
 def test_the_estimate_is_what_an_extraction_takes(folder):

@@ -93,6 +93,11 @@ def test_extract_relabel_train_predict_and_evaluate(folder: Path) -> None:
     done = run(evaluate_command, *ask, *told, "--include-trained")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["axes"]["quality"]["clips"] == 30
+    for scale, found in (("-20:120", [-20, 120]), ("0:100", [0, 100])):
+        done = run(
+            evaluate_command, *ask, *told, "--include-trained", "--scale", f"quality={scale}"
+        )
+        assert json.loads(done.stdout)["axes"]["quality"]["scale"] == found
 
 
 def test_wrong_usage_is_one_line(folder: Path) -> None:
@@ -104,8 +109,10 @@ def test_wrong_usage_is_one_line(folder: Path) -> None:
         (extract_command, (*ask, "--scale", "quality=9"), 2, "AXIS=LOW:HIGH"),
         (extract_command, (*ask, "--columns", "x"), 2, "NAME=COLUMN"),
         (extract_command, (*ask, "--scale", "quality=0:50"), 1, "row 4: 51 in column 'quality'"),
-        (extract_command, (*ask, "--scale", "Quality=0:100"), 1, "there are: quality"),
-        (extract_command, (*ask[:-1], "Quality"), 1, "no column is the axis 'Quality'"),
+        (extract_command, (*ask, "--scale", "Quality=0:100"), 2, "quality; did you mean"),
+        (extract_command, (*ask[:-1], "Quality"), 2, "no column is the axis 'Quality'"),
+        (extract_command, ("--manifest", "none.csv", "--encoder", "fke", "--out", emb), 2,
+         "no encoder 'fke'"),
         (extract_command, ("--dataset", "demo", "--dry-run", "--columns", "a=b"), 2, "--manifest"),
         (train_command, (*train, "--scale", "quality=5:1"), 2, "AXIS=LOW:HIGH"),
         (train_command, (*train, "--columns", "a=b"), 2, "--labels FILE"),

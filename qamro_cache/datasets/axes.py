@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qamro_cache.datasets.options import Scales
 from qamro_cache.datasets.records import Axis, Dataset, Labels, select_axes
-from qamro_cache.errors import QamroError, nearest, quoted
+from qamro_cache.errors import QamroError, unknown
 
 logger = logging.getLogger("qamro_cache")
 
@@ -24,10 +24,7 @@ def refuse_unknown(asked: Scales, names: Sequence[str]) -> None:
     """Refuse a scale for an axis that is not there."""
     for name in asked:
         if name not in names:
-            raise QamroError(
-                f"--scale names the axis {quoted(name)}; there are: {', '.join(names) or 'none'}"
-                f"{nearest(name, names)}"
-            )
+            raise unknown("--scale names no axis:", name, names)
 
 
 def make_axis(

@@ -16,7 +16,7 @@ from qamro_cache.datasets.columns import FIELDS, SCORES, PeopleTable, key, read_
 from qamro_cache.datasets.options import Scales, as_option
 from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Labels
 from qamro_cache.datasets.tables import Text, factorize, numbers, text
-from qamro_cache.errors import QamroError, nearest, quoted
+from qamro_cache.errors import QamroError, quoted, unknown
 
 #: What to do about a cell that is no number.
 _MEND = (
@@ -118,10 +118,7 @@ def _wide_scores(
     others = [str(name) for name in frame.columns if name not in FIELDS or _is_axis(table, name)]
     for name in axes:
         if name not in others:
-            raise QamroError(
-                f"{path}, row 1: no column is the axis {quoted(name)} (columns: "
-                f"{', '.join(others) or 'none'}){nearest(name, others)}"
-            )
+            raise unknown(f"{path}, row 1: no column is the axis", name, others)
     taken = list(axes) or [name for name in others if not _says_nothing(table, rows, name)]
     _notice_unused(table, [name for name in others if name not in taken])
     return {name: numbers(frame, name, path, mend=_MEND) for name in taken}
@@ -180,10 +177,7 @@ def _long_scores(
         _refuse_several(table, rows, codes)
     for name in axes:
         if name not in names:
-            raise QamroError(
-                f"{path}: no row is of the axis {quoted(name)} (there are: {', '.join(names)})"
-                f"{nearest(name, list(names))}"
-            )
+            raise unknown(f"{path}: no row is of the axis", name, list(names))
     return {
         str(name): np.where(codes == place, score, np.nan)
         for place, name in enumerate(names)

@@ -46,6 +46,12 @@ def list_encoders() -> list[EncoderInfo]:
     return found
 
 
+def refuse_encoder(name: str) -> None:
+    """Refuse a name that no encoder has, as `find_encoder`; a usual one is right without torch."""
+    if name not in BUILT_IN:
+        find_encoder(name)
+
+
 def find_encoder(name: str) -> tuple[EncoderInfo, str]:
     """Return the entry of ``name`` and the argument after its colon (empty without one).
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from qamro_cache.datasets.options import ColumnOptions
+from qamro_cache.datasets.options import ColumnOptions, ScaleOptions
 from qamro_cache.errors import OptionError
 from qamro_cache.settings import check_settings, setting
 
@@ -59,7 +59,7 @@ class IntervalOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ChoiceOptions, IntervalOptions, ColumnOptions):
+class EvaluateOptions(ChoiceOptions, IntervalOptions, ColumnOptions, ScaleOptions):
     """What `evaluate` takes beside the predictions and the labels."""
 
     dataset: str = setting("", "The truth: a data set by name, with --data-dir.")

@@ -1,14 +1,15 @@
 """What is asked of `evaluate`, checked once, before torch is loaded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from qamro_cache.cache.reader import CacheLike
-from qamro_cache.datasets.options import refuse_columns
+from qamro_cache.datasets.axes import with_scales
+from qamro_cache.datasets.options import parse_scales, refuse_columns
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import OptionError
@@ -59,6 +60,10 @@ def evaluate_request(
     if labels is None:
         labels = load_dataset(options.dataset, options.data_dir)
     truth = labels if isinstance(labels, Dataset) else read_truth(labels, options.columns)
+    if options.scale:
+        clip_ids = truth.clips["clip_id"].tolist()
+        scaled = with_scales(truth.labels, parse_scales(options.scale), clip_ids)
+        truth = replace(truth, labels=scaled)
     if not isinstance(predictions, pd.DataFrame):
         predictions = as_path(predictions, "a file of predictions")
     return EvaluateRequest(predictions, truth, options)

@@ -137,24 +137,24 @@ def choose_clips(
         labels = with_scales(labels, parse_scales(options.scale), clips["clip_id"].tolist())
     labels = select_axes(labels, options.axis)
     notice_guessed(labels.axes)
+    chosen = describe(options.only, options.without)
     lacks = {
-        "features": (clips["status"] != "ok").to_numpy(dtype=bool),
-        "a label": ~np.isfinite(labels.mean).any(1),
+        "without features": (clips["status"] != "ok").to_numpy(dtype=bool),
+        "without a label": ~np.isfinite(labels.mean).any(1),
+        chosen: ~select_rows(clips, options.only, options.without),
     }
     if text:
-        lacks["a prompt"] = (clips["prompt"] == "").to_numpy(dtype=bool)
-    usable = ~np.logical_or.reduce(list(lacks.values()))
-    usable &= select_rows(clips, options.only, options.without)
+        lacks["without a prompt"] = (clips["prompt"] == "").to_numpy(dtype=bool)
     if common is not None:
-        usable &= clips["clip_id"].isin(common).to_numpy(dtype=bool)
+        lacks["not in every cache"] = ~clips["clip_id"].isin(common).to_numpy(dtype=bool)
+    usable = ~np.logical_or.reduce(list(lacks.values()))
     if not usable.any():
         raise QamroError(f"{cache.paths[0]}: no clip has features and a label; use --labels FILE")
     if not usable.all():
-        why = ", ".join(f"{int(missing.sum())} without {what}" for what, missing in lacks.items())
+        why = ", ".join(f"{out.sum()} {what}" for what, out in lacks.items() if out.any())
         logger.info("%d of %d clips are left out: %s", int((~usable).sum()), len(usable), why)
     rows = np.flatnonzero(usable).astype(np.int64)
     table = clips.iloc[rows].reset_index(drop=True)
-    chosen = describe(options.only, options.without)
     # A label file may have groups of its own.
     kind = "" if options.labels is not None else group_kind(cache.dataset)
     return Clips(table, select_labels(labels, rows), rows, chosen, kind)

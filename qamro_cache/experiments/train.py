@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.network import parameter_shapes
 from qamro_cache.heads.ood import reference_clips
 from qamro_cache.heads.published import published_start
+from qamro_cache.memory import refuse_disk
 from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented
 from qamro_cache.training.inputs import Folds
@@ -131,7 +133,9 @@ def _train_axes(
         logger.info(notice)
     every, plain = options.baselines == "all", huber_alone(recipe)
     beside = every and plain != recipe and recipe.head.kind != "ridge"
-    _check_memory(material, recipe, options.seeds * (len(folds.train) * (1 + beside) + 1))
+    trained = 1 + len(folds.train) * (1 + beside)
+    kept = 1 + len(folds.train) * options.save_folds
+    _check_room(material, recipe, options.seeds * trained, options.seeds * kept, request.out)
 
     def fit_jobs(jobs: list[Job], folds: Folds, progress: ProgressCallback | None) -> Fitted:
         return fit_all(material, folds, jobs, starts, device, options.precision, progress)
@@ -176,11 +180,13 @@ def _material(request: TrainRequest, clips: Clips) -> Material:
     )
 
 
-def _check_memory(material: Material, recipe: Recipe, heads: int) -> None:
-    """Refuse more heads an axis than fit in memory with their weights."""
+def _check_room(material: Material, recipe: Recipe, heads: int, kept: int, out: Path) -> None:
+    """Refuse more heads an axis than fit in memory, or ``kept`` ones on the disk of ``out``."""
     shapes = parameter_shapes(recipe.head, material.row_shape(recipe.head))
     weights = sum(math.prod(shape) for shape in shapes.values())
-    refuse_heads(heads * len(material.clips.axes), len(material.clips.rows), weights)
+    axes = len(material.clips.axes)
+    refuse_heads(heads * axes, len(material.clips.rows), weights)
+    refuse_disk(4 * weights * kept * axes, out)
 
 
 def _config(runs: Sequence[Run]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.options import parse_scales, refuse_columns
 from qamro_cache.datasets.records import Dataset, select_clips
 from qamro_cache.datasets.registry import load_dataset
+from qamro_cache.encoders.registry import refuse_encoder
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.extraction.engine import Engine, make_engine
 from qamro_cache.extraction.estimate import feature_bytes
@@ -137,6 +138,8 @@ def extract(
         encoder = DEFAULT_ENCODERS.get(str(dataset), "")
     if not encoder or out is None:
         raise OptionError("give --out FILE and --encoder NAME (--list-encoders shows them)")
+    if isinstance(encoder, str):
+        refuse_encoder(encoder)
     plain_target(as_path(out))
     clips = load_clips(dataset, manifest, request)
     with closing(make_engine(encoder, request, clips.clips["path"].tolist())) as engine:
