@@ -19,6 +19,7 @@ from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.records import Dataset, select_clips
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction import shards
+from qamro_cache.extraction.batches import _Filling
 from qamro_cache.extraction.extract import extract
 
 
@@ -78,6 +79,28 @@ def test_the_batch_size_changes_features_by_less_than_1e_5(
         torch.testing.assert_close(
             ours.read(name).windows, theirs.read(name).windows, atol=1e-5, rtol=1e-5
         )
+
+
+def test_a_batch_takes_the_memory_of_the_windows_that_there_are() -> None:
+    filling = _Filling(4096, pinned=False)
+    for k in range(3):
+        assert filling.add(Window(k, 9 - k, np.full(1000, k, np.float32))) is None
+    batch = filling.rest()
+    assert batch is not None
+    assert batch.windows[:, 7].tolist() == [0, 1, 2]
+    assert batch.valid.tolist() == [9, 8, 7]
+    assert batch.windows.untyped_storage().nbytes() == 3 * 1000 * 4
+    assert filling.rest() is None
+
+
+def test_batches_beyond_the_memory_are_refused_with_an_estimate(
+    noises: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A window at least of each of 150 clips.
+    monkeypatch.setattr("qamro_cache.memory.free_memory", lambda: 1000.0)
+    with pytest.raises(QamroError, match=r"batches of 4,096 windows .* smaller --batch-size"):
+        extract(noises, tmp_path / "emb.h5", FakeEncoder(), batch_size=4096)
+    assert not (tmp_path / "emb.h5").exists()
 
 
 def test_stored_as_half(noises: Dataset, whole: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_name("fuzz")
 @pytest.mark.parametrize("name", sorted(doors()))
 def test_hostile_files_are_refused_or_read_right(name: str) -> None:
     cases = "40" if name == "done" else "150"
-    command = [sys.executable, SCRIPT, name, "--cases", cases, "--seed", "7"]
+    command = [sys.executable, SCRIPT, name, "--cases", cases, "--seed", "7", "--workers", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, timeout=300
@@ -27,6 +27,11 @@ def test_hostile_files_are_refused_or_read_right(name: str) -> None:
 
 
 def _hang() -> None:
+    while True:
+        pass
+
+
+def _wait() -> None:
     while True:
         time.sleep(0.01)
 
@@ -40,6 +45,7 @@ def _wrong() -> None:
     [
         ("crash", lambda: os.kill(os.getpid(), signal.SIGKILL)),
         ("hang", _hang),
+        ("hang", _wait),
         ("memory", lambda: bytearray(3 << 30)),
         ("wrong", _wrong),
         ("traceback", lambda: {}["x"]),
@@ -49,6 +55,7 @@ def test_what_a_fuzzer_must_notice(
     outcome: str, act: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(harness, "SECONDS", 1)
+    monkeypatch.setattr(harness, "CLOCK_SECONDS", 1 if act is _wait else 60)
 
     def case(_: object, choose: object, place: Path) -> str:
         (place / "number").write_text("")

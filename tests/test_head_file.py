@@ -84,6 +84,16 @@ def test_a_head_comes_back_as_it_was_saved(tmp_path, architecture, row):
     assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
 
 
+def test_the_same_head_is_the_same_bytes(tmp_path):
+    path, found = tmp_path / "head.safetensors", set()
+    for _ in range(20):
+        save_head(path, make_head())
+        found.add(path.read_bytes())
+    assert len(found) == 1
+    length = int.from_bytes(found.pop()[:8], "little")
+    assert length % 8 == 0
+
+
 def test_bounds_are_the_scale_in_the_heads_units():
     one = make_head().axes[0]
     assert one.bounds.tolist() == [[-2.5, 2.5]] * 3

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from qamro_cache.errors import QamroError, words_of
 from qamro_cache.files import write_file
+from qamro_cache.heads.header import in_order
 
 logger = logging.getLogger("qamro_cache")
 
@@ -61,7 +62,7 @@ def keep_stack(folder: Path, keys: Sequence[str], results: Mapping[str, npt.NDAr
 
     arrays = {name: np.ascontiguousarray(results[name]) for name in _KEPT}
     text = json.dumps(list(keys))
-    data = save(arrays, metadata={"keys": text, "sha256": _checksum(text, arrays)})
+    data = in_order(save(arrays, metadata={"keys": text, "sha256": _checksum(text, arrays)}))
     write_file(folder / f"{stack_name(keys)}.safetensors", lambda file: file.write(data))
 
 

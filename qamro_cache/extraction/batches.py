@@ -7,11 +7,12 @@ import queue
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qamro_cache.audio.windows import Window
 from qamro_cache.extraction.decoding import Clip, Decoding, Stopped, get, put
 from qamro_cache.extraction.units import Unit
+from qamro_cache.memory import refuse_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +78,13 @@ class Batcher:
 
     def _run(self, units: Sequence[Unit]) -> None:
         try:
+            # A clip is a window at least; one batch is filled while another is encoded.
+            held = min((WAITING + 2) * self._size, sum(len(unit.clips) for unit in units))
+            refuse_memory(
+                4 * held * self._decoding.policy.window,
+                f"batches of {self._size:,} windows",
+                "ask for a smaller --batch-size",
+            )
             clips = self._decoding.clips(units)
             for unit in units:
                 mine: list[Clip] = []
@@ -108,27 +116,24 @@ class _Filling:
 
     def __init__(self, size: int, pinned: bool) -> None:
         self._size, self._pinned = size, pinned
-        self._count = 0
-        self._windows: Any = None
-        self._valid: Any = None
+        self._windows: list[Window] = []
 
     def add(self, window: Window) -> WindowBatch | None:
         """Add a window; return the batch if it is full now."""
-        import torch
-
-        if self._count == 0:
-            shape = (self._size, len(window.samples))
-            self._windows = torch.empty(shape, pin_memory=self._pinned)
-            self._valid = torch.empty(self._size, dtype=torch.int64, pin_memory=self._pinned)
-        self._windows[self._count] = torch.from_numpy(window.samples)
-        self._valid[self._count] = window.valid
-        self._count += 1
-        return self.rest() if self._count == self._size else None
+        self._windows.append(window)
+        return self.rest() if len(self._windows) == self._size else None
 
     def rest(self) -> WindowBatch | None:
         """Return what there is, if anything."""
-        if self._count == 0:
+        import torch
+
+        if not self._windows:
             return None
-        batch = WindowBatch(self._windows[: self._count], self._valid[: self._count])
-        self._count = 0
-        return batch
+        # No larger than what there is: a batch size that is never reached takes no memory.
+        shape = (len(self._windows), len(self._windows[0].samples))
+        samples = torch.empty(shape, pin_memory=self._pinned)
+        for row, window in zip(samples, self._windows, strict=True):
+            row.copy_(torch.from_numpy(window.samples))
+        valid = torch.tensor([window.valid for window in self._windows])
+        self._windows = []
+        return WindowBatch(samples, valid.pin_memory() if self._pinned else valid)

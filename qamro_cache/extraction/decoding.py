@@ -112,7 +112,7 @@ class Decoding:
     ) -> None:
         import torch
 
-        self._policy, self._workers, self._check_source = policy, workers, check_source
+        self.policy, self._workers, self._check_source = policy, workers, check_source
         self._stop, self._stats = stop, stats
         # A worker's resampling stays on its own core; the encoder keeps the threads it has.
         self._threads = torch.get_num_threads()
@@ -122,11 +122,11 @@ class Decoding:
 
     def clips(self, units: Sequence[Unit]) -> Iterator[Clip]:
         """Yield clips in order, with decoding begun on this and the next few."""
-        depth = max(2, CLIP_BYTES // (4 * self._policy.window))
+        depth = max(2, CLIP_BYTES // (4 * self.policy.window))
         ahead: deque[Clip] = deque()
         for unit in units:
             for job in unit.clips:
-                clip = Clip(job, ClipDecoder(job.path, self._policy), queue.Queue(depth))
+                clip = Clip(job, ClipDecoder(job.path, self.policy), queue.Queue(depth))
                 self._pool.submit(self._decode, clip)
                 ahead.append(clip)
                 if len(ahead) > 2 * self._workers:

@@ -10,7 +10,7 @@ from torch import Tensor
 from qamro_cache.errors import QamroError, words_of
 from qamro_cache.files import replacing
 from qamro_cache.heads.head import Head
-from qamro_cache.heads.header import Header, read_header
+from qamro_cache.heads.header import Header, in_order, read_header
 from qamro_cache.heads.record import blank_head, filled_head, record_of, tensors_of
 from qamro_cache.identity import canonical_json, strict_json
 from qamro_cache.paths import PathLike, as_path
@@ -38,7 +38,7 @@ def save_head(path: PathLike, head: Head) -> None:
         "sha256": checksum(record, tensors),
     }
     with replacing(as_path(path)) as temporary:
-        temporary.write_bytes(save(tensors, metadata=metadata))
+        temporary.write_bytes(in_order(save(tensors, metadata=metadata)))
         load_head(temporary)
 
 

@@ -1,5 +1,6 @@
-"""The header of a safetensors file, checked before the library parses it or memory is taken."""
+"""A safetensors header: checked before it is parsed, and the same for the same content."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,19 @@ class Header:
 
     metadata: Mapping[str, str]
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+def in_order(data: bytes) -> bytes:
+    """Return a safetensors file whose metadata stands in the order of its names.
+
+    The library writes it in a random one, so that the same content would be other bytes each time.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # tensors start at whole numbers of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def read_header(file: BinaryIO) -> Header:
