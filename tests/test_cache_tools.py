@@ -19,7 +19,7 @@ from test_cache_files import content, header
 
 from qamro_cache.cache.checks import refuse_mixture
 from qamro_cache.cache.container import open_container
-from qamro_cache.cache.content import concatenate
+from qamro_cache.cache.content import CacheContent, concatenate
 from qamro_cache.cache.edit import export_cache, relabel_cache
 from qamro_cache.cache.merge import merge_caches
 from qamro_cache.cache.reader import open_cache
@@ -250,9 +250,11 @@ def test_deep_verification_encodes_again(tmp_path: Path, monkeypatch: pytest.Mon
     features = {name: old.read(name).windows.numpy().copy() for name in old.features}
     features["layers"][0, 0, 0] *= 1.01
     wrong = tmp_path / "wrong.h5"
-    part = old._parts[0].content()
+    part = old._parts[0]
     text = {"text": old.read_text().embeddings.numpy()}
-    write_cache(wrong, replace(part, features=features, text_features=text), header_of(old))
+    windows = (part.offsets, part.weights, part.starts)
+    made = CacheContent(old.clips, old.labels, *windows, features, part.prompts, text)
+    write_cache(wrong, made, header_of(old))
     assert cache("verify", wrong).exit_code == 0
     result = cache("verify", wrong, "--deep", "--sample", 100)
     assert result.exit_code == 1

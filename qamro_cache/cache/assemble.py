@@ -1,7 +1,6 @@
 """Put rows of several cache files into a new one, in any order, in bounded memory."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +9,30 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.cache.checks import check_content
-from qamro_cache.cache.container import Blocks, Container, open_container, whole
+from qamro_cache.cache.container import Blocks, whole
 from qamro_cache.cache.container_writer import write_container
-from qamro_cache.cache.content import Array, CacheContent, Header, pick_text, unique_prompts
+from qamro_cache.cache.content import (
+    Array,
+    CacheContent,
+    Header,
+    offsets_of,
+    pick_text,
+    unique_prompts,
+)
 from qamro_cache.cache.index import nbytes_of
 from qamro_cache.cache.layout import arrays_of, attributes_of
 from qamro_cache.cache.tables import Tables
 from qamro_cache.cache.writer import check_file
 from qamro_cache.datasets.records import Labels
-from qamro_cache.errors import QamroError
 
 #: Bytes of features in memory at once.
 PIECE = 64 << 20
 
 
-@dataclass(frozen=True)
-class Source:
-    """An opened file: its directory, its header and its tables."""
-
-    container: Container
-    header: Header
-    content: CacheContent
-    fingerprint_offsets: npt.NDArray[np.int64]
-
-
-def open_source(path: Path) -> Source:
-    """Open a file for merging."""
-    if not path.exists():
-        raise QamroError(f"there is no cache {path}; qamro-extract makes one")
-    container = open_container(path)
-    tables = Tables(container)
-    return Source(container, tables.header, tables.content(), tables.fingerprint_offsets)
-
-
 def assemble(
     out: Path,
     header: Header,
-    sources: Sequence[Source],
+    sources: Sequence[Tables],
     order: npt.NDArray[np.int64],
     clips: pd.DataFrame,
     labels: Labels,
@@ -64,7 +50,7 @@ def assemble(
     Raises:
         QamroError: a source is damaged, or the disk is full.
     """
-    spans = _spans(order, [source.content.offsets for source in sources])
+    spans = _spans(order, [source.offsets for source in sources])
     prints = _spans(order, [source.fingerprint_offsets for source in sources])
     counts = spans[:, 2] - spans[:, 1]
     prompts = unique_prompts(clips["prompt"].tolist())
@@ -72,16 +58,16 @@ def assemble(
     text = {
         name: pick_text(
             prompts,
-            [(s.content.prompts, s.container.load(f"text_features/{name}")) for s in used],
+            [(s.prompts, s.container.load(f"text_features/{name}")) for s in used],
         )
         for name in header.identity["text_features"]
     }
     content = CacheContent(
         clips,
         labels,
-        _offsets(counts),
-        _gather([source.content.weights for source in sources], spans, np.float32),
-        _gather([source.content.starts for source in sources], spans, np.int64),
+        offsets_of(counts),
+        _gather([source.weights for source in sources], spans, np.float32),
+        _gather([source.starts for source in sources], spans, np.int64),
         {},
         prompts,
         text,
@@ -89,7 +75,7 @@ def assemble(
     bare = Header({**header.identity, "features": {}})
     check_content(content, bare)
     arrays = arrays_of(content)
-    offsets = _offsets(prints[:, 2] - prints[:, 1])
+    offsets = offsets_of(prints[:, 2] - prints[:, 1])
     arrays["fingerprints/offsets"] = whole(offsets)
     arrays["fingerprints/values"] = Blocks(
         np.dtype(np.uint8),
@@ -119,10 +105,6 @@ def _spans(
     return spans
 
 
-def _offsets(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
 def _runs(spans: npt.NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
     """Join spans that follow one another in one source."""
     run: tuple[int, int, int] | None = None
@@ -145,8 +127,8 @@ def _gather(arrays: Sequence[Array], spans: npt.NDArray[np.int64], dtype: Any) -
 
 
 def _pieces(
-    sources: Sequence[Source],
-    used: Sequence[Source],
+    sources: Sequence[Tables],
+    used: Sequence[Tables],
     spans: npt.NDArray[np.int64],
     name: str,
 ) -> Iterator[Array]:

@@ -172,13 +172,12 @@ def open_container(path: Path) -> Container:
 
     Raises:
         QamroError: it is not such a file, is damaged, or holds what no such file may hold.
-        FileNotFoundError: there is no such file.
     """
     try:
         # A pipe must not wait for a writer.
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise
+        raise QamroError(f"there is no cache {path}; qamro-extract makes one") from None
     except OSError as error:
         raise QamroError(f"{path} cannot be opened: {words_of(error)}") from error
     try:

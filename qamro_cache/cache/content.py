@@ -148,6 +148,11 @@ def clip_table(clips: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def offsets_of(counts: Array) -> npt.NDArray[np.int64]:
+    """Return where the windows (or bytes) of each clip begin and end [C+1], from their counts."""
+    return np.concatenate([[0], counts]).cumsum(dtype=np.int64)
+
+
 def no_labels(num_clips: int) -> Labels:
     """Return labels without any axis."""
     none = np.zeros((num_clips, 0))
@@ -167,7 +172,6 @@ def prompt_index(prompts: Sequence[str], of: Sequence[str]) -> npt.NDArray[np.in
 
 def concatenate(contents: Sequence[CacheContent]) -> CacheContent:
     """Put caches of one identity after one another; a prompt's first features are kept."""
-    starts = np.cumsum([0] + [len(content.weights) for content in contents])
     prompts = unique_prompts([prompt for content in contents for prompt in content.prompts])
     first = contents[0]
     text = {
@@ -177,9 +181,7 @@ def concatenate(contents: Sequence[CacheContent]) -> CacheContent:
     return CacheContent(
         pd.concat([content.clips for content in contents], ignore_index=True),
         concatenate_labels([content.labels for content in contents]),
-        np.concatenate(
-            [[0], *(c.offsets[1:] + start for c, start in zip(contents, starts, strict=False))]
-        ).astype(np.int64),
+        offsets_of(np.concatenate([np.diff(content.offsets) for content in contents])),
         np.concatenate([content.weights for content in contents]),
         np.concatenate([content.starts for content in contents]),
         {
@@ -196,23 +198,16 @@ def concatenate(contents: Sequence[CacheContent]) -> CacheContent:
 
 def concatenate_fingerprints(parts: Sequence[Fingerprints]) -> Fingerprints:
     """Join the fingerprints of several sets of clips, one after the other."""
-    starts = np.cumsum([0] + [len(part.values) for part in parts])
-    offsets = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)]
     return Fingerprints(
         np.concatenate([part.values for part in parts]),
-        np.concatenate([[0], *offsets]).astype(np.int64),
+        offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])),
     )
 
 
 def pick_text(prompts: Sequence[str], sources: Sequence[tuple[Sequence[str], Array]]) -> Array:
     """Gather one text feature: row p is that of ``prompts[p]`` in the first source that has it."""
-    row: dict[str, tuple[int, int]] = {}
-    for source, (theirs, values) in enumerate(sources):
-        for index, prompt in enumerate(theirs):
-            row.setdefault(prompt, (source, index))
-        shape, dtype = values.shape[1:], values.dtype
-    out = np.empty((len(prompts), *shape), dtype)
-    for index, prompt in enumerate(prompts):
-        source, theirs_index = row[prompt]
-        out[index] = sources[source][1][theirs_index]
-    return out
+    row: dict[str, Array] = {}
+    for theirs, values in reversed(sources):
+        row.update(zip(theirs, values, strict=True))
+    first = sources[0][1]
+    return np.array([row[p] for p in prompts], first.dtype).reshape(-1, *first.shape[1:])

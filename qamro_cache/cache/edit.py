@@ -12,10 +12,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
-from qamro_cache.cache.assemble import assemble, open_source
+from qamro_cache.cache.assemble import assemble
 from qamro_cache.cache.content import Array
 from qamro_cache.cache.merge import refuse_loss
 from qamro_cache.cache.reader import Cache, CacheLike, one_file, open_cache
+from qamro_cache.cache.tables import open_tables
 from qamro_cache.datasets.axes import notice_guessed, with_scales
 from qamro_cache.datasets.options import RelabelOptions, parse_scales, refuse_columns
 from qamro_cache.errors import OptionError, QamroError
@@ -62,12 +63,12 @@ def relabel_cache(
         raise OptionError("give --labels FILE, or --scale AXIS=LOW:HIGH for the scales alone")
     path = one_file(cache)
     made = path if out is None else as_path(out)
-    source = open_source(path)
-    size = len(source.content.clips)
+    source = open_tables(path)
+    size = len(source.clips)
     plain_target(made)
     if out is not None:
-        refuse_loss(made, source.header.identity, source.content.clips["clip_id"])
-    clips, old = source.content.clips, source.content.labels
+        refuse_loss(made, source.header.identity, source.clips["clip_id"])
+    clips, old = source.clips, source.labels
     if labels is None:
         new = with_scales(old, scales, clips["clip_id"].tolist())
     else:

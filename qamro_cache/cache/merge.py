@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qamro_cache.cache.assemble import Source, assemble, open_source
+from qamro_cache.cache.assemble import assemble
 from qamro_cache.cache.checks import join_licenses, refuse_mixture
 from qamro_cache.cache.content import Header
 from qamro_cache.cache.layout import LABEL_COLUMNS
 from qamro_cache.cache.reader import CacheLike, cache_files
+from qamro_cache.cache.tables import Tables, open_tables
 from qamro_cache.datasets.records import concatenate_labels, select_labels
 from qamro_cache.errors import QamroError
 from qamro_cache.files import plain_target
@@ -35,9 +36,9 @@ def refuse_loss(out: Path, identity: Mapping[str, Any], clip_ids: Iterable[str])
     """
     if not plain_target(out).exists():
         return
-    there = open_source(out)
+    there = open_tables(out)
     refuse_mixture(Path("the new file"), identity, out, there.header.identity)
-    lost = set(there.content.clips["clip_id"]) - set(clip_ids)
+    lost = set(there.clips["clip_id"]) - set(clip_ids)
     if lost:
         raise QamroError(
             f"{out} is there already and holds {len(lost)} clips that would be lost "
@@ -62,9 +63,9 @@ def merge_caches(caches: Sequence[CacheLike], out: PathLike) -> int:
     paths = [path for cache in as_list(caches) for path in cache_files(cache)]
     if not paths:
         raise QamroError("no cache file was given")
-    sources = _by_shard([open_source(path) for path in paths])
+    sources = _by_shard([open_tables(path) for path in paths])
     first = sources[0]
-    ids = (clip_id for source in sources for clip_id in source.content.clips["clip_id"])
+    ids = (clip_id for source in sources for clip_id in source.clips["clip_id"])
     refuse_loss(out, first.header.identity, ids)
     for source in sources[1:]:
         where, theirs = source.container.path, source.header.identity
@@ -72,7 +73,7 @@ def merge_caches(caches: Sequence[CacheLike], out: PathLike) -> int:
     seen: dict[str, tuple[int, int]] = {}
     order: list[tuple[int, int]] = []
     for index, source in enumerate(sources):
-        for row, clip_id in enumerate(source.content.clips["clip_id"]):
+        for row, clip_id in enumerate(source.clips["clip_id"]):
             if clip_id in seen:
                 kept, kept_row = seen[clip_id]
                 _refuse_difference(clip_id, sources[kept], kept_row, source, row)
@@ -80,10 +81,10 @@ def merge_caches(caches: Sequence[CacheLike], out: PathLike) -> int:
                 seen[clip_id] = (index, row)
                 order.append((index, row))
     picked = np.array(order, np.int64).reshape(-1, 2)
-    starts = np.cumsum([0] + [len(source.content.clips) for source in sources])
+    starts = np.cumsum([0] + [len(source.clips) for source in sources])
     rows = starts[picked[:, 0]] + picked[:, 1]
-    clips = pd.concat([source.content.clips for source in sources], ignore_index=True)
-    labels = concatenate_labels([source.content.labels for source in sources])
+    clips = pd.concat([source.clips for source in sources], ignore_index=True)
+    labels = concatenate_labels([source.labels for source in sources])
     names = dict.fromkeys(source.header.dataset for source in sources)
     provenance = {key: v for key, v in first.header.provenance.items() if key != "shard"}
     header = Header(
@@ -104,7 +105,7 @@ def merge_caches(caches: Sequence[CacheLike], out: PathLike) -> int:
     return len(order)
 
 
-def _by_shard(sources: list[Source]) -> list[Source]:
+def _by_shard(sources: list[Tables]) -> list[Tables]:
     """Order the shards of one run by their numbers, and say which are missing."""
     numbers = [str(source.header.provenance.get("shard", "")).partition("/") for source in sources]
     totals = {total for _, _, total in numbers}
@@ -121,22 +122,16 @@ def _by_shard(sources: list[Source]) -> list[Source]:
     return [sources[index] for index in np.argsort(mine, kind="stable")]
 
 
-def _refuse_difference(clip_id: str, a: Source, row: int, b: Source, other: int) -> None:
-    ours, theirs = a.content, b.content
-    mine, yours = ours.clips.iloc[row], theirs.clips.iloc[other]
+def _refuse_difference(clip_id: str, a: Tables, row: int, b: Tables, other: int) -> None:
+    mine, yours = a.clips.iloc[row], b.clips.iloc[other]
     columns = ["audio_sha256", "status", "prompt", *LABEL_COLUMNS]
     odd = [name for name in columns if mine[name] != yours[name]]
-    one, two = (
-        select_labels(content.labels, np.array([index]))
-        for content, index in ((ours, row), (theirs, other))
-    )
+    rows = (a, row), (b, other)
+    one, two = (select_labels(source.labels, np.array([index])) for source, index in rows)
     if not np.array_equal(one.mean, two.mean, equal_nan=True):
         odd.append("ratings")
-    span, other_span = (
-        slice(content.offsets[index], content.offsets[index + 1])
-        for content, index in ((ours, row), (theirs, other))
-    )
-    if not odd and not np.array_equal(ours.starts[span], theirs.starts[other_span]):
+    span, other_span = (slice(*source.offsets[index : index + 2]) for source, index in rows)
+    if not odd and not np.array_equal(a.starts[span], b.starts[other_span]):
         odd.append("windows")
     if not odd:
         for name in a.header.identity["features"]:

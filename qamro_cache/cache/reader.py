@@ -11,12 +11,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.cache.checks import join_licenses, refuse_doubles, refuse_mixture
-from qamro_cache.cache.container import Container, open_container
+from qamro_cache.cache.container import open_container
 from qamro_cache.cache.content import (
     Fingerprints,
     TextFeatures,
     WindowFeatures,
     concatenate_fingerprints,
+    offsets_of,
+    pick_text,
     prompt_index,
     unique_prompts,
 )
@@ -51,11 +53,10 @@ class Cache:
         licenses: of the encoder's weights and of the data, as far as they are known.
     """
 
-    def __init__(self, containers: Sequence[Container]) -> None:
-        self._containers = list(containers)
-        parts = [Tables(container) for container in containers]
+    def __init__(self, parts: Sequence[Tables]) -> None:
+        self._parts = parts
         headers = [part.header for part in parts]
-        self.paths = tuple(container.path for container in containers)
+        self.paths = tuple(part.container.path for part in parts)
         for path, header in zip(self.paths[1:], headers[1:], strict=True):
             refuse_mixture(self.paths[0], headers[0].identity, path, header.identity)
         first = headers[0]
@@ -67,7 +68,6 @@ class Cache:
         self.licenses = join_licenses([header.licenses for header in headers])
         self.features = _shapes(first.identity["features"])
         self.text_features = _shapes(first.identity["text_features"])
-        self._parts = parts
         if len(parts) > 1:
             refuse_doubles(self.clips["clip_id"])
             concatenate_labels([part.labels for part in parts])
@@ -109,8 +109,8 @@ class Cache:
         """Hex digest of the checksums of everything in the files: other content, another one."""
         sums = [
             f"{extent.xxh3} {name}"
-            for container in self._containers
-            for name, extent in sorted(container.extents.items())
+            for part in self._parts
+            for name, extent in sorted(part.container.extents.items())
         ]
         return hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
@@ -143,15 +143,11 @@ class Cache:
         """
         import torch
 
-        windows = self._read("features", self.feature_name(name))
+        windows = self._read_windows(f"features/{self.feature_name(name)}")
         counts = np.concatenate([np.diff(part.offsets) for part in self._parts])
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         weights = np.concatenate([part.weights for part in self._parts])
-        return WindowFeatures(
-            torch.from_numpy(windows).to(device),
-            torch.from_numpy(offsets).to(device),
-            torch.from_numpy(weights).to(device),
-        )
+        arrays = (windows, offsets_of(counts), weights)
+        return WindowFeatures(*(torch.from_numpy(array).to(device) for array in arrays))
 
     def table(self, feature: str = "") -> pd.DataFrame:
         """Return a row a clip that could be embedded: who it is, its labels and its vector.
@@ -195,13 +191,11 @@ class Cache:
         """Read one feature of every prompt; arguments and errors as ``read``."""
         import torch
 
-        values = self._read("text_features", self.feature_name(name, "text_features"))
-        index = self._parts[0].prompt_index
-        if len(self._parts) > 1:
-            everything = [prompt for part in self._parts for prompt in part.prompts]
-            # A prompt that several files have is kept once, from the first of them.
-            first = {prompt: row for row, prompt in reversed(list(enumerate(everything)))}
-            values = values[[first[prompt] for prompt in self.prompts]]
+        name = f"text_features/{self.feature_name(name, 'text_features')}"
+        parts = [(part.prompts, part.container.load(name)) for part in self._parts]
+        values, index = parts[0][1], self._parts[0].prompt_index
+        if len(parts) > 1:
+            values = pick_text(self.prompts, parts)
             index = prompt_index(self.prompts, list(self.clips["prompt"]))
         return TextFeatures(torch.from_numpy(values).to(device), torch.from_numpy(index).to(device))
 
@@ -219,8 +213,8 @@ class Cache:
         """Read the fingerprints of all clips, checksum verified."""
         return concatenate_fingerprints(
             [
-                Fingerprints(container.load("fingerprints/values"), part.fingerprint_offsets)
-                for container, part in zip(self._containers, self._parts, strict=True)
+                Fingerprints(part.container.load("fingerprints/values"), part.fingerprint_offsets)
+                for part in self._parts
             ]
         )
 
@@ -229,15 +223,14 @@ class Cache:
         whole = self.read_fingerprints()
         return [whole.values[whole.offsets[row] : whole.offsets[row + 1]] for row in rows]
 
-    def _read(self, which: str, name: str) -> Any:
-        extents = [container.extents[f"{which}/{name}"] for container in self._containers]
-        rows = [extent.shape[0] for extent in extents]
-        dtype, shape = extents[0].dtype, (sum(rows), *extents[0].shape[1:])
+    def _read_windows(self, name: str) -> Any:
+        extents = [part.container.extents[name] for part in self._parts]
+        dtype, shape = extents[0].dtype, (self.num_windows, *extents[0].shape[1:])
         # numpy asks for huge pages for large arrays, which makes the first touch cheaper.
         out = np.empty(nbytes_of(dtype, shape), np.uint8)
         done = 0
-        for container, extent in zip(self._containers, extents, strict=True):
-            container.read_into(f"{which}/{name}", out[done : done + extent.nbytes])
+        for part, extent in zip(self._parts, extents, strict=True):
+            part.container.read_into(name, out[done : done + extent.nbytes])
             done += extent.nbytes
         return out.view(dtype).reshape(shape)
 
@@ -288,12 +281,4 @@ def open_cache(path: CacheLike) -> Cache:
     paths = cache_files(path)
     if not paths:
         raise QamroError("no cache file was given")
-    containers = []
-    for each in paths:
-        try:
-            containers.append(open_container(each))
-        except FileNotFoundError as error:
-            raise QamroError(
-                f"there is no cache {each}; qamro-extract --out {each} makes one"
-            ) from error
-    return Cache(containers)
+    return Cache([Tables(open_container(each)) for each in paths])

@@ -20,8 +20,8 @@ from qamro_cache.cache.checks import (
     check_offsets,
     check_windows,
 )
-from qamro_cache.cache.container import Container, damaged
-from qamro_cache.cache.content import NUMBER_COLUMNS, Array, CacheContent, clip_table
+from qamro_cache.cache.container import Container, damaged, open_container
+from qamro_cache.cache.content import NUMBER_COLUMNS, Array, clip_table
 from qamro_cache.cache.layout import (
     CODED,
     LABEL_COLUMNS,
@@ -39,6 +39,7 @@ class Tables:
     """The tables of one file.
 
     Attributes:
+        container: where its arrays lie.
         header: of the file.
         size: clips.
         offsets: [C+1] int64.
@@ -53,7 +54,7 @@ class Tables:
     """
 
     def __init__(self, container: Container) -> None:
-        self._container = container
+        self.container = container
         self.header = header_of(container)
         with _one_line(container.path):
             self._load()
@@ -67,7 +68,7 @@ class Tables:
     def clips(self) -> pd.DataFrame:
         """The clip table; see ``CacheContent``."""
         small = self._small
-        with _one_line(self._container.path):
+        with _one_line(self.container.path):
             columns: dict[str, Any] = {name: decode_text(small[f"clips/{name}"]) for name in PLAIN}
             if len(set(columns["clip_id"])) != self.size or "" in columns["clip_id"]:
                 raise QamroError("clip ids are not all different, or one is empty")
@@ -83,20 +84,13 @@ class Tables:
     @cached_property
     def labels(self) -> Labels:
         """Ratings of the clips."""
-        with _one_line(self._container.path):
+        with _one_line(self.container.path):
             labels = _labels_of(self._small)
             check_labels(labels, self.size)
             return labels
 
-    def content(self) -> CacheContent:
-        """Everything at once, checked; features and fingerprints stay empty."""
-        return CacheContent(
-            self.clips, self.labels, self.offsets, self.weights, self.starts, {}, self.prompts
-        )
-
     def _load(self) -> None:
-        container = self._container
-        extents = container.extents
+        extents = self.container.extents
         check_arrays(extents)
         self.size = extents["clips/clip_id"].shape[0]
         for which, rows in (
@@ -111,7 +105,7 @@ class Tables:
             check_feature_shapes(which, shapes, self.header, rows)
         large = ("features/", "text_features/", "fingerprints/values")
         names = sorted(name for name in extents if not name.startswith(large))
-        small = self._small = {name: container.load(name) for name in names}
+        small = self._small = {name: self.container.load(name) for name in names}
         for name in (*(f"clips/{n}" for n in CODED), *(f"labels/{n}" for n in LABEL_COLUMNS)):
             codes, values = small[name], small[f"{name}_names"]
             if self.size and (codes.min() < 0 or codes.max() >= len(values)):
@@ -132,6 +126,17 @@ class Tables:
         self.fingerprint_offsets = small["fingerprints/offsets"]
         total = extents["fingerprints/values"].shape[0]
         check_offsets(self.fingerprint_offsets, self.size, total)
+
+
+def open_tables(path: Path) -> Tables:
+    """Open a file, and check all of its tables at once.
+
+    Raises:
+        QamroError: as `Tables`, or there is no such file.
+    """
+    tables = Tables(open_container(path))
+    _ = tables.clips, tables.labels
+    return tables
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from qamro_cache.cache.assemble import open_source
 from qamro_cache.cache.reader import CacheLike, one_file
+from qamro_cache.cache.tables import open_tables
 from qamro_cache.errors import QamroError
 
 
@@ -21,8 +21,8 @@ def verify_cache(cache: CacheLike) -> dict[str, int]:
         QamroError: the first thing that is wrong.
     """
     path = one_file(cache)
-    source = open_source(path)
-    container = source.container
+    tables = open_tables(path)
+    container = tables.container
     for name in container.extents:
         if name.startswith(("features/", "text_features/")):
             dtype = container.extents[name].dtype
@@ -31,12 +31,11 @@ def verify_cache(cache: CacheLike) -> dict[str, int]:
                     raise QamroError(f"{path}: /{name} holds NaN or infinite values")
         else:
             container.check(name)
-    clips = source.content.clips
     return {
-        "clips": len(clips),
-        "failed": int((clips["status"] != "ok").sum()),
-        "windows": len(source.content.weights),
-        "prompts": len(source.content.prompts),
+        "clips": tables.size,
+        "failed": int((tables.clips["status"] != "ok").sum()),
+        "windows": len(tables.weights),
+        "prompts": len(tables.prompts),
         "arrays": len(container.extents),
         "bytes": container.stamp[2],
     }

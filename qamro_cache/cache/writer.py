@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from qamro_cache.cache.checks import check_content
-from qamro_cache.cache.container import open_container
 from qamro_cache.cache.container_writer import write_container
 from qamro_cache.cache.content import CacheContent, Header
 from qamro_cache.cache.layout import arrays_of, attributes_of
-from qamro_cache.cache.tables import Tables
+from qamro_cache.cache.tables import Tables, open_tables
 
 
 def write_cache(path: Path, content: CacheContent, header: Header) -> None:
@@ -26,9 +25,9 @@ def write_cache(path: Path, content: CacheContent, header: Header) -> None:
     write_container(Path(path), attributes_of(header), arrays_of(content), check_file)
 
 
-def check_file(path: Path) -> None:
-    """Read a file back in full: structure, checksums, and the fit of its parts."""
-    container = open_container(path)
-    Tables(container).content()
-    for name in container.extents:
-        container.check(name)
+def check_file(path: Path) -> Tables:
+    """Read a file back in full (structure, checksums, the fit of its parts); return its tables."""
+    tables = open_tables(path)
+    for name in tables.container.extents:
+        tables.container.check(name)
+    return tables

@@ -13,6 +13,7 @@ from qamro_cache.cache.content import (
     Fingerprints,
     clip_table,
     no_labels,
+    offsets_of,
     unique_prompts,
 )
 from qamro_cache.errors import ClipError, QamroError
@@ -40,7 +41,7 @@ def unit_content(
     """
     spec = encoder.spec
     counts = np.array([len(clip.starts) for clip in clips], np.int64)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
+    offsets = offsets_of(counts)
     arrays: dict[str, Array] = {
         name: np.concatenate(
             [np.zeros((0, *spec.features[name]), stored_dtype)] + [part.numpy() for part in parts]
@@ -60,7 +61,7 @@ def unit_content(
     return CacheContent(
         _clip_rows(clips),
         no_labels(len(clips)),
-        np.concatenate([[0], np.cumsum(np.where(good, counts, 0))]).astype(np.int64),
+        offsets_of(np.where(good, counts, 0)),
         np.array([w for clip in clips for w in clip.weights], np.float32)[keep],
         np.array([s for clip in clips for s in clip.starts], np.int64)[keep],
         {name: values[keep] for name, values in arrays.items()},
@@ -73,8 +74,8 @@ def unit_content(
 def _fingerprints(clips: Sequence[Clip]) -> Fingerprints:
     """Join the fingerprints of the clips that can be used."""
     parts = [NO_FINGERPRINT if clip.error else clip.decoder.fingerprint for clip in clips]
-    offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-    return Fingerprints(np.concatenate([NO_FINGERPRINT, *parts]), offsets)
+    counts = np.array([len(part) for part in parts], np.int64)
+    return Fingerprints(np.concatenate([NO_FINGERPRINT, *parts]), offsets_of(counts))
 
 
 def _encode_prompts(

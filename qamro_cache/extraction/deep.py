@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qamro_cache.cache.assemble import open_source
 from qamro_cache.cache.checks import refuse_mixture
 from qamro_cache.cache.reader import CacheLike, one_file
+from qamro_cache.cache.tables import open_tables
 from qamro_cache.devices import usable_device
 from qamro_cache.encoders.registry import load_encoder, options_of
 from qamro_cache.errors import QamroError
@@ -45,7 +45,7 @@ def verify_deep(cache: CacheLike, **options: Any) -> dict[str, float]:
     """
     path, asked = one_file(cache), from_options(VerifyOptions, options)
     device = usable_device(asked.device)
-    identity = open_source(path).header.identity
+    identity = open_tables(path).header.identity
     encoder = load_encoder(str(identity["name"]), options_of(identity, asked), device)
     return encode_again(path, encoder, device=device, sample=asked.sample, seed=asked.seed)
 
@@ -70,8 +70,8 @@ def encode_again(
             cache was made of; windows or features that differ.
     """
     path = one_file(cache)
-    source = open_source(path)
-    clips, identity = source.content.clips, source.header.identity
+    source = open_tables(path)
+    clips, identity = source.clips, source.header.identity
     refuse_mixture(
         Path("the encoder"), identity_of(encoder.spec, identity["stored_dtype"]), path, identity
     )
@@ -95,9 +95,9 @@ def encode_again(
             raise QamroError(f"{name} cannot be encoded again: {again['reason']}")
         if again["audio_sha256"] != clip["audio_sha256"]:
             raise QamroError(f"{name}: {clip['path']} is not the audio that the cache was made of")
-        old = slice(*source.content.offsets[row : row + 2])
+        old = slice(*source.offsets[row : row + 2])
         new = slice(*found.offsets[place : place + 2])
-        if not np.array_equal(source.content.starts[old], found.starts[new]):
+        if not np.array_equal(source.starts[old], found.starts[new]):
             raise QamroError(f"{name} is cut into other windows now")
         for feature, values in found.features.items():
             stored = source.container.rows(f"features/{feature}", old.start, old.stop)

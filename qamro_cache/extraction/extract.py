@@ -18,7 +18,8 @@ import numpy as np
 
 from qamro_cache.audio.check import oddity_message
 from qamro_cache.audio.fingerprint import FINGERPRINT
-from qamro_cache.cache.content import CacheContent, Header
+from qamro_cache.cache.content import Header
+from qamro_cache.cache.tables import Tables
 from qamro_cache.datasets.axes import notice_guessed, take_axes, with_scales
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.options import parse_scales, refuse_columns
@@ -212,24 +213,22 @@ def run_extraction(
                     writer.add(content)
                     if progress is not None:
                         progress(stats)
-        content = publish(dataset, out, header, kept + folder.written())
+        made = publish(dataset, out, header, kept + folder.written())
         folder.clear()
     for oddity, (count, names) in stats.odd.items():
         logger.warning("%s", oddity_message(oddity, count, names))
-    return _summary(out, content, stats, dataset.synthetic, request.max_failures)
+    return _summary(out, made, stats, dataset.synthetic, request.max_failures)
 
 
-def _summary(
-    out: Path, content: CacheContent, stats: Stats, synthetic: bool, max_failures: int
-) -> Summary:
-    status = content.clips["status"]
+def _summary(out: Path, made: Tables, stats: Stats, synthetic: bool, max_failures: int) -> Summary:
+    status = made.clips["status"]
     failed = status[status != "ok"].value_counts().sort_index()
     return Summary(
         out,
         len(status),
         int((status == "ok").sum()),
         {str(code): int(count) for code, count in failed.items()},
-        len(content.weights),
+        len(made.weights),
         stats,
         synthetic,
         max_failures,

@@ -11,8 +11,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from qamro_cache.cache.assemble import Source, open_source
 from qamro_cache.cache.content import CacheContent, Header
+from qamro_cache.cache.tables import Tables, open_tables
 from qamro_cache.cache.writer import check_file, write_cache
 from qamro_cache.errors import QamroError
 from qamro_cache.files import cannot_write, plain_target
@@ -81,14 +81,13 @@ class WorkFolder:
                 shutil.rmtree(self.path)
         self._lock.close()
 
-    def parts(self) -> list[Source]:
+    def parts(self) -> list[Tables]:
         """Open the shards, oldest first; a damaged one is set aside and its clips done again."""
         sources = []
         for path in sorted(self.path.glob("part-*.h5")):
             self._next = max(self._next, int(path.name[5:13]) + 1)
             try:
-                check_file(path)
-                sources.append(open_source(path))
+                sources.append(check_file(path))
             except QamroError as error:
                 logger.warning("%s; its clips are extracted again", error)
                 path.replace(path.with_suffix(".damaged"))
@@ -101,9 +100,9 @@ class WorkFolder:
         write_cache(self.path / name, content, header)
         self._written.append(self.path / name)
 
-    def written(self) -> list[Source]:
+    def written(self) -> list[Tables]:
         """Open the shards of this run."""
-        return [open_source(path) for path in self._written]
+        return [open_tables(path) for path in self._written]
 
     def clear(self) -> None:
         """Remove every shard, once the output holds their rows."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from qamro_cache.cache.assemble import Source, open_source
 from qamro_cache.cache.checks import refuse_mixture
 from qamro_cache.cache.content import Header
+from qamro_cache.cache.tables import Tables, open_tables
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.contents import storable_time
@@ -31,12 +31,12 @@ _COMPARED = (
 
 def find_kept(
     dataset: Dataset, out: Path, header: Header, folder: WorkFolder, retry_failed: bool
-) -> tuple[list[Source], set[str]]:
+) -> tuple[list[Tables], set[str]]:
     """Return the files of earlier runs, and the clips that need no more work."""
     sources = []
     if out.exists():
-        sources.append(open_source(out))
-        extra = set(sources[0].content.clips["clip_id"]) - set(dataset.clips["clip_id"])
+        sources.append(open_tables(out))
+        extra = set(sources[0].clips["clip_id"]) - set(dataset.clips["clip_id"])
         if extra:
             raise QamroError(
                 f"{out} holds {len(extra)} clips that {dataset.name} does not have "
@@ -51,7 +51,7 @@ def find_kept(
     done: set[str] = set()
     failed = 0
     for source in sources:
-        for clip_id, path, prompt, status, *audio in _rows(source.content.clips, _COMPARED):
+        for clip_id, path, prompt, status, *audio in _rows(source.clips, _COMPARED):
             if clip_id not in now:
                 continue
             # A later shard speaks for its clips, so an earlier verdict is taken back.
