@@ -281,5 +281,6 @@ def test_the_guides_description_works(tmp_path: Path) -> None:
         "group": "p07",
         "prompt": "a bell, ringing",
         "split": "train",
+        "reference": "",
     }
     np.testing.assert_array_equal(dataset.labels.mean, [[3.5]])

@@ -371,6 +371,7 @@ def test_aes_pam(tmp_path: Path) -> None:
         "group": "music/a",
         "prompt": "",
         "split": "",
+        "reference": "",
     }
 
 

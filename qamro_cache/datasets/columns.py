@@ -37,6 +37,7 @@ CALLED: Mapping[str, tuple[str, ...]] = {
     "group": ("groupid", "song", "sentence"),
     "prompt": ("text", "caption"),
     "split": ("set", "subset", "partition"),
+    "reference": ("referenceid", "referenceclip"),
     "rater": (
         *("raterid", "listener", "listenerid", "subject", "subjectid", "participant"),
         *("participantid", "assessor", "annotator", "worker", "workerid", "judge", "user"),

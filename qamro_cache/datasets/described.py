@@ -11,7 +11,7 @@ import pandas as pd
 
 from qamro_cache.datasets.assemble import group_rows
 from qamro_cache.datasets.description import Description, Listing, Prompts
-from qamro_cache.datasets.ids import clean_id
+from qamro_cache.datasets.ids import clean_id, resolved_references
 from qamro_cache.datasets.records import (
     CLIP_COLUMNS,
     Dataset,
@@ -80,6 +80,7 @@ def load_described(description: Description, data_dir: Path) -> Dataset:
         clip_id = clips["clip_id"][again].iloc[0]
         files = " and ".join(p.file.name for p in parts if (p.clips["clip_id"] == clip_id).any())
         raise QamroError(f"{data_dir}: clip {clip_id!r} is listed in {files}; remove one")
+    clips["reference"] = resolved_references(clips, str(data_dir))
     labels = concatenate_labels([part.labels for part in parts])
     labels, found = _join_ratings(description, data_dir, parts, labels)
     notes += found

@@ -33,8 +33,8 @@ class Listing:
         split: constant for the table; otherwise ``fields.split`` or none.
         optional: the release may come without it.
         needs_audio: leave it out when none of its audio is on disk while most of the others' is.
-        fields: templates of ``clip_id``, ``system``, ``group``, ``split``, ``rater``, ``axis``
-            and ``key``; a column of the field's own name is the default.
+        fields: templates of ``clip_id``, ``system``, ``group``, ``split``, ``reference``,
+            ``rater``, ``axis`` and ``key``; a column of the field's own name is the default.
         extract: columns made from others by regular expressions, in order.
         lists: columns whose cells hold lists (JSON) of one length; each entry becomes a row.
         only: read the rows where the pattern is found.

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from qamro_cache.datasets.tables import Text, factorize
+from qamro_cache.datasets.tables import Text, factorize, text
 from qamro_cache.errors import QamroError
 
 logger = logging.getLogger("qamro_cache")
@@ -141,3 +142,29 @@ def id_stem(name: str) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
+
+
+def resolved_references(clips: pd.DataFrame, where: str) -> Text:
+    """Return each clip's reference by its id; a clip that others refer to is its own.
+
+    Args:
+        clips: ``clip_id`` and ``reference`` (empty: none), [C] each.
+        where: the file, for messages.
+
+    Raises:
+        QamroError: a reference that is no clip, or has another reference itself.
+    """
+    ids, found = text(clips, "clip_id"), text(clips, "reference").copy()
+    row_of = {clip: row for row, clip in enumerate(ids)}
+    for row in np.flatnonzero(found != ""):
+        said = f"{where}: clip {ids[row]!r} has the reference {found[row]!r}, which"
+        other = row_of.get(found[row])
+        if other is None:
+            raise QamroError(f"{said} is no clip there; name one by its clip_id, or leave it empty")
+        if found[other] not in ("", ids[other]):
+            raise QamroError(
+                f"{said} refers on to {found[other]!r}; a reference has itself as its reference, "
+                "or none"
+            )
+        found[other] = ids[other]
+    return found

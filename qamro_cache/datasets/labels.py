@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.datasets.axes import with_scales
-from qamro_cache.datasets.ids import match_ids
+from qamro_cache.datasets.ids import match_ids, resolved_references
 from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.rated import RatedTable, read_rated
 from qamro_cache.datasets.records import Axis, Labels, select_labels
@@ -18,7 +18,7 @@ from qamro_cache.paths import PathLike, as_path
 logger = logging.getLogger("qamro_cache")
 
 #: Columns of a cache's clips that belong to its labels and may be replaced with them.
-REPLACED = ("system", "group", "split")
+REPLACED = ("system", "group", "split", "reference")
 
 
 def load_labels(path: PathLike, clip_ids: Sequence[str], axes: tuple[Axis, ...] = ()) -> Labels:
@@ -70,8 +70,9 @@ def relabel(
     """Replace what a label file says about the clips of a cache; features stay as they are.
 
     Args:
-        path: as for ``load_labels``. Columns ``system``, ``group`` and ``split``, where there,
-            replace those of the clips that the file names; without any axis the scores stay.
+        path: as for ``load_labels``. Columns ``system``, ``group``, ``split`` and ``reference``,
+            where there, replace those of the clips that the file names; without any axis the
+            scores stay.
         clips: [C] of the cache, with ``clip_id``.
         labels: of the same rows.
         columns: what columns are, for example ``clip_id=name``.
@@ -98,6 +99,8 @@ def relabel(
         values = clips[name].to_numpy(dtype=object).copy()
         values[at >= 0] = table.rows.clips[name].to_numpy(dtype=object)[at[at >= 0]]
         clips[name] = values
+    if "reference" in replaced:
+        clips["reference"] = resolved_references(clips, str(path))
     if replaced:
         logger.info("%s: replaces %s of %d clips", path, ", ".join(replaced), int((at >= 0).sum()))
     if not table.scores:

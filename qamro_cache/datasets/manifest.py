@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qamro_cache.datasets.cells import audio_paths
+from qamro_cache.datasets.ids import resolved_references
 from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.rated import read_rated
 from qamro_cache.datasets.records import Dataset
@@ -26,9 +27,10 @@ def load_manifest(
 
     Args:
         path: a UTF-8 file with a header. Columns ``path`` and, unless its stems are unique,
-            ``clip_id``; optionally ``system``, ``prompt``, ``split``, ``group``, ``rater``; every
-            other column is an axis of numbers (empty: not rated). With a ``rater`` column several
-            rows may rate one clip; rows with the same in every cell count once.
+            ``clip_id``; optionally ``system``, ``prompt``, ``split``, ``group``, ``reference`` (a
+            clip's id), ``rater``; every other column is an axis of numbers (empty: not rated).
+            With a ``rater`` column several rows may rate one clip; rows with the same in every
+            cell count once.
         data_dir: folder that relative audio paths start from; None: the manifest's own.
         columns: what columns are, for example ``path=filename,quality=mos``.
         axes: those to take; none: all.
@@ -51,6 +53,7 @@ def load_manifest(
     # Links stay as they are.
     start = os.path.join(os.path.abspath(data_dir or path.parent), "")  # noqa: PTH100, PTH118
     clips["path"] = audio_paths(path, names, rows, start)
+    clips["reference"] = resolved_references(clips, str(path))
     notes = tuple(
         f"scale of {axis.name}: {axis.low:g} to {axis.high:g}, guessed from the scores seen; "
         f"--scale {axis.name}=LOW:HIGH names it"

@@ -9,8 +9,9 @@ import pandas as pd
 
 from qamro_cache.errors import OptionError, QamroError, nearest
 
-#: Columns of every clip table, all strings; an unknown value is the empty string.
-CLIP_COLUMNS = ("clip_id", "path", "system", "group", "prompt", "split")
+#: Columns of every clip table, all strings; an unknown value is the empty string. ``reference`` is
+#: the id of the clip that a clip is compared with; its own for a reference.
+CLIP_COLUMNS = ("clip_id", "path", "system", "group", "prompt", "split", "reference")
 
 
 @dataclass(frozen=True)

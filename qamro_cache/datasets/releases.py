@@ -16,13 +16,13 @@ import pandas as pd
 from qamro_cache.datasets.assemble import ClipRows, labels_of_rows, rater_codes
 from qamro_cache.datasets.description import Description, Listing
 from qamro_cache.datasets.patterns import searcher
-from qamro_cache.datasets.records import Labels, Ratings, labels_from_ratings
+from qamro_cache.datasets.records import CLIP_COLUMNS, Labels, Ratings, labels_from_ratings
 from qamro_cache.datasets.tables import Text, numbers, read_table, text
 from qamro_cache.datasets.unfold import unfolded
 from qamro_cache.errors import QamroError
 
 _SEPARATORS = {"csv": ",", "tsv": "\t", "psv": "|"}
-_FIELDS = ("clip_id", "path", "system", "group", "prompt", "split", "rater", "axis", "key")
+_FIELDS = (*CLIP_COLUMNS, "rater", "axis", "key")
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,8 @@ def ways_of(clips: pd.DataFrame, cv: str = "") -> dict[str, Any]:
     return {
         "group": codes_of(clips[word].to_numpy(dtype=str)),
         "group_word": word,
-        "reference": np.array([named_reference(name) for name in clips["system"]], np.bool_),
+        "reference": np.array([named_reference(name) for name in clips["system"]], np.bool_)
+        | (clips["reference"] == clips["clip_id"]).to_numpy(np.bool_),
     }
 
 
