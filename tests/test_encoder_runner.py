@@ -80,11 +80,12 @@ def test_work_that_comes_in_parts_is_judged_as_a_whole(tmp_path, monkeypatch):
         return Runner(encoder, device, windows)
 
     monkeypatch.setattr(pipeline, "Runner", record)
-    units = plan_units(make_clips(tmp_path, 8).clips, (), 4)
-    parts = pipeline.Pipeline(FakeEncoder(), "cpu", 4, 1, "float32", lambda: None)
+    clips = make_clips(tmp_path, 8).clips
+    units, paths = plan_units(clips, (), 4), clips["path"].tolist()
+    parts = pipeline.Pipeline(FakeEncoder(), "cpu", 4, 1, "float32", paths)
     for unit in units:
         assert len(list(parts.run([unit], Stats(), COMPILE_FROM))) == 1
-    whole = pipeline.Pipeline(FakeEncoder(), "cpu", 4, 1, "float32", lambda: None)
+    whole = pipeline.Pipeline(FakeEncoder(), "cpu", 4, 1, "float32", paths)
     assert len(list(whole.run(units, Stats()))) == 2
     assert made == [COMPILE_FROM, 8]
 

@@ -58,8 +58,8 @@ def test_a_manifest_is_a_manifest_whatever_it_is_called(manifest: Path, tmp_path
     [
         ({"out": "x.h5", "encoder": "mel"}, "either --dataset NAME or --manifest FILE"),
         ({"dataset": "demo", "manifest": "clips.csv", "out": "x.h5"}, "either --dataset NAME or"),
-        ({"dataset": "demo"}, "give --out FILE and --encoder NAME"),
-        ({"manifest": "clips.csv", "out": "x.h5"}, "give --out FILE and --encoder NAME"),
+        ({"dataset": "demo"}, "--out FILE and --encoder NAME"),
+        ({"manifest": "clips.csv", "out": "x.h5"}, "--out FILE and --encoder NAME"),
     ],
 )
 def test_what_is_missing_is_wrong_usage(asked: dict[str, str], words: str) -> None:

@@ -6,6 +6,7 @@ Batches never cross a unit, so they do not depend on which decoding thread is fa
 import queue
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,7 @@ class Batcher:
     def _run(self, units: Sequence[Unit]) -> None:
         try:
             # A clip is a window at least; one batch is filled while another is encoded.
-            held = min((WAITING + 2) * self._size, sum(len(unit.clips) for unit in units))
+            held = min((WAITING + 2) * self._size, sum(len(unit) for unit in units))
             refuse_memory(
                 4 * held * self._decoding.policy.window,
                 f"batches of {self._size:,} windows",
@@ -89,7 +90,7 @@ class Batcher:
             for unit in units:
                 mine: list[Clip] = []
                 filling = _Filling(self._size, self._pinned)
-                for _ in unit.clips:
+                for _ in unit:
                     clip = next(clips)
                     mine.append(clip)
                     for window in clip.windows(self._stop):
@@ -102,10 +103,8 @@ class Batcher:
         except Stopped:
             return
         except BaseException as error:
-            try:
+            with suppress(Stopped):
                 self._put(error)
-            except Stopped:
-                return
 
     def _put(self, item: WindowBatch | UnitEnd | BaseException | None) -> None:
         put(self._queue, item, self._stop)

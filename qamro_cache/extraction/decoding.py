@@ -1,18 +1,20 @@
 """Clips on their way to the encoder: decoded in threads, in order, in bounded memory."""
 
-import os
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from qamro_cache.audio.decode import ClipDecoder
 from qamro_cache.audio.windows import Window
 from qamro_cache.errors import ClipError, QamroError
+from qamro_cache.extraction.estimate import promised_windows
+from qamro_cache.extraction.source import SourceFolder
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import ClipJob, Unit
 from qamro_cache.identity import AudioPolicy
@@ -49,7 +51,7 @@ class Clip:
     error: ClipError | None = None
     starts: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
-    expected: float | None = None
+    expected: int | None = None
 
     def share(self) -> float:
         """How much of the clip its windows so far are, 0 to 1, by what its header promises.
@@ -59,20 +61,8 @@ class Clip:
         if len(self.starts) < LONG_CLIP:
             return 0.0
         if self.expected is None:
-            self.expected = self._promised_windows()
+            self.expected = promised_windows(self.job.path, self.decoder.policy)
         return min(1.0, len(self.starts) / self.expected) if self.expected else 0.0
-
-    def _promised_windows(self) -> float:
-        import soundfile
-
-        policy = self.decoder.policy
-        try:
-            info = soundfile.info(os.fsencode(self.job.path))
-        except (soundfile.LibsndfileError, OSError):
-            return 0.0
-        same_rate = policy.rate_policy == "as-is"
-        samples = info.frames if same_rate else info.duration * policy.sample_rate
-        return float(samples) / policy.hop
 
     def windows(self, stop: threading.Event) -> Iterator[Window]:
         """Yield the clip's windows as they are decoded; at the end ``error`` says if it failed.
@@ -96,8 +86,8 @@ class Decoding:
     Args:
         policy: how files become windows.
         workers: threads.
-        check_source: called when a file cannot be read; raises a QamroError if not the file but
-            its whole folder is gone, so that a vanished disk is not a thousand failed clips.
+        source: looked at when a file cannot be read: a vanished disk is not a thousand failed
+            clips.
         stop: set when nobody wants more.
         stats: the decoding is added to them.
     """
@@ -106,13 +96,13 @@ class Decoding:
         self,
         policy: AudioPolicy,
         workers: int,
-        check_source: Callable[[], None],
+        source: SourceFolder,
         stop: threading.Event,
         stats: Stats,
     ) -> None:
         import torch
 
-        self.policy, self._workers, self._check_source = policy, workers, check_source
+        self.policy, self._workers, self._source = policy, workers, source
         self._stop, self._stats = stop, stats
         # A worker's resampling stays on its own core; the encoder keeps the threads it has.
         self._threads = torch.get_num_threads()
@@ -125,7 +115,7 @@ class Decoding:
         depth = max(2, CLIP_BYTES // (4 * self.policy.window))
         ahead: deque[Clip] = deque()
         for unit in units:
-            for job in unit.clips:
+            for job in unit:
                 clip = Clip(job, ClipDecoder(job.path, self.policy), queue.Queue(depth))
                 self._pool.submit(self._decode, clip)
                 ahead.append(clip)
@@ -155,7 +145,7 @@ class Decoding:
             end = error
             if error.code in ("missing", "unreadable"):
                 try:
-                    self._check_source()
+                    self._source.check()
                 except QamroError as gone:
                     end = gone
         except QamroError as error:
@@ -166,10 +156,8 @@ class Decoding:
         self._stats.add(
             decode_seconds=time.monotonic() - start - waited, audio_seconds=clip.decoder.duration
         )
-        try:
+        with suppress(Stopped):
             put(clip.queue, end, self._stop)
-        except Stopped:
-            return
 
 
 def put(target: "queue.Queue[Item]", item: Item, stop: threading.Event) -> None:

@@ -13,9 +13,8 @@ from qamro_cache.encoders.registry import load_encoder, options_of
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.pipeline import Pipeline
 from qamro_cache.extraction.request import VerifyOptions
-from qamro_cache.extraction.source import SourceFolder
 from qamro_cache.extraction.stats import Stats
-from qamro_cache.extraction.units import ClipJob, Unit
+from qamro_cache.extraction.units import jobs_of
 from qamro_cache.identity import identity_of
 from qamro_cache.settings import documented, from_options
 
@@ -80,11 +79,9 @@ def encode_again(
     if not len(rows):
         return {"clips": 0, "largest_difference": 0.0}
     chosen = clips.iloc[rows]
-    jobs = zip(chosen["clip_id"], chosen["path"], chosen["prompt"], strict=True)
-    unit = Unit(0, tuple(ClipJob(*job) for job in jobs))
-    check = SourceFolder(chosen["path"].tolist()).check
-    pipeline = Pipeline(encoder, device, 32, 2, identity["stored_dtype"], check)
-    (found,) = pipeline.run([unit], Stats())
+    paths = chosen["path"].tolist()
+    pipeline = Pipeline(encoder, device, 32, 2, identity["stored_dtype"], paths)
+    (found,) = pipeline.run([jobs_of(chosen)], Stats())
     exact = identity["precision"] == identity["stored_dtype"] == "float32"
     allowed = TOLERANCE if exact else HALF_TOLERANCE
     largest = 0.0

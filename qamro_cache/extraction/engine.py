@@ -2,52 +2,28 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qamro_cache.cache.content import CacheContent
 from qamro_cache.devices import usable_device
 from qamro_cache.encoders.protocol import EncoderOptions
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.request import ExtractRequest
-from qamro_cache.extraction.source import SourceFolder
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import Unit, available_processors, default_batch
-from qamro_cache.identity import EncoderSpec
 
 if TYPE_CHECKING:
     from qamro_cache.encoders.protocol import Encoder
-
-
-class Engine(Protocol):
-    """Encodes units, in any order.
-
-    Attributes:
-        batch_size: most windows a batch, and clips a unit.
-    """
-
-    batch_size: int
-
-    @property
-    def spec(self) -> EncoderSpec:
-        """Of the encoder."""
-        ...
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What of the engine is recorded in the cache."""
-        ...
-
-    def run(self, units: Sequence[Unit], stats: Stats) -> Iterator[CacheContent]:
-        """Yield the content of each unit, in any order."""
-        ...
-
-    def close(self) -> None:
-        """Give back what the engine holds."""
-        ...
+    from qamro_cache.extraction.ray_engine import RayEngine
 
 
 class LocalEngine:
     """One encoder, in this process.
+
+    Attributes:
+        batch_size: most windows a batch, and clips a unit.
+        spec: of the encoder.
+        provenance: what of the engine is recorded in the cache.
 
     Args:
         encoder: in eval mode on ``device``.
@@ -64,11 +40,10 @@ class LocalEngine:
         self.batch_size = request.batch_size or default_batch(device)
         self.workers = request.workers or available_processors()
         self.spec = encoder.spec
-        check = SourceFolder(paths).check
         self._pipeline = Pipeline(
-            encoder, device, self.batch_size, self.workers, request.dtype, check
+            encoder, device, self.batch_size, self.workers, request.dtype, paths
         )
-        self.provenance = {
+        self.provenance: dict[str, Any] = {
             "device": device,
             "batch_size": self.batch_size,
             "workers": self.workers,
@@ -81,6 +56,10 @@ class LocalEngine:
 
     def close(self) -> None:
         """Do nothing: the encoder is the caller's."""
+
+
+#: What encodes units, in any order.
+Engine: TypeAlias = "LocalEngine | RayEngine"
 
 
 def make_engine(encoder: "Encoder | str", request: ExtractRequest, paths: Sequence[str]) -> Engine:

@@ -1,4 +1,4 @@
-"""How much disk an extraction will take: from the lengths that the files' headers name."""
+"""How much an extraction will have to do: from the lengths that the files' headers name."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +10,7 @@ from qamro_cache.audio.open import open_regular
 from qamro_cache.audio.windows import plan_windows
 from qamro_cache.errors import ClipError
 from qamro_cache.extraction.units import Unit
-from qamro_cache.identity import EncoderSpec
+from qamro_cache.identity import AudioPolicy, EncoderSpec
 
 #: Files whose headers are read; of more, so many in even steps.
 MOST = 200
@@ -24,16 +24,16 @@ def feature_bytes(units: Sequence[Unit], spec: EncoderSpec, dtype: str) -> float
         spec: of the encoder.
         dtype: that features are stored in.
     """
-    paths = [clip.path for unit in units for clip in unit.clips]
+    paths = [clip.path for unit in units for clip in unit]
     step = max(1, len(paths) // MOST)
     looked = paths[::step]
-    windows = sum(_windows(path, spec) for path in looked) / max(1, len(looked))
+    windows = sum(promised_windows(path, spec.audio) for path in looked) / max(1, len(looked))
     numbers = sum(float(np.prod(shape)) for shape in spec.features.values())
     return len(paths) * windows * numbers * np.dtype(dtype).itemsize
 
 
-def _windows(path: str, spec: EncoderSpec) -> int:
-    """Windows of a file; none where it cannot be read."""
+def promised_windows(path: str, policy: AudioPolicy) -> int:
+    """Return how many windows a file has by its header; 0 where it cannot be read."""
     import soundfile
 
     # What is wrong with a file is found, and told, when it is decoded.
@@ -42,7 +42,6 @@ def _windows(path: str, spec: EncoderSpec) -> int:
         open_regular(Path(path)) as handle,
         soundfile.SoundFile(handle, closefd=False) as sound,
     ):
-        rate = spec.audio.sample_rate
-        scale = rate / sound.samplerate if spec.audio.rate_policy == "resample" else 1
-        return len(plan_windows(round(sound.frames * scale), spec.audio))
+        scale = policy.sample_rate / sound.samplerate if policy.rate_policy == "resample" else 1
+        return len(plan_windows(round(sound.frames * scale), policy))
     return 0

@@ -134,11 +134,13 @@ def extract(
             does not give what it promises; the finished clips are kept for the next run.
     """
     request = from_options(ExtractRequest, options)
-    _refuse_sources(dataset, manifest)
     if not encoder and not isinstance(dataset, Dataset):
         encoder = DEFAULT_ENCODERS.get(str(dataset), "")
     if not encoder or out is None:
-        raise OptionError("give --out FILE and --encoder NAME (--list-encoders shows them)")
+        raise OptionError(
+            "give --dataset NAME or --manifest FILE, --out FILE and --encoder NAME "
+            "(--list-encoders shows them)"
+        )
     if isinstance(encoder, str):
         refuse_encoder(encoder)
     plain_target(as_path(out))
@@ -152,7 +154,8 @@ def load_clips(
     dataset: Dataset | PathLike | None, manifest: PathLike | None, request: ExtractRequest
 ) -> Dataset:
     """Return the clips that `extract` is to encode; ``dataset`` and ``manifest`` as there."""
-    _refuse_sources(dataset, manifest)
+    if (dataset is None) == (manifest is None):
+        raise OptionError("give either --dataset NAME or --manifest FILE")
     data_dir, axes, scale = request.data_dir, request.axis, request.scale
     if manifest is not None:
         return load_manifest(manifest, data_dir, columns=request.columns, axes=axes, scale=scale)
@@ -162,11 +165,6 @@ def load_clips(
     clips = take_axes(clips, axes)
     labels = with_scales(clips.labels, parse_scales(scale), clips.clips["clip_id"].tolist())
     return replace(clips, labels=labels)
-
-
-def _refuse_sources(*sources: object) -> None:
-    if sum(source is not None for source in sources) != 1:
-        raise OptionError("give either --dataset NAME or --manifest FILE")
 
 
 def run_extraction(

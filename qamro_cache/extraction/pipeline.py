@@ -7,7 +7,7 @@ The bounds on the queues hold the memory, however long a clip is.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from qamro_cache.audio.check import oddity_of
@@ -17,6 +17,7 @@ from qamro_cache.errors import QamroError
 from qamro_cache.extraction.batches import Batcher, WindowBatch
 from qamro_cache.extraction.contents import unit_content
 from qamro_cache.extraction.decoding import Decoding
+from qamro_cache.extraction.source import SourceFolder
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import Unit
 
@@ -35,7 +36,7 @@ class Pipeline:
         batch_size: most windows a batch.
         workers: decoding threads.
         stored_dtype: ``float32`` or ``float16``.
-        check_source: called when a file cannot be read; see `Decoding`.
+        paths: of all clips.
     """
 
     def __init__(
@@ -45,12 +46,12 @@ class Pipeline:
         batch_size: int,
         workers: int,
         stored_dtype: str,
-        check_source: Callable[[], None],
+        paths: Sequence[str],
     ) -> None:
         self.encoder, self.device, self.batch_size = encoder, device, batch_size
         self.runner: Runner | None = None
         self.workers, self.stored_dtype = workers, stored_dtype
-        self.check_source = check_source
+        self.source = SourceFolder(paths)
         self._pinned = device.startswith("cuda")
 
     def run(self, units: Sequence[Unit], stats: Stats, clips: int = 0) -> Iterator[CacheContent]:
@@ -63,10 +64,10 @@ class Pipeline:
         """
         if self.runner is None:
             # A clip is a window at least, which is enough to tell whether compiling pays.
-            clips = clips or sum(len(unit.clips) for unit in units)
+            clips = clips or sum(map(len, units))
             self.runner = Runner(self.encoder, self.device, clips)
         stop = threading.Event()
-        decoding = Decoding(self.encoder.spec.audio, self.workers, self.check_source, stop, stats)
+        decoding = Decoding(self.encoder.spec.audio, self.workers, self.source, stop, stats)
         batcher = Batcher(decoding, self.batch_size, self._pinned, stop)
         batcher.start(units)
         try:
@@ -99,7 +100,7 @@ class Pipeline:
             stats.add(encode_seconds=time.monotonic() - start)
             stats.clips_begun = 0.0
             for clip, status in zip(item.clips, content.clips["status"], strict=True):
-                stats.count_clip(status)
+                stats.add(clips_done=1, failed=status != "ok")
                 oddity = oddity_of(clip.decoder.peak, clip.decoder.mixed_peak)
                 if status == "ok" and oddity:
                     stats.count_odd(oddity, [clip.job.clip_id])

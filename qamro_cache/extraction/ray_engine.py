@@ -34,19 +34,10 @@ AHEAD = 2
 ATTEMPTS = 3
 
 
-def _make_pipeline(
-    load: "Callable[[str], Encoder]",
-    paths: Sequence[str],
-    device: str,
-    batch_size: int,
-    workers: int,
-    dtype: str,
-) -> "Pipeline":
+def _make_pipeline(load: "Callable[[str], Encoder]", device: str, *settings: Any) -> "Pipeline":
     from qamro_cache.extraction.pipeline import Pipeline
-    from qamro_cache.extraction.source import SourceFolder
 
-    check = SourceFolder(paths).check
-    return Pipeline(load(device), device, batch_size, workers, dtype, check)
+    return Pipeline(load(device), device, *settings)
 
 
 class EncodingWorker:
@@ -124,26 +115,21 @@ class RayEngine:
             self.workers = request.workers or max(1, int(share))
             device = "cuda" if gpus else "cpu"
             self.batch_size = request.batch_size or default_batch(device)
-            settings = (device, self.batch_size, self.workers, request.dtype)
-            self._make = ray.put(partial(_make_pipeline, load, list(paths), *settings))
+            settings = (self.batch_size, self.workers, request.dtype, list(paths))
+            self._make = ray.put(partial(_make_pipeline, load, device, *settings))
             self._actor = ray.remote(EncodingWorker).options(
                 num_cpus=min(self.workers, share), num_gpus=gpus, max_restarts=0
             )
             self._idle = [self._start() for _ in range(self.num_workers)]
-            self._spec = self._first_spec()
+            self.spec = self._first_spec()
+            #: What is recorded in the cache.
+            self.provenance: dict[str, Any] = {
+                "ray_workers": self.num_workers,
+                "batch_size": self.batch_size,
+            }
         except BaseException:
             self.close()
             raise
-
-    @property
-    def spec(self) -> EncoderSpec:
-        """Of the encoder."""
-        return self._spec
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What is recorded in the cache."""
-        return {"ray_workers": self.num_workers, "batch_size": self.batch_size}
 
     def run(self, units: Sequence[Unit], stats: Stats) -> Iterator[CacheContent]:
         """Yield the content of each unit, in the order in which they are finished."""
@@ -153,7 +139,7 @@ class RayEngine:
         todo = deque(
             _Chunk(list(units[index : index + size])) for index in range(0, len(units), size)
         )
-        share = sum(len(unit.clips) for unit in units) // self.num_workers
+        share = sum(map(len, units)) // self.num_workers
         actors = list(self._idle)
         running: dict[Any, tuple[Any, _Chunk]] = {}  # result -> worker, chunk
         while todo or running:
@@ -169,7 +155,7 @@ class RayEngine:
                 # Every chunk that this worker held fails in the same way; do them all again.
                 chunk.attempts += 1
                 if chunk.attempts >= ATTEMPTS:
-                    clips = [clip.clip_id for unit in chunk.units for clip in unit.clips]
+                    clips = [clip.clip_id for unit in chunk.units for clip in unit]
                     raise QamroError(
                         f"the worker died {ATTEMPTS} times on the {len(clips)} clips "
                         f"from {clips[0]!r} on ({type(error).__name__}); look for too little "

@@ -15,18 +15,12 @@ from qamro_cache.datasets.records import Dataset
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.contents import storable_time
 from qamro_cache.extraction.folder import WorkFolder
+from qamro_cache.extraction.units import ClipJob
 
 logger = logging.getLogger("qamro_cache")
 
-_COMPARED = (
-    "clip_id",
-    "path",
-    "prompt",
-    "status",
-    "audio_sha256",
-    "audio_bytes",
-    "audio_mtime_ns",
-)
+
+_COMPARED = (*ClipJob._fields, "status", "audio_sha256", "audio_bytes", "audio_mtime_ns")
 
 
 def find_kept(
@@ -47,7 +41,7 @@ def find_kept(
         refuse_mixture(
             Path("this run"), header.identity, source.container.path, source.header.identity
         )
-    now = {row[0]: row for row in _rows(dataset.clips, ("clip_id", "path", "prompt"))}
+    now = {row[0]: row for row in _rows(dataset.clips, ClipJob._fields)}
     done: set[str] = set()
     failed = 0
     for source in sources:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from qamro_cache.errors import QamroError
-from qamro_cache.extraction.units import common_folder
 
 
 class SourceFolder:
@@ -20,7 +19,8 @@ class SourceFolder:
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self.folder = common_folder(paths)
+        folders = [os.path.dirname(path) or "/" for path in paths]  # noqa: PTH120
+        self.folder = Path(os.path.commonpath(folders))
         self._device = self._look()
         if self._device is None:
             raise QamroError(
@@ -43,5 +43,5 @@ class SourceFolder:
         """
         with suppress(OSError), os.scandir(self.folder) as entries:
             if next(entries, None) is not None:
-                return Path(self.folder).stat().st_dev
+                return self.folder.stat().st_dev
         return None

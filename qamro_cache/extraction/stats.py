@@ -20,7 +20,7 @@ class Stats:
         clips_reused: found done when the run started.
         clips_done: finished by this run, failures included.
         clips_begun: of the unit at work, what of its clips is encoded; 1.5 is a clip and a half.
-        failures: of those, by status.
+        failed: of those, what cannot be used.
         odd: clips whose level is odd, by what is odd: how many, and the first names.
         windows: encoded.
         audio_seconds: decoded.
@@ -37,7 +37,7 @@ class Stats:
     clips_reused: int = 0
     clips_done: int = 0
     clips_begun: float = 0.0
-    failures: dict[str, int] = field(default_factory=dict)
+    failed: int = 0
     odd: dict[Oddity, tuple[int, list[str]]] = field(default_factory=dict)
     windows: int = 0
     audio_seconds: float = 0.0
@@ -64,13 +64,6 @@ class Stats:
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
 
-    def count_clip(self, status: str) -> None:
-        """Count one finished clip."""
-        with self._lock:
-            self.clips_done += 1
-            if status != "ok":
-                self.failures[status] = self.failures.get(status, 0) + 1
-
     def count_odd(self, oddity: Oddity, names: list[str], count: int = 1) -> None:
         """Count clips whose level is odd, and keep the first names."""
         with self._lock:
@@ -87,11 +80,9 @@ class Stats:
 
     def merge(self, other: "Stats") -> None:
         """Add the work of another process."""
-        work = ("clips_done", "windows", "audio_seconds", "decode_seconds", "encode_seconds")
-        self.add(**{name: getattr(other, name) for name in (*work, "wait_seconds")})
-        with self._lock:
-            for status, count in other.failures.items():
-                self.failures[status] = self.failures.get(status, 0) + count
+        seconds = ("audio_seconds", "decode_seconds", "encode_seconds", "wait_seconds")
+        work = ("clips_done", "failed", "windows", *seconds)
+        self.add(**{name: getattr(other, name) for name in work})
         for oddity, (count, names) in other.odd.items():
             self.count_odd(oddity, names, count)
 
@@ -99,11 +90,6 @@ class Stats:
     def elapsed(self) -> float:
         """Seconds since the run started."""
         return time.monotonic() - self.started
-
-    @property
-    def failed(self) -> int:
-        """Clips that failed in this run."""
-        return sum(self.failures.values())
 
     @property
     def clips_per_second(self) -> float:

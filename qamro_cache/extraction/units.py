@@ -6,9 +6,9 @@ where an earlier run was stopped.
 """
 
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -18,8 +18,7 @@ from qamro_cache.errors import QamroError
 CPU_BATCH, GPU_BATCH = 8, 64
 
 
-@dataclass(frozen=True)
-class ClipJob:
+class ClipJob(NamedTuple):
     """A clip to be encoded."""
 
     clip_id: str
@@ -27,17 +26,8 @@ class ClipJob:
     prompt: str
 
 
-@dataclass(frozen=True)
-class Unit:
-    """Clips whose windows share batches.
-
-    Attributes:
-        index: place in the manifest, in units.
-        clips: those of its clips that are still to be done.
-    """
-
-    index: int
-    clips: tuple[ClipJob, ...]
+#: Clips whose windows share batches.
+Unit = tuple[ClipJob, ...]
 
 
 def default_batch(device: str) -> int:
@@ -54,14 +44,16 @@ def available_processors() -> int:
 
 def plan_units(clips: pd.DataFrame, done: Collection[str], size: int) -> list[Unit]:
     """Cut a clip table into units and leave out the clips that are done."""
-    units = []
-    columns = (clips["clip_id"].tolist(), clips["path"].tolist(), clips["prompt"].tolist())
-    jobs = [ClipJob(*row) for row in zip(*columns, strict=True)]
-    for index in range(0, len(jobs), size):
-        todo = tuple(job for job in jobs[index : index + size] if job.clip_id not in done)
-        if todo:
-            units.append(Unit(index // size, todo))
-    return units
+    jobs = jobs_of(clips)
+    cut = (jobs[first : first + size] for first in range(0, len(jobs), size))
+    todo = (tuple(job for job in unit if job.clip_id not in done) for unit in cut)
+    return [unit for unit in todo if unit]
+
+
+def jobs_of(clips: pd.DataFrame) -> Unit:
+    """Return the rows of a clip table as jobs, all in one unit."""
+    columns = (clips[name].tolist() for name in ClipJob._fields)
+    return tuple(ClipJob(*row) for row in zip(*columns, strict=True))
 
 
 def shard_rows(num_clips: int, shard: tuple[int, int], size: int) -> tuple[int, int]:
@@ -84,8 +76,3 @@ def shard_rows(num_clips: int, shard: tuple[int, int], size: int) -> tuple[int, 
 def shard_path(out: Path, shard: tuple[int, int]) -> Path:
     """Return the file of shard i of n, for example ``emb-00002-of-00008.h5``."""
     return out.with_name(f"{out.stem}-{shard[0]:05d}-of-{shard[1]:05d}{out.suffix}")
-
-
-def common_folder(paths: Sequence[str]) -> Path:
-    """Return the deepest folder that holds all of the files."""
-    return Path(os.path.commonpath([os.path.dirname(path) or "/" for path in paths]))  # noqa: PTH120
