@@ -58,4 +58,6 @@ $(VENV)/.demo: $(VENV)/.torch-$(TORCH) setup.cfg constraints.txt
 
 $(VENV)/.test: $(VENV)/.torch-$(TORCH) setup.cfg constraints.txt
 	$(PIP) --editable '.[test]'
+	@# Its weights are all we read; what it asks for needs a C compiler.
+	$(PIP) --no-deps Resemblyzer
 	@touch $@ $(VENV)/.demo

@@ -162,7 +162,11 @@ def monkey_environment(variables, folder):
 def test_the_tab_key_offers_values(tmp_path):
     write_synthetic(tmp_path / "emb.h5")
     for command, line, values in (
-        (extract, "qamro-extract --encoder ", ["mel", "distillmos", "clap", "audiobox", "hf:"]),
+        (
+            extract,
+            "qamro-extract --encoder ",
+            ["mel", "distillmos", "resemblyzer", "clap", "audiobox", "hf:"],
+        ),
         (extract, "qamro-extract --dataset somos", ["somos-clean", "somos"]),
         (extract, "qamro-extract --dataset ./my", ["./my"]),  # a file's name
         (evaluate, "qamro-evaluate --dataset bv", ["bvcc"]),

@@ -17,7 +17,7 @@ from qamro_cache.errors import OptionError, QamroError, unknown
 GROUP = "qamro_cache.encoders"
 
 #: Modules of this package, each with an ``INFO``.
-BUILT_IN = ("mel", "distillmos", "clap", "audiobox", "huggingface")
+BUILT_IN = ("mel", "distillmos", "resemblyzer", "clap", "audiobox", "huggingface")
 
 logger = logging.getLogger("qamro_cache")
 

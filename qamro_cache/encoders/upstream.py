@@ -26,7 +26,8 @@ from qamro_cache.encoders.upstream_packages import PROMPTS, UPSTREAMS, Features
 LIMITS = {"float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 1e-1}
 #: Largest difference of a sample that enters the network: a third of a 16-bit step.
 SAME_SAMPLE = 1e-5
-#: Length in windows and rate of each sound; 0: the encoder's own rate.
+#: Length in windows (of at most 10 s: rounding grows with the length in a recurrent network) and
+#: rate of each sound; 0: the encoder's own rate.
 SOUNDS = ((1.0, 0), (0.31, 44_100), (0.62, 16_000))
 
 
@@ -106,11 +107,12 @@ def write_sounds(folder: Path, encoder: Encoder) -> list[Path]:
     import soundfile
 
     policy = encoder.spec.audio
+    longest = min(policy.window, 10 * policy.sample_rate)
     draw = np.random.default_rng(0)
     files = []
     for index, (share, rate) in enumerate(SOUNDS):
         rate = rate or policy.sample_rate
-        time = np.arange(int(share * policy.window * rate / policy.sample_rate)) / rate
+        time = np.arange(int(share * longest * rate / policy.sample_rate)) / rate
         noise = draw.standard_normal(len(time))
         sounds = (
             0.5 * np.sin(2 * np.pi * 440 * time),

@@ -159,8 +159,33 @@ def distillmos(files: Sequence[Path], encoder: Encoder, options: EncoderOptions)
     return {"waveform": torch.cat(padded), "mos": torch.cat([model(wave) for wave in waves])}
 
 
+# ------------------------------------------------------------------------------ resemblyzer
+
+
+def resemblyzer(files: Sequence[Path], encoder: Encoder, options: EncoderOptions) -> Features:
+    """``states`` and ``embedding`` of whole clips, by the package's own front end and network."""
+    import librosa
+    from resemblyzer import VoiceEncoder
+    from resemblyzer.audio import normalize_volume, wav_to_mel_spectrogram
+
+    network = VoiceEncoder("cpu", verbose=False).eval()
+    waves, states, embeddings = [], [], []
+    for file in files:
+        samples, rate = read(file)
+        wave = librosa.resample(samples, orig_sr=rate, target_sr=encoder.spec.audio.sample_rate)
+        waves.append(F.pad(torch.from_numpy(wave), (0, encoder.spec.audio.window - len(wave))))
+        raised = normalize_volume(wave, -30, increase_only=True)
+        mels = torch.from_numpy(wav_to_mel_spectrogram(raised))[None]
+        heard = network.lstm(mels)[0][0]  # [T, 256]
+        states.append(torch.cat([heard.mean(0), heard.std(0, correction=0), heard[-1]]))
+        embeddings.append(network(mels)[0])
+    rows = {"waveform": waves, "states": states, "embedding": embeddings}
+    return {name: torch.stack(values) for name, values in rows.items()}
+
+
 UPSTREAMS = {
     "clap": Upstream("laion_clap", "laion-clap", laion_clap),
     "audiobox": Upstream("audiobox_aesthetics", "audiobox-aesthetics", audiobox_aesthetics),
     "distillmos": Upstream("distillmos", "distillmos", distillmos),
+    "resemblyzer": Upstream("resemblyzer", "Resemblyzer", resemblyzer),
 }
