@@ -4,7 +4,7 @@ import io
 import os
 import sys
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -139,7 +139,16 @@ def notices_to_stderr() -> None:
         def format(self, record: logging.LogRecord) -> str:
             return short(super().format(record))
 
-    handler = logging.StreamHandler()
+    class ToStderr(logging.StreamHandler[TextIO]):
+        # While a progress bar is shown, sys.stderr is what writes above it.
+        @property
+        def stream(self) -> TextIO:
+            return sys.stderr
+
+        @stream.setter
+        def stream(self, stream: TextIO) -> None: ...
+
+    handler = ToStderr()
     handler.setFormatter(OneLineFormatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("qamro_cache")
     logger.handlers[:] = [handler]

@@ -16,7 +16,9 @@ def training_bar() -> Iterator[Callable[[int, int, int], None]]:
         TextColumn("{task.percentage:.0f} %, {task.fields[running]} heads running"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    live = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not live) as bar:
         task = bar.add_task("training", total=None, running=0)
 
         def move(done: int, total: int, running: int) -> None:
