@@ -11,14 +11,14 @@ from qamro_cache.experiments.options import AblateOptions
 from .common import OneLine, notices_to_stderr, printable, version_option
 from .completion import complete
 from .options import CACHES, OUT_FOLDER, given, request_options, setting_options
-from .tables import number, short_span, show_origin, show_table
+from .tables import number, short_span, show_heading, show_table
 from .training_bar import training_bar
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: Of ``summary.csv``, on the screen; the interval is of the clip SRCC.
-_SHOWN = ("clip_mse", "clip_srcc", "95 %", "mcs_p", "system_srcc", "diverged")
+_SHOWN = ("clip_mse", "clip_rmse", "clip_srcc", "95 %", "mcs_p", "system_srcc", "diverged")
 
 
 def _list_grids(context: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -88,16 +88,19 @@ def _show(out: Path, best: dict[str, Any]) -> None:
         question(axis, cv)
         for axis, cv in zip(summary["axis"], summary.get("cv", [None] * len(summary)), strict=True)
     ]
-    for asks in best["questions"]:
-        click.echo(printable(f"cv {asks['cv']}: {asks['split']}"))
-    for axis, part in summary.groupby(asked, sort=False):
+    split = {asks["cv"]: asks["split"] for asks in best["questions"]}
+    for place, (axis, part) in enumerate(summary.groupby(asked, sort=False)):
+        if place:
+            click.echo()
         rows = [
             [str(row[name]) for name in named] + [_cell(row, name) for name in _SHOWN]
             for _, row in part.iterrows()
         ]
-        title = f"{'synthetic data: ' if best['synthetic'] else ''}{axis}"
-        show_table([*named, *_SHOWN], rows, title=title, left=len(named))
-        show_origin(dict(part.iloc[0]))
+        first = dict(part.iloc[0])
+        held_out = [split[first["cv"]]] if "cv" in first else dict.fromkeys(split.values())
+        show_heading(str(axis), {**best, "split": "; ".join(held_out)}, first)
+        show_table([*named, *_SHOWN], rows, left=len(named))
+        click.echo(printable(first["signature"]))
         click.echo(printable(_verdict(str(axis), best["axes"][axis])))
         for verdict in best["axes"][axis]["verdicts"]:
             click.echo(printable(f"{axis}: this cell {verdict['words']}"))

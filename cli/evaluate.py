@@ -8,8 +8,8 @@ import click
 from qamro_cache.evaluation.options import EvaluateOptions
 
 from .common import OneLine, notices_to_stderr, printable, version_option
-from .options import File, given, request_options
-from .tables import show_scores
+from .options import BY, File, given, option_of, request_options
+from .tables import SYSTEM_COLUMNS, show_scores, show_systems
 
 
 @click.command(cls=OneLine, stopped="nothing is written by this command; give it again")
@@ -23,9 +23,16 @@ from .tables import show_scores
 )
 @click.option("--labels", type=File, help="The truth: a CSV of clips and scores, or a cache (.h5).")
 @request_options(EvaluateOptions)
+@option_of(BY)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 @version_option
-def main(predictions: tuple[Path, ...], labels: Path | None, as_json: bool, **options: Any) -> None:
+def main(
+    predictions: tuple[Path, ...],
+    labels: Path | None,
+    by: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Score predictions against listeners' mean opinion scores.
 
     Figures are those of the AudioMOS challenge, clip and system level, and within groups, each with
@@ -46,16 +53,24 @@ def main(predictions: tuple[Path, ...], labels: Path | None, as_json: bool, **op
 
         click.echo(json_text(result))
         return
-    for axis, scored in result["axes"].items():
-        title = f"{axis} ({'synthetic, ' if result['synthetic'] else ''}{result['dataset']})"
-        if result["chosen"]:
-            title += f"; {result['chosen']}"
+    _show(result, first, by)
+
+
+def _show(result: dict[str, Any], predictions: Path, by: str | None) -> None:
+    """Print a table an axis, with what must be known of its figures."""
+    held_out = [result["split"] or f"predictions of {predictions}", result["chosen"]]
+    origin = {**result, "split": "; judged: ".join(filter(None, held_out))}
+    for place, (axis, scored) in enumerate(result["axes"].items()):
+        if place:
+            click.echo()
         models = {scored["predicted_axis"]: scored}
         if others := scored["without_trained"]:
             models["not trained on"] = others
-        show_scores(title, {**models, **scored["baselines"]}, scored["ceiling"])
+        show_scores(axis, origin, {**models, **scored["baselines"]}, scored["ceiling"])
         for verdict in scored["verdicts"]:
             click.echo(printable(f"{axis}: {verdict['words']}"))
+        if by == "system":
+            show_systems(axis, scored["by_system"], SYSTEM_COLUMNS)
         if scored["trained_on"]:
             click.echo(
                 f"{axis}: the head was trained on {scored['trained_on']} of {scored['clips']} "

@@ -69,7 +69,9 @@ def show_findings(
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return
-    for table in report_tables(report):
+    for place, table in enumerate(report_tables(report)):
+        if place:
+            click.echo()
         show_table(table.columns, table.rows, title=table.title, left=table.left)
 
 

@@ -24,6 +24,9 @@ CACHES = click.option(
 #: The folder of a run or a grid.
 OUT_FOLDER = click.option("--out", type=File, required=True, help="Folder for the results.")
 
+#: What is shown beside the figures.
+BY = Setting("by", str, "", "Show a table of means by system too.", choices=("", "system"))
+
 _METAVAR = {float: "NUMBER", int: "NUMBER", bool: "true|false", str: "TEXT"}
 
 

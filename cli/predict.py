@@ -12,13 +12,12 @@ from qamro_cache.scoring.options import PredictOptions
 from .common import OneLine, fail, notices_to_stderr, printable, version_option
 from .extraction_bar import ExtractionBar
 from .options import File, given, request_options
-from .tables import number, show_table, span
+from .tables import number, show_systems, show_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _FAILURES_SHOWN = 5
-_SYSTEMS_SHOWN = 40
 
 
 @click.command(
@@ -60,8 +59,14 @@ def main(head: Path, cache: tuple[Path, ...], **options: Any) -> None:
     loaded = load_head(head)
     with nullcontext() if request.cache is not None else ExtractionBar() as bar:
         table = run_predict(replace(request, head=loaded), None if bar is None else bar.show)
-    synthetic = " (trained on synthetic data)" if loaded.training.get("synthetic") else ""
-    _show(table, f"predictions of {head}{synthetic}", request.options.out)
+    training = loaded.training
+    told = "synthetic data" if training.get("synthetic") else training.get("dataset", "")
+    title = (
+        f"{request.source}: {len(request.clip_ids)} clips by {head}, a head of "
+        f"{len(loaded.axes[0].seeds)} seeds on {loaded.identity['name']} {loaded.feature}"
+        f"{f', trained on {told}' if told else ''}"
+    )
+    _show(table, title, request.options.out)
     for path in (request.options.out, request.options.answer):
         if path is not None:
             click.echo(printable(f"wrote {path}"), err=True)
@@ -80,6 +85,7 @@ def _show(table: "pd.DataFrame", title: str, out: Path | None) -> None:
         click.echo(printable(f"and {more} more; {out} has the reasons"), err=True)
     if len(failed) and len(failed) == len(set(table["clip_id"])):
         fail("no clip could be used")
+    from qamro_cache.evaluation.by_system import system_means
     from qamro_cache.heads.trained import KNOWN
 
     rows = []
@@ -99,20 +105,5 @@ def _show(table: "pd.DataFrame", title: str, out: Path | None) -> None:
         )
     columns = ["axis", "clips", "failed", "trained on", "ood", "mean", "seeds' std", "scale"]
     show_table(columns, rows, title=title)
-    _show_systems(table)
-
-
-def _show_systems(table: "pd.DataFrame") -> None:
-    """Print the mean of each system, if there are any."""
-    from qamro_cache.scoring.summary import system_means
-
-    means = system_means(table)
-    for axis, part in means.groupby("axis", sort=False):
-        rows = [
-            [str(row.system), str(row.clips), number(row.mean), span(row.low, row.high)]
-            for row in part.head(_SYSTEMS_SHOWN).itertuples(index=False, name="Row")
-        ]
-        columns = ["system", "clips", "mean", "95 %"]
-        show_table(columns, rows, title=f"{axis}: mean prediction, 95 % interval over clips (t)")
-        if len(part) > _SYSTEMS_SHOWN:
-            click.echo(f"and {len(part) - _SYSTEMS_SHOWN} more systems")
+    for axis, means in system_means(table).groupby("axis", sort=False):
+        show_systems(str(axis), means.to_dict("records"), ["prediction"])

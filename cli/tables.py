@@ -9,6 +9,9 @@ from .common import printable
 
 #: The metric whose interval and single seeds stand beside the figures.
 _WITH_INTERVAL = "srcc"
+_SYSTEMS_SHOWN = 40
+#: Of the records of `qamro_cache.evaluation.by_system.by_system`.
+SYSTEM_COLUMNS = ("predicted", "rated", "error")
 
 
 def show_table(
@@ -17,27 +20,62 @@ def show_table(
     *,
     title: str = "",
     left: int = 1,
-    err: bool = False,
 ) -> None:
-    """Print a table: the first ``left`` columns aligned left, the others right."""
+    """Print a table: the first ``left`` columns aligned left, the others right; its title above."""
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
-    # Text, not str: what a name holds is no markup.
-    heading = Text(printable(title)) if title else None
-    table = Table(title=heading, title_justify="left", box=None, pad_edge=False)
+    show_lines(title)
+    table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
+        # Text, not str: what a name holds is no markup.
         table.add_column(
             Text(printable(column)), justify="left" if index < left else "right", overflow="fold"
         )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     # A pipe or a log file has no width; do not fold a table there.
-    console = Console(stderr=err, highlight=False)
+    console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(stderr=err, highlight=False, width=160)
+        console = Console(highlight=False, width=160)
+    wide = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    table.collapse_padding = wide > console.width
     console.print(table)
+
+
+def show_lines(*lines: str) -> None:
+    """Print lines of text within 80 columns, without those that are empty."""
+    import textwrap
+
+    for line in filter(None, lines):
+        click.echo(textwrap.fill(printable(line), 80, break_on_hyphens=False))
+
+
+def show_heading(axis: str, origin: Mapping[str, Any], scored: Mapping[str, Any]) -> None:
+    """Print what a table of figures is of, so that it says so wherever it is pasted.
+
+    Args:
+        axis: that was judged.
+        origin: ``dataset``, ``synthetic``, ``encoder``, ``feature`` and ``split``, what was held
+            out; empty where not known.
+        scored: what stands behind the first row: ``clips``, ``seeds`` and ``population``.
+    """
+    parts = [
+        f"{'synthetic data, ' if origin['synthetic'] else ''}{origin['dataset']}",
+        f"{origin['encoder']} {origin['feature']}".strip(),
+        f"{scored['clips']} clips",
+        f"{scored['seeds']} seed{'s' if scored['seeds'] != 1 else ''}",
+    ]
+    over = scored["population"]
+    show_lines(
+        f"{axis}: {'; '.join(filter(None, parts))}",
+        origin["split"],
+        f"95 % intervals {'' if over.startswith('over') else 'of '}{over}"
+        if over
+        else "no intervals",
+    )
 
 
 def show_fields(fields: Iterable[tuple[str, str]], *, indent: int = 0) -> None:
@@ -61,14 +99,21 @@ def show_fields(fields: Iterable[tuple[str, str]], *, indent: int = 0) -> None:
 
 
 def show_scores(
-    title: str, models: Mapping[str, Mapping[str, Any]], ceiling: Mapping[str, Any] | None
+    axis: str,
+    origin: Mapping[str, Any],
+    models: Mapping[str, Mapping[str, Any]],
+    ceiling: Mapping[str, Any] | None,
 ) -> None:
-    """Print what `qamro_cache.evaluation.score.score` returned for each model, a level a row."""
+    """Print what `qamro_cache.evaluation.score.score` returned for each model, a level a row.
+
+    ``axis`` and ``origin`` are as in `show_heading`.
+    """
     from qamro_cache.evaluation.compare import levels
     from qamro_cache.evaluation.metrics import METRICS
 
     found = [(model, *level) for model, scored in models.items() for level in levels(scored)]
-    names = [name for name in METRICS if METRICS[name].main]
+    # RMSE is in the units of the labels.
+    names = [name for name in METRICS if METRICS[name].main or name == "rmse"]
     given = {name for *_, metrics in found for name in metrics}
     # The error after a fitted line is for predictions in other units.
     names = [name for name in names if name in given and (name != "mse_fit" or "mse" not in given)]
@@ -91,7 +136,8 @@ def show_scores(
         rows.append(["ceiling", level, count, *values, "", ""])
     shown = [name.upper().replace("_FIT", " (fit)") for name in names]
     columns = ["", "level", "n", *shown, f"{_WITH_INTERVAL.upper()}, 95 %", "seeds"]
-    show_table(columns, rows, title=title, left=2)
+    show_heading(axis, origin, next(iter(models.values())))
+    show_table(columns, rows, left=2)
     if ceiling:
         click.echo(_panels(ceiling))
     _show_counts(models)
@@ -107,17 +153,41 @@ def _show_counts(models: Mapping[str, Mapping[str, Any]]) -> None:
         word = scored["group_word"]
         alone = f"{word}s in no {word} row, because of one clip or one label"
         click.echo(f"{alone}: {scored['groups_left_out']}")
-    show_origin(scored)
-
-
-def show_origin(scored: Mapping[str, Any]) -> None:
-    """Print what the intervals of a table are over, and the signature of what was computed."""
-    import textwrap
-
-    if scored["population"]:
-        click.echo(textwrap.fill(printable(f"95 % intervals {scored['population']}"), 80))
     if scored["signature"]:
         click.echo(printable(scored["signature"]))
+
+
+def show_systems(axis: str, records: Sequence[Mapping[Any, Any]], values: Sequence[str]) -> None:
+    """Print a table by system below an empty line, if there are any systems.
+
+    Args:
+        axis: that was predicted.
+        records: a system each: ``system``, ``clips`` and the values with ``_low`` and ``_high``.
+        values: columns, the last of them with its interval.
+    """
+    if not records:
+        return
+    values = [name for name in values if name in records[0]]
+    last = values[-1]
+    largest = max(abs(one[name]) for one in records for name in values)
+    click.echo()
+    what = ", ".join(f"mean {name}" for name in values)
+    rows = [
+        [
+            str(one["system"]),
+            str(one["clips"]),
+            *(number(one[name], like=largest) for name in values),
+            span(one[f"{last}_low"], one[f"{last}_high"], like=largest),
+        ]
+        for one in records[:_SYSTEMS_SHOWN]
+    ]
+    show_table(
+        ["system", "clips", *values, f"{last}, 95 %"],
+        rows,
+        title=f"{axis} by system: {what}; 95 % intervals over the clips of a system (t)",
+    )
+    if len(records) > _SYSTEMS_SHOWN:
+        click.echo(f"and {len(records) - _SYSTEMS_SHOWN} more systems")
 
 
 def _panels(ceiling: Mapping[str, Any]) -> str:
@@ -148,18 +218,19 @@ def _bare(value: float, decimals: int) -> str:
     return f"{value:.{decimals}f}".replace("0.", ".", 1 if abs(value) < 1 else 0)
 
 
-def span(low: Any, high: Any) -> str:
+def span(low: Any, high: Any, *, like: float | None = None) -> str:
     """An interval in its own units; - where there is none."""
-    return "-" if number(low) == "-" else f"{number(low)} to {number(high)}"
+    return "-" if number(low) == "-" else f"{number(low, like=like)} to {number(high, like=like)}"
 
 
-def number(value: Any) -> str:
-    """Three decimals, one or none for large errors; - where there is none."""
+def number(value: Any, *, like: float | None = None) -> str:
+    """Three decimals, one or none for large ones (or one ``like`` them); - where there is none."""
     try:
         value = float(value)
     except (TypeError, ValueError):
         return "-"
     if value != value:
         return "-"
-    decimals = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    size = abs(value if like is None else like)
+    decimals = 3 if size < 10 else 1 if size < 1000 else 0
     return f"{value:.{decimals}f}"

@@ -9,8 +9,8 @@ from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.training.recipe import RECIPE
 
 from .common import OneLine, notices_to_stderr, printable, version_option
-from .options import CACHES, OUT_FOLDER, given, request_options, setting_options
-from .tables import show_scores
+from .options import BY, CACHES, OUT_FOLDER, given, option_of, request_options, setting_options
+from .tables import SYSTEM_COLUMNS, show_scores, show_systems
 from .training_bar import training_bar
 
 
@@ -19,9 +19,10 @@ from .training_bar import training_bar
 @OUT_FOLDER
 @request_options(TrainOptions)
 @setting_options(RECIPE, flag=False)
+@option_of(BY)
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json on stdout.")
 @version_option
-def main(cache: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
+def main(cache: tuple[Path, ...], out: Path, by: str | None, as_json: bool, **options: Any) -> None:
     """Train heads on cached embeddings with the QAMRO recipe.
 
     Heads are judged on clips that they were not trained on (--cv); the saved head is then trained
@@ -39,16 +40,17 @@ def main(cache: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> N
     if as_json:
         click.echo(json_text(record))
         return
-    origin = f"{record['dataset']}, {record['encoder']}"
-    if record["synthetic"]:
-        origin = f"synthetic data: {origin}"
-    for name, axis in record["axes"].items():
-        show_scores(f"{name} ({origin}); {record['split']}", axis["models"], axis["ceiling"])
+    for place, (name, axis) in enumerate(record["axes"].items()):
+        if place:
+            click.echo()
+        show_scores(name, record, axis["models"], axis["ceiling"])
         for verdict in axis["verdicts"]:
             click.echo(printable(f"{name}: {verdict['words']}"))
         for one in axis["diagnostics"]:
             said = printable(f"{name}: {one['evidence']}. To try: {one['suggestion']}")
             click.echo(click.wrap_text(said, 80, subsequent_indent="  "))
+        if by == "system":
+            show_systems(name, axis["by_system"], SYSTEM_COLUMNS)
     click.echo(
         printable(f"written to {out}: head.safetensors, metrics.json, predictions.csv"), err=True
     )

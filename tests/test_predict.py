@@ -17,6 +17,7 @@ from qamro_cache.cache.reader import open_cache
 from qamro_cache.cache.writer import write_cache
 from qamro_cache.datasets.records import Axis, Dataset, labels_from_means
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.by_system import system_means
 from qamro_cache.heads.file import save_head
 from qamro_cache.heads.head import AxisHead, Head
 from qamro_cache.heads.network import Architecture, init_params
@@ -24,7 +25,6 @@ from qamro_cache.heads.ood import reference_clips
 from qamro_cache.heads.trained import trained_clips, trained_on
 from qamro_cache.identity import AudioPolicy, EncoderSpec, identity_of
 from qamro_cache.scoring.predict import predict, write_predictions
-from qamro_cache.scoring.summary import system_means
 
 SPEC = EncoderSpec(
     "fake", "1", AudioPolicy(16000, 16000, 16000), {"embedding": (6,)}, {"text": (3,)}
@@ -352,11 +352,11 @@ def test_the_mean_of_a_system_has_scipys_interval(cache):
     for system, part in table.groupby("system"):
         values = part["prediction"].dropna()
         wanted = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-        found = means.loc[system, ["mean", "low", "high"]]
+        found = means.loc[system, ["prediction", "prediction_low", "prediction_high"]]
         np.testing.assert_allclose(found.astype(float), [values.mean(), *wanted], rtol=1e-12)
     alone = system_means(table[:1]).iloc[0]
-    assert np.isfinite(alone["mean"])
-    assert np.isnan(alone["low"])
+    assert np.isfinite(alone["prediction"])
+    assert np.isnan(alone["prediction_low"])
     assert len(system_means(table.assign(system=""))) == 0
 
 
@@ -377,7 +377,8 @@ def test_the_command_takes_a_runs_folder_and_sums_up_by_system(cache, tmp_path):
     done = CliRunner().invoke(main, [str(path) for path in paths])
     assert done.exit_code == 0, done.output
     assert "no prediction for c4: no samples" in done.stderr
-    assert "quality: mean prediction, 95 % interval over clips (t)" in " ".join(done.stdout.split())
+    words = "quality by system: mean prediction; 95 % intervals over the clips of a system (t)"
+    assert words in " ".join(done.stdout.split())
     table = pd.read_csv(tmp_path / "p.csv")
     for system, mean in table.groupby("system")["prediction"].mean().items():
         assert re.search(rf"{system} +\d +{mean:.1f} +\S+ to ", done.stdout)

@@ -194,7 +194,7 @@ def test_a_cell_below_ridge_is_not_clearly_best(judged, tmp_path, noise, clear):
         Outcome(names, kind, "quality", [0], model(kind, judged, width).pred[None], judged, {})
         for names, kind, width in cells
     ]
-    best = write_tables(tmp_path, outcomes, synthetic=True, resamples=200)["axes"]["quality"]
+    best = write_tables(tmp_path, outcomes, {"synthetic": True}, 200)["axes"]["quality"]
     assert best["cell"] == {"lr": 0.1}
     assert best["not_told_apart"] == []
     assert best["clearly_best"] is clear

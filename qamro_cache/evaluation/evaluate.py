@@ -15,7 +15,8 @@ from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.records import Dataset, select_labels
 from qamro_cache.datasets.selection import describe, select_rows
 from qamro_cache.errors import QamroError, unknown
-from qamro_cache.evaluation.files import name_of, read_predictions
+from qamro_cache.evaluation.by_system import by_system
+from qamro_cache.evaluation.files import name_of, origin_of, read_predictions
 from qamro_cache.evaluation.judged import Judged, rated, warn_of_small_numbers, ways_of
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.evaluation.others import (
@@ -57,10 +58,13 @@ def evaluate(
         ``trained_on`` (how many of them the head was trained on, by the predictions' own column,
         None where not known), ``without_trained`` (`score` of the others, None where that are all
         or none),
-        ``baselines`` (file -> what `score` returns of it) and ``verdicts`` (see `verdicts`),
+        ``by_system`` (see `by_system`), ``baselines`` (file -> what `score` returns of it),
+        ``verdicts`` (see `verdicts`),
         ``partly_predicted`` (clips left out because not every seed predicts them) and
         ``published_systems`` (systems whose published score is the truth; the others' is the mean
-        over the clips scored); ``synthetic``; ``unpredicted`` and ``unlabeled``: clips that only
+        over the clips scored); ``synthetic``; ``encoder``, ``feature`` and ``split`` as the
+        ``metrics.json`` beside the predictions of a qamro-train run has them, else empty;
+        ``unpredicted`` and ``unlabeled``: clips that only
         one of the two has (a row without a number is no prediction). JSON types.
 
     Raises:
@@ -111,6 +115,7 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     return {
         "dataset": truth.name,
         "synthetic": truth.synthetic,
+        **origin_of(request.predictions),
         "chosen": describe(options.only, options.without),
         "unpredicted": len(found.rows) - len(found.position),
         "unlabeled": found.unlabeled,
@@ -130,12 +135,12 @@ def _score_axis(
     from qamro_cache.evaluation.ceiling import ceiling
     from qamro_cache.evaluation.score import score
 
-    part = found.table[found.table["axis"] == theirs]
+    part, clips = found.table[found.table["axis"] == theirs], truth.clips.iloc[found.rows]
     index = truth.labels.axis_index(ours)
     axis = truth.labels.axes[index]
     target, published = truth.labels.mean[found.rows, index], _published(truth, index)
     pred = _by_seed(part, found)
-    beside = scores_beside(models, theirs, truth.clips["clip_id"].iloc[found.rows].tolist())
+    beside = scores_beside(models, theirs, clips["clip_id"].tolist())
     target = only_scored(target, beside, ours)
     labeled = np.isfinite(target)
     some, every = np.isfinite(pred).any(0) & labeled, np.isfinite(pred).all(0) & labeled
@@ -157,7 +162,7 @@ def _score_axis(
     if why and every.any():
         logger.info("%s: MSE (fit), the error after the best straight line: %s", ours, why)
     warn_of_small_numbers(ours, Judged(np.where(every, target, np.nan), found.system))
-    ways = ways_of(truth.clips.iloc[found.rows])
+    ways = ways_of(clips)
     ratings = rated(select_labels(truth.labels, found.rows), index)
     ways |= {"ratings": ratings, "group_kind": truth.group_kind}
     judged = Judged(target, found.system, published, same_scale=not why, **ways)
@@ -172,11 +177,11 @@ def _score_axis(
     scored["predicted_axis"] = theirs or ours
     scored["scale"] = [axis.low, axis.high]
     scored["partly_predicted"] = partial
-    # A clip stands there once a seed.
-    far = part.loc[part["ood"] == "True", "clip_id"].nunique() if "ood" in part else None
-    scored["ood"] = far
+    far = part.loc[part["ood"] == "True", "clip_id"] if "ood" in part else None
+    scored["ood"] = None if far is None else far.nunique()  # a clip stands there once a seed
     scored["published_systems"] = 0 if published is None else int(np.isfinite(published).sum())
     scored["ceiling"] = ceiling(judged.only(every))
+    scored["by_system"] = by_system(pred.mean(0), judged, clips["system"].tolist())
     return scored
 
 

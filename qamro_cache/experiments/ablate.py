@@ -101,8 +101,12 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     synthetic = any(item["synthetic"] for item in materials)
     with replace_folder(out, GRID_FILES) as new:
         write_json(new / "config.json", config)
-        asked = list(questions.values())
-        return write_tables(new, outcomes, synthetic, options.draws, asked)
+        origin = {
+            name: ", ".join(dict.fromkeys(str(item[name]) for item in materials))
+            for name in ("dataset", "encoder", "feature")
+        }
+        about = {**origin, "synthetic": synthetic, "questions": list(questions.values())}
+        return write_tables(new, outcomes, about, options.draws)
 
 
 def _plan(part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions) -> Plan:

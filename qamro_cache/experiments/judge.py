@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qamro_cache.evaluation.by_system import by_system
 from qamro_cache.evaluation.ceiling import ceiling
 from qamro_cache.evaluation.compare import columns
 from qamro_cache.evaluation.diagnostics import diagnose
@@ -49,6 +50,7 @@ def judge(
     """Score the heads and the baselines on the same held-out clips, axis by axis."""
     folds = held_out.folds
     pooled = pool_folds(fitted, folds)
+    systems = material.clips.table["system"].to_numpy(dtype=str)
     metrics: dict[str, Any] = {}
     for target, axis in enumerate(material.clips.axes):
         judged = material.clips.judged(target, folds, held_out.cv)
@@ -71,6 +73,7 @@ def judge(
             "models": scored,
             "verdicts": verdicts(ours, others, {"ridge", _HUBER, *own[target]}, same),
             "ceiling": ceiling(same),
+            "by_system": by_system(pooled[target].mean(0), same, systems),
             "diagnostics": [one._asdict() for one in found],
             "folds": len({fitted.jobs[k].fold for k in mine}),
             "diverged": int(fitted.diverged[mine].sum()),

@@ -55,13 +55,13 @@ class Outcome:
 def write_tables(
     out: Path,
     outcomes: Sequence[Outcome],
-    synthetic: bool,
+    about: Mapping[str, Any],
     resamples: int | None,
-    questions: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Write ``results.csv``, ``summary.csv`` and ``best.json``; return what the last one holds.
 
-    ``questions`` are what the ways to hold out ask of a model, with the copies found in each.
+    ``about`` is of ``best.json``: the set and whether it is ``synthetic``, and the ``questions``,
+    what the ways to hold out ask of a model, with the copies found in each.
     """
     results, summary = [], []
     # Cells that hold out other clips answer another question: no common clips, no best one.
@@ -90,10 +90,10 @@ def write_tables(
         summary.append({**head, "seeds": 0, **_bound(scores[id(one)], bound)})
     for name, rows in (("results", results), ("summary", summary)):
         table = pd.DataFrame(rows)
-        if synthetic:
+        if about["synthetic"]:
             table["synthetic"] = True
         write_table(out / f"{name}.csv", table)
-    record = {"synthetic": synthetic, "questions": list(questions), "axes": best}
+    record = {**about, "axes": best}
     write_json(out / "best.json", record)
     return record
 

@@ -46,6 +46,14 @@ class PredictRequest:
     options: PredictOptions
 
     @property
+    def source(self) -> str:
+        """What the clips come from, for people."""
+        told = self.options.audio or self.options.manifest
+        if told is None and self.cache is not None:
+            told = self.cache.paths[0]
+        return self.clips.name if told is None and self.clips is not None else str(told)
+
+    @property
     def clip_ids(self) -> list[str]:
         """Of the clips that there will be predictions for."""
         source = self.clips if self.cache is None else self.cache
