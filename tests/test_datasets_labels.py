@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from qamro_cache.datasets.ids import match_ids
-from qamro_cache.datasets.labels import load_labels, relabel
+from qamro_cache.datasets.labels import load_rated, relabel
 from qamro_cache.datasets.raters import subsampled_means
 from qamro_cache.datasets.records import (
     Axis,
@@ -22,11 +22,17 @@ from qamro_cache.datasets.records import (
 from qamro_cache.errors import QamroError
 
 
+def relabeled(path: Path, clip_ids: list[str], *axes: Axis) -> Labels:
+    """Return the labels that a file has for clips whose axes are known."""
+    old = labels_from_means(axes, np.full((len(clip_ids), len(axes)), np.nan))
+    return relabel(path, pd.DataFrame({"clip_id": clip_ids}), old)[1]
+
+
 def test_in_the_order_of_the_clips(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("clip_id,rater,q\nb,r1,4\na.wav,r1,1\nb,r2,2\nx,r1,5\n")
     with caplog.at_level(logging.WARNING, "qamro_cache"):
-        labels = load_labels(path, ["a", "none", "b"], (Axis("q", 0, 10),))
+        labels = relabeled(path, ["a", "none", "b"], Axis("q", 0, 10))
     assert labels.axes == (Axis("q", 0, 10),)
     np.testing.assert_array_equal(labels.mean[:, 0], [1, np.nan, 3])
     assert labels.count[:, 0].tolist() == [1, 0, 2]
@@ -40,15 +46,15 @@ def test_in_the_order_of_the_clips(tmp_path: Path, caplog: pytest.LogCaptureFixt
 def test_a_scale_that_does_not_hold_the_scores_is_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("clip_id,q\na,55\nb,70\n")
-    assert load_labels(path, ["a", "b"], (Axis("q", 1, 5),)).axes == (Axis("q", 0, 100),)
+    assert relabeled(path, ["a", "b"], Axis("q", 1, 5)).axes == (Axis("q", 0, 100),)
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ("name,q\na,3\n", r"row 1: there is no column 'clip_id'"),
-        ("clip_id\na\n", r"row 1: there is no axis"),
-        ("clip_id,q\na,three\n", r"row 1: there is no axis"),
+        ("clip_id\na\n", r"row 1: there is nothing to replace"),
+        ("clip_id,q\na,three\n", r"row 1: there is nothing to replace"),
         ("clip_id,q\nx,3\n", r"names none of the 2 clips .*'x'.*'a'"),
         ("clip_id,q\na,3\na,4\n", r"row 3: clip_id 'a' is already in row 2"),
         ("clip_id,q\na,three\nb,3\n", r"row 2: 'three' in column 'q'"),
@@ -58,7 +64,14 @@ def test_one_line_errors(tmp_path: Path, content: str, words: str) -> None:
     path = tmp_path / "labels.csv"
     path.write_text(content)
     with pytest.raises(QamroError, match=words):
-        load_labels(path, ["a", "b"])
+        relabeled(path, ["a", "b"])
+
+
+def test_labels_alone_need_scores(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("clip_id,system\na,s\n")
+    with pytest.raises(QamroError, match="row 1: there is no axis"):
+        load_rated(path)
 
 
 def test_relabel(tmp_path: Path) -> None:

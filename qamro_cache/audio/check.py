@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from qamro_cache.audio.open import open_part, open_regular, parts_of
+from qamro_cache.audio.open import blocks_of, open_part, open_regular, parts_of
 from qamro_cache.errors import ClipError
 
 #: Half of a 16-bit file's smallest step: sound that stays below is digital silence.
@@ -56,26 +56,17 @@ def look_at(path: Path) -> Oddity | None:
     Raises:
         ClipError: as the extraction would, in as far as it needs no decoding.
     """
-    import soundfile
-
     peak = mixed_peak = 0.0
     frames = 0
     with open_regular(path) as handle:
         for part in parts_of(handle, path):
             with open_part(handle, part, path) as file:
                 frames += file.frames
+                blocks = blocks_of(file, path, _BLOCK)
                 while mixed_peak < max(SILENCE, CANCELED * peak) or peak == 0:
-                    try:
-                        block = file.read(max(1, _BLOCK // file.channels), "float32", True)
-                    except soundfile.LibsndfileError as error:
-                        reason = f"{path} is damaged ({error.error_string})"
-                        raise ClipError("unreadable", reason) from error
-                    if len(block) == 0:
+                    if (found := next(blocks, None)) is None:
                         break
-                    with np.errstate(invalid="ignore", over="ignore"):
-                        mixed = block.mean(axis=1)
-                    if not np.isfinite(mixed).all():
-                        raise ClipError("not-finite", f"{path} holds NaN or infinite samples")
+                    block, mixed = found
                     peak = max(peak, float(np.abs(block).max()))
                     mixed_peak = max(mixed_peak, float(np.abs(mixed).max()))
     if frames == 0:

@@ -15,7 +15,7 @@ import numpy as np
 
 from qamro_cache.audio.containers.source import Part
 from qamro_cache.audio.fingerprint import NO_FINGERPRINT, Fingerprinter
-from qamro_cache.audio.open import open_part, open_regular, parts_of
+from qamro_cache.audio.open import blocks_of, open_part, open_regular, parts_of
 from qamro_cache.audio.resample import Resampler, make_resampler
 from qamro_cache.audio.windows import Samples, Window, WindowCutter
 from qamro_cache.errors import ClipError
@@ -104,28 +104,10 @@ class ClipDecoder:
 
     def _samples(self, file: Any, part: Part) -> Iterator[Samples]:
         """Yield the mean of the channels, block by block."""
-        import soundfile
-
-        frames = max(1, BLOCK // file.channels)
-        before = self.duration
-        done = 0
-        while True:
-            try:
-                block = file.read(frames, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                raise ClipError(
-                    "unreadable",
-                    f"{self.path} is damaged after {self.duration:.1f} s ({error.error_string})",
-                ) from error
-            if len(block) == 0:
-                break
+        before, done = self.duration, 0
+        for block, samples in blocks_of(file, self.path, BLOCK, before):
             done += len(block)
             self.duration = before + done / file.samplerate
-            with np.errstate(invalid="ignore", over="ignore"):
-                mono = file.channels == 1
-                samples = block[:, 0] if mono else block.mean(axis=1, dtype=np.float32)
-            if not np.isfinite(samples).all():
-                raise ClipError("not-finite", f"{self.path} holds NaN or infinite samples")
             self._measure(block, samples)
             yield np.ascontiguousarray(samples)
         wanted = file.frames if part.frames is None else part.frames

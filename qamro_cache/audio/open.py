@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qamro_cache.audio.containers.promise import promised_parts
 from qamro_cache.audio.containers.source import FileBytes, Part, PartFile
 from qamro_cache.audio.endings import CONVERT
+from qamro_cache.audio.windows import Samples
 from qamro_cache.errors import ClipError
 
 #: Sample rates that are taken for true, in Hz.
@@ -107,6 +110,40 @@ def open_part(handle: int, part: Part, path: Path) -> Iterator[Any]:
         yield file
     if not whole and source.error is not None:
         raise source.error
+
+
+def blocks_of(
+    file: Any, path: Path, samples: int, before: float = 0.0
+) -> Iterator[tuple[Samples, Samples]]:
+    """Yield the sound of an open part: blocks [frames, channels], each with its mean [frames].
+
+    Args:
+        file: as `open_part` gives it.
+        path: for messages.
+        samples: of all channels that are decoded at once.
+        before: seconds of the parts before, for messages.
+
+    Raises:
+        ClipError: ``unreadable``: it is damaged; ``not-finite``.
+    """
+    import soundfile
+
+    done = 0
+    while True:
+        try:
+            block = file.read(max(1, samples // file.channels), dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            after = f"{before + done / file.samplerate:.1f} s ({error.error_string})"
+            raise ClipError("unreadable", f"{path} is damaged after {after}") from error
+        if len(block) == 0:
+            return
+        done += len(block)
+        with np.errstate(invalid="ignore", over="ignore"):
+            mono = file.channels == 1
+            mixed = block[:, 0] if mono else block.mean(axis=1, dtype=np.float32)
+        if not np.isfinite(mixed).all():
+            raise ClipError("not-finite", f"{path} holds NaN or infinite samples")
+        yield block, mixed
 
 
 def _unknown(handle: int, path: Path, reason: str) -> ClipError:

@@ -134,9 +134,8 @@ def _without_repeats(parts: list[_Part]) -> list[_Part]:
 
 def _read_part(description: Description, table: Listing, file: Path, data_dir: Path) -> _Part:
     rows = read_rows(table, file)
-    raters = table.raters or bool({"rater", "axis"} & set(table.fields))
-    listed = group_rows(rows.columns, str(file), rows.numbers, raters=raters)
-    labels = labels_of_table(description, table, rows, listed, raters=raters)
+    listed = group_rows(rows.columns, str(file), rows.numbers, raters=table.single)
+    labels = labels_of_table(description, table, rows, listed)
     clips = listed.clips
     if table.split:
         clips["split"] = table.split
@@ -226,7 +225,6 @@ def _join_ratings(
         if key is None:
             raise QamroError(f"{rows.file}: the description names no `key` for it; add fields.key")
         at = np.array([row_of.get(clean_id(name), -1) for name in key], np.intp)
-        raters = table.raters or bool({"rater", "axis"} & set(table.fields))
         mine = rows.take(np.flatnonzero(at >= 0))
         if not len(mine.numbers):
             notes.append(f"no clip has the single ratings of {rows.file.name}")
@@ -234,8 +232,8 @@ def _join_ratings(
         mine.columns["clip_id"] = key[at >= 0]
         for name in set(CLIP_COLUMNS) - {"clip_id"}:
             mine.columns.pop(name, None)
-        listed = group_rows(mine.columns, str(rows.file), mine.numbers, raters=raters)
-        own = labels_of_table(description, table, mine, listed, raters=raters)
+        listed = group_rows(mine.columns, str(rows.file), mine.numbers, raters=table.single)
+        own = labels_of_table(description, table, mine, listed)
         kept.append((own, at[at >= 0][listed.first]))
     for own, at in kept:
         published, ours = labels.mean[at], own.mean

@@ -63,6 +63,11 @@ class Listing:
     count: int = 0
     raters: bool = False
 
+    @property
+    def single(self) -> bool:
+        """Whether a row is one rating."""
+        return self.raters or bool({"rater", "axis"} & self.fields.keys())
+
 
 @dataclass(frozen=True)
 class Prompts:

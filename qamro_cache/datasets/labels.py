@@ -11,7 +11,7 @@ from qamro_cache.datasets.axes import with_scales
 from qamro_cache.datasets.ids import match_ids, resolved_references
 from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.rated import RatedTable, read_rated
-from qamro_cache.datasets.records import Axis, Labels, select_labels
+from qamro_cache.datasets.records import Labels, select_labels
 from qamro_cache.errors import QamroError
 from qamro_cache.paths import PathLike, as_path
 
@@ -21,37 +21,19 @@ logger = logging.getLogger("qamro_cache")
 REPLACED = ("system", "group", "split", "reference")
 
 
-def load_labels(path: PathLike, clip_ids: Sequence[str], axes: tuple[Axis, ...] = ()) -> Labels:
-    """Read a label file and put it in the order of the clips of a cache.
-
-    Args:
-        path: a manifest, or less: ``clip_id``, optionally ``rater``, and one column an axis. Its
-            other known columns are not used. An id may leave out ``.wav`` and the like.
-        clip_ids: [C] the clips that get labels; one that the file does not name gets none.
-        axes: axes known already; one of the same name keeps its scale if that holds the scores.
-
-    Returns:
-        Labels of C rows.
-
-    Raises:
-        QamroError: a file that is not of this form, or that names none of the clips.
-    """
-    table = _read(path)
-    at = _place(table, clip_ids)
-    return select_labels(table.labels({}, axes), at)
-
-
 def load_rated(path: PathLike, columns: Sequence[str] = ()) -> tuple[pd.DataFrame, Labels]:
     """Read a label file by itself: its clips (``CLIP_COLUMNS``, in its order) and their labels.
 
     Args:
-        path: as for ``load_labels``.
+        path: as for `relabel`.
         columns: what columns are, for example ``clip_id=name``.
 
     Raises:
-        QamroError: as ``load_labels``, or a file without a clip.
+        QamroError: a file that is not of this form, without a column of scores, or without a clip.
     """
     table = _read(path, columns)
+    if not table.scores:
+        raise QamroError(f"{path}, row 1: there is no axis; add a column of scores")
     clips = table.rows.clips
     if clips.empty:
         raise QamroError(f"{path}, row 2: there are no clips; add a row for each")
@@ -70,11 +52,12 @@ def relabel(
     """Replace what a label file says about the clips of a cache; features stay as they are.
 
     Args:
-        path: as for ``load_labels``. Columns ``system``, ``group``, ``split`` and ``reference``,
-            where there, replace those of the clips that the file names; without any axis the
-            scores stay.
+        path: ``clip_id``, optionally ``rater``, and a column an axis; a clip that is not named gets
+            no label. Columns ``system``, ``group``, ``split`` and ``reference``, where there,
+            replace those of the clips named; without any axis the scores stay. An id may leave out
+            ``.wav`` and the like. Other columns that manifests have are not used.
         clips: [C] of the cache, with ``clip_id``.
-        labels: of the same rows.
+        labels: of the same rows; an axis of the same name keeps its scale if that holds the scores.
         columns: what columns are, for example ``clip_id=name``.
         axes: the only ones that are of use, where the file has them.
         scale: of axes, for example ``quality=0:100``.
@@ -83,10 +66,11 @@ def relabel(
         New clips and labels; the arguments are not changed.
 
     Raises:
-        QamroError: as ``load_labels``, or a file with nothing to replace.
+        QamroError: a file that is not of this form, names none of the clips, or has nothing to
+            replace.
     """
     scales = parse_scales(scale)
-    table = _read(path, columns, axes, alone=False)
+    table = _read(path, columns, axes)
     replaced = [name for name in REPLACED if name in table.fields]
     if not table.scores and not replaced:
         raise QamroError(
@@ -108,16 +92,10 @@ def relabel(
     return clips, select_labels(table.labels(scales, labels.axes), at)
 
 
-def _read(
-    path: PathLike, columns: Sequence[str] = (), axes: Sequence[str] = (), *, alone: bool = True
-) -> RatedTable:
-    """Read a label file; ``alone``: one that must have scores."""
-    path = as_path(path, "a label file")
-    fields = ("clip_id", *REPLACED)
-    table = read_rated(path, ("clip_id",), columns=columns, axes=axes, fields=fields, strict=False)
-    if alone and not table.scores:
-        raise QamroError(f"{path}, row 1: there is no axis; add a column of scores")
-    return table
+def _read(path: PathLike, columns: Sequence[str], axes: Sequence[str] = ()) -> RatedTable:
+    path, need = as_path(path, "a label file"), ("clip_id",)
+    fields = (*need, *REPLACED)
+    return read_rated(path, need, columns=columns, axes=axes, fields=fields, strict=False)
 
 
 def _place(table: RatedTable, clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:

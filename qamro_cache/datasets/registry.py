@@ -64,7 +64,13 @@ def load_dataset(name: PathLike, data_dir: PathLike | None = None) -> Dataset:
     if name == "demo":
         return load_demo(data_dir)
     if name in descriptions():
-        return _load(descriptions()[name], data_dir)
+        description = descriptions()[name]
+        if data_dir is None:
+            raise QamroError(
+                f"{name} needs --data-dir, the folder where it lies "
+                f"(get it from {description.source})"
+            )
+        return load_described(description, data_dir)
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == name:
             try:
@@ -80,12 +86,3 @@ def load_dataset(name: PathLike, data_dir: PathLike | None = None) -> Dataset:
         f"no dataset {name!r}; there are: {', '.join(known)}; "
         f"or list your own clips with --manifest{nearest(name, known)}"
     )
-
-
-def _load(description: Description, data_dir: Path | None) -> Dataset:
-    if data_dir is None:
-        raise QamroError(
-            f"{description.name} needs --data-dir, the folder where it lies "
-            f"(get it from {description.source})"
-        )
-    return load_described(description, data_dir)

@@ -93,12 +93,8 @@ def read_rows(table: Listing, file: Path) -> Rows:
         row_numbers, columns, lists = rows.numbers, rows.columns, rows.lists
     for extract in table.extract:
         columns |= _extracted(extract.source, extract.pattern, columns, file, row_numbers)
-    fields = {
-        name: render(table.fields[name], columns, str(file))
-        for name in _FIELDS
-        if name in table.fields
-    }
-    columns |= fields
+    named = [name for name in _FIELDS if name in table.fields]
+    columns |= {name: render(table.fields[name], columns, str(file)) for name in named}
     return Rows(file, row_numbers, columns, lists)
 
 
@@ -148,7 +144,7 @@ def _extracted(
 
 
 def labels_of_table(
-    description: Description, table: Listing, rows: Rows, listed: ClipRows, *, raters: bool
+    description: Description, table: Listing, rows: Rows, listed: ClipRows
 ) -> Labels:
     """Make the labels of the clips that ``listed`` found in ``rows``."""
     if table.score:
@@ -158,9 +154,10 @@ def labels_of_table(
         return _list_labels(description, names, rows, listed)
     nothing = np.full(len(rows.numbers), np.nan)
     scores = [_numbers(rows, name) if name else nothing for name in names]
-    who = rows.columns.get("rater", np.full(len(nothing), "", object)) if raters else None
+    nobody = np.full(len(nothing), "", object)
+    who = rows.columns.get("rater", nobody) if table.single else None
     labels = labels_of_rows(listed, description.axes, scores, who, table.count)
-    if raters or not (table.counts or table.stds):
+    if table.single or not (table.counts or table.stds):
         return labels
     counts, stderr = labels.count.copy(), labels.stderr.copy()
     for index, axis in enumerate(description.axes):

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,11 +35,8 @@ class LabelStats:
             raise ValueError(f"std of the labels is {self.std}: it must be above 0 and finite")
         if (self.low is None) != (self.high is None):
             raise ValueError(f"labels have low {self.low} and high {self.high}: give both")
-        if isinstance(self.low, Tensor) or isinstance(self.high, Tensor):
-            return
-        if self.low is None or self.high is None:
-            return
-        if not 0 < self.high - self.low < float("inf"):
+        ends = [end for end in (self.low, self.high) if isinstance(end, float | int)]
+        if len(ends) == 2 and not 0 < ends[1] - ends[0] < float("inf"):
             raise ValueError(
                 f"labels have low {self.low} and high {self.high}: "
                 "high must be above low, both finite"
@@ -100,22 +98,10 @@ def value_and_grad(
     return value.reshape(pred.shape[:-1]), grad.reshape(pred.shape)
 
 
-def composed_loss(
-    loss: Loss,
-    pred: Tensor,
-    target: Tensor,
-    *,
-    mask: Tensor | None = None,
-    stderr: Tensor | None = None,
-    labels: LabelStats = _AS_THEY_ARE,
-    numbers: Tensor | None = None,
-) -> Tensor:
-    """The loss of each head as `value_and_grad` has it, differentiable once by autograd."""
+def composed_loss(loss: Loss, pred: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """The loss of each head, differentiable once by autograd; ``options`` of `value_and_grad`."""
     value: Tensor = DirectGradient.apply(  # type: ignore[no-untyped-call]
-        pred,
-        lambda detached: value_and_grad(
-            loss, detached, target, mask=mask, stderr=stderr, labels=labels, numbers=numbers
-        ),
+        pred, lambda detached: value_and_grad(loss, detached, target, **options)
     )
     return value
 
