@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from qamro_cache.errors import quoted
+
 #: Deepest nesting of JSON that is read from a file, and most numbers in one window's feature.
 MAX_DEPTH, MAX_NUMBERS = 12, 1 << 24
 
@@ -154,10 +156,5 @@ def identity_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> 
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += [f"{key}.{line}" for line in identity_differences(a, b)]
         elif a != b:
-            lines.append(f"{key}: {_short(a)} here, {_short(b)} there")
+            lines.append(f"{key}: {quoted(a)} here, {quoted(b)} there")
     return lines
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -41,6 +41,7 @@ OTHER_ENDINGS = (
     ".tta",
     ".alac",
 )
+ENDINGS = (*AUDIO_ENDINGS, *OTHER_ENDINGS)
 #: How to make it readable.
 CONVERT = "convert with: ffmpeg -i FILE FILE.wav"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from qamro_cache.audio.endings import ENDINGS
 from qamro_cache.datasets.cells import all_numbers, decimal_points, stems_of_paths
 from qamro_cache.datasets.form import NAMELESS, find_form
 from qamro_cache.datasets.options import as_option, parse_columns
@@ -46,8 +47,6 @@ CALLED: Mapping[str, tuple[str, ...]] = {
 }
 #: What the column of scores is called where another names the axis.
 SCORES = ("score", "rating", "mos", "value")
-
-_AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".m4a")
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def _renamed(
 def _audio_column(frame: pd.DataFrame) -> str:
     """Return the first column that seems to hold names of audio files."""
     for name in frame.columns:
-        if len(frame) and frame[name].iloc[0].strip().lower().endswith(_AUDIO):
+        if len(frame) and frame[name].iloc[0].strip().lower().endswith(ENDINGS):
             return str(name)
     return ""
 

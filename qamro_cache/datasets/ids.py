@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.audio.endings import ENDINGS
 from qamro_cache.datasets.tables import Text, factorize, text
 from qamro_cache.errors import QamroError
 
 logger = logging.getLogger("qamro_cache")
 
-_AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
 #: Characters without width, which no eye can tell from none.
 _INVISIBLE = "\u200b\u2060\ufeff"
 
@@ -138,10 +138,8 @@ def _match(
 def id_stem(name: str) -> str:
     """Return a clean clip id without the suffix of an audio file."""
     name = clean_id(name)
-    for suffix in _AUDIO:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+    stem, dot, ending = name.rpartition(".")
+    return stem if dot + ending.lower() in ENDINGS else name
 
 
 def resolved_references(clips: pd.DataFrame, where: str) -> Text:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from qamro_cache.errors import QamroError, nearest
+from qamro_cache.errors import QamroError, nearest, quoted
 
 Record = TypeVar("Record")
 
@@ -55,12 +55,12 @@ def from_toml(kind: type[Record], entry: Any, where: str) -> Record:
         QamroError: an unknown or missing key, or a value of another kind than its field.
     """
     if not isinstance(entry, dict):
-        raise QamroError(f"{where}: is {_shown(entry)}; write a table there")
+        raise QamroError(f"{where}: is {quoted(entry)}; write a table there")
     known: dict[str, Field[Any]] = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     for name in entry:
         if name not in known:
             hint = nearest(name, list(known)) or f"; known: {', '.join(known)}"
-            raise QamroError(f"{where}: unknown key {_shown(name)}{hint}")
+            raise QamroError(f"{where}: unknown key {quoted(name)}{hint}")
     hints = get_type_hints(kind)
     made = {k: _value(hints[k], v, f"{where}: {k}") for k, v in entry.items()}
     for name, item in known.items():
@@ -80,7 +80,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         value = [value]
     wanted, words = _KINDS[plain]
     if not isinstance(value, wanted) or (isinstance(value, bool) and plain is not bool):
-        raise QamroError(f"{where} is {_shown(value)}; write {words} there")
+        raise QamroError(f"{where} is {quoted(value)}; write {words} there")
     if plain is tuple:
         return tuple(_value(inner[0], item, where) for item in value)
     if plain is Mapping:
@@ -95,8 +95,3 @@ def _refuse_long_numbers(value: Any) -> None:
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             _refuse_long_numbers(item)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

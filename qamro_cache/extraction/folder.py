@@ -9,7 +9,6 @@ import secrets
 import shutil
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 
 from qamro_cache.cache.content import CacheContent, Header
 from qamro_cache.cache.tables import Tables, open_tables
@@ -69,12 +68,7 @@ class WorkFolder:
         remove_leftovers(target)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with suppress(OSError):
             # A run that has made nothing leaves nothing behind.
             if not any(self.path.glob("part-*.h5")):

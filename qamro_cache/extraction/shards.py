@@ -3,7 +3,6 @@
 import queue
 import threading
 import time
-from types import TracebackType
 
 from qamro_cache.cache.content import CacheContent, Header, concatenate
 from qamro_cache.extraction.folder import WorkFolder
@@ -31,12 +30,7 @@ class ShardWriter:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         self._put(None)
         self._thread.join()
         if self._error is not None and kind is None:
