@@ -4,8 +4,9 @@
 
 Tables of options stand between ``<!-- options: NAME -->`` and ``<!-- end of options -->``, that of
 losses between ``<!-- losses -->`` and ``<!-- end of losses -->``, that of metrics between
-``<!-- metrics -->`` and ``<!-- end of metrics -->``, the map of CONTRIBUTING.md between
-``<!-- map -->`` and ``<!-- end of map -->``.
+``<!-- metrics -->`` and ``<!-- end of metrics -->``, the words of CONTRIBUTING.md elsewhere between
+``<!-- words -->`` and ``<!-- end of words -->``, its map between ``<!-- map -->`` and
+``<!-- end of map -->``.
 """
 
 import ast
@@ -43,6 +44,7 @@ FOLDERS = {"qamro_cache": "", "cli": "qamro_cache_cli", "benchmarks": ""}
 _PLACE = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
 _LOSSES = re.compile(r"(<!-- losses -->\n).*?(<!-- end of losses -->)", re.DOTALL)
 _METRICS = re.compile(r"(<!-- metrics -->\n).*?(<!-- end of metrics -->)", re.DOTALL)
+_WORDS = re.compile(r"(<!-- words -->\n).*?(<!-- end of words -->)", re.DOTALL)
 _MAP = re.compile(r"(<!-- map -->\n).*?(<!-- end of map -->)", re.DOTALL)
 
 
@@ -80,6 +82,12 @@ def metrics() -> str:
     return "\n".join(rows) + "\n"
 
 
+def words() -> str:
+    """Return the table of words that CONTRIBUTING.md has."""
+    section = PAGES[0].read_text().split("\n## Words\n\n")[1]
+    return section.split("\n\n")[0] + "\n"
+
+
 def the_map() -> str:
     """Return a table a folder: each file, and the first line of its docstring."""
     parts = []
@@ -101,6 +109,7 @@ def filled(text: str) -> str:
     """Return a document with its tables, and its map, written anew."""
     text = _LOSSES.sub(lambda found: found[1] + losses() + found[2], text)
     text = _METRICS.sub(lambda found: found[1] + metrics() + found[2], text)
+    text = _WORDS.sub(lambda found: found[1] + words() + found[2], text)
     text = _PLACE.sub(lambda found: found[1] + table(TABLES[found[2]]) + found[3], text)
     return _MAP.sub(lambda found: found[1] + the_map() + found[2], text)
 

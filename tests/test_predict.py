@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -386,14 +385,6 @@ def test_the_command_takes_a_runs_folder_and_sums_up_by_system(cache, tmp_path):
     failed = CliRunner().invoke(main, [str(path) for path in paths])
     assert failed.exit_code == 1
     assert "no such head file" in failed.stderr
-
-
-def test_every_column_is_documented(cache):
-    text = (Path(__file__).parents[1] / "docs" / "commands.md").read_text()
-    table = text.split("## predictions.csv")[1].split("##")[0]
-    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    documented = [name for cell in first for name in re.findall(r"`(\w+)`", cell)]
-    assert documented == list(predict(make_head(), cache=cache).columns)
 
 
 def test_predictions_off_the_scale_are_counted_and_kept(cache, caplog):
