@@ -1,5 +1,6 @@
 """qamro-ablate: every cell of a grid at once, on the same held-out clips."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,8 @@ def _show(out: Path, best: dict[str, Any]) -> None:
         show_table([*named, *_SHOWN], rows, left=len(named))
         click.echo(printable(first["signature"]))
         click.echo(printable(_verdict(str(axis), best["axes"][axis])))
+        for line in _nested(best["axes"][axis]):
+            click.echo(printable(f"{axis}: {line}"))
         for verdict in best["axes"][axis]["verdicts"]:
             click.echo(printable(f"{axis}: this cell {verdict['words']}"))
 
@@ -112,6 +115,21 @@ def _cell(row: "pd.Series[Any]", name: str) -> str:
         return number(row.get(name, ""))
     low, high = (row[f"clip_srcc_{end}"] for end in ("low", "high"))
     return short_span(low, high)
+
+
+def _nested(record: dict[str, Any]) -> Iterator[str]:
+    """Say what the choice among the cells is worth."""
+    found = record["nested"] or {}
+    how = {
+        "exact": "with each fold's cell chosen among the {} without what the fold holds out",
+        "approximate": "approximately, with each fold's cell chosen among the {} by the other "
+        "folds, whose heads have learned what it holds out (--nested: without)",
+    }
+    for name, words in how.items():
+        if one := found.get(name):
+            limits = short_span(one["low"], one["high"])
+            said = words.format(found["cells"])
+            yield f"{record['metric']} {number(one['value'])} ({limits}) {said}"
 
 
 def _verdict(axis: str, record: dict[str, Any]) -> str:

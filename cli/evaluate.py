@@ -72,9 +72,11 @@ def _show(result: dict[str, Any], predictions: Path, by: str | None) -> None:
         if by == "system":
             show_systems(axis, scored["by_system"], SYSTEM_COLUMNS)
         if scored["trained_on"]:
+            near = scored["trained_on_near"]
+            alike = f" ({near} of them sound like a clip that it was trained on)" if near else ""
             click.echo(
                 f"{axis}: the head was trained on {scored['trained_on']} of {scored['clips']} "
-                "clips; figures of these are no sign of how good it is",
+                f"clips{alike}; figures of these are no sign of how good it is",
                 err=True,
             )
         if scored["published_systems"]:

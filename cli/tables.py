@@ -58,12 +58,13 @@ def show_heading(axis: str, origin: Mapping[str, Any], scored: Mapping[str, Any]
 
     Args:
         axis: that was judged.
-        origin: ``dataset``, ``synthetic``, ``encoder``, ``feature`` and ``split``, what was held
-            out; empty where not known.
+        origin: ``dataset``, ``synthetic``, ``defaults_chosen_on``, ``encoder``, ``feature`` and
+            ``split``, what was held out; empty where not known.
         scored: what stands behind the first row: ``clips``, ``seeds`` and ``population``.
     """
     parts = [
-        f"{'synthetic data, ' if origin['synthetic'] else ''}{origin['dataset']}",
+        f"{'synthetic data, ' if origin['synthetic'] else ''}{origin['dataset']}"
+        f"{', which defaults were chosen on' if origin['defaults_chosen_on'] else ''}",
         f"{origin['encoder']} {origin['feature']}".strip(),
         f"{scored['clips']} clips",
         f"{scored['seeds']} seed{'s' if scored['seeds'] != 1 else ''}",

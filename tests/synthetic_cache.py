@@ -19,7 +19,7 @@ SPEC = EncoderSpec(
 
 
 def write_synthetic(path, clips=40, seed=0, split=False, name="fake", factor=1.0, prefix="clip",
-                    own_score=False):  # fmt: skip
+                    own_score=False, dataset="tiny"):  # fmt: skip
     """Write it: one to three windows a clip, 5 systems, 8 groups, 4 raters, one failed clip.
 
     ``own_score``: with a feature ``mos`` of one number, which says something of the quality.
@@ -77,5 +77,5 @@ def write_synthetic(path, clips=40, seed=0, split=False, name="fake", factor=1.0
         prompts,
         {"text": rng.standard_normal((3, 6)).astype(np.float32)},
     )
-    write_cache(path, content, Header(identity_of(spec), "tiny", True))
+    write_cache(path, content, Header(identity_of(spec), dataset, True))
     return path

@@ -12,11 +12,14 @@ from synthetic_cache import write_synthetic
 
 from qamro_cache.datasets.ids import one_spelling, prompt_key
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.folds import make_folds
 from qamro_cache.experiments.request import train_request
 from qamro_cache.experiments.train import train
 from qamro_cache.extraction.extract import extract
+from qamro_cache.heads.file import load_head
+from qamro_cache.scoring.predict import predict
 
 SETS = {"codec-mushra": "audio", "cvssp-separation": "site/sounds"}
 FORMS = ("same", "flac", "ogg", "mp3", "trimmed")
@@ -174,6 +177,29 @@ def test_a_grid_says_what_was_found(tmp_path, real):
     assert "held-out clips are trained on too" in group["split"]
     assert system["copies"]["sound"] is None
     assert json.loads((tmp_path / "grid" / "best.json").read_text())["questions"] == [group, system]
+
+
+def test_a_head_says_which_clips_sound_like_those_it_learned_from(real, tmp_path, caplog):
+    cache, table = real
+    form = table["clip_id"].str.split("/").str[2]
+    strange = set(table["true_group"].unique()[:3])
+    unseen = table["clip_id"][form.notna() | table["true_group"].isin(strange)]
+    options = {"cv": "3", "seeds": 1, "epochs": 1, "widths": "4"}
+    train(cache, tmp_path, without=[f"clip_id={name}" for name in unseen], **options)
+    # 16 bytes of two hashes, 1.5 kB of a fingerprint at most, and a byte an axis.
+    noted = load_head(tmp_path).trained
+    assert len(noted.audio) == len(table) - len(unseen)
+    assert noted.sound.numel() <= 1536 * len(noted.audio)
+    predicted = predict(tmp_path, cache=cache, out=tmp_path / "p.csv")
+    wanted = {"same": "yes", "flac": "yes", "ogg": "near", "mp3": "near", "trimmed": "near"}
+    learned = ~table["true_group"].isin(strange)
+    said = np.where(learned, form.map(wanted).fillna("yes"), "no")
+    assert predicted["trained_on"].tolist() == said.tolist()
+    known, near = (said != "no").sum(), (said == "near").sum()
+    assert f"trained on {known} of these {len(table)} clips ({near} sound like" in caplog.text
+    scored = evaluate(tmp_path / "p.csv", cache, resamples=0)["axes"]["quality"]
+    assert scored["trained_on_near"] == near
+    assert scored["without_trained"]["clips"] == (said == "no").sum()
 
 
 def clips_of(**columns):

@@ -56,7 +56,7 @@ def written(tmp_path_factory):
     table.to_csv(folder / "labels.csv", index=False)
     train(emb, folder / "a", cv="3", seeds=2, inputs="concat", **QUICK)
     train(emb, folder / "b", cv="group", head="ridge", labels=folder / "labels.csv")
-    ablate([emb, other], folder / "c", cv=["2", "3"], raters=[0, 2], **ONE, **QUICK)
+    ablate([emb, other], folder / "c", cv=["2", "3"], raters=[0, 2], nested=True, **ONE, **QUICK)
     ablate(emb, folder / "d", cv="3", lr=[1e30, 1e31], **ONE, **QUICK)
     predict(folder / "a" / "head.safetensors", emb, out=folder / "predicted.csv")
     scores = pd.read_csv(folder / "predicted.csv").groupby("clip_id")["prediction"].mean()

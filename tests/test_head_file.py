@@ -48,6 +48,8 @@ def make_head(architecture=None, row=(6,)):
         Trained(
             torch.randint(0, 256, (30, 2, 16), generator=generator, dtype=torch.uint8),
             torch.randint(0, 2, (30, 2), generator=generator, dtype=torch.uint8),
+            torch.arange(30, dtype=torch.uint8),
+            torch.randint(0, 256, (435, 12), generator=generator, dtype=torch.uint8),
         ),
     )
 
@@ -58,7 +60,9 @@ def same(a: Head, b: Head) -> bool:
         plain += [head.training, head.reference.threshold]
         tensors = [head.reference.clips, head.reference.mean, head.reference.std]
         plain.append(head.trained is None)
-        tensors += [] if head.trained is None else [head.trained.audio, head.trained.axes]
+        known = [] if head.trained is None else vars(head.trained).values()
+        plain.append([part is None for part in known])
+        tensors += [part for part in known if part is not None]
         for one in head.axes:
             plain += [one.axis, one.seeds, one.label_mean, one.label_std, list(one.params)]
             tensors += [*one.params.values(), one.row_mean, one.row_std]
@@ -190,6 +194,12 @@ def nested(depth):
         lambda record, tensors: tensors.update({"more": torch.ones(2)}),
         lambda record, tensors: tensors.pop("trained/axes"),
         lambda record, tensors: tensors.pop("trained/audio"),
+        lambda record, tensors: tensors.pop("trained/sound"),
+        lambda record, tensors: tensors.pop("trained/frames"),
+        lambda record, tensors: tensors["trained/frames"].add_(1),
+        lambda record, tensors: tensors.update(
+            {"trained/sound": tensors["trained/sound"][:, :11].contiguous()}
+        ),
         lambda record, tensors: tensors.update(
             {"trained/audio": tensors["trained/audio"][0, 0, 0]}
         ),
@@ -304,9 +314,13 @@ def test_saving_over_a_head_keeps_the_old_one_if_it_fails(tmp_path, monkeypatch)
 
 
 def test_a_head_that_notes_no_clips_is_one_still_and_a_runs_folder_stands_for_it(tmp_path):
-    head = replace(make_head(), trained=None)
-    save_head(tmp_path / "head.safetensors", head)
-    assert same(load_head(tmp_path), head)
+    noted = make_head().trained
+    for trained in (replace(noted, frames=None, sound=None), None):
+        head = replace(make_head(), trained=trained)
+        save_head(tmp_path / "head.safetensors", head)
+        assert same(load_head(tmp_path), head)
+    assert [len(one) for one in noted.fingerprints()] == [0, *(1 + 24 * k for k in range(1, 30))]
+    assert {len(one) for one in replace(noted, frames=None).fingerprints()} == {0}
     (tmp_path / "head.safetensors").unlink()
     with pytest.raises(QamroError, match=r"head\.safetensors: no such head file"):
         load_head(tmp_path)

@@ -317,16 +317,17 @@ def test_a_clip_is_known_by_its_file_or_its_samples_and_never_by_its_name(cache,
     clips["samples_sha256"] = [hashlib.sha256(b"s%d" % k).hexdigest() for k in range(9)]
     learned = np.zeros((9, 2), bool)
     learned[[0, 2, 5], 0] = learned[7, 1] = True
-    head = track_1(trained=trained_clips(clips, learned))
+    none = [np.zeros(0, np.uint8)] * 9
+    head = track_1(trained=trained_clips(clips, learned, none))
     now = clips.copy()
     # Another file of the same samples; the same file, not decoded; other sound by an old name.
     now.loc[2, "audio_sha256"] = now.loc[5, "samples_sha256"] = ""
     now.loc[0, ["audio_sha256", "samples_sha256"]] = "f" * 64
     now.loc[8, ["audio_sha256", "samples_sha256"]] = ["no hash", ""]
-    said = trained_on(head.trained, 2, now).tolist()
+    said = trained_on(head.trained, 2, now, none).tolist()
     assert said[0] == ["no", "no", "yes", "no", "no", "yes", "no", "no", ""]
     assert said[1] == ["no"] * 7 + ["yes", ""]
-    assert set(trained_on(None, 2, now).flat) == {""}
+    assert set(trained_on(None, 2, now, none).flat) == {""}
     predict(head, cache=cache)
     assert "no sign of how good" not in caplog.text, "the cache of the test has no hashes"
     cache.clips[list(now)] = now

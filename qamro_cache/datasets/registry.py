@@ -17,6 +17,9 @@ from qamro_cache.paths import PathLike, as_path
 #: Entry points of this group name a function ``(data_dir: Path | None) -> Dataset``.
 ENTRY_POINTS = "qamro_cache.datasets"
 
+#: Sets that a default of the training was chosen on, which flatters every figure on them.
+_CHOSEN_ON = ("cvssp-separation",)
+
 Loader = Callable[[Path | None], Dataset]
 
 
@@ -40,6 +43,12 @@ def list_datasets() -> dict[str, str]:
 def group_kind(name: str) -> str:
     """Return what a group of a set that is described here is, in a word; empty for another set."""
     return descriptions()[name].group_kind if name in descriptions() else ""
+
+
+def defaults_chosen_on(*names: str) -> list[str]:
+    """Return those of some sets, merged ones too, that a default of the training was chosen on."""
+    parts = {part for name in names for part in name.split("+")}
+    return [name for name in _CHOSEN_ON if name in parts]
 
 
 def load_dataset(name: PathLike, data_dir: PathLike | None = None) -> Dataset:

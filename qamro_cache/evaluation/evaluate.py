@@ -13,6 +13,7 @@ import pandas as pd
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.records import Dataset, select_labels
+from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.datasets.selection import describe, select_rows
 from qamro_cache.errors import QamroError, unknown
 from qamro_cache.evaluation.by_system import by_system
@@ -28,7 +29,6 @@ from qamro_cache.evaluation.others import (
 )
 from qamro_cache.evaluation.request import EvaluateRequest, evaluate_request
 from qamro_cache.evaluation.scales import why_other_scale
-from qamro_cache.heads.trained import KNOWN
 from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented
 
@@ -55,14 +55,16 @@ def evaluate(
         ``axes``: for each axis of the labels what `score` returns, with ``predicted_axis``,
         ``ceiling`` (see `ceiling`; None without single ratings), ``ood`` (how many of
         the clips scored are out of distribution for the head, None where not known),
-        ``trained_on`` (how many of them the head was trained on, by the predictions' own column,
-        None where not known), ``without_trained`` (`score` of the others, None where that are all
-        or none),
+        ``trained_on`` (how many of them the head was trained on, by the predictions' own column:
+        ``yes`` or ``near``; None where not known), ``trained_on_near`` (how many of these sound
+        like a clip that it was trained on), ``without_trained`` (`score` of the others, None where
+        that are all or none),
         ``by_system`` (see `by_system`), ``baselines`` (file -> what `score` returns of it),
         ``verdicts`` (see `verdicts`),
         ``partly_predicted`` (clips left out because not every seed predicts them) and
         ``published_systems`` (systems whose published score is the truth; the others' is the mean
-        over the clips scored); ``synthetic``; ``encoder``, ``feature`` and ``split`` as the
+        over the clips scored); ``synthetic``; ``defaults_chosen_on`` (the set, if a default of the
+        training was chosen on it); ``encoder``, ``feature`` and ``split`` as the
         ``metrics.json`` beside the predictions of a qamro-train run has them, else empty;
         ``unpredicted`` and ``unlabeled``: clips that only
         one of the two has (a row without a number is no prediction). JSON types.
@@ -103,9 +105,9 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
             )
     if not axes and learned:
         raise QamroError(
-            f"{file}: the head was trained on all of these clips, so the figures "
-            "would be no sign of how good it is; that is in the predictions.csv of its qamro-train "
-            "run. --include-trained scores them all the same"
+            f"{file}: the head was trained on all of these clips, or on clips that sound like "
+            "them, so the figures would be no sign of how good it is; that is in the "
+            "predictions.csv of its qamro-train run. --include-trained scores them all the same"
         )
     if not axes:
         raise QamroError(
@@ -115,6 +117,7 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     return {
         "dataset": truth.name,
         "synthetic": truth.synthetic,
+        "defaults_chosen_on": defaults_chosen_on(truth.name),
         **origin_of(request.predictions),
         "chosen": describe(options.only, options.without),
         "unpredicted": len(found.rows) - len(found.position),
@@ -133,6 +136,7 @@ def _score_axis(
 ) -> dict[str, Any]:
     """Return what `evaluate` does of one axis; without ``metrics`` where no clip is left."""
     from qamro_cache.evaluation.ceiling import ceiling
+    from qamro_cache.evaluation.learned import of_trained
     from qamro_cache.evaluation.score import score
 
     part, clips = found.table[found.table["axis"] == theirs], truth.clips.iloc[found.rows]
@@ -168,12 +172,7 @@ def _score_axis(
     judged = Judged(target, found.system, published, same_scale=not why, **ways)
     scored = score(pred, judged, resamples=resamples)
     scored |= held_against(theirs, pred, scored, beside, judged, resamples)
-    known = every & _learned(part, found)
-    scored["trained_on"] = int(known.sum()) if "trained_on" in part else None
-    scored["without_trained"] = None
-    if 0 < known.sum() < every.sum():
-        others = np.where(known, np.nan, pred)
-        scored["without_trained"] = score(others, judged, resamples=resamples)
+    scored |= of_trained(_said(part, found), pred, judged, resamples)
     scored["predicted_axis"] = theirs or ours
     scored["scale"] = [axis.low, axis.high]
     scored["partly_predicted"] = partial
@@ -275,12 +274,13 @@ def _by_seed(part: pd.DataFrame, found: _Found) -> npt.NDArray[np.float64]:
     return out
 
 
-def _learned(part: pd.DataFrame, found: _Found) -> npt.NDArray[np.bool_]:
-    """Return which clips [C] the head was trained on, as far as the predictions say."""
-    learned = np.zeros(len(found.rows), np.bool_)
-    if "trained_on" in part:
-        learned[found.places(part[part["trained_on"].isin(KNOWN)])] = True
-    return learned
+def _said(part: pd.DataFrame, found: _Found) -> npt.NDArray[np.str_] | None:
+    """Return what the predictions say of each clip's training [C]; None where they say nothing."""
+    if "trained_on" not in part:
+        return None
+    said = np.full(len(found.rows), "", "U4")
+    said[found.places(part)] = part["trained_on"]
+    return said
 
 
 def _published(truth: Dataset, index: int) -> npt.NDArray[np.float64] | None:

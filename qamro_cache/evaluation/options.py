@@ -70,7 +70,9 @@ class EvaluateOptions(ChoiceOptions, IntervalOptions, ColumnOptions, ScaleOption
         "May repeat.",
     )
     split: str = setting("", "Only the clips of this split.")
-    include_trained: bool = setting(False, "Score although the head was trained on all clips.")
+    include_trained: bool = setting(
+        False, "Score although the head was trained on all clips, or on clips alike."
+    )
     baseline: tuple[Path, ...] = setting(
         (),
         "Another model's scores of the same clips: a table of clip_id and one score in its own "

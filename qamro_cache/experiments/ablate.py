@@ -1,6 +1,7 @@
 """Train every cell of a grid on the same folds at once, and compare them honestly."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from qamro_cache.cache.reader import CacheLike
+from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.devices import usable_device
 from qamro_cache.evaluation.bootstrap import refuse_resamples
 from qamro_cache.experiments.begun import Begun
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import refuse_heads, stacks
 from qamro_cache.experiments.grid import CELL, Cell, Grid
+from qamro_cache.experiments.nested import (
+    Trained,
+    inner_folds,
+    inner_predictions,
+    tell_cost,
+    tell_time,
+)
 from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes
 from qamro_cache.experiments.plan import Plan, make_plan
@@ -25,6 +34,7 @@ from qamro_cache.files import replace_folder, replaceable_folder, write_json
 from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented
 from qamro_cache.temporary import remove_leftovers
+from qamro_cache.training.inputs import Folds
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import flat_recipe
 from qamro_cache.training.schedule import passes_notice
@@ -72,25 +82,51 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     device = usable_device(options.device)
     encoders = {part.cache.identity_sha256 for part in request.parts}
     varied = {name for cell in cells for name in cell.names}
+    outer = [part.held_out.folds for part in request.parts]
+    insides = [inner_folds(folds) if options.nested else None for folds in outer]
+    tell_cost(request, insides)
     outcomes: list[Outcome] = []
     materials = []
     questions: dict[tuple[str, str], dict[str, Any]] = {}
-    for part in request.parts:
+    for part, inner in zip(request.parts, insides, strict=True):
         material = load_material(part.cache, part.clips, feature=part.feature, text=part.text)
         plan = _plan(part, material, cells, options)
-        _train_missing(plan, out / "done", device, options.precision, progress)
+
+        def train(plan: Plan) -> Trained:
+            return _train_missing(plan, out / "done", device, options.precision, progress)
+
+        first = train(plan)
+        inside = {}
+        if inner is not None:
+            more = _jobs_of(part, material, cells, options, inner.folds)
+            tell_time(len(more.jobs), first)
+            train(more)
+            done = read_stacks(out / "done", len(part.clips.rows))
+            inside = inner_predictions(more, inner, plan.folds, done)
         origin = {"encoder": material.encoder} if len(encoders) > 1 else {}
         # What baselines depend on too.
         reads = {"feature": material.feature, "cv": part.held_out.cv}
         origin |= {name: value for name, value in reads.items() if name in varied}
         done = read_stacks(out / "done", len(part.clips.rows))
-        outcomes += head_outcomes(plan, done, origin, cells, part.held_out.cv)
+        outcomes += head_outcomes(plan, done, origin, cells, part.held_out.cv, inside)
         every = options.baselines == "all"
         outcomes += baseline_outcomes(plan, origin, part.held_out.cv, every=every)
         held_out = part.held_out
         split = {"split": held_out.question, "copies": held_out.copies.record()}
         materials.append({**material.origin(), **split, "heads": len(plan.jobs)})
         questions[held_out.cv, held_out.question] = {"cv": held_out.cv, **split}
+    return _write(request, device, outcomes, materials, list(questions.values()))
+
+
+def _write(
+    request: AblateRequest,
+    device: str,
+    outcomes: Sequence[Outcome],
+    materials: Sequence[Mapping[str, Any]],
+    questions: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Write the folder of a grid; return what ``best.json`` holds."""
+    options, cells = request.options, request.cells
     config = {
         "seeds": options.seeds,
         "device": device,
@@ -99,13 +135,15 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
         "cells": [{**cell.names, "recipe": flat_recipe(cell.recipe)} for cell in cells],
     }
     synthetic = any(item["synthetic"] for item in materials)
-    with replace_folder(out, GRID_FILES) as new:
+    with replace_folder(request.out, GRID_FILES) as new:
         write_json(new / "config.json", config)
         origin = {
             name: ", ".join(dict.fromkeys(str(item[name]) for item in materials))
             for name in ("dataset", "encoder", "feature")
         }
-        about = {**origin, "synthetic": synthetic, "questions": list(questions.values())}
+        chosen = defaults_chosen_on(*(str(item["dataset"]) for item in materials))
+        about = {**origin, "synthetic": synthetic, "defaults_chosen_on": chosen}
+        about["questions"] = questions
         return write_tables(new, outcomes, about, options.draws)
 
 
@@ -121,17 +159,25 @@ def _plan(part: Part, material: Material, cells: Sequence[Cell], options: Ablate
     sizes = [c.recipe.batch_size for _, c in chosen if c.recipe.takes("batch_size")]
     if sizes and (notice := passes_notice(int(folds.train.sum(1).min()), sizes[0])):
         logger.info(notice)
+    return _jobs_of(part, material, cells, options, folds)
+
+
+def _jobs_of(
+    part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions, folds: Folds
+) -> Plan:
+    chosen = [(place, cells[place]) for place in part.cells]
     return make_plan(material, folds, chosen, options.seeds, options.precision)
 
 
 def _train_missing(
     plan: Plan, folder: Path, device: str, precision: str, progress: ProgressCallback | None
-) -> None:
+) -> Trained:
     """Train the jobs that have no result yet, and keep each stack's results when it is done."""
+    began = time.monotonic()
     done = read_stacks(folder, len(plan.material.clips.rows))
     missing = [k for k, key in enumerate(plan.keys) if key not in done]
     if not missing:
-        return
+        return Trained(0, 0.0)
     if len(missing) < len(plan.jobs):
         logger.info(
             "%d of %d heads are done already", len(plan.jobs) - len(missing), len(plan.jobs)
@@ -160,6 +206,7 @@ def _train_missing(
         keep_stack(folder, [plan.keys[k] for k in heads], results)
         begun.remove([plan.keys[k] for k in heads])
     begun.close()
+    return Trained(len(missing), time.monotonic() - began)
 
 
 def _mean_known(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -49,6 +49,12 @@ class Fitted:
         return [k for k, job in enumerate(self.jobs) if job.target == target]
 
 
+def kept_bytes(heads: int, clips: int, weights: int = 0) -> int:
+    """Estimate the memory that the results of heads take; arguments as of `refuse_heads`."""
+    # Predictions in float32, once more as they are pooled in float64; jobs, keys and names.
+    return heads * (12 * clips + 4 * weights + 2000)
+
+
 def refuse_heads(heads: int, clips: int, weights: int = 0) -> None:
     """Refuse more heads than memory can keep the results of.
 
@@ -57,11 +63,11 @@ def refuse_heads(heads: int, clips: int, weights: int = 0) -> None:
         clips: that each predicts.
         weights: of each head, where they are kept.
     """
-    # Predictions in float32, once more as they are pooled in float64; jobs, keys and names.
-    size = heads * (12 * clips + 4 * weights + 2000)
     kept = f" of {weights:,} weights" if weights else ""
     what = f"{heads:,} heads{kept} on {clips:,} clips"
-    refuse_memory(size, what, "ask for fewer --seeds, folds, cells or --widths")
+    refuse_memory(
+        kept_bytes(heads, clips, weights), what, "ask for fewer --seeds, folds, cells or --widths"
+    )
 
 
 def fit_all(

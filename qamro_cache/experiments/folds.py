@@ -86,7 +86,7 @@ def make_folds(
     validation = np.zeros_like(train)
     groups = _together(clips, cv)
     if inner:
-        validation = np.stack([_inner(fold, groups, k) for k, fold in enumerate(train)])
+        validation = np.stack([keep_for_stopping(fold, groups, k) for k, fold in enumerate(train)])
     return Folds(train & ~validation, validation, test, held, groups), line
 
 
@@ -205,7 +205,7 @@ def _by_split(
     if not inner:
         train, validation = train | validation, np.zeros_like(validation)
     elif not validation.any():
-        validation = _inner(train, groups, 0)
+        validation = keep_for_stopping(train, groups, 0)
     shared = [
         f"{int((clips[name][judged].isin(set(clips[name][train]))).mean() * 100)} % of the "
         f"{held} clips have a {name} that was trained on"
@@ -226,7 +226,7 @@ def _together(clips: pd.DataFrame, cv: str) -> Numbers | None:
     return None
 
 
-def _inner(train: Bools, groups: Numbers | None, fold: int) -> Bools:
+def keep_for_stopping(train: Bools, groups: Numbers | None, fold: int) -> Bools:
     """Choose whole groups of ``train`` at random until VALIDATION_SHARE of its clips are held."""
     random = np.random.default_rng([1, fold])
     names: npt.NDArray[Any] = np.array([str(k) for k in range(len(train))])

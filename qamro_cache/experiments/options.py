@@ -77,3 +77,9 @@ class TrainOptions(RunOptions, Reads):
 @dataclass(frozen=True, kw_only=True)
 class AblateOptions(RunOptions, IntervalOptions):
     """What `ablate` takes beside the caches, the folder and the cells."""
+
+    nested: bool = setting(
+        False,
+        "Train heads inside the folds' training clips too: what is the best cell worth where it is "
+        "chosen without the clips it is judged by?",
+    )

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from qamro_cache.evaluation.judged import Floats
+from qamro_cache.evaluation.nested import Inside
 from qamro_cache.experiments.fitting import training_mean, warn_of_diverged
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.plan import Plan
@@ -21,6 +23,7 @@ def head_outcomes(
     origin: Mapping[str, str],
     cells: Sequence[Cell],
     cv: str,
+    inner: Mapping[tuple[int, int], Floats],
 ) -> list[Outcome]:
     """Pool the folds of each cell, axis and seed.
 
@@ -30,12 +33,13 @@ def head_outcomes(
         origin: what stands before the cell's own names in the tables.
         cells: of the grid.
         cv: how the plan's folds hold clips out.
+        inner: (cell, axis) -> `Inside.pred`, where there are inner heads.
     """
     groups: dict[tuple[int, int], dict[int, list[int]]] = {}
     for k, job in enumerate(plan.jobs):
         by_seed = groups.setdefault((plan.cells[k], plan.axes[k]), {})
         by_seed.setdefault(job.seed, []).append(k)
-    coverage = _Coverage(plan)
+    coverage, labels = _Coverage(plan), plan.material.clips.labels.mean.T
     outcomes = []
     for (cell, axis), by_seed in groups.items():
         failed = [done[plan.keys[k]]["diverged"] for heads in by_seed.values() for k in heads]
@@ -64,6 +68,7 @@ def head_outcomes(
                 plan.material.clips.judged(axis, plan.folds, cv),
                 {name: np.array(values) for name, values in details.items()},
                 trained=not all(failed),
+                inside=Inside(plan.folds.test, labels[axis], inner.get((cell, axis))),
             )
         )
     diverged = np.array([bool(done[key]["diverged"]) for key in plan.keys], np.bool_)

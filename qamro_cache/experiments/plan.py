@@ -62,9 +62,7 @@ def make_plan(
     jobs, places, axes = [], [], []
     for place, cell in cells:
         for a in range(len(material.clips.axes)):
-            # A ridge head has no seed of its own; one draws its raters.
-            once = cell.recipe.head.kind == "ridge" and not cell.raters
-            for seed in range(1 if once else seeds):
+            for seed in range(seeds_of(cell, seeds)):
                 key = (a, cell.raters, seed if cell.raters else 0)
                 if key not in rows:
                     rows[key] = len(labels)
@@ -78,6 +76,11 @@ def make_plan(
     targets = Targets(torch.from_numpy(np.stack(labels)), base.ranges[axis_of_row])
     keys = _keys(material, folds, targets, jobs, precision)
     return Plan(material, folds, targets, jobs, places, axes, keys)
+
+
+def seeds_of(cell: Cell, seeds: int) -> int:
+    """Return how many heads a cell has: one of a ridge, unless a seed draws its raters."""
+    return 1 if cell.recipe.head.kind == "ridge" and not cell.raters else seeds
 
 
 def _keys(

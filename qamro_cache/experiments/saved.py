@@ -95,11 +95,13 @@ def save_run(
 def _head(recipe: Recipe, members: Sequence[_Members], config: Mapping[str, Any]) -> Head:
     """Put the members of a fold, a seed each, into a head file's record: the axes it trained."""
     material = members[0][0]
+    cache = material.cache
+    fingerprints = cache.fingerprints_of(np.arange(len(cache.clips)))
     references, axes, learned = [], [], []
     for part, fitted, folds, fold in members:
         seen = folds.train[fold] | folds.validation[fold]
         references.append(reference_clips(part.clip_means()[torch.from_numpy(seen)]))
-        of_cache = np.zeros(len(part.cache.clips), np.bool_)
+        of_cache = np.zeros(len(cache.clips), np.bool_)
         of_cache[part.clips.rows[seen]] = True
         for target in sorted({job.target for job in fitted.jobs if job.fold == fold}):
             one = _axis_head(part, fitted, target, folds, fold)
@@ -111,11 +113,11 @@ def _head(recipe: Recipe, members: Sequence[_Members], config: Mapping[str, Any]
         material.row_shape(recipe.head),
         material.feature,
         material.text_feature,
-        material.cache.identity,
+        cache.identity,
         tuple(axes),
         references[0],
         dict(config),
-        trained_clips(material.cache.clips, np.stack(learned, 1)),
+        trained_clips(cache.clips, np.stack(learned, 1), fingerprints),
     )
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from qamro_cache.evaluation.ceiling import ceiling
 from qamro_cache.evaluation.compare import PARTS, best_of, columns, seed_columns
 from qamro_cache.evaluation.judged import Judged
+from qamro_cache.evaluation.nested import Inside, nested_choice
 from qamro_cache.evaluation.score import DECIDES, common, score_models
 from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.files import write_json, write_table
@@ -40,6 +41,7 @@ class Outcome:
             that meet in a pass over the clips; NaN of a ridge head, which is not trained in
             batches).
         trained: whether some head did not diverge; otherwise it is no candidate for the best cell.
+        inside: what a cell can be chosen by for each fold; None of a baseline.
     """
 
     names: Mapping[str, Any]
@@ -50,6 +52,7 @@ class Outcome:
     judged: Judged
     details: Mapping[str, Floats]
     trained: bool = True
+    inside: Inside | None = None
 
 
 def write_tables(
@@ -116,7 +119,7 @@ def _compare(
         scored[k]["mcs_p"] = float(p)
     if best.record["cell"] is None:
         nothing: dict[str, Any] = {"baseline": None, "verdicts": [], "ceiling": bound}
-        return list(scored.values()), {**best.record, **nothing}
+        return list(scored.values()), {**best.record, "nested": None, **nothing}
     ours = next(
         Model("", "", pred, columns(found)[DECIDES])
         for names, pred, found in cells
@@ -134,10 +137,19 @@ def _compare(
     return list(scored.values()), {
         **best.record,
         "clearly_best": best.record["clearly_best"] and beaten,
+        "nested": _nested([outcomes[k] for k in places], judged, resamples),
         "baseline": highest,
         "verdicts": found,
         "ceiling": bound,
     }
+
+
+def _nested(
+    cells: Sequence[Outcome], judged: Judged, resamples: int | None
+) -> dict[str, Any] | None:
+    """Say what the best of several cells is worth where it is not chosen by the clips judged."""
+    found = [(c.names, c.predictions.mean(0), c.inside) for c in cells if c.inside is not None]
+    return nested_choice(found, judged, resamples) if len(found) > 1 else None
 
 
 def _name(baseline: Outcome) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from qamro_cache.cache.reader import CacheLike
+from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.clips import AxisGroup, Clips
@@ -100,7 +101,8 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         # By axes where they are rated on different clips.
         "copies": held_out.copies.record() if len(groups) == 1 else copies,
     }
-    record = {**origin, **split, "axes": metrics}
+    chosen = {"defaults_chosen_on": defaults_chosen_on(str(config["dataset"]))}
+    record = {**origin, **chosen, **split, "axes": metrics}
     table = pd.concat(
         [_predictions(run.material, run.folds, run.estimate) for run in runs], ignore_index=True
     )

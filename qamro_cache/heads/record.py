@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qamro_cache.audio.fingerprint import SHORT_WIDTH
 from qamro_cache.datasets.records import Axis
 from qamro_cache.files import json_text
 from qamro_cache.heads.architecture import Architecture
@@ -33,7 +34,8 @@ def tensors_of(head: Head) -> dict[str, Tensor]:
         if one.reference is not None:
             tensors |= _tensors_of_reference(f"{index}/reference", one.reference)
     if head.trained is not None:
-        tensors |= {"trained/audio": head.trained.audio, "trained/axes": head.trained.axes}
+        parts = {name: getattr(head.trained, name) for name in ("audio", "axes", "frames", "sound")}
+        tensors |= {f"trained/{name}": part for name, part in parts.items() if part is not None}
     return tensors
 
 
@@ -119,13 +121,27 @@ def blank_head(record: Mapping[str, Any], header: Header) -> Head:
         if not (math.isfinite(axes[-1].label_mean) and 0 < axes[-1].label_std < math.inf and seeds):
             raise ValueError(f"labels of axis {index} have no usable mean and std")
     reference = _blank_reference("reference", record["ood"], header)
-    trained = None
-    if "trained/audio" in header.tensors:
-        clips, *_ = header.tensors["trained/audio"][1]
-        audio = _nothing(clips, *SIGNATURE, dtype=torch.uint8)
-        trained = Trained(audio, _nothing(clips, len(axes), dtype=torch.uint8))
+    trained = _blank_trained(len(axes), header) if "trained/audio" in header.tensors else None
     parts = (identity, tuple(axes), reference, record["training"], trained)
     return Head(architecture, row, feature, text, *parts)
+
+
+def _blank_trained(axes: int, header: Header) -> Trained:
+    clips, *_ = header.tensors["trained/audio"][1]
+    shapes: list[tuple[int, ...]] = [(clips, *SIGNATURE), (clips, axes)]
+    if "trained/sound" in header.tensors:
+        frames, *_ = header.tensors["trained/sound"][1]
+        shapes += [(clips,), (frames, SHORT_WIDTH)]
+    return Trained(*(_nothing(*shape, dtype=torch.uint8) for shape in shapes))
+
+
+def _filled_trained(tensors: Mapping[str, Tensor]) -> Trained:
+    names = ("audio", "axes", "frames", "sound")
+    trained = Trained(**{n: tensors[f"trained/{n}"] for n in names if f"trained/{n}" in tensors})
+    frames, sound = trained.frames, trained.sound
+    if frames is not None and sound is not None and int(frames.sum()) != len(sound):
+        raise ValueError("its fingerprints are not as many as it says")
+    return trained
 
 
 def _architecture(record: Mapping[str, Any]) -> Architecture:
@@ -156,9 +172,7 @@ def filled_head(blank: Head, tensors: Mapping[str, Tensor]) -> Head:
             own = _filled_reference(f"{index}/reference", own, tensors)
         axes.append(replace(one, params=params, row_mean=mean, row_std=std, reference=own))
     reference = _filled_reference("reference", blank.reference, tensors)
-    trained = None
-    if blank.trained is not None:
-        trained = Trained(tensors["trained/audio"], tensors["trained/axes"])
+    trained = None if blank.trained is None else _filled_trained(tensors)
     return replace(blank, axes=tuple(axes), reference=reference, trained=trained)
 
 

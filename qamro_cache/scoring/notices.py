@@ -13,13 +13,16 @@ def point_out(table: pd.DataFrame) -> None:
     """Log how many predictions say little: of clips trained on, or unlike all that were."""
     scored = table[table["prediction"].notna()]
     clips = scored["clip_id"].nunique()
-    known = scored[scored["trained_on"].isin(KNOWN)]["clip_id"].nunique()
+    of_known = scored[scored["trained_on"].isin(KNOWN)]
+    known = of_known["clip_id"].nunique()
+    near = of_known[of_known["trained_on"] == "near"]["clip_id"].nunique()
     if known:
         logger.warning(
-            "the head was trained on %d of these %d clips: what it says about them is no sign of "
+            "the head was trained on %d of these %d clips%s: what it says about them is no sign of "
             "how good it is; that is in the predictions.csv of its qamro-train run",
             known,
             clips,
+            f" ({near} sound like a clip that it was trained on)" if near else "",
         )
     far = scored[scored["ood"]]["clip_id"].nunique()
     if 2 * far > clips:

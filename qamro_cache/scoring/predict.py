@@ -64,8 +64,9 @@ def predict(
         known), scale (the axis' range as "low..high", and " (guessed)" where nobody named it), std
         (standard deviation over the members), ood (out of distribution: farther from the training
         set than 99 % of it), trained_on (``yes``: a member learned the clip's label on the axis
-        or stopped on it, as the audio's hashes tell; ``no``; empty where the head or the cache does
-        not have them) and reason (why there is no prediction).
+        or stopped on it, as the audio's hashes tell; ``near``: that of a clip that sounds like it;
+        ``no``; empty where the head or the cache does not have the hashes) and reason (why there
+        is no prediction).
 
     Raises:
         QamroError: the head or cache is not usable, or the cache was made by another encoder.
@@ -146,9 +147,9 @@ def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame
         for row, one in enumerate(head.axes):
             if one.reference is not None:
                 ood[row, block] = one.reference.is_ood(means).cpu().numpy()
-    parts = zip(
-        head.axes, members, ood, trained_on(head.trained, len(head.axes), cache.clips), strict=True
-    )
+    fingerprints = cache.fingerprints_of(np.arange(len(cache.clips)))
+    learned = trained_on(head.trained, len(head.axes), cache.clips, fingerprints)
+    parts = zip(head.axes, members, ood, learned, strict=True)
     table = pd.concat(
         [_table(cache, one, scores, far, known, reasons) for one, scores, far, known in parts],
         ignore_index=True,

@@ -1,0 +1,120 @@
+"""How far the best of equal cells flatters itself, and whether the nested estimate does.
+
+    python benchmarks/nested.py --out benchmarks/results/nested-cpu.json     # a minute of a core
+
+All data is simulated: clips of some groups, whose labels have an effect of the group, and cells
+that are equal by construction. Each cell has features of its own, of which one number carries the
+same share of the label (none in the rows ``null``). Heads are ridge with a fixed penalty, by
+leave-one-group-out and, inside, by leave-two-groups-out. Since no cell is better than another, what
+a cell chosen by anything but the judged labels reaches is the mean over the cells; the difference
+from it is what an estimate flatters by.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qamro_cache.evaluation.judged import Judged
+from qamro_cache.evaluation.nested import choose_by_fold, pool_choices
+from qamro_cache.evaluation.score import DECIDES, figures_of
+from qamro_cache.experiments.nested import inner_folds
+from qamro_cache.training.inputs import Folds
+
+Floats = npt.NDArray[np.float64]
+
+CELLS, WIDTH, PENALTY = 12, 10, 10.0
+#: name -> groups, clips a group, share of the label in one feature, std of the groups.
+ROWS = {
+    "null 8x12": (8, 12, 0.0, 0.5),
+    "null 20x5": (20, 5, 0.0, 0.5),
+    "weak 8x12": (8, 12, 0.4, 0.5),
+    "weak 20x5": (20, 5, 0.4, 0.5),
+}
+
+
+def heads(features: Floats, labels: Floats, train: npt.NDArray[np.bool_]) -> Floats:
+    """Predict all clips [F, C] by a ridge of each fold's training clips [F, C]."""
+    weight = train.astype(np.float64)
+    x = np.concatenate([features, np.ones((len(features), 1))], 1)
+    penalty = np.diag([PENALTY] * WIDTH + [0.0])
+    gram = np.einsum("fc,ci,cj->fij", weight, x, x, optimize=True) + penalty
+    solved = np.linalg.solve(gram, (weight * labels @ x)[..., None])[..., 0]
+    return np.asarray(solved @ x.T)
+
+
+def one_grid(row: str, seed: int) -> dict[str, float]:
+    """Return the figures of one simulated grid: of the mean cell, the best, and both choices."""
+    groups, size, share, spread = ROWS[row]
+    random = np.random.default_rng([seed, list(ROWS).index(row)])
+    group = np.repeat(np.arange(groups), size)
+    labels = spread * random.standard_normal(groups)[group] + random.standard_normal(len(group))
+    features = random.standard_normal((CELLS, len(group), WIDTH))
+    features[:, :, 0] += share * labels
+    test = group == np.arange(groups)[:, None]
+    folds = Folds(~test, np.zeros_like(test), test, (), group)
+    inside = inner_folds(folds)
+    outer = np.zeros((CELLS, len(group)))
+    inner = np.full((CELLS, *test.shape), np.nan)
+    for cell, own in enumerate(features):
+        outer[cell] = heads(own, labels, folds.train)[group, np.arange(len(group))]
+        for pred, held, served in zip(
+            heads(own, labels, inside.folds.train), inside.folds.test, inside.serves, strict=True
+        ):
+            for fold in served:
+                where = held & ~test[fold]
+                inner[cell, fold, where] = pred[where]
+    judged = Judged(labels, group, group=group)
+    values = np.array(figures_of(outer, judged, only=[DECIDES])[DECIDES])
+    ways = {
+        "approximate": (np.where(held, np.nan, outer) for held in test),
+        "exact": iter(inner.swapaxes(0, 1)),
+    }
+    found = {"mean_cell": float(values.mean()), "best_cell": float(values.max())}
+    for name, chosen_by in ways.items():
+        pooled = pool_choices(choose_by_fold(chosen_by, labels), outer, test)
+        found[name] = figures_of(pooled[None], judged, only=[DECIDES])[DECIDES][0]
+    return found
+
+
+def run_row(row: str, grids: int, seed: int) -> dict[str, Any]:
+    """Return the mean figure of each estimate, and by how much it flatters, with its error."""
+    found = [one_grid(row, seed + k) for k in range(grids)]
+    means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+    result: dict[str, Any] = {"grids": grids, "cells": CELLS, DECIDES: means, "flatters_by": {}}
+    for name in ("best_cell", "approximate", "exact"):
+        gaps = np.array([one[name] - one["mean_cell"] for one in found])
+        error = float(gaps.std(ddof=1) / np.sqrt(grids))
+        result["flatters_by"][name] = {"mean": float(gaps.mean()), "standard_error": error}
+    return result
+
+
+def main() -> None:
+    """Run, print and keep."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--grids", type=int, default=200, help="Simulated grids a row.")
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--out", type=Path, help="JSON to write.")
+    arguments = parser.parse_args()
+    result: dict[str, Any] = {
+        "command": f"python benchmarks/nested.py --grids {arguments.grids} --seed {arguments.seed}",
+        "date": datetime.date.today().isoformat(),
+        "device": f"cpu, {platform.machine()}",
+        "synthetic": True,
+        "rows": {row: run_row(row, arguments.grids, arguments.seed) for row in ROWS},
+    }
+    for row, one in result["rows"].items():
+        gaps = one["flatters_by"].items()
+        shown = ", ".join(f"{n} {v['mean']:+.4f} ({v['standard_error']:.4f})" for n, v in gaps)
+        print(f"{row}: mean cell {one[DECIDES]['mean_cell']:.3f}; flatters by {shown}")
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

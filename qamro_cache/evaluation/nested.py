@@ -1,0 +1,110 @@
+"""What choosing among cells is worth: each fold's cell is chosen without the clips it is judged by.
+
+The highest of many figures flatters itself (Cawley and Talbot, "On over-fitting in model selection
+and subsequent selection bias in performance evaluation", JMLR 2010). Here each fold's held-out
+clips are predicted by the cell that is highest on other clips, and these predictions are scored as
+those of one model.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from qamro_cache.evaluation.compare import columns
+from qamro_cache.evaluation.intervals import figure_of
+from qamro_cache.evaluation.judged import Bools, Floats, Ints, Judged
+from qamro_cache.evaluation.score import DECIDES, score
+
+
+class Inside(NamedTuple):
+    """What a cell can be chosen by, fold by fold.
+
+    Attributes:
+        test: [F, C] the clips that each fold holds out.
+        labels: [C] of all clips, those that no fold holds out too.
+        pred: [F, C] predictions of each fold's training clips by heads that have learned neither
+            these nor the fold's held-out clips, the seeds averaged; NaN where there is none. None
+            where no such heads were trained.
+    """
+
+    test: Bools
+    labels: Floats
+    pred: Floats | None = None
+
+
+def nested_choice(
+    cells: Sequence[tuple[Mapping[str, Any], Floats, Inside]],
+    judged: Judged,
+    resamples: int | None = None,
+) -> dict[str, Any]:
+    """Estimate what the best cell reaches where it was not chosen by the clips it is judged by.
+
+    Args:
+        cells: of M cells the names, the held-out predictions [C], and what to choose by.
+        judged: the clips that all cells predict; see `common`.
+        resamples: of `limits`.
+
+    Returns:
+        ``cells``: how many there were to choose from. ``exact``: chosen by the inner heads, None
+        without them. ``approximate``: chosen by the predictions of the clips that other folds hold
+        out, whose heads have learned the labels judged here; None where there is one fold. Of each
+        the ``value``, ``low`` and ``high`` of the figure that decides, all ``figures``, and in
+        ``chosen`` for how many folds each ``cell`` was taken. JSON types.
+    """
+    names, outer = [dict(one) for one, *_ in cells], np.stack([pred for _, pred, _ in cells])
+    test, labels, _ = cells[0][2]
+    inner = [inside.pred for *_, inside in cells if inside.pred is not None]
+    ways: dict[str, Iterable[Floats]] = {}
+    if len(test) > 1:
+        ways["approximate"] = (np.where(held, np.nan, outer) for held in test)
+    if len(inner) == len(cells):
+        ways["exact"] = (np.stack([one[fold] for one in inner]) for fold in range(len(test)))
+    found: dict[str, Any] = {"cells": len(cells), "approximate": None, "exact": None}
+    for way, chosen_by in ways.items():
+        picks = choose_by_fold(chosen_by, labels)
+        scored = score(pool_choices(picks, outer, test)[None], judged, resamples=resamples)
+        if DECIDES not in scored["metrics"]:
+            continue
+        taken, folds = np.unique(picks[picks >= 0], return_counts=True)
+        order = np.argsort(-folds, kind="stable")
+        found[way] = {
+            **{part: scored["metrics"][DECIDES][part] for part in ("value", "low", "high")},
+            "figures": {name: value for name, value in columns(scored).items() if value == value},
+            "clips": scored["clips"],
+            "chosen": [{"cell": names[taken[k]], "folds": int(folds[k])} for k in order],
+        }
+    return found
+
+
+def choose_by_fold(chosen_by: Iterable[Floats], labels: Floats) -> Ints:
+    """Return for each fold the cell whose figure is highest on the fold's own clips for choosing.
+
+    Args:
+        chosen_by: of each fold [M, C], predictions to choose by; NaN for clips that are no part of
+            it. A clip that some cell does not predict counts for none.
+        labels: [C] of all clips.
+
+    Returns:
+        [F] cells; -1 where no cell has a figure.
+    """
+    function, picks = figure_of(DECIDES).function, []
+    for pred in chosen_by:
+        used = np.isfinite(pred).all(0) & np.isfinite(labels)
+        values = torch.full((len(pred),), -torch.inf)
+        if used.any():
+            found = function(torch.as_tensor(pred[:, used]), torch.as_tensor(labels[used]), None)
+            values = found.nan_to_num(-torch.inf)
+        # Of equal ones the first, as in the whole table.
+        picks.append(int(values.argmax()) if values.isfinite().any() else -1)
+    return np.array(picks, np.int64)
+
+
+def pool_choices(picks: Ints, outer: Floats, test: Bools) -> Floats:
+    """Return [C] predictions, each fold's by the cell [M, C] that it chose; NaN where none was."""
+    pooled = np.full(outer.shape[1], np.nan)
+    for pick, held in zip(picks, test, strict=True):
+        if pick >= 0:
+            pooled[held] = outer[pick, held]
+    return pooled

@@ -1,0 +1,154 @@
+"""Folds inside the folds' training clips, by whose heads a cell can be chosen for each fold."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qamro_cache.evaluation.judged import Floats
+from qamro_cache.experiments.fitting import kept_bytes, refuse_heads, training_mean
+from qamro_cache.experiments.folds import keep_for_stopping
+from qamro_cache.experiments.plan import Plan, seeds_of
+from qamro_cache.experiments.request import AblateRequest
+from qamro_cache.memory import refuse_disk, refuse_memory
+from qamro_cache.training.inputs import Bools, Folds
+
+logger = logging.getLogger("qamro_cache")
+
+#: Parts of a fold's training clips, where the folds themselves are no parts to leave out of them.
+_PARTS = 5
+
+
+class Inner(NamedTuple):
+    """Folds inside other folds.
+
+    Attributes:
+        folds: N inner folds. What one holds out is judged for each fold that it serves, but for
+            the clips that this fold holds out itself.
+        serves: the outer folds that each one serves.
+    """
+
+    folds: Folds
+    serves: list[tuple[int, ...]]
+
+
+def inner_folds(outer: Folds) -> Inner:
+    """Return the folds inside other folds' training clips.
+
+    Three folds or more that hold all clips out in turn: two of them are left out at a time, and a
+    pair serves both, F(F-1)/2 inner folds. Else (a fixed split, two halves) each fold's training
+    clips are cut into five parts, groups staying together.
+
+    Raises:
+        QamroError: their masks would not fit in memory.
+    """
+    learned, held = outer.train | outer.validation, outer.test.any(0)
+    count, clips = outer.test.shape
+    in_turn = count > 2 and bool((learned == (held & ~outer.test)).all())
+    size = count * (count - 1) // 2 if in_turn else _PARTS * count
+    refuse_memory(
+        8 * size * clips, f"{size:,} inner folds of {clips:,} clips", "leave --nested out"
+    )
+    if in_turn:
+        serves: list[tuple[int, ...]] = list(combinations(range(count), 2))
+        test = np.stack([outer.test[i] | outer.test[j] for i, j in serves])
+        train = held & ~test
+    else:
+        cut = [(fold, part) for fold in range(count) for part in _parts(learned[fold], outer)]
+        serves = [(fold,) for fold, _ in cut]
+        test = np.stack([part for _, part in cut])
+        train = np.stack([learned[fold] & ~part for fold, part in cut])
+    validation = np.zeros_like(train)
+    if outer.validation.any():
+        kept = [keep_for_stopping(one, outer.groups, k) for k, one in enumerate(train)]
+        validation = np.stack(kept)
+    return Inner(Folds(train & ~validation, validation, test, (), outer.groups), serves)
+
+
+def _parts(learned: Bools, outer: Folds) -> list[Bools]:
+    """Cut the clips that a fold learns from into at most `_PARTS` parts."""
+    names = np.arange(len(learned)) if outer.groups is None else outer.groups
+    order = np.random.default_rng(2).permutation(np.unique(names[learned]))
+    return [learned & np.isin(names, order[k::_PARTS]) for k in range(min(_PARTS, len(order)))]
+
+
+class Trained(NamedTuple):
+    """How many heads were trained, and in how many seconds."""
+
+    heads: int
+    seconds: float
+
+
+def tell_cost(request: AblateRequest, insides: Sequence[Inner | None]) -> None:
+    """Say, before anything is trained, what the heads of inner folds cost.
+
+    Args:
+        request: the grid.
+        insides: the inner folds of its parts; None: not asked for.
+
+    Raises:
+        QamroError: their results would not fit in memory or on the disk.
+    """
+    outer = heads = size = disk = 0
+    for part, inner in zip(request.parts, insides, strict=True):
+        if inner is None:
+            continue
+        clips = len(part.clips.rows)
+        a_fold = len(part.clips.axes) * sum(
+            seeds_of(request.cells[place], request.options.seeds) for place in part.cells
+        )
+        mine = a_fold * len(inner.serves)
+        refuse_heads(mine, clips)
+        outer, heads = outer + a_fold * len(part.held_out.folds.test), heads + mine
+        size, disk = max(size, kept_bytes(mine, clips)), disk + 4 * mine * clips
+    if heads:
+        refuse_disk(disk, request.out / "done")
+        logger.info(
+            "--nested: %s heads inside the folds, beside the folds' own %s: %.1f times their time, "
+            "%.0f MB of memory",
+            f"{heads:,}",
+            f"{outer:,}",
+            heads / outer,
+            size / 1e6,
+        )
+
+
+def tell_time(heads: int, first: Trained) -> None:
+    """Say how long the inner heads will take, going by how long the folds' own took."""
+    if first.heads:
+        seconds = heads * first.seconds / first.heads
+        logger.info("--nested: %s heads more, about %.0f seconds", f"{heads:,}", seconds)
+
+
+def inner_predictions(
+    plan: Plan, inner: Inner, outer: Folds, done: Mapping[str, Mapping[str, Any]]
+) -> dict[tuple[int, int], Floats]:
+    """Put the inner heads' predictions together: (cell, axis) -> `Inside.pred` [F, C].
+
+    Args:
+        plan: of the inner folds.
+        inner: these.
+        outer: folds that they lie in.
+        done: key -> one head's result.
+    """
+    total: dict[tuple[int, int], Floats] = {}
+    count: dict[tuple[int, int], Floats] = {}
+    seeds: dict[tuple[int, int], set[int]] = {}
+    for job, key, *of in zip(plan.jobs, plan.keys, plan.cells, plan.axes, strict=True):
+        name = (of[0], of[1])
+        for sums in (total, count):
+            sums.setdefault(name, np.zeros(outer.test.shape))
+        seeds.setdefault(name, set()).add(job.seed)
+        one = done[key]
+        mean = training_mean(plan.targets, plan.folds, job)
+        pred = np.full(outer.test.shape[1], mean) if one["diverged"] else one["predictions"]
+        for fold in inner.serves[job.fold]:
+            where = inner.folds.test[job.fold] & ~outer.test[fold]
+            total[name][fold, where] += pred[where]
+            count[name][fold, where] += 1
+    return {
+        name: np.where(count[name] == len(seeds[name]), sums / len(seeds[name]), np.nan)
+        for name, sums in total.items()
+    }
