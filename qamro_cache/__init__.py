@@ -8,6 +8,7 @@
     ablate(cache, "grid", head=["mlp", "ridge"])    a grid of settings, compared
     predict("run/head.safetensors", cache)          scores of clips, or of a folder of audio
     evaluate("run/predictions.csv", cache)          how well scores agree with listeners
+    report("run")                       a page to look at
     qamro_loss(scores, labels), QAMROLoss()         the loss alone
 
 Where a cache, head, table of predictions or data set is wanted, a path does as well as the open
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from qamro_cache.extraction.extract import extract as extract
     from qamro_cache.losses.qamro import QAMROLoss as QAMROLoss
     from qamro_cache.losses.qamro import qamro_loss as qamro_loss
+    from qamro_cache.reports.report import report as report
     from qamro_cache.scoring.predict import predict as predict
 
 _HOME = {
@@ -40,6 +42,7 @@ _HOME = {
     "open_cache": "qamro_cache.cache.reader",
     "predict": "qamro_cache.scoring.predict",
     "qamro_loss": "qamro_cache.losses.qamro",
+    "report": "qamro_cache.reports.report",
     "train": "qamro_cache.experiments.train",
 }
 

@@ -113,7 +113,8 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
         outcomes += baseline_outcomes(plan, origin, part.held_out.cv, every=every)
         held_out = part.held_out
         split = {"split": held_out.question, "copies": held_out.copies.record()}
-        materials.append({**material.origin(), **split, "heads": len(plan.jobs)})
+        files = {"cache": [str(path.absolute()) for path in part.cache.paths]}
+        materials.append({**material.origin(), **files, **split, "heads": len(plan.jobs)})
         questions[held_out.cv, held_out.question] = {"cv": held_out.cv, **split}
     return _write(request, device, outcomes, materials, list(questions.values()))
 
@@ -131,6 +132,7 @@ def _write(
         "seeds": options.seeds,
         "device": device,
         "precision": options.precision,
+        "given": request.given,
         "materials": materials,
         "cells": [{**cell.names, "recipe": flat_recipe(cell.recipe)} for cell in cells],
     }

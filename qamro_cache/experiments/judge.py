@@ -79,6 +79,32 @@ def judge(
             "diverged": int(fitted.diverged[mine].sum()),
             "median_epoch": float(np.median(fitted.best_epoch[mine])),
         }
+        if curve := _by_epoch(fitted, mine):
+            metrics[axis.name]["validation_loss"] = curve
         if np.isfinite(fitted.penalty[mine]).any():
             metrics[axis.name]["median_penalty"] = float(np.nanmedian(fitted.penalty[mine]))
     return metrics
+
+
+def _by_epoch(fitted: Fitted, heads: Sequence[int]) -> list[dict[str, float]]:
+    """Return the validation sets' loss after each epoch, over heads; empty where none was watched.
+
+    ``heads`` counts those still in training, whose median and quartiles the others are.
+    """
+    wanted = set(heads)
+    rows = [
+        result.validation_loss[:, [k for k, head in enumerate(part) if head in wanted]]
+        for part, result in fitted.parts
+        if result.validation_loss.numel()
+    ]
+    found: list[dict[str, float]] = []
+    for epoch in range(max((len(part) for part in rows), default=0)):
+        values = np.concatenate(
+            [part[epoch].double().numpy() for part in rows if epoch < len(part)]
+        )
+        values = values[np.isfinite(values)]
+        if not len(values):
+            break
+        low, median, high = (float(v) for v in np.quantile(values, (0.25, 0.5, 0.75)))
+        found.append({"heads": len(values), "median": median, "low": low, "high": high})
+    return found

@@ -51,6 +51,7 @@ class TrainRequest:
         recipe: of every head.
         groups: the axes, by the clips that are rated on them.
         asked: everything that decides what the run comes to, as JSON types.
+        given: the options that were given, as JSON types.
     """
 
     cache: Cache
@@ -59,6 +60,7 @@ class TrainRequest:
     recipe: Recipe
     groups: list[AxisGroup]
     asked: dict[str, Any]
+    given: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,14 @@ class AblateRequest:
         options: as given, else as the grid suggests.
         cells: of the grid.
         parts: what is trained on the same features and folds.
+        given: the options that were given, as JSON types.
     """
 
     out: Path
     options: AblateOptions
     cells: list[Cell]
     parts: list[Part]
+    given: dict[str, Any]
 
 
 def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> TrainRequest:
@@ -144,7 +148,7 @@ def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> 
     clips = choose_clips(opened, options, text=text)
     groups = hold_out(opened, clips, options.cv, options)
     refuse_disk(_ROW * options.seeds * len(clips.axes) * len(clips.rows), out)
-    return TrainRequest(opened, out, options, recipe, groups, asked)
+    return TrainRequest(opened, out, options, recipe, groups, asked, _as_json(given))
 
 
 def ablate_request(
@@ -190,7 +194,8 @@ def ablate_request(
     common = _common_clips(by_encoder)
     parts = [part for cache in by_encoder for part in _parts(cache, cells, options, common)]
     _refuse_disk(out / "done", parts, options.seeds)
-    return AblateRequest(out, options, cells, parts)
+    named = {} if isinstance(grid, Grid) or not grid else {"grid": str(grid)}
+    return AblateRequest(out, options, cells, parts, _as_json({**named, **given}))
 
 
 def _tell_missing(baselines: str) -> None:
@@ -261,6 +266,13 @@ def _open_by_encoder(caches: CacheLike | Sequence[CacheLike]) -> list[Cache]:
         parts[0] if len(parts) == 1 else open_cache([path for part in parts for path in part.paths])
         for parts in groups.values()
     ]
+
+
+def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as ``config.json`` keeps them: paths as text, without what is None."""
+    known = {name: value for name, value in given.items() if value is not None}
+    kept: dict[str, Any] = json.loads(json.dumps(known, default=str))
+    return kept
 
 
 def _split(

@@ -70,7 +70,7 @@ def save_run(
     """
     recipe = runs[0].recipe
     with replace_folder(out, (*RUN_FILES, "folds")) as new:
-        write_json(new / "config.json", config)
+        write_json(new / "config.json", {**config, **_files(runs)})
         write_json(new / "metrics.json", record)
         write_table(new / "predictions.csv", predictions)
         whole = [(run.material, run.refit, run.whole, 0) for run in runs]
@@ -90,6 +90,16 @@ def save_run(
             if members:
                 head = _head(recipe, members, {**config, "held_out": name})
                 save_head(new / "folds" / f"{number}.safetensors", head)
+
+
+def _files(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return where the clips are on this machine: nothing for a head file, which is passed on."""
+    audio: dict[str, str] = {}
+    for run in runs:
+        table = run.material.clips.table
+        audio |= dict(zip(table["clip_id"], table["path"], strict=True))
+    cache = runs[0].material.cache
+    return {"cache": [str(path.absolute()) for path in cache.paths], "audio": audio}
 
 
 def _head(recipe: Recipe, members: Sequence[_Members], config: Mapping[str, Any]) -> Head:

@@ -90,6 +90,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         "device": device,
         "precision": options.precision,
         "asked": request.asked,
+        "given": request.given,
     }
     origin = {name: config[name] for name in ("dataset", "synthetic", "encoder", "feature")}
     asks = [group.held_out.question for group in groups]

@@ -1,0 +1,111 @@
+"""The cells of a grid, as ``summary.csv`` and ``best.json`` have them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qamro_cache.evaluation.score import DECIDES
+from qamro_cache.experiments.tables import question
+from qamro_cache.reports.page import Estimate
+from qamro_cache.reports.read import Folder
+
+
+@dataclass(frozen=True)
+class Question:
+    """The cells and baselines that answer one question.
+
+    Attributes:
+        name: the axis, and how clips were held out where that varies.
+        rows: of ``summary.csv``, without the ceiling.
+        names: the settings that vary.
+        record: what ``best.json`` says.
+    """
+
+    name: str
+    rows: list[dict[str, Any]]
+    names: list[str]
+    record: Mapping[str, Any]
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """The rows of heads."""
+        return [row for row in self.rows if row["model"] == "head"]
+
+    def mark(self, row: Mapping[str, Any]) -> str:
+        """Return ``best``, or ``alike`` for a cell that cannot be told from it."""
+        mine = {name: key_of(row[name]) for name in self.names if key_of(row[name])}
+
+        def same(cell: Mapping[str, Any] | None) -> bool:
+            return cell is not None and mine == {
+                name: key_of(cell[name]) for name in self.names if name in cell
+            }
+
+        if same(self.record["cell"]):
+            return "best"
+        alike = self.record.get("not_told_apart", [])
+        return "alike" if any(same(one["cell"]) for one in alike) else ""
+
+
+def questions(folder: Folder) -> list[Question]:
+    """Return what a grid asks, an axis and a way to hold out each."""
+    table = folder.table
+    ways = table["cv"] if "cv" in table else [None] * len(table)
+    asked = [question(axis, cv) for axis, cv in zip(table["axis"], ways, strict=True)]
+    found = []
+    for name, part in table.groupby(asked, sort=False):
+        part = part[part["model"] != "ceiling"]
+        settings = list(part.columns[: part.columns.get_loc("model")])
+        names = [one for one in settings if part[one].map(key_of).nunique() > 1]
+        rows = [{str(k): v for k, v in row.items()} for row in part.to_dict("records")]
+        found.append(Question(str(name), rows, names, folder.record["axes"][str(name)]))
+    return found
+
+
+def key_of(value: Any) -> str:
+    """Return a setting's value as it is compared: numbers by their value, nothing as empty."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        if isinstance(value, list):
+            return "-".join(map(str, value))
+        return str(value)
+    return "" if math.isnan(number) else f"{number:g}"
+
+
+def estimate(row: Mapping[str, Any], figure: str = DECIDES) -> Estimate:
+    """Return a figure of a row with its interval."""
+
+    def read(name: str) -> float:
+        value = row.get(name, "")
+        return float("nan") if value == "" else float(value)
+
+    return Estimate(read(figure), read(f"{figure}_low"), read(f"{figure}_high"))
+
+
+def named(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return what a row is called by the settings that vary; a baseline by its own name."""
+    if row["model"] != "head":
+        return str(row["model"])
+    return (
+        ", ".join(f"{name} {key_of(row[name])}" for name in names if key_of(row[name])) or "heads"
+    )
+
+
+def values_of(cells: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """Return a setting's values, numbers in their order."""
+    values = list(dict.fromkeys(key for row in cells if (key := key_of(row[name]))))
+    return sorted(values, key=float) if numeric(values) else values
+
+
+def numeric(values: Sequence[str]) -> bool:
+    """Tell whether all values are numbers."""
+    try:
+        return all(math.isfinite(float(value)) for value in values)
+    except ValueError:
+        return False
+
+
+def known(value: float) -> float:
+    """Return a figure to sort by: one that is undefined comes last."""
+    return value if math.isfinite(value) else -math.inf

@@ -1,0 +1,136 @@
+"""The page of a grid of ``qamro-ablate``."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from qamro_cache.evaluation.score import DECIDES
+from qamro_cache.reports.cells import Question, estimate, key_of, questions
+from qamro_cache.reports.grid_figures import grid_figures
+from qamro_cache.reports.numbers import number
+from qamro_cache.reports.page import (
+    Block,
+    Facts,
+    Page,
+    Section,
+    Table,
+    Value,
+    Words,
+)
+from qamro_cache.reports.read import Folder
+
+#: Columns of the table of all cells, with intervals where there are some.
+_SHOWN = ("clip_mse", "clip_lcc", "clip_srcc", "system_srcc", "group_srcc")
+
+
+def grid_page(folder: Folder) -> Page:
+    """Return the page of a grid."""
+    record, config = folder.record, folder.config
+    lead, sections = [], []
+    for one in questions(folder):
+        lead += [*choice_words(one.name, one.record), *_warning(one)]
+        sections.append(Section(one.name, _blocks(one)))
+    lead += [f"How clips were held out: {asks['split']}." for asks in record["questions"]]
+    materials = config.get("materials", [])
+    named = dict.fromkeys(
+        f"{one['dataset']}, {one['encoder']} {one['feature']}" for one in materials
+    )
+    return Page(
+        "; ".join(named) or folder.name,
+        lead,
+        [*sections, Section("What was run", [*_facts(folder), Words([folder.command], "code")])],
+        bool(record["synthetic"]),
+        "grid of qamro-ablate",
+    )
+
+
+def choice_words(name: str, record: Mapping[str, Any]) -> list[str]:
+    """Say which cell is best, whether that can be told, and what it beats."""
+    if record["cell"] is None:
+        return [f"{name}: no best cell: {record['reason']}."]
+    cell = (
+        ", ".join(f"{key} {key_of(value)}" for key, value in record["cell"].items())
+        or "the only cell"
+    )
+    others = len(record["not_told_apart"])
+    told = "which is clearly above all others"
+    if record["cells"] == 1:
+        told = "and there are no others"
+    elif others:
+        told = f"but {others} of the other {record['cells'] - 1} cells cannot be told from it"
+    elif not record["clearly_best"]:
+        told = "but it is not clearly above the baselines"
+    lines = [f"{name}: highest SRCC over clips, {number(record[DECIDES])}, with {cell}, {told}."]
+    return lines + [f"{name}: this cell {one['words']}." for one in record["verdicts"]]
+
+
+def _warning(one: Question) -> list[str]:
+    if one.record["cell"] is None or one.record["cells"] == 1:
+        return []
+    return [f"{one.name}: {one.record['note']}."]
+
+
+def _blocks(one: Question) -> list[Block]:
+    population = next((row["population"] for row in one.rows if row.get("population")), "")
+    signature = next((row["signature"] for row in one.rows if row.get("signature")), "")
+    words = f"95 % intervals {population}." if population else "There are no intervals."
+    return [
+        *grid_figures(one),
+        _table(one),
+        Words([line for line in (words, str(signature)) if line]),
+    ]
+
+
+def _table(one: Question) -> Table:
+    names = [name for name in one.names if any(key_of(row[name]) for row in one.rows)]
+    figures = [name for name in _SHOWN if any(key_of(row.get(name, "")) for row in one.rows)]
+    extra = ["clip_srcc_seeds_std", "mcs_p"]
+    rows: list[list[Value]] = []
+    for row in one.rows:
+        cells: list[Value] = [str(row["model"]), *(key_of(row[name]) for name in names)]
+        for figure in figures:
+            found = estimate(row, figure)
+            cells.append(found if math.isfinite(found.value) else None)
+        cells += [None if row.get(name, "") == "" else float(row[name]) for name in extra]
+        cells.append(key_of(row.get("diverged", "")))
+        rows.append(cells)
+    columns = ["model", *names, *(name.replace("_", " ") for name in figures), "std of seeds",
+               "mcs_p", "diverged"]  # fmt: skip
+    return Table(
+        f"{one.name}: every cell",
+        columns,
+        rows,
+        left=1,
+        strong=frozenset(
+            k
+            for k, row in enumerate(one.rows)
+            if row["model"] == "head" and one.mark(row) == "best"
+        ),
+        paper=len(rows) <= 60,
+        note="Intervals are 95 %. mcs_p: the share of null draws that reach what a cell falls "
+        "behind the highest by; cells above .05 cannot be told from it.",
+    )
+
+
+def _facts(folder: Folder) -> list[Block]:
+    config = folder.config
+    facts = []
+    for one in config.get("materials", []):
+        facts += [
+            ("data", f"{one['dataset']}{' (synthetic)' if one['synthetic'] else ''}"),
+            ("encoder", f"{one['encoder']}, feature {one['feature']}"),
+            ("identity", one["identity_sha256"]),
+            ("held out", one["split"]),
+            ("heads", f"{one['heads']:,}"),
+        ]
+    first: pd.Series[Any] = folder.table.iloc[0]
+    facts += [
+        ("counts", f"{first['clips']} clips, {first['systems']} systems, {first['groups']} groups"),
+        ("cells", str(len(config.get("cells", [])))),
+        ("seeds", str(config.get("seeds", ""))),
+        ("computed on", f"{config.get('device', '')}, {config.get('precision', '')}"),
+        ("folder", str(folder.path)),
+    ]
+    return [Facts(list(dict.fromkeys(facts)))]

@@ -1,0 +1,201 @@
+"""Predictions of one axis, to look at and to listen to: figures, and tables of what is worst."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qamro_cache.evaluation.judged import Floats
+from qamro_cache.reports.clips import (
+    Predicted,
+    Ranked,
+    largest_errors,
+    ranked_groups,
+    system_means,
+    worst_pairs,
+)
+from qamro_cache.reports.numbers import compact, number
+from qamro_cache.reports.page import (
+    Block,
+    Estimate,
+    Figure,
+    Forest,
+    Heat,
+    Row,
+    Scale,
+    Scatter,
+    Sound,
+    Square,
+    Table,
+    Value,
+    Words,
+)
+
+#: Clips of a table of the worst, and groups and clips of a figure of ranks, at most.
+WORST, GROUPS, LONGEST = 10, 30, 24
+
+
+def looks(axis: str, of: Predicted, noun: str, scale: Scale) -> list[Block]:
+    """Return the figures and tables of the clips of an axis.
+
+    Args:
+        axis: its name.
+        of: its clips.
+        noun: what clips are compared within (``song``).
+        scale: the range of the axis.
+    """
+    figures: list[Figure] = []
+    if len(set(of.system.tolist()) - {""}) > 1:
+        figures.append(_by_system(axis, of, scale))
+    figures.append(_by_clip(axis, of, scale))
+    groups = ranked_groups(of)
+    if groups:
+        figures += _ranks(axis, of, groups, noun)
+    return [*figures, _errors(axis, of), *_pairs(axis, of, noun)]
+
+
+def _ends(scale: Scale, values: Floats) -> tuple[float, float]:
+    known = values[np.isfinite(values)]
+    low, high = float(known.min(initial=scale.high)), float(known.max(initial=scale.low))
+    room = 0.03 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def _both(label: str, scale: Scale, values: Floats) -> tuple[Scale, Scale]:
+    low, high = _ends(scale, values)
+    return Scale("rated", low, high), Scale(label, low, high)
+
+
+def _by_system(axis: str, of: Predicted, scale: Scale) -> Scatter:
+    from scipy.stats import t
+
+    means = system_means(of)
+    with np.errstate(invalid="ignore"):
+        half = t.ppf(0.975, np.maximum(means.clips - 1, 1))
+    wide = [np.where(np.isfinite(e), e * half, 0) for e in (means.target_error, means.pred_error)]
+    # A bar from two clips may be far longer than the scale.
+    errors = [
+        (a - da, a + da, b - db, b + db)
+        for a, b, da, db in zip(means.target, means.pred, *wide, strict=True)
+    ]
+    shown = np.array([means.target, means.pred])
+    room = np.array([e for e, n in zip(errors, means.clips, strict=True) if n > 2] or [(0.0,) * 4])
+    both = np.concatenate([shown.ravel(), np.clip(room.ravel(), scale.low, scale.high)])
+    x, y = _both("predicted", scale, both if len(room) and (means.clips > 2).any() else shown)
+    names = [
+        f"{name} ({n} clips)" for name, n in zip(means.names, means.clips.tolist(), strict=True)
+    ]
+    return Scatter(
+        f"{axis}: systems",
+        f"{len(names)} systems, each the mean over its clips; bars are 95 % intervals of that mean "
+        "over the clips (Student's t), which say nothing of other systems.",
+        x,
+        y,
+        list(zip(means.target.tolist(), means.pred.tolist(), strict=True)),
+        tuple(names),
+        errors=[tuple(map(float, one)) for one in errors],  # type: ignore[misc]
+    )
+
+
+def _by_clip(axis: str, of: Predicted, scale: Scale) -> Scatter:
+    systems = sorted(set(of.system.tolist()))
+    place = {name: k for k, name in enumerate(systems)}
+    x, y = _both("predicted", scale, np.concatenate([of.target, of.mean]))
+    return Scatter(
+        f"{axis}: clips",
+        f"{len(of.target)} clips, each predicted by heads that did not learn its label.",
+        x,
+        y,
+        list(zip(of.target.tolist(), of.mean.tolist(), strict=True)),
+        tuple(of.clip_id.tolist()),
+        [place[name] for name in of.system.tolist()],
+        [name or "(no system)" for name in systems] if len(systems) > 1 else [],
+    )
+
+
+def _ranks(axis: str, of: Predicted, groups: Sequence[Ranked], noun: str) -> list[Figure]:
+    shown = groups[:GROUPS]
+    few = f"the {len(shown)} worst ranked of {len(groups)}" if len(shown) < len(groups) else "all"
+    rows = [Row(one.name, Estimate(one.srcc)) for one in shown]
+    srcc = [one.srcc for one in groups if np.isfinite(one.srcc)]
+    low = min([0.0, *srcc])
+    figures: list[Figure] = [
+        Forest(
+            f"{axis}: SRCC within each {noun}",
+            f"{len(groups)} {noun}s ({few} are shown), the worst ranked first; mean "
+            f"{number(np.mean(srcc)) if srcc else '-'}.",
+            Scale(f"SRCC within a {noun}", low, 1.0),
+            rows,
+        )
+    ]
+    longest = max(len(one.clips) for one in shown)
+    if longest > LONGEST:
+        return figures
+    squares = [
+        [
+            Square(
+                float(place),
+                str(place),
+                f"{of.clip_id[clip]}: rated {compact(of.target[clip])}, place {k + 1} of "
+                f"{len(one.clips)}; predicted {compact(of.mean[clip])}, place {place}",
+            )
+            for k, (clip, place) in enumerate(zip(one.clips, one.place.tolist(), strict=True))
+        ]
+        + [None] * (longest - len(one.clips))
+        for one in shown
+    ]
+    figures.append(
+        Heat(
+            f"{axis}: ranks within each {noun}",
+            "From left to right the clips as listeners ranked them, the best first; the number is "
+            "the place that the prediction gives. A row ranked as by listeners counts 1, 2, 3.",
+            "place by listeners",
+            noun,
+            [str(k + 1) for k in range(longest)],
+            [one.name for one in shown],
+            squares,
+            Scale("place by prediction", 1.0, float(longest)),
+        )
+    )
+    return figures
+
+
+def _errors(axis: str, of: Predicted) -> Table:
+    std = of.pred.std(0, ddof=1) if len(of.pred) > 1 else None
+    rows: list[list[Value]] = [
+        [
+            Sound(str(of.clip_id[k]), str(of.path[k])),
+            str(of.system[k]),
+            str(of.group[k]),
+            float(of.target[k]),
+            float(of.mean[k]),
+            float(of.mean[k] - of.target[k]),
+            None if std is None else float(std[k]),
+        ]
+        for k in largest_errors(of, WORST)
+    ]
+    columns = ["clip", "system", "group", "rated", "predicted", "error", "std of seeds"]
+    return Table(f"{axis}: the largest errors", columns, rows, left=3)
+
+
+def _pairs(axis: str, of: Predicted, noun: str) -> list[Block]:
+    pairs = worst_pairs(of, WORST)
+    within = f"of one {noun} " if (of.group != "").any() else ""
+    if not pairs:
+        return [Words([f"{axis}: every pair {within}is ranked as listeners ranked it."], "good")]
+    rows: list[list[Value]] = [
+        [
+            str(of.group[a]),
+            Sound(str(of.clip_id[a]), str(of.path[a])),
+            float(of.target[a]),
+            float(of.mean[a]),
+            Sound(str(of.clip_id[b]), str(of.path[b])),
+            float(of.target[b]),
+            float(of.mean[b]),
+        ]
+        for a, b in pairs
+    ]
+    columns = [noun, "listeners preferred", "rated", "predicted",
+               "the head preferred", "rated ", "predicted "]  # fmt: skip
+    note = "The widest first: the gap of the ratings and that of the predictions together."
+    title = f"{axis}: pairs {within}ranked the wrong way round"
+    return [Table(title, columns, rows, left=2, note=note)]

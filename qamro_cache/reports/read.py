@@ -1,0 +1,128 @@
+"""Read the folders of runs and grids, as their commands wrote them."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qamro_cache.errors import QamroError, words_of
+
+#: Options whose value says nothing that the page does not say by itself.
+_TOLD = ("overwrite", "device")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What lies in a folder of ``qamro-train`` or ``qamro-ablate``.
+
+    Attributes:
+        path: of the folder.
+        config: of ``config.json``.
+        record: of ``metrics.json``, or ``best.json``.
+        table: of ``predictions.csv``, or ``summary.csv``.
+        grid: whether it is of ``qamro-ablate``.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    record: Mapping[str, Any]
+    table: pd.DataFrame
+    grid: bool
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.resolve().name
+
+    @property
+    def command(self) -> str:
+        """The command that was given, as far as it is known."""
+        words = ["qamro-ablate" if self.grid else "qamro-train"]
+        materials = self.config.get("materials", [self.config])
+        caches = [path for one in materials for path in one.get("cache", [])]
+        for path in dict.fromkeys(caches):
+            words += ["--cache", path]
+        for name, value in self.config.get("given", {}).items():
+            if name not in _TOLD:
+                words += _option(name, value, joined=self.grid)
+        return shlex.join([*words, "--out", str(self.path)])
+
+
+def _option(name: str, value: Any, *, joined: bool) -> list[str]:
+    """Return an option as a command line has it; a grid's settings are joined by commas."""
+    word = f"--{name.replace('_', '-')}"
+    if isinstance(value, list):
+        repeated = name in ("axis", "only", "without", "columns", "scale")
+        if joined and not repeated:
+            return [word, ",".join(_text(one) for one in value)]
+        if name == "widths":
+            return [word, "-".join(map(str, value))]
+        return [part for one in value for part in (word, _text(one))]
+    if name in ("keep_together", "save_folds"):
+        return [word] if value else []
+    return [word, _text(value)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "-".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def read_folder(path: Path) -> Folder:
+    """Read the folder of a run or a grid.
+
+    Raises:
+        QamroError: it is none, or a file of it cannot be read.
+    """
+    for record, table, grid in (
+        ("metrics.json", "predictions.csv", False),
+        ("best.json", "summary.csv", True),
+    ):
+        if (path / record).is_file():
+            return Folder(
+                path,
+                _json(path / "config.json"),
+                _json(path / record),
+                _table(path / table),
+                grid,
+            )
+    raise QamroError(
+        f"{path} holds neither metrics.json nor best.json; name a folder that qamro-train or "
+        "qamro-ablate wrote"
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise QamroError(f"{path} cannot be read: {words_of(error)}") from error
+    if not isinstance(record, dict):
+        raise QamroError(f"{path} holds no record; run the command that writes it again")
+    return record
+
+
+def _table(path: Path) -> pd.DataFrame:
+    names = ("clip_id", "system", "group", "axis", "fold", "cv", "model")
+    try:
+        table = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(names, str),
+            keep_default_na=False,
+            na_values={name: [""] for name in ("prediction", "target")},
+            encoding_errors="surrogateescape",
+        )
+    except (OSError, ValueError) as error:
+        raise QamroError(f"{path} cannot be read: {words_of(error)}") from error
+    needed = ("axis", "model") if path.name == "summary.csv" else (
+        "clip_id", "axis", "seed", "prediction", "target"
+    )  # fmt: skip
+    for name in needed:
+        if name not in table:
+            raise QamroError(f"{path}, row 1: there is no column {name!r}")
+    return table

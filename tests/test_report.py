@@ -1,0 +1,220 @@
+"""Pages of runs and grids: what they say is what the files say, whatever clips are called."""
+
+import json
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from click.testing import CliRunner
+from qamro_cache_cli.report import main
+from scipy.stats import spearmanr
+from synthetic_cache import write_synthetic
+
+from qamro_cache import ablate, report, train
+from qamro_cache.errors import QamroError
+from qamro_cache.reports.clips import predicted_of, ranked_groups, worst_pairs
+from qamro_cache.reports.numbers import number
+from qamro_cache.reports.svg import heat_color
+
+QUICK = {"epochs": 4, "widths": "8", "lr": 0.01, "seeds": 2, "cv": "group"}
+
+
+class Found(HTMLParser):
+    """Collects elements, and the text of a page outside scripts and styles."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.links, self.words, self.scripts = [], [], [], []
+        self.inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.inside = tag
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        (self.scripts if self.inside in ("script", "style") else self.words).append(data)
+
+    @property
+    def text(self):
+        return " ".join(self.words)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    cache = write_synthetic(folder / "emb.h5", own_score=True)
+    train(cache, folder / "run", **QUICK)
+    grid = {**QUICK, "alpha": [0.1, 0.2], "beta": [3, 7, 9]}
+    ablate(cache, folder / "grid", axis="quality", **grid)
+    return folder
+
+
+def page_of(*folders, **options):
+    return Found(report(list(folders), **options).read_text())
+
+
+def test_a_page_of_a_run_says_what_its_files_say(made, tmp_path):
+    page = page_of(made / "run", out=tmp_path / "a.html")
+    record = json.loads((made / "run" / "metrics.json").read_text())
+    for axis in record["axes"].values():
+        for scored in axis["models"].values():
+            for level in ("clip", "system", "group"):
+                for part in ("value", "low", "high"):
+                    value = scored["metrics"][f"{level}_srcc"][part]
+                    assert number(value) in page.text
+            assert scored["population"] in page.text
+        for verdict in axis["verdicts"]:
+            assert verdict["words"] in page.text
+        for one in axis["diagnostics"]:
+            assert one["evidence"] in page.text
+    assert "Synthetic data" in page.text
+    assert "--cv group" in page.text
+    assert "identity" in page.text
+
+
+def test_a_page_of_a_grid_has_every_cell(made, tmp_path):
+    page = page_of(made / "grid", out=tmp_path / "a.html")
+    summary = pd.read_csv(made / "grid" / "summary.csv")
+    cells = summary[summary["model"] == "head"]
+    for _, cell in cells.iterrows():
+        for part in ("", "_low", "_high"):
+            assert number(cell[f"clip_srcc{part}"]) in page.text
+    best = json.loads((made / "grid" / "best.json").read_text())["axes"]["quality"]
+    assert f"alpha {best['cell']['alpha']:g}, beta {best['cell']['beta']:g}" in page.text
+    marks = [json.loads(text) for text in page.scripts if text.startswith('{"marks"')]
+    assert sorted(len(one["marks"]) for one in marks)[0] == len(cells)
+
+
+def test_the_loss_by_epoch_is_there_where_a_validation_set_was_watched(made, tmp_path):
+    axis = json.loads((made / "run" / "metrics.json").read_text())["axes"]["quality"]
+    assert "validation_loss" not in axis
+    record = train(made / "emb.h5", tmp_path / "run", **QUICK, stop="inner", axis="quality")
+    epochs = record["axes"]["quality"]["validation_loss"]
+    assert len(epochs) == 4
+    assert all(one["low"] <= one["median"] <= one["high"] for one in epochs)
+    assert epochs[0]["heads"] == record["axes"]["quality"]["folds"] * 2
+    page = page_of(tmp_path / "run")
+    assert "quality: loss of the validation sets" in page.text
+    assert number(epochs[-1]["median"]) in " ".join(page.scripts)
+
+
+HOSTILE = ['</script><script>alert("1")</script>', "\u05e9\u05dc\u05d5\u05dd <b>&amp;",
+           "'\"><img src=x>", "n" * 300, "a\u202eb ${x} {{ 7*7 }}"]  # fmt: skip
+
+
+def test_names_are_text_whatever_they_are(made, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(made / "run", run)
+    table = pd.read_csv(run / "predictions.csv", keep_default_na=False)
+    clips = {name: k for k, name in enumerate(dict.fromkeys(table["clip_id"]))}
+    for column in ("clip_id", "system", "group"):
+        names = table[column].map({n: k for k, n in enumerate(dict.fromkeys(table[column]))})
+        table[column] = [f"{HOSTILE[k % len(HOSTILE)]}{k}" for k in names]
+    table.to_csv(run / "predictions.csv", index=False)
+    for file in ("metrics.json", "config.json"):
+        record = (run / file).read_text()
+        (run / file).write_text(record.replace('"tiny"', json.dumps(HOSTILE[0])))
+    page, plain = page_of(run), page_of(made / "run", out=tmp_path / "b.html")
+    assert page.tags.count("script") == plain.tags.count("script")
+    assert not {"img", "b"} & set(page.tags)
+    assert HOSTILE[0] in page.text
+    for k, name in enumerate(HOSTILE):
+        assert any(f"{name}{j}" in page.text for j in range(k, len(clips), len(HOSTILE)))
+    assert "49" not in page.text.split("${x}")[1][:12]
+    for text in page.scripts:
+        if text.startswith("{"):
+            json.loads(text)
+
+
+def test_nothing_is_loaded_but_audio(made, tmp_path):
+    sound = tmp_path / "a clip #1%.wav"
+    soundfile.write(sound, np.zeros(800), 8000)
+    run = tmp_path / "run"
+    shutil.copytree(made / "run", run)
+    config = json.loads((run / "config.json").read_text())
+    assert config["audio"]["clip000"] == "/sounds/0.wav"
+    config["audio"] = dict.fromkeys(config["audio"], str(sound))
+    (run / "config.json").write_text(json.dumps(config))
+    linked = page_of(run, out=tmp_path / "a.html")
+    files = {link for link in linked.links if not link.startswith(("#", "data:"))}
+    assert files == {"a%20clip%20%231%25.wav"}
+    embedded = page_of(run, out=tmp_path / "b.html", audio="embed")
+    assert not [link for link in embedded.links if not link.startswith(("#", "data:"))]
+    held = [text for text in embedded.scripts if text.startswith('["data:audio/wav;base64,')]
+    assert len(json.loads(held[0])) == 1, "one file is held once"
+    assert "audio" not in page_of(run, out=tmp_path / "c.html", audio="none").tags
+
+
+def test_worst_pairs_and_ranks_against_a_double_loop():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "clip_id": [f"c{k:02d}" for k in range(30)],
+            "system": "s",
+            "group": [f"g{k % 4}" for k in range(30)],
+            "seed": 0,
+            "prediction": rng.normal(size=30),
+            "target": rng.integers(0, 5, 30),
+        }
+    )
+    of = predicted_of(table, {})
+    wrong = [
+        (of.target[a] - of.target[b] + of.mean[b] - of.mean[a], a, b)
+        for a in range(30)
+        for b in range(30)
+        if of.group[a] == of.group[b] and of.target[a] > of.target[b] and of.mean[a] < of.mean[b]
+    ]
+    assert worst_pairs(of, 5)[0] == max(wrong)[1:]
+    chosen = [clip for pair in worst_pairs(of, 30) for clip in pair]
+    assert len(chosen) == len(set(chosen))
+    assert {(a, b) for a, b in worst_pairs(of, 30)} <= {(a, b) for _, a, b in wrong}
+    for one in ranked_groups(of):
+        rows = of.group == one.name
+        assert np.isclose(one.srcc, spearmanr(of.mean[rows], of.target[rows]).statistic)
+        assert (
+            of.mean[one.clips].argsort()[::-1][one.place - 1] == np.arange(len(one.clips))
+        ).all()
+
+
+def test_words_on_every_color_have_the_contrast_of_wcag():
+    def luminance(color):
+        parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    shades = []
+    for share in np.linspace(0, 1, 101):
+        color, words = heat_color(share)
+        ink = 0.0 if words == "dark" else 1.0
+        high, low = sorted((luminance(color), ink), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 4.5
+        shades.append(luminance(color))
+    assert (np.diff(shades) > -1e-3).all(), "a printed or color-blind reader sees the order too"
+
+
+def test_the_command_and_its_mistakes(made, tmp_path):
+    def run(*words):
+        return CliRunner().invoke(main, [str(word) for word in words])
+
+    done = run(made / "run", "--out", tmp_path / "new" / "a.html")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "new" / "a.html").stat().st_size > 10_000
+    assert "neither metrics.json nor best.json" in run(tmp_path).output
+    other = tmp_path / "letter.html"
+    other.write_text("<p>mine")
+    assert "is no report" in run(made / "run", "--out", other).output
+    assert other.read_text() == "<p>mine"
+    assert run(made / "run", "--out", tmp_path / "new" / "a.html").exit_code == 0
+    broken = tmp_path / "broken"
+    shutil.copytree(made / "run", broken)
+    (broken / "predictions.csv").write_text("clip_id,axis\n")
+    with pytest.raises(QamroError, match="no column 'seed'"):
+        report(broken)
