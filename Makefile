@@ -12,9 +12,9 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --constraint 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
-demo: $(VENV)/.demo  ## embed a small synthetic set with distillmos, train heads on it, show the result
+demo: $(VENV)/.demo  ## embed a small synthetic set with distillmos, train heads on it, show the result as a page
 	$(BIN)/qamro-extract --dataset demo --data-dir demo/audio --encoder distillmos --out demo/emb.h5
-	$(BIN)/qamro-train --cache demo/emb.h5 --cv group --out demo/run
+	$(BIN)/qamro-train --cache demo/emb.h5 --cv group --out demo/run --report demo/report.html
 
 test: $(VENV)/.test  ## run the test suite: about six minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"

@@ -11,7 +11,8 @@ from qamro_cache.experiments.options import AblateOptions
 
 from .common import OneLine, notices_to_stderr, printable, version_option
 from .completion import complete
-from .options import CACHES, OUT_FOLDER, given, request_options, setting_options
+from .options import CACHES, OUT_FOLDER, REPORT, given, request_options, setting_options
+from .report import page_of_folder, page_to_make
 from .tables import number, short_span, show_heading, show_table
 from .training_bar import training_bar
 
@@ -53,9 +54,17 @@ def _list_grids(context: click.Context, option: click.Parameter, wanted: bool) -
 )
 @request_options(AblateOptions)
 @setting_options(CELL, listed=True, flag=False)
+@REPORT
 @click.option("--json", "as_json", is_flag=True, help="Print best.json on stdout.")
 @version_option
-def main(cache: tuple[Path, ...], out: Path, grid: str, as_json: bool, **options: Any) -> None:
+def main(
+    cache: tuple[Path, ...],
+    out: Path,
+    grid: str,
+    report: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Train heads for every combination of settings and compare them on held-out clips.
 
     Caches of several encoders are compared. Settings take several values joined by commas (--alpha
@@ -66,6 +75,7 @@ def main(cache: tuple[Path, ...], out: Path, grid: str, as_json: bool, **options
     from qamro_cache.experiments.request import ablate_request
 
     request = ablate_request(cache, out, grid, given(options))
+    page = page_to_make(out, report)
     from qamro_cache.experiments.ablate import run_ablate
     from qamro_cache.files import json_text
 
@@ -73,8 +83,9 @@ def main(cache: tuple[Path, ...], out: Path, grid: str, as_json: bool, **options
         best = run_ablate(request, progress)
     if as_json:
         click.echo(json_text(best))
-        return
-    _show(out, best)
+    else:
+        _show(out, best)
+    page_of_folder(out, page)
 
 
 def _show(out: Path, best: dict[str, Any]) -> None:

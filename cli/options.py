@@ -27,6 +27,15 @@ OUT_FOLDER = click.option("--out", type=File, required=True, help="Folder for th
 #: What is shown beside the figures.
 BY = Setting("by", str, "", "Show a table of means by system too.", choices=("", "system"))
 
+#: ``--report``, ``--report FILE``, or neither.
+REPORT = click.option(
+    "--report",
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="Also make a page of it, FILE or report.html in --out (see qamro-report).",
+)
+
 _METAVAR = {float: "NUMBER", int: "NUMBER", bool: "true|false", str: "TEXT"}
 
 

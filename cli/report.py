@@ -1,5 +1,6 @@
 """qamro-report: runs and grids as a page to look at."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -8,6 +9,35 @@ from qamro_cache.reports.report import AUDIO, FORMS
 
 from .common import OneLine, notices_to_stderr, printable, version_option
 from .options import File
+
+
+def page_to_make(out: Path, wanted: str | None) -> Path | None:
+    """Return the page that a command is to make at its end, looked at before the work.
+
+    A page that is in the folder already is made anew: it would tell of what was there before.
+
+    Args:
+        out: the folder of the run or grid.
+        wanted: of ``--report``: empty for the usual name, None where it was not given.
+    """
+    from qamro_cache.files import refuse_other
+    from qamro_cache.reports.report import is_report, usual_place
+
+    page = Path(wanted) if wanted else usual_place(out)
+    if wanted is None:
+        return page if page.is_file() and is_report(page) else None
+    refuse_other(page, "report", is_report)
+    return page
+
+
+def page_of_folder(out: Path, page: Path | None) -> None:
+    """Make the page of a folder, or say how; see `page_to_make`."""
+    if page is None:
+        click.echo(printable(f"a page to look at: qamro-report {shlex.quote(str(out))}"), err=True)
+        return
+    from qamro_cache.reports.report import report
+
+    click.echo(printable(f"a page to look at: {report(out, page)}"), err=True)
 
 
 @click.command(cls=OneLine)

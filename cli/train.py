@@ -9,7 +9,17 @@ from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.training.recipe import RECIPE
 
 from .common import OneLine, notices_to_stderr, printable, version_option
-from .options import BY, CACHES, OUT_FOLDER, given, option_of, request_options, setting_options
+from .options import (
+    BY,
+    CACHES,
+    OUT_FOLDER,
+    REPORT,
+    given,
+    option_of,
+    request_options,
+    setting_options,
+)
+from .report import page_of_folder, page_to_make
 from .tables import SYSTEM_COLUMNS, show_scores, show_systems
 from .training_bar import training_bar
 
@@ -20,9 +30,17 @@ from .training_bar import training_bar
 @request_options(TrainOptions)
 @setting_options(RECIPE, flag=False)
 @option_of(BY)
+@REPORT
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json on stdout.")
 @version_option
-def main(cache: tuple[Path, ...], out: Path, by: str | None, as_json: bool, **options: Any) -> None:
+def main(
+    cache: tuple[Path, ...],
+    out: Path,
+    by: str | None,
+    report: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Train heads on cached embeddings with the QAMRO recipe.
 
     Heads are judged on clips that they were not trained on (--cv); the saved head is then trained
@@ -32,6 +50,7 @@ def main(cache: tuple[Path, ...], out: Path, by: str | None, as_json: bool, **op
     from qamro_cache.experiments.request import train_request
 
     request = train_request(cache, out, given(options))
+    page = page_to_make(out, report)
     from qamro_cache.experiments.train import run_train
     from qamro_cache.files import json_text
 
@@ -39,6 +58,7 @@ def main(cache: tuple[Path, ...], out: Path, by: str | None, as_json: bool, **op
         record = run_train(request, progress)
     if as_json:
         click.echo(json_text(record))
+        page_of_folder(out, page)
         return
     for place, (name, axis) in enumerate(record["axes"].items()):
         if place:
@@ -54,3 +74,4 @@ def main(cache: tuple[Path, ...], out: Path, by: str | None, as_json: bool, **op
     click.echo(
         printable(f"written to {out}: head.safetensors, metrics.json, predictions.csv"), err=True
     )
+    page_of_folder(out, page)

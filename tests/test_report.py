@@ -200,6 +200,35 @@ def test_words_on_every_color_have_the_contrast_of_wcag():
     assert (np.diff(shades) > -1e-3).all(), "a printed or color-blind reader sees the order too"
 
 
+def test_train_and_ablate_end_with_a_page(made, tmp_path):
+    def run(command, *words):
+        from qamro_cache_cli import ablate, train
+
+        main = {"train": train, "ablate": ablate}[command].main
+        words = ["--cache", made / "emb.h5", "--out", tmp_path / command, *words]
+        words += [w for n, v in QUICK.items() for w in (f"--{n}", v)]
+        return CliRunner().invoke(main, [*map(str, words), "--axis", "quality"])
+
+    for command in ("train", "ablate"):
+        page = tmp_path / command / "report.html"
+        done = run(command)
+        assert f"qamro-report {tmp_path / command}" in done.stderr
+        assert not page.exists()
+        done = run(command, "--json", "--report")
+        assert str(page) in done.stderr
+        json.loads(done.stdout)
+        page.write_text(page.read_text()[:3000])
+        run(command)
+        assert page.stat().st_size > 10_000, "a page of what was there before is made anew"
+        other = tmp_path / "mine.html"
+        other.write_text("mine")
+        shutil.rmtree(tmp_path / command)
+        assert "is no report" in run(command, "--report", other).output
+        assert not (tmp_path / command).exists(), "said before the work"
+        assert run(command, "--report", tmp_path / f"{command}.html").exit_code == 0
+        assert (tmp_path / f"{command}.html").stat().st_size > 10_000
+
+
 def test_the_command_and_its_mistakes(made, tmp_path):
     def run(*words):
         return CliRunner().invoke(main, [str(word) for word in words])

@@ -48,7 +48,7 @@ def report(
     found = [read_folder(as_path(one, "a folder")) for one in as_list(folders)]
     if not found:
         raise OptionError("name a folder that qamro-train or qamro-ablate wrote")
-    place = as_path(out) if out else found[0].path / f"report.{form}"
+    place = as_path(out) if out else usual_place(found[0].path, form)
     return write_page(_page_of(found), place, form, audio)
 
 
@@ -73,6 +73,11 @@ def write_page(page: Page, out: Path, form: str = "html", audio: str = "link") -
         refuse_other(out, "report", is_report)
         write_text(out, html_of(page, out.absolute().parent, audio))
     return out
+
+
+def usual_place(folder: Path, form: str = "html") -> Path:
+    """Return where the report of a folder lies where nobody said."""
+    return folder / f"report.{form}"
 
 
 def is_report(path: Path) -> bool:
