@@ -1,0 +1,164 @@
+"""Pages of `qamro-report` in a real browser: nothing fails, nothing is fetched, all can be used."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from report_browser import Browser, axe_source
+from synthetic_cache import write_synthetic
+
+from qamro_cache import ablate, report, train
+
+pytestmark = pytest.mark.slow
+
+QUICK = {"epochs": 4, "widths": "8", "lr": 0.01, "seeds": 2, "cv": "group"}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    browser = Browser()
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A run's page with players, and a grid's."""
+    folder = tmp_path_factory.mktemp("pages")
+    cache = write_synthetic(folder / "emb.h5", own_score=True)
+    train(cache, folder / "run", **QUICK)
+    ablate(cache, folder / "grid", axis="quality", alpha=[0.1, 0.2, 0.5], beta=[3, 7], **QUICK)
+    config = json.loads((folder / "run" / "config.json").read_text())
+    for k, clip in enumerate(config["audio"]):
+        config["audio"][clip] = str(folder / f"sound {k}.wav")
+        soundfile.write(config["audio"][clip], np.zeros(4000), 8000)
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    return {
+        "run": report(folder / "run"),
+        "embedded": report(folder / "run", folder / "embedded.html", audio="embed"),
+        "grid": report(folder / "grid"),
+    }
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("name", ["run", "grid"])
+def test_a_page_is_whole_at_any_width_light_and_dark(browser, pages, name, dark, width):
+    axe = axe_source()
+    browser.requests()
+    browser.open(pages[name], width, dark)
+    assert browser.requests() == [pages[name].as_uri()]
+    assert not browser.complaints()
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    paper = browser.run("return getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(20, 22, 26)" if dark else "rgb(255, 255, 255)")
+    browser.run(axe)
+    found = browser.driver.execute_async_script("axe.run().then(arguments[0])")
+    grave = [
+        (one["id"], one["nodes"][0]["html"][:200])
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert not grave
+
+
+def test_every_figure_has_its_points(browser, pages):
+    browser.open(pages["run"])
+    figures = browser.run("""
+        return [...document.querySelectorAll("figure")].map((figure) => ({
+            title: figure.querySelector("h3").textContent,
+            marks: JSON.parse(figure.querySelector(".data").textContent).marks.length,
+            dots: [...figure.querySelectorAll("svg [data-s]")].map(
+                (path) => path.getAttribute("d").split("h0").length - 1),
+            squares: figure.querySelectorAll("svg .square").length,
+        }))""")
+    by_title = {one["title"]: one for one in figures}
+    for axis in ("quality", "match"):
+        clips = by_title[f"{axis}: clips"]
+        # 40 clips, of which one has no features.
+        assert sum(clips["dots"]) == clips["marks"] == 39
+        assert len(clips["dots"]) == 5
+        assert sum(by_title[f"{axis}: systems"]["dots"]) == 5
+        assert by_title[f"{axis}: ranks within each group"]["squares"] == 39
+    browser.open(pages["grid"])
+    squares = browser.run("return document.querySelectorAll('svg .square').length")
+    assert squares == 6
+
+
+def test_tables_sort_by_click_and_by_key(browser, pages):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    browser.open(pages["run"])
+
+    def column():
+        return browser.run("""
+            return [...document.querySelectorAll("table tbody")][0].rows.length
+                && [...document.querySelector("table").tBodies[0].rows].map(
+                    (row) => row.cells[3].dataset.v ?? row.cells[3].textContent)""")
+
+    def numbers():
+        return [float(text) for text in column() if text not in ("", "nan")]
+
+    before = column()
+    button = browser.driver.find_elements(By.CSS_SELECTOR, "table th button")[3]
+    button.click()
+    assert numbers() == sorted(numbers())
+    assert sorted(column()) == sorted(before)
+    heading = button.find_element(By.XPATH, "..")
+    assert heading.get_attribute("aria-sort") == "ascending"
+    button.send_keys(Keys.ENTER)
+    assert numbers() == sorted(numbers(), reverse=True)
+    assert heading.get_attribute("aria-sort") == "descending"
+    empty = [text in ("", "nan") for text in column()]
+    assert empty == sorted(empty), "what has no value stands last"
+
+
+def test_marks_speak_to_the_pointer_and_to_the_keys(browser, pages):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    browser.open(pages["run"])
+    figure = next(
+        one
+        for one in browser.driver.find_elements(By.TAG_NAME, "figure")
+        if one.find_element(By.TAG_NAME, "h3").text == "quality: clips"
+    )
+    svg = figure.find_element(By.TAG_NAME, "svg")
+    readout = figure.find_element(By.CLASS_NAME, "readout")
+    marks = browser.run(
+        "return JSON.parse(arguments[0].querySelector('.data').textContent).marks", figure
+    )
+    svg.send_keys(Keys.HOME)
+    assert readout.text == marks[0][2]
+    svg.send_keys(Keys.ARROW_RIGHT)
+    assert readout.text == marks[1][2]
+    x, y, words = max(marks)
+    at = browser.run(
+        "const p = new DOMPoint(arguments[1], arguments[2])"
+        ".matrixTransform(arguments[0].getScreenCTM());"
+        "const box = arguments[0].getBoundingClientRect();"
+        "return [p.x - box.x - box.width / 2, p.y - box.y - box.height / 2]", svg, x, y
+    )  # fmt: skip
+    ActionChains(browser.driver).move_to_element_with_offset(svg, *map(round, at)).perform()
+    assert readout.text == words
+    system = figure.find_element(By.CSS_SELECTOR, "option:nth-child(2)")
+    system.click()
+    assert len(figure.find_elements(By.CSS_SELECTOR, "path.dim")) == 4
+
+
+@pytest.mark.parametrize("name", ["run", "embedded"])
+def test_players_play(browser, pages, name):
+    browser.open(pages[name])
+    browser.requests()
+    played = browser.driver.execute_async_script("""
+        const done = arguments[0], player = document.querySelector("audio");
+        player.addEventListener("ended", () => done([player.currentTime, player.preload]));
+        player.addEventListener("error", () => done(player.error.message));
+        player.play().catch((error) => done(String(error)));""")
+    assert played == [pytest.approx(0.5, abs=0.05), "none"]
+    asked = browser.requests()
+    assert all(url.endswith(".wav") for url in asked)
+    assert len(asked) == 0 or name == "run"
