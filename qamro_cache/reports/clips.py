@@ -137,30 +137,6 @@ def _apart(group: Strings) -> list[Ints]:
     ]
 
 
-class SystemMeans(NamedTuple):
-    """Means over the clips of each system, with the standard errors of these means."""
-
-    names: list[str]
-    clips: Ints
-    target: Floats
-    target_error: Floats
-    pred: Floats
-    pred_error: Floats
-
-
-def system_means(of: Predicted) -> SystemMeans:
-    """Average labels and predictions over the clips of each system; NaN errors of one clip."""
-    known = of.system != ""
-    table = pd.DataFrame({"target": of.target[known], "pred": of.mean[known]})
-    by = table.groupby(of.system[known])
-    mean, error, size = by.mean(), by.sem(), by.size()
-    return SystemMeans(
-        [str(name) for name in mean.index],
-        size.to_numpy().astype(np.int64),
-        *(part[name].to_numpy(np.float64) for name in ("target", "pred") for part in (mean, error)),
-    )
-
-
 class Ranked(NamedTuple):
     """A group: its clips in the order of their labels, the best first, and their places.
 

@@ -1,6 +1,7 @@
 """Predictions of one axis, to look at and to listen to: figures, and tables of what is worst."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,6 @@ from qamro_cache.reports.clips import (
     Ranked,
     largest_errors,
     ranked_groups,
-    system_means,
     worst_pairs,
 )
 from qamro_cache.reports.numbers import compact, number
@@ -29,6 +29,7 @@ from qamro_cache.reports.page import (
     Value,
     Words,
 )
+from qamro_cache.reports.scores import value_of
 
 #: Clips of a table of the worst, and groups and clips of a figure of ranks, at most.
 WORST, GROUPS, LONGEST = 10, 30, 24
@@ -43,10 +44,7 @@ def looks(axis: str, of: Predicted, noun: str, scale: Scale) -> list[Block]:
         noun: what clips are compared within (``song``).
         scale: the range of the axis.
     """
-    figures: list[Figure] = []
-    if len(set(of.system.tolist()) - {""}) > 1:
-        figures.append(_by_system(axis, of, scale))
-    figures.append(_by_clip(axis, of, scale))
+    figures: list[Figure] = [_by_clip(axis, of, scale)]
     groups = ranked_groups(of)
     if groups:
         figures += _ranks(axis, of, groups, noun)
@@ -65,35 +63,52 @@ def _both(label: str, scale: Scale, values: Floats) -> tuple[Scale, Scale]:
     return Scale("rated", low, high), Scale(label, low, high)
 
 
-def _by_system(axis: str, of: Predicted, scale: Scale) -> Scatter:
-    from scipy.stats import t
+def by_system(axis: str, records: Sequence[Mapping[str, Any]], scale: Scale) -> list[Block]:
+    """Return the systems' means as a figure and a table.
 
-    means = system_means(of)
-    with np.errstate(invalid="ignore"):
-        half = t.ppf(0.975, np.maximum(means.clips - 1, 1))
-    wide = [np.where(np.isfinite(e), e * half, 0) for e in (means.target_error, means.pred_error)]
-    # A bar from two clips may be far longer than the scale.
-    errors = [
-        (a - da, a + da, b - db, b + db)
-        for a, b, da, db in zip(means.target, means.pred, *wide, strict=True)
-    ]
-    shown = np.array([means.target, means.pred])
-    room = np.array([e for e, n in zip(errors, means.clips, strict=True) if n > 2] or [(0.0,) * 4])
-    both = np.concatenate([shown.ravel(), np.clip(room.ravel(), scale.low, scale.high)])
-    x, y = _both("predicted", scale, both if len(room) and (means.clips > 2).any() else shown)
-    names = [
-        f"{name} ({n} clips)" for name, n in zip(means.names, means.clips.tolist(), strict=True)
-    ]
-    return Scatter(
+    Args:
+        axis: its name.
+        records: of `qamro_cache.evaluation.by_system.by_system`.
+        scale: the range of the axis.
+    """
+    if len(records) < 2:
+        return []
+    spans = {
+        name: [[value_of(one, f"{name}{end}") for end in ("", "_low", "_high")] for one in records]
+        for name in ("rated", "predicted")
+    }
+    # An interval from two clips may be far longer than the scale: it is cut at the figure's ends.
+    known = np.array([*spans["rated"], *spans["predicted"]])
+    inside = known[(known >= scale.low) & (known <= scale.high)]
+    x, y = _both("predicted", scale, np.concatenate([inside.ravel(), known[:, 0]]))
+    names = tuple(f"{one['system']} ({one['clips']} clips)" for one in records)
+    figure = Scatter(
         f"{axis}: systems",
         f"{len(names)} systems, each the mean over its clips; bars are 95 % intervals of that mean "
         "over the clips (Student's t), which say nothing of other systems.",
         x,
         y,
-        list(zip(means.target.tolist(), means.pred.tolist(), strict=True)),
-        tuple(names),
-        errors=[tuple(map(float, one)) for one in errors],  # type: ignore[misc]
+        [(a[0], b[0]) for a, b in zip(*spans.values(), strict=True)],
+        names,
+        errors=[
+            (_or(a[1], a[0]), _or(a[2], a[0]), _or(b[1], b[0]), _or(b[2], b[0]))
+            for a, b in zip(*spans.values(), strict=True)
+        ],
     )
+    shown = ["rated", "predicted", *(["error"] if "error" in records[0] else [])]
+    rows: list[list[Value]] = [
+        [
+            str(one["system"]),
+            str(one["clips"]),
+            *(Estimate(*(value_of(one, f"{n}{e}") for e in ("", "_low", "_high"))) for n in shown),
+        ]
+        for one in records
+    ]
+    return [figure, Table(f"{axis}: means by system", ["system", "clips", *shown], rows)]
+
+
+def _or(value: float, other: float) -> float:
+    return value if np.isfinite(value) else other
 
 
 def _by_clip(axis: str, of: Predicted, scale: Scale) -> Scatter:

@@ -5,7 +5,7 @@ from typing import Any
 
 from qamro_cache.datasets.registry import group_kind
 from qamro_cache.reports.clips import Predicted, predicted_of
-from qamro_cache.reports.looks import looks
+from qamro_cache.reports.looks import by_system, looks
 from qamro_cache.reports.numbers import compact
 from qamro_cache.reports.page import (
     Block,
@@ -36,7 +36,8 @@ def run_page(folder: Folder) -> Page:
         noun = noun_of(folder, found["models"][ours]["group_word"])
         blocks: list[Block] = [*findings(found["diagnostics"])]
         blocks += score_blocks(axis, found["models"], found["ceiling"], ours)
-        blocks += looks(axis, of, noun, scale)
+        systems = by_system(axis, found["by_system"], scale)
+        blocks += [*systems[:1], *looks(axis, of, noun, scale), *systems[1:]]
         blocks += _watched(axis, found.get("validation_loss", []))
         sections.append(Section(axis, blocks))
     lead.append(f"How clips were held out: {record['split']}.")
