@@ -9,6 +9,7 @@ from qamro_cache.evaluation.options import EvaluateOptions
 
 from .common import OneLine, notices_to_stderr, printable, version_option
 from .options import BY, File, given, option_of, request_options
+from .report import page_of, page_to_make
 from .tables import SYSTEM_COLUMNS, show_scores, show_systems
 
 
@@ -24,12 +25,14 @@ from .tables import SYSTEM_COLUMNS, show_scores, show_systems
 @click.option("--labels", type=File, help="The truth: a CSV of clips and scores, or a cache (.h5).")
 @request_options(EvaluateOptions)
 @option_of(BY)
+@click.option("--report", type=File, metavar="FILE", help="Also make a page of it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 @version_option
 def main(
     predictions: tuple[Path, ...],
     labels: Path | None,
     by: str | None,
+    report: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -45,6 +48,7 @@ def main(
     first, *others = predictions
     options["baseline"] = [*others, *(options["baseline"] or ())] or None
     request = evaluate_request(first, labels, given(options))
+    page = page_to_make(Path(), str(report)) if report else None
     from qamro_cache.evaluation.evaluate import run_evaluate
 
     result = run_evaluate(request)
@@ -52,8 +56,12 @@ def main(
         from qamro_cache.files import json_text
 
         click.echo(json_text(result))
-        return
-    _show(result, first, by)
+    else:
+        _show(result, first, by)
+    if page:
+        from qamro_cache.reports.evaluation import evaluation_page
+
+        page_of(evaluation_page(request, result), page)
 
 
 def _show(result: dict[str, Any], predictions: Path, by: str | None) -> None:

@@ -20,7 +20,7 @@ from .extract_output import (
     show_summary,
 )
 from .extraction_bar import ExtractionBar
-from .options import given, request_options
+from .options import File, given, request_options
 
 
 @click.command(
@@ -47,6 +47,7 @@ from .options import given, request_options
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Cache file to make.")
 @request_options(ExtractRequest)
 @click.option("--dry-run", is_flag=True, help="Only check the set; no encoder, no output.")
+@click.option("--report", type=File, metavar="FILE", help="With --dry-run: make a page of the set.")
 @click.option("--list-encoders", is_flag=True, help="Show the encoders and what they lack.")
 @click.option("--check", is_flag=True, help="Test --encoder here and say what it lacks.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -57,6 +58,7 @@ def main(
     encoder: str | None,
     out: Path | None,
     dry_run: bool,
+    report: Path | None,
     list_encoders: bool,
     check: bool,
     as_json: bool,
@@ -71,6 +73,8 @@ def main(
     options = given(options)
     if check and encoder is None:
         raise click.UsageError("give --encoder NAME with --check (--list-encoders shows them)")
+    if report and not dry_run:
+        raise click.UsageError("--report goes with --dry-run; after it, qamro-report has pages")
     if list_encoders or check or dry_run:
         request: ExtractRequest = from_options(ExtractRequest, options)
         if list_encoders:
@@ -78,7 +82,7 @@ def main(
         elif check:
             show_encoder_check(str(encoder), request, as_json)
         else:
-            show_findings(dataset, manifest, request, as_json)
+            show_findings(dataset, manifest, request, report, as_json)
         return
     signal.signal(signal.SIGTERM, _stop)
     from qamro_cache.extraction.extract import extract

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .common import fail, printable, short
+from .report import page_of, page_to_make
 from .tables import show_fields, show_table
 
 if TYPE_CHECKING:
@@ -58,14 +59,25 @@ def show_encoder_check(name: str, request: "ExtractRequest", as_json: bool) -> N
 
 
 def show_findings(
-    dataset: str | None, manifest: Path | None, request: "ExtractRequest", as_json: bool
+    dataset: str | None,
+    manifest: Path | None,
+    request: "ExtractRequest",
+    page: Path | None,
+    as_json: bool,
 ) -> None:
-    """Check a set and show what it holds and what is wrong with it."""
+    """Check a set and show what it holds and what is wrong with it, as a page too."""
     from qamro_cache.datasets.checks import check_dataset
     from qamro_cache.datasets.report import report_tables
     from qamro_cache.extraction.extract import load_clips
 
-    report = check_dataset(load_clips(dataset, manifest, request))
+    if page:
+        page_to_make(Path(), str(page))
+    clips = load_clips(dataset, manifest, request)
+    report = check_dataset(clips)
+    if page:
+        from qamro_cache.reports.dataset import dataset_page
+
+        page_of(dataset_page(clips, report), page)
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return

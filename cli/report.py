@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +10,9 @@ from qamro_cache.reports.report import AUDIO, FORMS
 
 from .common import OneLine, notices_to_stderr, printable, version_option
 from .options import File
+
+if TYPE_CHECKING:
+    from qamro_cache.reports.page import Page
 
 
 def page_to_make(out: Path, wanted: str | None) -> Path | None:
@@ -28,6 +32,13 @@ def page_to_make(out: Path, wanted: str | None) -> Path | None:
         return page if page.is_file() and is_report(page) else None
     refuse_other(page, "report", is_report)
     return page
+
+
+def page_of(page: "Page", place: Path) -> None:
+    """Write a page, and say where it is."""
+    from qamro_cache.reports.report import write_page
+
+    click.echo(printable(f"a page to look at: {write_page(page, place)}"), err=True)
 
 
 def page_of_folder(out: Path, page: Path | None) -> None:

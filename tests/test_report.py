@@ -14,9 +14,14 @@ from scipy.stats import spearmanr
 from synthetic_cache import write_synthetic
 
 from qamro_cache import ablate, report, train
+from qamro_cache.cache.reader import open_cache
+from qamro_cache.datasets.checks import check_dataset
+from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.judged import Rated
 from qamro_cache.reports.clips import predicted_of, ranked_groups, worst_pairs
 from qamro_cache.reports.numbers import number
+from qamro_cache.reports.raters import mean_of_others
 from qamro_cache.reports.svg import heat_color
 
 QUICK = {"epochs": 4, "widths": "8", "lr": 0.01, "seeds": 2, "cv": "group"}
@@ -247,3 +252,64 @@ def test_the_command_and_its_mistakes(made, tmp_path):
     (broken / "predictions.csv").write_text("clip_id,axis\n")
     with pytest.raises(QamroError, match="no column 'seed'"):
         report(broken)
+
+
+def test_evaluations_of_anybodys_predictions_have_a_page(made, tmp_path):
+    from qamro_cache_cli.evaluate import main as evaluate
+
+    cache = open_cache(made / "emb.h5")
+    labels = pd.DataFrame({"clip_id": cache.clips["clip_id"], "quality": cache.labels.mean[:, 0],
+                           "system": cache.clips["system"]}).dropna()  # fmt: skip
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    rng = np.random.default_rng(0)
+    theirs = labels[["clip_id"]].assign(prediction=labels["quality"] / 20 - rng.random(len(labels)))
+    theirs.iloc[5:].to_csv(tmp_path / "theirs.csv", index=False)
+    words = ["--predictions", tmp_path / "theirs.csv", "--labels", tmp_path / "labels.csv"]
+    words += ["--report", tmp_path / "a.html", "--json", "--without", "system=S1"]
+    done = CliRunner().invoke(evaluate, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    scored = json.loads(done.stdout)["axes"]["quality"]
+    page = Found((tmp_path / "a.html").read_text())
+    srcc = number(scored["metrics"]["clip_srcc"]["value"])
+    assert f"SRCC over {scored['clips']} clips {srcc}" in page.text
+    assert f"{scored['clips']} clips." in page.text, "the figure has the clips that were chosen"
+    assert "on another scale" in page.text
+
+
+def test_a_set_has_a_page_before_it_is_extracted(tmp_path):
+    from qamro_cache_cli.extract import main as extract
+
+    rng = np.random.default_rng(0)
+    rows = []
+    for k in range(12):
+        name = f"{k}.wav"
+        soundfile.write(tmp_path / name, rng.normal(0, 0.01 * (k + 1), 800 * (k + 1)), 8000)
+        rows += [(name, f"s{k % 3}", r, float(rng.integers(1, 6))) for r in ("ann", "bo", "cy")]
+    shutil.copy(tmp_path / "3.wav", tmp_path / "11.wav")
+    table = pd.DataFrame(rows, columns=["path", "system", "rater", "mos"])
+    table.to_csv(tmp_path / "clips.csv", index=False)
+    words = ["--manifest", tmp_path / "clips.csv", "--dry-run", "--report", tmp_path / "a.html"]
+    done = CliRunner().invoke(extract, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    page = Found((tmp_path / "a.html").read_text())
+    assert "12 clips of 3 systems" in page.text
+    assert "36 ratings on a scale" in page.text
+    assert "1 files are copies of another" in page.text
+    problems = check_dataset(load_manifest(tmp_path / "clips.csv"))["problems"]
+    assert problems
+    for one in problems:
+        assert f"{one['code']}: {one['message']}" in page.text
+    bars = [json.loads(text)["marks"] for text in page.scripts if text.startswith('{"marks"')]
+    counted = sum(int(words.rsplit(" ", 2)[1]) for *_, words in bars[0])
+    assert counted == 36
+    seconds = [float(text) for text in page.words if text == "1.100"]
+    assert seconds, "the longest but one, by its header (the longest is a copy of a shorter one)"
+    refused = CliRunner().invoke(extract, [*map(str, words[:2]), "--report", "b.html"])
+    assert refused.exit_code == 2
+
+
+def test_raters_are_held_against_the_others_alone():
+    rated = Rated(np.array([0, 0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 0, 1, 0, -1]),
+                  np.array([5.0, 1.0, 3.0, 4.0, 2.0, 1.0, 2.0]))  # fmt: skip
+    wanted = [2.0, 5.0, 5.0, 2.0, 4.0, 2.0, 1.0]
+    np.testing.assert_allclose(mean_of_others(rated), wanted)

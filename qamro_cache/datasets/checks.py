@@ -41,8 +41,8 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
     clips = dataset.clips
     labeled = np.isfinite(dataset.labels.mean).any(axis=1)
     paths = list(clips["path"])
-    sizes = _file_sizes(paths)
-    same_audio = _equal_files(paths, sizes) if read_audio else None
+    sizes = file_sizes(paths)
+    same_audio = equal_files(paths, sizes) if read_audio else None
     headers = open_headers(paths, sizes >= 0) if read_audio else None
     rows_of = {
         str(name): (clips["split"] == name).to_numpy(dtype=bool)
@@ -70,7 +70,7 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
     }
 
 
-def _file_sizes(paths: Sequence[str]) -> npt.NDArray[np.int64]:
+def file_sizes(paths: Sequence[str]) -> npt.NDArray[np.int64]:
     """Bytes of every file, -1 where there is none."""
     sizes = np.full(len(paths), -1, np.int64)
     for row, path in enumerate(paths):
@@ -81,7 +81,7 @@ def _file_sizes(paths: Sequence[str]) -> npt.NDArray[np.int64]:
     return sizes
 
 
-def _equal_files(paths: Sequence[str], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def equal_files(paths: Sequence[str], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """A number a file; equal content has equal numbers, and -1 is a file that is not there."""
     number = np.arange(len(sizes), dtype=np.int64)
     number[sizes < 0] = -1

@@ -35,7 +35,9 @@ from qamro_cache.reports.scores import value_of
 WORST, GROUPS, LONGEST = 10, 30, 24
 
 
-def looks(axis: str, of: Predicted, noun: str, scale: Scale) -> list[Block]:
+def looks(
+    axis: str, of: Predicted, noun: str, scale: Scale, *, held_out: bool = False
+) -> list[Block]:
     """Return the figures and tables of the clips of an axis.
 
     Args:
@@ -43,8 +45,9 @@ def looks(axis: str, of: Predicted, noun: str, scale: Scale) -> list[Block]:
         of: its clips.
         noun: what clips are compared within (``song``).
         scale: the range of the axis.
+        held_out: whether it is known that no clip is predicted by heads that learned its label.
     """
-    figures: list[Figure] = [_by_clip(axis, of, scale)]
+    figures: list[Figure] = [_by_clip(axis, of, scale, held_out)]
     groups = ranked_groups(of)
     if groups:
         figures += _ranks(axis, of, groups, noun)
@@ -111,13 +114,14 @@ def _or(value: float, other: float) -> float:
     return value if np.isfinite(value) else other
 
 
-def _by_clip(axis: str, of: Predicted, scale: Scale) -> Scatter:
+def _by_clip(axis: str, of: Predicted, scale: Scale, held_out: bool) -> Scatter:
     systems = sorted(set(of.system.tolist()))
     place = {name: k for k, name in enumerate(systems)}
     x, y = _both("predicted", scale, np.concatenate([of.target, of.mean]))
+    known = ", each predicted by heads that did not learn its label" if held_out else ""
     return Scatter(
         f"{axis}: clips",
-        f"{len(of.target)} clips, each predicted by heads that did not learn its label.",
+        f"{len(of.target)} clips{known}.",
         x,
         y,
         list(zip(of.target.tolist(), of.mean.tolist(), strict=True)),
@@ -209,8 +213,8 @@ def _pairs(axis: str, of: Predicted, noun: str) -> list[Block]:
         ]
         for a, b in pairs
     ]
-    columns = [noun, "listeners preferred", "rated", "predicted",
-               "the head preferred", "rated ", "predicted "]  # fmt: skip
+    columns = [noun, "preferred by listeners", "rated", "predicted",
+               "preferred by predictions", "rated ", "predicted "]  # fmt: skip
     note = "The widest first: the gap of the ratings and that of the predictions together."
     title = f"{axis}: pairs {within}ranked the wrong way round"
     return [Table(title, columns, rows, left=2, note=note)]

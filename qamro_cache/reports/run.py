@@ -37,7 +37,7 @@ def run_page(folder: Folder) -> Page:
         blocks: list[Block] = [*findings(found["diagnostics"])]
         blocks += score_blocks(axis, found["models"], found["ceiling"], ours)
         systems = by_system(axis, found["by_system"], scale)
-        blocks += [*systems[:1], *looks(axis, of, noun, scale), *systems[1:]]
+        blocks += [*systems[:1], *looks(axis, of, noun, scale, held_out=True), *systems[1:]]
         blocks += _watched(axis, found.get("validation_loss", []))
         sections.append(Section(axis, blocks))
     lead.append(f"How clips were held out: {record['split']}.")

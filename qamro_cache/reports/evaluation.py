@@ -1,0 +1,108 @@
+"""The page of ``qamro-evaluate``: anybody's predictions, held against listeners."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qamro_cache.datasets.ids import match_ids
+from qamro_cache.datasets.selection import select_rows
+from qamro_cache.evaluation.files import name_of, read_predictions
+from qamro_cache.evaluation.judged import ways_of
+from qamro_cache.evaluation.request import EvaluateRequest
+from qamro_cache.reports.clips import Predicted, predicted_of
+from qamro_cache.reports.looks import by_system, looks
+from qamro_cache.reports.page import Block, Facts, Page, Scale, Section, Words
+from qamro_cache.reports.scores import headline, score_blocks
+
+#: The predictions, where no model has a name.
+_OURS = "predictions"
+
+
+def evaluation_page(request: EvaluateRequest, result: Mapping[str, Any]) -> Page:
+    """Return the page of what `qamro_cache.evaluation.evaluate.run_evaluate` found."""
+    file = name_of(request.predictions)
+    table = read_predictions(request.predictions, request.options.answer_list)
+    lead, sections = [], []
+    for axis, scored in result["axes"].items():
+        lead.append(headline(axis, scored))
+        lead += [f"{axis}: {one['words']}." for one in scored["verdicts"]]
+        models = {_OURS: scored}
+        if scored["without_trained"]:
+            models["not trained on"] = scored["without_trained"]
+        models |= scored["baselines"]
+        blocks: list[Block] = [*_warnings(scored)]
+        blocks += score_blocks(axis, models, scored["ceiling"], _OURS)
+        scale = Scale(axis, *scored["scale"])
+        systems = by_system(axis, scored["by_system"], scale)
+        of = _predicted(request, table, axis, scored)
+        noun = request.truth.group_kind or scored["group_word"]
+        blocks += [*systems[:1], *looks(axis, of, noun, scale), *systems[1:]]
+        sections.append(Section(axis, blocks))
+    facts = {
+        "predictions": str(file),
+        "labels": f"{result['dataset']}{' (synthetic)' if result['synthetic'] else ''}",
+        "clips judged": result["chosen"] or "all",
+        "without a prediction": f"{result['unpredicted']} clips",
+        "without a label": f"{result['unlabeled']} clips",
+    }
+    sections.append(Section("What was judged", [Facts(list(facts.items()))]))
+    title = f"{file.name} against {result['dataset']}"
+    return Page(title, lead, sections, bool(result["synthetic"]), "evaluation of predictions")
+
+
+def _warnings(scored: Mapping[str, Any]) -> list[Block]:
+    of = f"of {scored['clips']} clips"
+    lines = []
+    if scored["trained_on"]:
+        lines.append(
+            f"The head was trained on {scored['trained_on']} {of}: figures of these are no sign of "
+            "how good it is."
+        )
+    if scored["ood"]:
+        lines.append(
+            f"{scored['ood']} {of} are out of the distribution of the head's training set; do not "
+            "rely on their predictions."
+        )
+    if "clip_mse" not in scored["metrics"]:
+        lines.append(
+            "The predictions are on another scale than the ratings: in figures of clips and in "
+            "errors they stand after the best straight line."
+        )
+    return [Words(lines, "warning")] if lines else []
+
+
+def _predicted(
+    request: EvaluateRequest, table: pd.DataFrame, axis: str, scored: Mapping[str, Any]
+) -> Predicted:
+    """Return the clips of an axis that were chosen and have a label and all predictions."""
+    truth, options = request.truth, request.options
+    clips, theirs = truth.clips, scored["predicted_axis"]
+    part = table[table["axis"].isin([theirs] if theirs in set(table["axis"]) else [""])]
+    part = part[part["prediction"].notna()]
+    splits = [f"split={options.split}"] if options.split else []
+    chosen = select_rows(clips, [*options.only, *splits], options.without)
+    predicted = list(dict.fromkeys(part["clip_id"]))
+    at = match_ids(predicted, list(clips["clip_id"]))
+    row_of = {predicted[at[row]]: row for row in np.flatnonzero((at >= 0) & chosen)}
+    part = part[part["clip_id"].isin(row_of.keys())]
+    rows = np.array([row_of[name] for name in part["clip_id"]], np.int64)
+    known = clips.iloc[rows]
+    index = truth.labels.axis_index(axis)
+    frame = pd.DataFrame(
+        {
+            "clip_id": known["clip_id"].to_numpy(),
+            "system": known["system"].to_numpy(),
+            "group": known[ways_of(clips)["group_word"]].to_numpy(),
+            "seed": part["seed"].to_numpy(),
+            "prediction": part["prediction"].to_numpy(np.float64),
+            "target": truth.labels.mean[rows, index],
+        }
+    )
+    if "clip_mse" not in scored["metrics"] and len(frame) > 1:
+        both = frame[["prediction", "target"]].dropna()
+        slope, intercept = np.polyfit(both["prediction"], both["target"], 1)
+        frame["prediction"] = slope * frame["prediction"] + intercept
+    paths = clips["path"] if "path" in clips else pd.Series("", clips.index)
+    return predicted_of(frame, dict(zip(clips["clip_id"], paths, strict=True)))
