@@ -54,7 +54,7 @@ def written(tmp_path_factory):
     table["quality"] += range(len(table))
     table.loc[:6, "match"] = float("nan")
     table.to_csv(folder / "labels.csv", index=False)
-    train(emb, folder / "a", cv="3", seeds=2, inputs="concat", **QUICK)
+    train(emb, folder / "a", cv="3", seeds=2, inputs="concat", stop="inner", **QUICK)
     train(emb, folder / "b", cv="group", head="ridge", labels=folder / "labels.csv")
     ablate([emb, other], folder / "c", cv=["2", "3"], raters=[0, 2], nested=True, **ONE, **QUICK)
     ablate(emb, folder / "d", cv="3", lr=[1e30, 1e31], **ONE, **QUICK)
