@@ -139,7 +139,13 @@ def test_labels(tmp_path: Path) -> None:
         "the set: 3 clips, 4 published",
         "3 clips have not the published 5 ratings",
     ]
-    assert "3 of 3 audio files are not there" in messages(strict, "missing-audio")[0]
+    (said,) = messages(strict, "missing-audio")
+    assert said.startswith("3 of 3 audio files are not there, the first is ")
+    assert "lies there" not in said
+    first = Path(dataset.clips["path"].iloc[0])
+    first.with_suffix(".flac").write_bytes(b"")
+    (said,) = messages(strict, "missing-audio")
+    assert said.endswith(f"; {first.stem}.flac lies there, is the table's ending wrong?")
 
 
 def test_single_ratings_out_of_range_hide_in_a_good_mean(tmp_path: Path) -> None:

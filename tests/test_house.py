@@ -1,6 +1,7 @@
 """The house: the size of files and functions, and what `import qamro_cache` costs."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,18 @@ def test_files_and_functions_are_short():
             if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60:
                 long.append(f"{path.relative_to(ROOT)}: {node.name}")
     assert not long
+
+
+def test_no_test_has_a_stopwatch():
+    """On a busy machine it would fail; a hang is ended by a deadline of minutes."""
+    for path in sorted((ROOT / "tests").glob("*.py")):
+        clocks = re.findall(
+            r"\b(?:perf_counter|process_time|time\.time|timeit)\b", path.read_text()
+        )
+        assert not clocks or path.name == "test_house.py", path
+        for seconds in re.findall(r"monotonic\(\) ([-+]) (\w+)", path.read_text()):
+            assert seconds[0] == "+", f"{path} measures"
+            assert int(seconds[1]) >= 60, f"{path} has a deadline of {seconds[1]} s"
 
 
 def test_the_library_never_prints_and_never_imports_click():

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.audio.check import oddity_message
+from qamro_cache.audio.endings import AUDIO_ENDINGS
 from qamro_cache.datasets.headers import Headers
 from qamro_cache.datasets.overview import Mask, count_names
 from qamro_cache.datasets.records import Dataset, Labels
@@ -117,7 +119,10 @@ def _file_findings(
     missing = np.flatnonzero(sizes < 0)
     if len(missing):
         message = f"{len(missing)} of {len(clips)} audio files are not there, the first is "
-        yield _finding("missing-audio", message + clips["path"].iloc[int(missing[0])])
+        path = Path(clips["path"].iloc[int(missing[0])])
+        found = [path.stem + end for end in AUDIO_ENDINGS if path.with_suffix(end).exists()]
+        instead = f"; {found[0]} lies there, is the table's ending wrong?" if found else ""
+        yield _finding("missing-audio", f"{message}{path}{instead}")
     if same_audio is None:
         return
     there = same_audio[same_audio >= 0]
