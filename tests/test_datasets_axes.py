@@ -190,3 +190,12 @@ def test_axes_of_a_release(tmp_path: Path) -> None:
     assert taken.system_scores == {"s": (2.0,)}
     with pytest.raises(QamroError, match="no axis 'x'"):
         take_axes(found, ["x"])
+
+
+def test_an_axis_of_two_words_is_quoted_where_a_command_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [f"{n}.wav,{score}" for n, score in enumerate([*MUSHRA, 410, 50])]
+    found = load_manifest(write(tmp_path, "path,my score", rows))
+    assert found.notes[0].endswith("; --scale 'my score'=LOW:HIGH names it")
+    assert "name the scale with --scale 'my score'=LOW:HIGH" in caplog.text

@@ -83,6 +83,10 @@ def test_the_commands_take_it_and_refuse_before_the_work(cache, tmp_path):
     refused = CliRunner().invoke(train_command, [*base, "--without", "system=S9"])
     assert refused.exit_code == 2
     assert "there are: S0, S1" in refused.stderr
+    refused = CliRunner().invoke(train_command, [*base, "--only", "group=G1", "--cv", "group"])
+    assert refused.exit_code == 1
+    assert "column, which has 1; use another --cv: " in refused.stderr
+    assert refused.stderr.endswith("; or give the column with --labels\n")
     done = CliRunner().invoke(train_command, [*base, "--without", "system=S0", "--seeds", "1"])
     assert done.exit_code == 0, done.output
     assert "without system=S0" in done.stdout

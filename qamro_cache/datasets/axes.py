@@ -1,6 +1,7 @@
 """The axes of a set: their scales, named or guessed from the ratings, and which are taken."""
 
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -132,7 +133,7 @@ def _point_out_far(
         more,
         np.nanmin(rest),
         np.nanmax(rest),
-        axis.name,
+        shlex.quote(axis.name),
     )
 
 

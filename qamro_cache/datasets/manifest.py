@@ -1,6 +1,7 @@
 """``--manifest clips.csv``: anybody's own listening test."""
 
 import os
+import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,7 +57,7 @@ def load_manifest(
     clips["reference"] = resolved_references(clips, str(path))
     notes = tuple(
         f"scale of {axis.name}: {axis.low:g} to {axis.high:g}, guessed from the scores seen; "
-        f"--scale {axis.name}=LOW:HIGH names it"
+        f"--scale {shlex.quote(axis.name)}=LOW:HIGH names it"
         for axis in labels.axes
         if axis.guessed
     )

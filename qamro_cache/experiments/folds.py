@@ -126,7 +126,7 @@ def _by_name(
         left = " after those that copies join" if together is not None else ""
         raise QamroError(
             f"--cv {cv} needs at least two values in the clips' {cv!r} column, which has "
-            f"{len(held)}{left}; use another --cv: {CV_CHOICES}"
+            f"{len(held)}{left}; use another --cv: {CV_CHOICES}; or give the column with --labels"
         )
     if (labeled & ~usable).any():
         raise QamroError(
