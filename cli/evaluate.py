@@ -94,9 +94,12 @@ def _show(result: dict[str, Any], predictions: Path, by: str | None) -> None:
                 err=True,
             )
         if scored["ood"]:
+            of, then = "the head's training set", "do not rely on their predictions"
+            if result["split"]:
+                of, then = "their fold's training clips", "the figures count them"
             click.echo(
                 f"{axis}: {scored['ood']} of {scored['clips']} clips are out of the distribution "
-                "of the head's training set; do not rely on their predictions",
+                f"of {of}; {then}",
                 err=True,
             )
     for name, why in (("unpredicted", "have no prediction"), ("unlabeled", "have no label")):

@@ -141,3 +141,20 @@ def test_a_wrong_table_is_one_line_with_the_nearest(folder):
     failed = CliRunner().invoke(train_command, ask)
     assert (failed.exit_code, "did you mean 'system'" in failed.stderr) == (2, True)
     assert open_cache(folder / "emb.h5").clips["system"].nunique() == 5
+
+
+def test_clips_far_from_their_folds_training_clips_are_no_alarm(folder, trained):
+    """Held-out predictions are judged with them; those of a finished head are another matter."""
+    table = pd.read_csv(folder / "run" / "predictions.csv").assign(ood=True)
+    far = folder / "far"
+    far.mkdir()
+    table.to_csv(far / "predictions.csv", index=False)
+    for beside, words in (
+        (False, "of the head's training set; do not rely on their predictions"),
+        (True, "of their fold's training clips; the figures count them"),
+    ):
+        if beside:
+            (far / "metrics.json").write_bytes((folder / "run" / "metrics.json").read_bytes())
+        ask = ("--predictions", far / "predictions.csv", "--labels", folder / "emb.h5")
+        done = CliRunner().invoke(evaluate_command, [str(one) for one in ask])
+        assert f"quality: 31 of 31 clips are out of the distribution {words}\n" in done.stderr
