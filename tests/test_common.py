@@ -165,7 +165,7 @@ def test_the_tab_key_offers_values(tmp_path):
         (
             extract,
             "qamro-extract --encoder ",
-            ["mel", "distillmos", "resemblyzer", "clap", "audiobox", "hf:"],
+            ["mel", "distillmos", "resemblyzer", "clap", "audiobox", "muq", "hf:"],
         ),
         (extract, "qamro-extract --dataset somos", ["somos-clean", "somos"]),
         (extract, "qamro-extract --dataset ./my", ["./my"]),  # a file's name

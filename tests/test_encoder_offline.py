@@ -54,7 +54,7 @@ def test_listing_and_missing_models_reach_for_nothing():
         NO_LOOKING + "from qamro_cache.encoders.registry import list_encoders, load_encoder\n"
         "from qamro_cache.errors import QamroError\n"
         "list_encoders()\n"
-        "for name in ('hf:someone/nothing', 'clap'):\n"
+        "for name in ('hf:someone/nothing', 'clap', 'muq'):\n"
         "    try: load_encoder(name)\n"
         "    except QamroError as error: assert 'not ready' in str(error)\n"
         "    else: raise AssertionError(name)\n" + NOT_REACHED

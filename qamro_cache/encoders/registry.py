@@ -17,7 +17,7 @@ from qamro_cache.errors import OptionError, QamroError, unknown
 GROUP = "qamro_cache.encoders"
 
 #: Modules of this package, each with an ``INFO``.
-BUILT_IN = ("mel", "distillmos", "resemblyzer", "clap", "audiobox", "huggingface")
+BUILT_IN = ("mel", "distillmos", "resemblyzer", "clap", "audiobox", "muq", "huggingface")
 
 logger = logging.getLogger("qamro_cache")
 
@@ -69,6 +69,14 @@ def find_encoder(name: str) -> tuple[EncoderInfo, str]:
     if info.argument and not argument:
         raise OptionError(f"encoder {key} needs {info.argument}: --encoder {key}:{info.argument}")
     return info, argument
+
+
+def license_of(name: str) -> str:
+    """Return the license of an encoder's weights; empty for one that has no name here."""
+    try:
+        return find_encoder(name)[0].license
+    except OptionError:
+        return ""
 
 
 def load_encoder(name: str, options: EncoderOptions | None = None, device: str = "cpu") -> Encoder:

@@ -47,6 +47,7 @@ class Material:
         return {
             "dataset": self.cache.dataset,
             "synthetic": self.cache.synthetic,
+            "licenses": self.cache.licenses,
             "encoder": self.encoder,
             "identity_sha256": self.cache.identity_sha256,
             "feature": self.feature,

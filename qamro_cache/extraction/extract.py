@@ -25,7 +25,7 @@ from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.options import parse_scales, refuse_columns
 from qamro_cache.datasets.records import Dataset, select_clips
 from qamro_cache.datasets.registry import load_dataset
-from qamro_cache.encoders.registry import refuse_encoder
+from qamro_cache.encoders.registry import license_of, refuse_encoder
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.extraction.engine import Engine, make_engine
 from qamro_cache.extraction.estimate import feature_bytes
@@ -188,7 +188,8 @@ def run_extraction(
             "bfloat16 errs by some percent of the distance between two clips (clap: below 10 %; "
             "float16: below 1 %); prefer --precision float16"
         )
-    licenses = {"data": dataset.license} if dataset.license else {}
+    licenses = {"encoder": license_of(engine.spec.name), "data": dataset.license}
+    licenses = {name: text for name, text in licenses.items() if text}
     identity = identity_of(engine.spec, request.dtype)
     header = Header(identity, dataset.name, dataset.synthetic, recorded, licenses)
     stats = Stats(clips_total=len(dataset.clips), on_move=progress)
