@@ -26,7 +26,7 @@ from typing import Any
 #: bytes that it may take beside what the process has already.
 SECONDS, CLOCK_SECONDS, BYTES = 20, 180, 1 << 30
 #: Cases of one child.
-BATCH = 200
+BATCH = 500
 
 
 @dataclass(frozen=True)
