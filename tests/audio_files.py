@@ -1,6 +1,7 @@
 """Audio files for tests: small ones of every container, and what can happen to them."""
 
 import io
+import itertools
 import struct
 from collections.abc import Callable
 
@@ -98,6 +99,24 @@ def ogg_pages(data: bytes) -> list[int]:
         lengths = data[places[-1] + 27 : places[-1] + 27 + segments]
         places.append(places[-1] + 27 + segments + sum(lengths))
     return places
+
+
+def begun_earlier(ogg: bytes, samples: int) -> bytes:
+    """Return an Ogg whose pages say that they end so many samples earlier than they do."""
+    places, pages = ogg_pages(ogg), []
+    for start, end in itertools.pairwise(places):
+        page = bytearray(ogg[start:end])
+        (granule,) = struct.unpack_from("<q", page, 6)
+        struct.pack_into("<qxxxxxxxxI", page, 6, granule - samples if granule else 0, 0)
+        page[14:22] = ogg[start + 14 : start + 22]
+        checksum = 0
+        for byte in page:
+            checksum ^= byte << 24
+            for _ in range(8):
+                checksum = checksum << 1 ^ (0x104C11DB7 if checksum >> 31 else 0)
+        struct.pack_into("<I", page, 22, checksum)
+        pages.append(bytes(page))
+    return b"".join(pages)
 
 
 def mutants(data: bytes, seed: int, count: int) -> list[bytes]:

@@ -51,7 +51,7 @@ def seal_arrays(index: Any, data: bytearray, block: int) -> None:
             rest.update(bytes(data[done:start]))
             done = max(done, end)
         index["rest"] = rest.hexdigest()
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, SyntaxError):
         return  # what was forged has no such checksums
 
 

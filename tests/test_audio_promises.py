@@ -289,16 +289,9 @@ def test_the_count_of_an_aiff_is_a_promise_too(tmp_path: Path) -> None:
 def test_parts_of_several_rates_are_not_one_clip(tmp_path: Path) -> None:
     for kind in ("wav", "flac", "vorbis", "mp3"):
         glued = encoded(noise(), kind, 16000) + encoded(noise(), kind, 24000)
-        found = found_in_decoder(tmp_path, glued)
-        assert found.startswith("unreadable"), kind
-
-
-def found_in_decoder(folder: Path, content: bytes) -> str:
-    path = folder / "a.audio"
-    path.write_bytes(content)
-    with pytest.raises(ClipError) as caught:
-        decoded(path)
-    return f"{caught.value.code}: {caught.value.reason}"
+        found = found_in(tmp_path, glued)
+        assert str(found).startswith("unreadable"), kind
+        assert isinstance(attempt(look_at, tmp_path / "a.audio"), ClipError), kind
 
 
 # ---------------------------------------------------------------------------------------- MPEG
@@ -506,6 +499,24 @@ def test_pages_of_an_ogg(tmp_path: Path, kind: str) -> None:
     )
     np.testing.assert_array_equal(found_in(tmp_path, data + RUBBISH), whole)
     np.testing.assert_array_equal(found_in(tmp_path, data * 3), np.tile(whole, 3))
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 2), (44100, 1)])
+def test_a_vorbis_piece_that_was_cut_without_decoding(
+    tmp_path: Path, rate: int, channels: int
+) -> None:
+    """The decoder takes the samples that are to be left out from the middle and the end."""
+    data = encoded(noise(3 * rate, channels), "vorbis", rate)
+    whole = found_in(tmp_path, data)
+    # A program that counts from elsewhere says nothing of the sound.
+    np.testing.assert_array_equal(found_in(tmp_path, files.begun_earlier(data, -50_000)), whole)
+    for samples in (1, 999, 12_000):
+        cut = files.begun_earlier(data, samples)
+        wrong = plain_of(tmp_path, cut)
+        assert not np.array_equal(wrong, whole[samples:]), "libsndfile was mended"
+        said = f"has {samples / rate:.2f} s before its beginning"
+        assert said in str(found_in(tmp_path, cut))
+        assert said in str(found_in(tmp_path, data + cut))
 
 
 # ------------------------------------------------------------------------- from other programs

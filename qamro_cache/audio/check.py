@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from qamro_cache.audio.open import blocks_of, open_part, open_regular, parts_of
+from qamro_cache.audio.open import blocks_of, open_regular, opened_parts
 from qamro_cache.errors import ClipError
 
 #: Half of a 16-bit file's smallest step: sound that stays below is digital silence.
@@ -59,16 +59,15 @@ def look_at(path: Path) -> Oddity | None:
     peak = mixed_peak = 0.0
     frames = 0
     with open_regular(path) as handle:
-        for part in parts_of(handle, path):
-            with open_part(handle, part, path) as file:
-                frames += file.frames
-                blocks = blocks_of(file, path, _BLOCK)
-                while mixed_peak < max(SILENCE, CANCELED * peak) or peak == 0:
-                    if (found := next(blocks, None)) is None:
-                        break
-                    block, mixed = found
-                    peak = max(peak, float(np.abs(block).max()))
-                    mixed_peak = max(mixed_peak, float(np.abs(mixed).max()))
+        for _, file in opened_parts(handle, path):
+            frames += file.frames
+            blocks = blocks_of(file, path, _BLOCK)
+            while mixed_peak < max(SILENCE, CANCELED * peak) or peak == 0:
+                if (found := next(blocks, None)) is None:
+                    break
+                block, mixed = found
+                peak = max(peak, float(np.abs(block).max()))
+                mixed_peak = max(mixed_peak, float(np.abs(mixed).max()))
     if frames == 0:
         raise ClipError("empty", f"{path} holds no audio")
     return oddity_of(peak, mixed_peak)

@@ -15,7 +15,7 @@ import numpy as np
 
 from qamro_cache.audio.containers.source import Part
 from qamro_cache.audio.fingerprint import NO_FINGERPRINT, Fingerprinter
-from qamro_cache.audio.open import blocks_of, open_part, open_regular, parts_of
+from qamro_cache.audio.open import blocks_of, open_regular, opened_parts
 from qamro_cache.audio.resample import Resampler, make_resampler
 from qamro_cache.audio.windows import Samples, Window, WindowCutter
 from qamro_cache.errors import ClipError
@@ -72,28 +72,19 @@ class ClipDecoder:
                 raise ClipError("changed", f"{self.path} changed while it was read")
 
     def _cut(self, handle: int) -> Iterator[Window]:
-        parts = parts_of(handle, self.path)
-        rate, to = 0, self.policy.sample_rate
+        to = self.policy.sample_rate
         resampler: Resampler | None = None
         fingerprinter: Fingerprinter | None = None
         cutter = WindowCutter(self.policy)
-        for part in parts:
-            with open_part(handle, part, self.path) as file:
-                if resampler is None:
-                    rate = file.samplerate
-                    from_rate = to if self.policy.rate_policy == "as-is" else rate
-                    resampler = make_resampler(self.policy.resampler, from_rate, to)
-                    fingerprinter = Fingerprinter(rate)
-                elif file.samplerate != rate:
-                    raise ClipError(
-                        "unreadable",
-                        f"{self.path} is glued from parts at {rate} and {file.samplerate} Hz; "
-                        "convert them to one rate",
-                    )
-                assert fingerprinter is not None
-                for samples in self._samples(file, part):
-                    fingerprinter.push(samples)
-                    yield from cutter.push(self._quantized(resampler.push(samples)))
+        for part, file in opened_parts(handle, self.path):
+            if resampler is None:
+                from_rate = to if self.policy.rate_policy == "as-is" else file.samplerate
+                resampler = make_resampler(self.policy.resampler, from_rate, to)
+                fingerprinter = Fingerprinter(file.samplerate)
+            assert fingerprinter is not None
+            for samples in self._samples(file, part):
+                fingerprinter.push(samples)
+                yield from cutter.push(self._quantized(resampler.push(samples)))
         assert resampler is not None
         assert fingerprinter is not None
         rest = resampler.push(np.zeros(0, np.float32), last=True)

@@ -13,7 +13,7 @@ from qamro_cache.audio.containers.promise import promised_parts
 from qamro_cache.audio.containers.source import FileBytes, Part, PartFile
 from qamro_cache.audio.endings import CONVERT
 from qamro_cache.audio.windows import Samples
-from qamro_cache.errors import ClipError
+from qamro_cache.errors import ClipError, words_of
 
 #: Sample rates that are taken for true, in Hz.
 RATES = (1_000, 1_000_000)
@@ -43,13 +43,13 @@ def open_regular(path: Path) -> Iterator[int]:
     except FileNotFoundError as error:
         raise ClipError("missing", f"there is no file {path}") from error
     except (OSError, ValueError) as error:
-        raise ClipError("unreadable", f"{path} cannot be opened ({error})") from error
+        raise ClipError("unreadable", f"{path} cannot be opened ({words_of(error)})") from error
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise ClipError("unreadable", f"{path} is not a regular file")
         yield handle
     except OSError as error:
-        raise ClipError("unreadable", f"{path} cannot be read ({error})") from error
+        raise ClipError("unreadable", f"{path} cannot be read ({words_of(error)})") from error
     finally:
         os.close(handle)
 
@@ -68,6 +68,25 @@ def parts_of(handle: int, path: Path) -> tuple[Part, ...]:
         return promised_parts(data)
     except ClipError as error:
         raise ClipError(error.code, f"{path} {error.reason}") from error
+
+
+def opened_parts(handle: int, path: Path) -> Iterator[tuple[Part, Any]]:
+    """Open one part of a file after the other; see `parts_of` and `open_part`.
+
+    Raises:
+        ClipError: theirs, and ``unreadable`` where parts have several rates.
+    """
+    rate = 0
+    for part in parts_of(handle, path):
+        with open_part(handle, part, path) as file:
+            if rate and file.samplerate != rate:
+                raise ClipError(
+                    "unreadable",
+                    f"{path} is glued from parts at {rate} and {file.samplerate} Hz; "
+                    "convert them to one rate",
+                )
+            rate = file.samplerate
+            yield part, file
 
 
 @contextmanager

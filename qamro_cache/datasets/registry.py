@@ -11,7 +11,7 @@ from qamro_cache.datasets.described import load_described
 from qamro_cache.datasets.description import Description, read_description
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.records import Dataset
-from qamro_cache.errors import OptionError, QamroError, nearest
+from qamro_cache.errors import OptionError, QamroError, nearest, words_of
 from qamro_cache.paths import PathLike, as_path
 
 #: Entry points of this group name a function ``(data_dir: Path | None) -> Dataset``.
@@ -86,8 +86,8 @@ def load_dataset(name: PathLike, data_dir: PathLike | None = None) -> Dataset:
                 load: Loader = point.load()
             except ImportError as error:
                 raise QamroError(
-                    f"dataset {name!r} is in {point.value}, which cannot be imported ({error}); "
-                    "install or mend that package"
+                    f"dataset {name!r} is in {point.value}, which cannot be imported "
+                    f"({words_of(error)}); install or mend that package"
                 ) from None
             return load(data_dir)
     known = tuple(list_datasets())

@@ -21,7 +21,7 @@ from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
 from qamro_cache.encoders.support import file_sha256, missing_packages
 from qamro_cache.encoders.wavlm import LAYERS, WIDTH, WavLM
 from qamro_cache.encoders.weights import load_strictly, read_checkpoint, state_dict_of
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, words_of
 from qamro_cache.identity import AudioPolicy, EncoderSpec
 
 SAMPLE_RATE = 16_000
@@ -179,7 +179,7 @@ def _read_folder(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]
     try:
         return weights, load_file(weights), dict(json.loads(config.read_text("utf-8")))
     except (SafetensorError, ValueError) as error:
-        raise QamroError(f"{folder} cannot be read ({error}); fetch it again") from error
+        raise QamroError(f"{folder} cannot be read ({words_of(error)}); fetch it again") from error
 
 
 def missing(argument: str, options: EncoderOptions) -> list[str]:

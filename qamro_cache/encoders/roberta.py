@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, words_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,7 +55,9 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = RobertaTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers raises many kinds
-        raise QamroError(f"tokenizer in {folder} cannot be read ({error}); {HOW_TO_GET}") from error
+        raise QamroError(
+            f"tokenizer in {folder} cannot be read ({words_of(error)}); {HOW_TO_GET}"
+        ) from error
     vocabulary = tokenizer.get_vocab()
     if len(vocabulary) != VOCABULARY:
         raise QamroError(

@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass, field
 
 from qamro_cache.audio.containers.source import FileBytes, Part
+from qamro_cache.audio.containers.vorbis import samples_before
 from qamro_cache.errors import ClipError
 
 _MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
@@ -16,6 +17,8 @@ _CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
 _BEGINS, _ENDS = 2, 4
 #: Places that look like a page and are none; each may cost a checksum of 64 kB.
 _WRONG = 1000
+#: Longest Vorbis header, in bytes, that is read: the comments may hold a picture.
+_LONGEST_PACKET = 1 << 24
 
 
 def is_ogg(head: bytes) -> bool:
@@ -46,6 +49,8 @@ class _Link:
     ended: bool = False
     begun: bool = False  # its first pages are over
     serials: set[int] = field(default_factory=set)
+    packets: list[bytes] = field(default_factory=list)  # of a Vorbis stream's first pages
+    packet: bytearray = field(default_factory=bytearray)  # that has begun
 
     @property
     def length(self) -> str:
@@ -78,6 +83,8 @@ def walk_ogg(data: FileBytes, first: int, stop: int) -> tuple[tuple[Part, ...], 
         elif links:
             links[-1].begun = True
             _go_on(page, links[-1])
+            if links[-1].packets and page.serial == links[-1].serial:
+                _check_beginning(data, page, links[-1])
     if not links:
         raise ClipError("unreadable", "has no whole Ogg page at its beginning; copy it again")
     _check_end(links[-1])
@@ -115,7 +122,7 @@ def _begin(data: FileBytes, page: _Page, link: _Link) -> None:
     if packet.startswith(b"OpusHead"):
         link.rate = 48000
     elif packet.startswith(b"\x01vorbis") and len(packet) >= 16:
-        link.rate = int.from_bytes(packet[12:16], "little")
+        link.rate, link.packets = int.from_bytes(packet[12:16], "little"), [packet]
     elif packet.startswith(b"\x7fFLAC") and len(packet) >= 30:
         link.rate = int.from_bytes(packet[27:30], "big") >> 4
 
@@ -132,6 +139,32 @@ def _go_on(page: _Page, link: _Link) -> None:
     link.number = page.number
     link.granule = max(link.granule, page.granule)
     link.ended = bool(page.flags & _ENDS)
+
+
+def _check_beginning(data: FileBytes, page: _Page, link: _Link) -> None:
+    """Hold the first page of a Vorbis stream's sound to the samples that its packets are."""
+    place = page.body
+    for length in data.at(page.place + 27, page.body - page.place - 27):
+        link.packet += data.at(place, length)
+        place += length
+        if length < 255:
+            link.packets.append(bytes(link.packet))
+            link.packet.clear()
+    if len(link.packets) <= 3 and len(link.packet) < _LONGEST_PACKET:
+        return
+    # The last page of a stream may have fewer samples than its packets: its end is cut off.
+    before = (
+        0
+        if page.flags & _ENDS
+        else samples_before(link.packets[:3], link.packets[3:], page.granule)
+    )
+    link.packets = []
+    if before:
+        raise ClipError(
+            "unreadable",
+            f"has {before / link.rate:.2f} s before its beginning, as a piece has that was cut "
+            "without decoding; convert it with: ffmpeg -i FILE FILE.wav",
+        )
 
 
 def _check_end(link: _Link) -> None:
