@@ -89,6 +89,22 @@ def test_names_that_differ_by_case_alone_are_pointed_out(
     assert "'Sys1' and 'sys1' in 'system' differ by case alone" in caplog.text
 
 
+def test_names_of_axes_are_cleaned_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "clips.csv"
+    caplog.set_level("INFO", "qamro_cache")
+    names = (COMPOSED, f" {APART}", COMPOSED.upper())
+    rows = [f"{k},{k}.wav,{name},ann,1" for k, name in enumerate(names)]
+    path.write_text("\n".join(["clip_id,path,axis,rater,score", *rows]) + "\n")
+    axes = load_manifest(path).labels.axes
+    assert [axis.name for axis in axes] == [COMPOSED, COMPOSED.upper()]
+    assert "1 names in 'axis' have blanks" in caplog.text
+    assert "in 'axis' differ by case alone" in caplog.text
+    caplog.clear()
+    path.write_text("clip_id,path,mos,MOS\na,a.wav,1,2\n")
+    load_manifest(path)
+    assert "'mos' and 'MOS' in 'columns' differ by case alone" in caplog.text
+
+
 def test_a_release_keeps_the_names_of_its_files(tmp_path: Path) -> None:
     """Its ids are clean, and its files are found as they are called."""
     (tmp_path / f"{APART}.wav").write_bytes(b"x")
@@ -214,6 +230,17 @@ def test_an_export_that_was_sent_twice_counts_once(
         np.testing.assert_array_equal(a.stderr, b.stderr)
         assert "3 rows are in it twice, the first is row 6" in caplog.text
         caplog.clear()
+    # Blanks around a name make no other row.
+    twice.write_text("\n".join(["clip_id,path,rater,q", *rows, "a ,a.wav,\tann, 4"]) + "\n")
+    assert load_manifest(twice).labels.count.tolist() == [[2], [2]]
+    assert "1 rows are in it twice, the first is row 6" in caplog.text
+    caplog.clear()
+    # Rows that are told apart by a date may be two ratings: they count, and it is said.
+    dated = [f"{row},{hour}:00" for hour in (1, 2) for row in rows]
+    twice.write_text("\n".join(["clip_id,path,rater,q,date", *dated, "a,a.wav,ann,5,3:00"]) + "\n")
+    assert load_manifest(twice, axes=["q"]).labels.count.tolist() == [[5], [4]]
+    said = "4 ratings are a rater's second of the same clip, 3 of them with the same score"
+    assert said in caplog.text
     # A rater who is not known may be two, and a rater may change his mind.
     twice.write_text("clip_id,path,rater,q\na,a.wav,,4\na,a.wav,,4\na,a.wav,ann,4\na,a.wav,ann,5\n")
     assert load_manifest(twice).labels.count.tolist() == [[4]]

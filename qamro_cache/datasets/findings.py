@@ -230,10 +230,9 @@ def _rater_findings(labels: Labels) -> Iterable[Finding]:
     ratings = labels.ratings
     if ratings is None:
         return
-    known = ratings.rater >= 0
-    columns = {"rater": ratings.rater, "axis": ratings.axis, "clip": ratings.clip}
-    frame = pd.DataFrame({**columns, "score": ratings.score})[known]
-    repeats = int(frame.duplicated(["rater", "axis", "clip"]).sum())
+    frame = pd.DataFrame({"rater": ratings.rater, "axis": ratings.axis, "score": ratings.score})
+    frame = frame[ratings.rater >= 0]
+    repeats, _ = ratings.repeats()
     if repeats:
         yield _finding("replicates", f"{repeats} ratings are a rater's second of the same clip")
     if frame.empty:

@@ -13,6 +13,7 @@ from qamro_cache.datasets.assemble import ClipRows, group_rows, labels_of_rows
 from qamro_cache.datasets.axes import make_axis, refuse_unknown
 from qamro_cache.datasets.cells import all_numbers
 from qamro_cache.datasets.columns import FIELDS, SCORES, PeopleTable, key, read_people
+from qamro_cache.datasets.ids import clean_ids, point_out_case
 from qamro_cache.datasets.options import Scales, as_option
 from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Labels
 from qamro_cache.datasets.tables import Text, factorize, numbers, text
@@ -66,7 +67,17 @@ class RatedTable:
             else make_axis(name, score, self.numbers, self.path, scales)
             for name, score in self.scores.items()
         )
-        return labels_of_rows(self.rows, axes, list(self.scores.values()), self.raters)
+        labels = labels_of_rows(self.rows, axes, list(self.scores.values()), self.raters)
+        again, alike = labels.ratings.repeats() if labels.ratings else (0, 0)
+        if again:
+            logger.warning(
+                "%s: %d ratings are a rater's second of the same clip, %d of them with the same "
+                "score; all count: if an export was sent twice, leave one of the two out",
+                self.path,
+                again,
+                alike,
+            )
+        return labels
 
 
 def _holds(axis: Axis, score: npt.NDArray[np.float64]) -> bool:
@@ -120,6 +131,7 @@ def _wide_scores(
         if name not in others:
             raise unknown(f"{path}, row 1: no column is the axis", name, others)
     taken = list(axes) or [name for name in others if not _says_nothing(table, rows, name)]
+    point_out_case(taken, "columns", str(path))
     _notice_unused(table, [name for name in others if name not in taken])
     return {name: numbers(frame, name, path, mend=_MEND) for name in taken}
 
@@ -169,7 +181,7 @@ def _long_scores(
         )
     _notice_unused(table, [name for name in others if name not in found])
     score = numbers(frame, found[0], path, mend=_MEND)
-    codes, names = factorize(np.array([cell.strip() for cell in text(frame, "axis")], object))
+    codes, names = factorize(clean_ids(text(frame, "axis"), "axis", str(path)))
     if "" in names:
         row = frame.index[int(np.argmax(codes == list(names).index("")))]
         raise QamroError(f"{path}, row {row}: names no axis; name it")

@@ -60,6 +60,13 @@ class Ratings:
     score: npt.NDArray[np.float64]
     raters: tuple[str, ...] = ()
 
+    def repeats(self) -> tuple[int, int]:
+        """Count known raters' second ratings of a clip on an axis, and those with equal scores."""
+        columns = {"rater": self.rater, "axis": self.axis, "clip": self.clip, "score": self.score}
+        frame = pd.DataFrame(columns)[self.rater >= 0]
+        again = frame.duplicated(["rater", "axis", "clip"])
+        return int(again.sum()), int(frame.duplicated().sum())
+
 
 @dataclass(frozen=True)
 class Labels:

@@ -4,6 +4,7 @@ Rows are counted as a spreadsheet shows them: the first line of the file is row 
 """
 
 import logging
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -147,9 +148,13 @@ def factorize(values: Text) -> tuple[npt.NDArray[np.intp], Text]:
 
 
 def repeated(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Mark the rows [R] that are the same in every cell as one before."""
-    codes = {name: factorize(text(frame, name))[0] for name in frame.columns}
-    return pd.DataFrame(codes).duplicated().to_numpy()
+    """Mark the rows [R] that are the same in every cell as one before, but for blanks around it."""
+    same = {}
+    for name in frame.columns:
+        codes, cells = factorize(text(frame, name))
+        plain = np.array([unicodedata.normalize("NFC", cell.strip()) for cell in cells], object)
+        same[name] = factorize(plain)[0][codes]
+    return pd.DataFrame(same).duplicated().to_numpy()
 
 
 def text(frame: pd.DataFrame, column: str) -> Text:
