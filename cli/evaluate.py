@@ -7,10 +7,10 @@ import click
 
 from qamro_cache.evaluation.options import EvaluateOptions
 
-from .common import OneLine, notices_to_stderr, printable, version_option
+from .common import OneLine, notices_to_stderr, version_option
 from .options import BY, File, given, option_of, request_options
 from .report import page_of, page_to_make
-from .tables import SYSTEM_COLUMNS, show_scores, show_systems
+from .tables import SYSTEM_COLUMNS, show_scores, show_systems, show_words
 
 
 @click.command(cls=OneLine, stopped="nothing is written by this command; give it again")
@@ -75,8 +75,7 @@ def _show(result: dict[str, Any], predictions: Path, by: str | None) -> None:
         if others := scored["without_trained"]:
             models["not trained on"] = others
         show_scores(axis, origin, {**models, **scored["baselines"]}, scored["ceiling"])
-        for verdict in scored["verdicts"]:
-            click.echo(printable(f"{axis}: {verdict['words']}"))
+        show_words(axis, scored)
         if by == "system":
             show_systems(axis, scored["by_system"], SYSTEM_COLUMNS)
         if scored["trained_on"]:

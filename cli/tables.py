@@ -235,3 +235,11 @@ def number(value: Any, *, like: float | None = None) -> str:
     size = abs(value if like is None else like)
     decimals = 3 if size < 10 else 1 if size < 1000 else 0
     return f"{value:.{decimals}f}"
+
+
+def show_words(axis: str, found: Mapping[str, Any]) -> None:
+    """Print the verdicts on an axis, and where its errors come from."""
+    sources = found["error_sources"]
+    lines = [verdict["words"] for verdict in found["verdicts"]]
+    for line in [*lines, *(sources["words"] if sources else ())]:
+        click.echo(printable(f"{axis}: {line}"))

@@ -20,7 +20,7 @@ from .options import (
     setting_options,
 )
 from .report import page_of_folder, page_to_make
-from .tables import SYSTEM_COLUMNS, show_scores, show_systems
+from .tables import SYSTEM_COLUMNS, show_scores, show_systems, show_words
 from .training_bar import training_bar
 
 
@@ -64,8 +64,7 @@ def main(
         if place:
             click.echo()
         show_scores(name, record, axis["models"], axis["ceiling"])
-        for verdict in axis["verdicts"]:
-            click.echo(printable(f"{name}: {verdict['words']}"))
+        show_words(name, axis)
         for one in axis["diagnostics"]:
             said = printable(f"{name}: {one['evidence']}. To try: {one['suggestion']}")
             click.echo(click.wrap_text(said, 80, subsequent_indent="  "))

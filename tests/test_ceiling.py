@@ -62,7 +62,9 @@ def test_the_ceiling_is_what_the_truth_reaches(offsets):
 @pytest.mark.parametrize("how", [{"offsets": 0.0}, {}, {"raters": 30, "same": False}])
 def test_the_bias_of_every_figure_is_small(how):
     for name, (bias, error) in biases(80, **how).items():
-        assert abs(bias) < 0.01 + 2 * error, (name, bias, error)
+        # Squared offsets of eight raters differ from test to test.
+        chance = 2 * error if name.endswith("mse") else 0
+        assert abs(bias) < 0.01 + chance, (name, bias, error)
 
 
 def test_offsets_that_all_clips_share_move_no_correlation():

@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "commands.md").read_text()
 #: What a placeholder of the documents stands for; any other for any name.
 NAMES = {"figure": {*FIGURES}, "setting": {*CELL}, "option": {*settings_of(TrainOptions), *CELL}}
+#: To a section whose keys stand for a row's.
+LINK = r"\]\(#(a-model|a-verdict|the-ceiling|error-sources|a-system|copies)\)"
 QUICK = {"epochs": 1, "widths": [4]}
 ONE = {"seeds": 1, "axis": "quality", "resamples": 0}
 
@@ -106,7 +108,7 @@ def documented(section: str) -> tuple[tuple[str, ...], ...]:
     found = re.search(title, TEXT, re.DOTALL | re.MULTILINE | re.IGNORECASE)
     rows = []
     for names, cells in re.findall(r"^\| (`[^|]*`) \|(.*)$", found[1], re.MULTILINE):
-        link = re.search(r"\]\(#(a-model|a-verdict|the-ceiling|a-system|copies)\)", cells)
+        link = re.search(LINK, cells)
         more = documented(link[1].replace("-", " ")) if link else [()]
         for name in re.findall(r"`([^`]+)`", names):
             plain = name if link else name.removesuffix("[]")

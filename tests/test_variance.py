@@ -1,9 +1,12 @@
 """Variance components against simulated truth and the textbook's analysis of variance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from qamro_cache.evaluation.variance import Ratings, components, variance_table
+from qamro_cache.evaluation.judged import Judged, Rated
+from qamro_cache.evaluation.variance import components, error_sources, variance_table
 from qamro_cache.evaluation.ways import make_ways
 
 TRUTH = {"system": 0.25, "song": 0.09, "clip": 0.16, "rater": 0.12, "rating": 0.49, "seed": 0.04}
@@ -27,7 +30,7 @@ def simulated(seed, systems=31, groups=60, raters=40, each=8, seeds=5, holes=0.0
     score = std["rater"] * generator.normal(size=raters)[rater]
     score += std["rating"] * generator.normal(size=n * each)
     ways = make_ways(n, ("system", system), ("song", group))
-    return pred, ways, Ratings(clip, rater, score)
+    return pred, ways, Rated(clip, rater, score)
 
 
 @pytest.mark.parametrize("holes", [0.0, pytest.param(0.4, marks=pytest.mark.slow)])
@@ -102,3 +105,36 @@ def test_without_single_ratings_the_clips_hold_their_noise():
     assert set(table.one_more) == {"system", "song", "seed"}
     alone = variance_table(pred[:1], label, make_ways(len(label)))
     assert set(alone.components) == {"clip"}
+
+
+def test_error_sources_are_those_of_the_clips_judged():
+    pred, _, ratings = simulated(0, systems=8, groups=9)
+    system, group = np.indices((8, 9)).reshape(2, -1)
+    label = np.bincount(ratings.clip, ratings.score) / 8
+    kept = np.arange(72) % 5 > 0
+    judged = Judged(label, system, group=group, group_kind="song", ratings=ratings).only(kept)
+    # What is not judged has no say, and need not be predicted.
+    found = error_sources(np.where(kept, pred, np.nan), judged)
+    mine = ratings.only(kept[ratings.clip])
+    mine = mine._replace(clip=np.unique(mine.clip, return_inverse=True)[1])
+    ways = make_ways(int(kept.sum()), ("system", system[kept]), ("song", group[kept]))
+    table = variance_table(pred[:, kept], label[kept], ways, mine)
+    assert {k: one["variance"] for k, one in found["components"].items()} == pytest.approx(
+        {k: one.variance for k, one in table.components.items()}
+    )
+    assert sum(one["share"] for one in found["components"].values()) == pytest.approx(1)
+    assert found["one_more"] == pytest.approx(dict(table.one_more))
+    assert found["label_noise"] == pytest.approx(table.label_noise[0])
+    first, second = found["words"]
+    share = 100 * found["components"]["rating"]["share"]
+    assert first.startswith("squared error of one seed against one rating: ")
+    assert f"ratings {share:.0f} %" in first
+    assert f"with one more rating {table.label_noise[1]:.3g}" in second
+    # One rating a clip is that of no single rater; other units have no error.
+    alone = replace(judged, ratings=ratings.only(np.arange(len(ratings.clip)) % 8 == 0))
+    found = error_sources(pred, alone)
+    assert set(found["components"]) == {"system", "song", "clip", "seed"}
+    assert "against the labels" in found["words"][0]
+    assert np.isnan(found["label_noise"])
+    assert error_sources(pred, replace(judged, same_scale=False)) is None
+    assert error_sources(pred[:1], Judged(label, np.full(72, -1))) is None

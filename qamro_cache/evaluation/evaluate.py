@@ -138,6 +138,7 @@ def _score_axis(
     from qamro_cache.evaluation.ceiling import ceiling
     from qamro_cache.evaluation.learned import of_trained
     from qamro_cache.evaluation.score import score
+    from qamro_cache.evaluation.variance import error_sources
 
     part, clips = found.table[found.table["axis"] == theirs], truth.clips.iloc[found.rows]
     index = truth.labels.axis_index(ours)
@@ -180,6 +181,7 @@ def _score_axis(
     scored["ood"] = None if far is None else far.nunique()  # a clip stands there once a seed
     scored["published_systems"] = 0 if published is None else int(np.isfinite(published).sum())
     scored["ceiling"] = ceiling(judged.only(every))
+    scored["error_sources"] = error_sources(pred, judged.only(every))
     scored["by_system"] = by_system(pred.mean(0), judged, clips["system"].tolist())
     return scored
 

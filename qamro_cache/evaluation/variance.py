@@ -5,20 +5,12 @@ variance and covariance components", Biometrics 1953), which is unbiased for des
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from qamro_cache.evaluation.judged import Floats, Ints
-from qamro_cache.evaluation.ways import Ways
-
-
-class Ratings(NamedTuple):
-    """Single ratings of the clips: each one's clip, rater (-1: not known) and score, [J] each."""
-
-    clip: Ints
-    rater: Ints
-    score: Floats
+from qamro_cache.evaluation.judged import Floats, Ints, Judged, Rated
+from qamro_cache.evaluation.ways import Ways, sample_of
 
 
 class Component(NamedTuple):
@@ -53,9 +45,7 @@ class Table(NamedTuple):
     label_noise: tuple[float, float]
 
 
-def variance_table(
-    pred: Floats, target: Floats, ways: Ways, ratings: Ratings | None = None
-) -> Table:
+def variance_table(pred: Floats, target: Floats, ways: Ways, ratings: Rated | None = None) -> Table:
     """Part the variance of the error of predictions.
 
     Args:
@@ -92,6 +82,62 @@ def variance_table(
     }
     now = _std(found, {name: one.labels for name, one in found.items()})
     return Table(found, now, one_more, _label_noise(found, each))
+
+
+def error_sources(pred: Floats, judged: Judged) -> dict[str, Any] | None:
+    """Say where the error of a model comes from, and what one more of each kind would buy.
+
+    Args:
+        pred: [K, C] predictions, a row a seed, finite where a clip is judged.
+        judged: the clips.
+
+    Returns:
+        ``components``: by name as in `Table` the ``variance`` in squared label units, its ``share``
+        of the sum (below 0 counts as none) and the even ``labels`` behind it; ``mean_error_std``
+        and ``one_more`` of it (`Table.std`); ``label_noise`` and ``label_noise_one_more`` of the
+        clip MSE (NaN without single ratings); and the ``words``, two lines. None where predictions
+        are in other units, or no source but the clips can be told.
+    """
+    known, rated = judged.known, judged.ratings
+    if not judged.same_scale or known.sum() < 2:
+        return None
+    if rated is not None:
+        rated = rated.only(known[rated.clip])
+        rated = rated._replace(clip=(known.cumsum() - 1)[rated.clip])
+        # One rating a clip tells no clip from its rating.
+        rated = rated if len(rated.clip) > len(np.unique(rated.clip)) else None
+    sample = sample_of(judged)
+    table = variance_table(pred[:, known], sample.target, sample.ways, rated)
+    positive = {name: max(one.variance, 0.0) for name, one in table.components.items()}
+    whole = sum(positive.values())
+    if len(positive) < 2 or not 0 < whole < np.inf:
+        return None
+    found = {
+        name: {**one._asdict(), "share": positive[name] / whole}
+        for name, one in table.components.items()
+    }
+    record = {
+        "components": found,
+        "mean_error_std": table.std,
+        "one_more": dict(table.one_more),
+        "label_noise": table.label_noise[0],
+        "label_noise_one_more": table.label_noise[1],
+    }
+    return {**record, "words": _in_words(record, rated is not None)}
+
+
+def _in_words(record: Mapping[str, Any], single: bool) -> list[str]:
+    shares = sorted(record["components"].items(), key=lambda one: -one[1]["share"])
+    parts = ", ".join(f"{name}s {100 * one['share']:.0f} %" for name, one in shares)
+    against = "one rating" if single else "the labels"
+    more = ", ".join(f"{name} {std:.3g}" for name, std in record["one_more"].items())
+    buys = f"std of the mean error {record['mean_error_std']:.3g}; with one more {more}"
+    if single:
+        now, then = record["label_noise"], record["label_noise_one_more"]
+        buys += (
+            f"; the labels' own noise in a clip's MSE {now:.3g}, with one more rating {then:.3g}"
+        )
+    return [f"squared error of one seed against {against}: {parts}", buys]
 
 
 def components(values: Floats, factors: Mapping[str, Ints]) -> dict[str, Component]:

@@ -11,6 +11,7 @@ from qamro_cache.evaluation.ceiling import ceiling
 from qamro_cache.evaluation.compare import columns
 from qamro_cache.evaluation.diagnostics import diagnose
 from qamro_cache.evaluation.score import DECIDES, common, score_models
+from qamro_cache.evaluation.variance import error_sources
 from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.experiments.clips import HeldOut
 from qamro_cache.experiments.data import Material
@@ -73,6 +74,7 @@ def judge(
             "models": scored,
             "verdicts": verdicts(ours, others, {"ridge", _HUBER, *own[target]}, same),
             "ceiling": ceiling(same),
+            "error_sources": error_sources(pooled[target], same),
             "by_system": by_system(pooled[target].mean(0), same, systems),
             "diagnostics": [one._asdict() for one in found],
             "folds": len({fitted.jobs[k].fold for k in mine}),
