@@ -58,7 +58,16 @@ def written(tmp_path_factory):
     table.to_csv(folder / "labels.csv", index=False)
     train(emb, folder / "a", cv="3", seeds=2, inputs="concat", stop="inner", **QUICK)
     train(emb, folder / "b", cv="group", head="ridge", labels=folder / "labels.csv")
-    ablate([emb, other], folder / "c", cv=["2", "3"], raters=[0, 2], nested=True, **ONE, **QUICK)
+    ablate(
+        [emb, other],
+        folder / "c",
+        cv=["2", "3"],
+        clips=[0, 9],
+        systems=[0, 3],
+        nested=True,
+        **ONE,
+        **QUICK,
+    )
     ablate(emb, folder / "d", cv="3", lr=[1e30, 1e31], **ONE, **QUICK)
     predict(folder / "a" / "head.safetensors", emb, out=folder / "predicted.csv")
     scores = pd.read_csv(folder / "predicted.csv").groupby("clip_id")["prediction"].mean()
@@ -80,7 +89,7 @@ def written(tmp_path_factory):
         ]  # fmt: skip
 
     tables = [dict.fromkeys(pd.read_csv(folder / "predicted.csv"), 1), *read("predictions.csv")]
-    names = ("results.csv", "summary.csv", "metrics.json", "best.json")
+    names = ("results.csv", "summary.csv", "study.csv", "metrics.json", "best.json")
     return {
         **{name: read(name) for name in names},
         "config.json": read("config.json", "ab"),
@@ -128,7 +137,7 @@ def fits(part: str, name: str) -> bool:
 
 
 @pytest.mark.parametrize("section", [
-    "results.csv", "summary.csv", "predictions.csv", "metrics.json", "config.json",
+    "results.csv", "summary.csv", "study.csv", "predictions.csv", "metrics.json", "config.json",
     "config.json of a grid", "best.json", "qamro-evaluate --json",
 ])  # fmt: skip
 def test_every_column_and_key_is_documented_and_no_other(written, section):

@@ -18,7 +18,9 @@ from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import refuse_heads, stacks
 from qamro_cache.experiments.grid import CELL, Cell, Grid
 from qamro_cache.experiments.nested import (
+    Inner,
     Trained,
+    heads_of,
     inner_folds,
     inner_predictions,
     tell_cost,
@@ -26,10 +28,12 @@ from qamro_cache.experiments.nested import (
 )
 from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes
+from qamro_cache.experiments.parts import Part
 from qamro_cache.experiments.plan import Plan, make_plan
-from qamro_cache.experiments.request import AblateRequest, Part, ablate_request
+from qamro_cache.experiments.request import AblateRequest, ablate_request
 from qamro_cache.experiments.store import GRID_FILES, keep_stack, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
+from qamro_cache.experiments.transfer import transfer_outcomes
 from qamro_cache.files import replace_folder, replaceable_folder, write_json
 from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented
@@ -90,33 +94,47 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     questions: dict[tuple[str, str], dict[str, Any]] = {}
     for part, inner in zip(request.parts, insides, strict=True):
         material = load_material(part.cache, part.clips, feature=part.feature, text=part.text)
-        plan = _plan(part, material, cells, options)
-
-        def train(plan: Plan) -> Trained:
-            return _train_missing(plan, out / "done", device, options.precision, progress)
-
-        first = train(plan)
-        inside = {}
-        if inner is not None:
-            more = _jobs_of(part, material, cells, options, inner.folds)
-            tell_time(len(more.jobs), first)
-            train(more)
-            done = read_stacks(out / "done", len(part.clips.rows))
-            inside = inner_predictions(more, inner, plan.folds, done)
+        for place in part.cells:
+            material.check_head(cells[place].recipe.head)
         origin = {"encoder": material.encoder} if len(encoders) > 1 else {}
         # What baselines depend on too.
         reads = {"feature": material.feature, "cv": part.held_out.cv}
+        reads |= {name: getattr(cells[part.cells[0]], name) for name in ("clips", "systems")}
         origin |= {name: value for name, value in reads.items() if name in varied}
-        done = read_stacks(out / "done", len(part.clips.rows))
-        outcomes += head_outcomes(plan, done, origin, cells, part.held_out.cv, inside)
-        every = options.baselines == "all"
-        outcomes += baseline_outcomes(plan, origin, part.held_out.cv, every=every)
+        if request.onto is not None:
+            outcomes += transfer_outcomes(request, part, material, origin, device, progress)
+        else:
+            outcomes += _outcomes(request, part, material, origin, inner, device, progress)
         held_out = part.held_out
         split = {"split": held_out.question, "copies": held_out.copies.record()}
         files = {"cache": [str(path.absolute()) for path in part.cache.paths]}
-        materials.append({**material.origin(), **files, **split, "heads": len(plan.jobs)})
+        materials.append({**material.origin(), **files, **split, "heads": heads_of(part, request)})
         questions[held_out.cv, held_out.question] = {"cv": held_out.cv, **split}
     return _write(request, device, outcomes, materials, list(questions.values()))
+
+
+def _outcomes(
+    request: AblateRequest,
+    part: Part,
+    material: Material,
+    origin: Mapping[str, Any],
+    inner: Inner | None,
+    device: str,
+    progress: ProgressCallback | None,
+) -> list[Outcome]:
+    """Train what is missing of one part; return its cells' and baselines' predictions."""
+    options, cells, done_in = request.options, request.cells, request.out / "done"
+    cv, clips = part.held_out.cv, len(part.clips.rows)
+    plan = _plan(part, material, cells, options)
+    first = _train_missing(plan, done_in, device, options.precision, progress)
+    inside = {}
+    if inner is not None:
+        more = _jobs_of(part, material, cells, options, inner.folds)
+        tell_time(len(more.jobs), first)
+        _train_missing(more, done_in, device, options.precision, progress)
+        inside = inner_predictions(more, inner, plan.folds, read_stacks(done_in, clips))
+    found = head_outcomes(plan, read_stacks(done_in, clips), origin, cells, cv, inside)
+    return found + baseline_outcomes(plan, origin, cv, every=options.baselines == "all")
 
 
 def _write(
@@ -152,8 +170,6 @@ def _write(
 def _plan(part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions) -> Plan:
     """Return the jobs of the cells of one part."""
     chosen = [(place, cells[place]) for place in part.cells]
-    for _, cell in chosen:
-        material.check_head(cell.recipe.head)
     heads = len(chosen) * options.seeds * len(part.clips.axes) * len(part.held_out.folds.train)
     refuse_heads(heads, len(part.clips.rows))
     refuse_resamples(options.draws, len(part.clips.rows))

@@ -184,7 +184,7 @@ def _point_out_untaught(clips: Clips, index: int, folds: Folds) -> None:
         )
 
 
-def _by_rated_clips(clips: Clips) -> list[Clips]:
+def by_rated_clips(clips: Clips) -> list[Clips]:
     """Part the axes by the clips that are rated on them."""
     known = np.isfinite(clips.labels.mean)
     alike: dict[bytes, list[int]] = {}
@@ -226,7 +226,7 @@ def hold_out(cache: Cache, clips: Clips, cv: str, options: RunOptions) -> list[A
             names,
             next(iter(found)),
         )
-    parts = _by_rated_clips(clips)
+    parts = by_rated_clips(clips)
     groups = []
     for part in parts:
         try:

@@ -21,6 +21,7 @@ _RUN_NAMES = ("seeds", "stop", "axis")
 
 #: Most cells of a grid: they are kept in memory, and compared with one another.
 MAX_CELLS = 10_000
+_ALL = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +35,26 @@ class Cell(Reads):
 
     names: Mapping[str, Any] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
+    clips: int = setting(0, "Clips that a fold's heads learn from, 0 for all.", low=0, high=_ALL)
+    systems: int = setting(0, "Systems that these are from, 0 for all.", low=0, high=_ALL)
     raters: int = setting(
-        0, "Ratings a clip behind the training labels, 0 for all.", low=0, high=1_000_000
+        0, "Ratings a clip behind the training labels, 0 for all.", low=0, high=_ALL
+    )
+    calibrate: int = setting(
+        0,
+        "Labeled clips of --onto through which a line brings scores to its scale, 0: none.",
+        low=0,
+        high=_ALL,
     )
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    @property
+    def what(self) -> tuple[Any, ...]:
+        """All but the names: two cells of the same are one."""
+        reads = (self.feature, self.cv, self.clips, self.systems, self.raters, self.calibrate)
+        return (self.recipe, *reads)
 
 
 #: Everything that a cell may set, by name.
@@ -195,23 +210,22 @@ def cells_of(grid: Grid) -> list[Cell]:
 
 def with_huber_alone(cells: Sequence[Cell]) -> list[Cell]:
     """Add each kind of trained head with the Huber loss alone, where the grid has it not."""
-    found = {(cell.recipe, cell.feature, cell.raters, cell.cv): cell for cell in cells}
+    found = {cell.what: cell for cell in cells}
     for cell in cells:
         recipe = huber_alone(cell.recipe)
-        what = (recipe, cell.feature, cell.raters, cell.cv)
-        if cell.recipe.head.kind != "ridge" and what not in found:
-            names = {n: v for n, v in cell.names.items() if n not in (*PARAMETERS, "loss")}
-            found[what] = replace(cell, names={**names, "loss": str(recipe.loss)}, recipe=recipe)
+        names = {n: v for n, v in cell.names.items() if n not in (*PARAMETERS, "loss")}
+        plain = replace(cell, names={**names, "loss": str(recipe.loss)}, recipe=recipe)
+        if cell.recipe.head.kind != "ridge":
+            found.setdefault(plain.what, plain)
     return list(found.values())
 
 
 def _refuse_doubles(cells: Sequence[Cell]) -> None:
     seen = set()
     for cell in cells:
-        what = (cell.recipe, cell.feature, cell.raters, cell.cv)
-        if what in seen:
+        if cell.what in seen:
             raise QamroError(f"the grid has a cell twice: {label(cell.names)}")
-        seen.add(what)
+        seen.add(cell.what)
 
 
 def label(names: Mapping[str, Any]) -> str:

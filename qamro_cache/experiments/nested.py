@@ -6,10 +6,12 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from qamro_cache.evaluation.judged import Floats
 from qamro_cache.experiments.fitting import kept_bytes, refuse_heads, training_mean
 from qamro_cache.experiments.folds import keep_for_stopping
+from qamro_cache.experiments.parts import Part
 from qamro_cache.experiments.plan import Plan, seeds_of
 from qamro_cache.experiments.request import AblateRequest
 from qamro_cache.memory import refuse_disk, refuse_memory
@@ -56,7 +58,8 @@ def inner_folds(outer: Folds) -> Inner:
         test = np.stack([outer.test[i] | outer.test[j] for i, j in serves])
         train = held & ~test
     else:
-        cut = [(fold, part) for fold in range(count) for part in _parts(learned[fold], outer)]
+        parts = [parts_of(one, outer.groups) for one in learned]
+        cut = [(fold, part) for fold, some in enumerate(parts) for part in some]
         serves = [(fold,) for fold, _ in cut]
         test = np.stack([part for _, part in cut])
         train = np.stack([learned[fold] & ~part for fold, part in cut])
@@ -67,9 +70,9 @@ def inner_folds(outer: Folds) -> Inner:
     return Inner(Folds(train & ~validation, validation, test, (), outer.groups), serves)
 
 
-def _parts(learned: Bools, outer: Folds) -> list[Bools]:
-    """Cut the clips that a fold learns from into at most `_PARTS` parts."""
-    names = np.arange(len(learned)) if outer.groups is None else outer.groups
+def parts_of(learned: Bools, groups: npt.NDArray[np.int64] | None) -> list[Bools]:
+    """Cut some clips [C] into at most `_PARTS` parts, those of one number staying together."""
+    names = np.arange(len(learned)) if groups is None else groups
     order = np.random.default_rng(2).permutation(np.unique(names[learned]))
     return [learned & np.isin(names, order[k::_PARTS]) for k in range(min(_PARTS, len(order)))]
 
@@ -79,6 +82,13 @@ class Trained(NamedTuple):
 
     heads: int
     seconds: float
+
+
+def heads_of(part: Part, request: AblateRequest) -> int:
+    """Return how many heads a part's own folds have."""
+    cells = [request.cells[place] for place in part.cells]
+    seeds = sum(seeds_of(cell, request.options.seeds) for cell in cells)
+    return seeds * len(part.clips.axes) * len(part.held_out.folds.test)
 
 
 def tell_cost(request: AblateRequest, insides: Sequence[Inner | None]) -> None:
@@ -96,9 +106,7 @@ def tell_cost(request: AblateRequest, insides: Sequence[Inner | None]) -> None:
         if inner is None:
             continue
         clips = len(part.clips.rows)
-        a_fold = len(part.clips.axes) * sum(
-            seeds_of(request.cells[place], request.options.seeds) for place in part.cells
-        )
+        a_fold = heads_of(part, request) // len(part.held_out.folds.test)
         mine = a_fold * len(inner.serves)
         refuse_heads(mine, clips)
         outer, heads = outer + a_fold * len(part.held_out.folds.test), heads + mine

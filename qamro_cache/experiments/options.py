@@ -78,6 +78,9 @@ class TrainOptions(RunOptions, Reads):
 class AblateOptions(RunOptions, IntervalOptions):
     """What `ablate` takes beside the caches, the folder and the cells."""
 
+    onto: Path | None = setting(
+        None, "Cache of another listening test to judge by: heads learn from all clips of --cache."
+    )
     nested: bool = setting(
         False,
         "Train heads inside the folds' training clips too: what is the best cell worth where it is "

@@ -12,6 +12,7 @@ from qamro_cache.experiments.fitting import training_mean, warn_of_diverged
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.plan import Plan
 from qamro_cache.experiments.tables import Outcome
+from qamro_cache.experiments.thinned import learned_from
 from qamro_cache.training.closed_form import is_closed
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.schedule import make_schedule, pair_coverage
@@ -69,6 +70,7 @@ def head_outcomes(
                 {name: np.array(values) for name, values in details.items()},
                 trained=not all(failed),
                 inside=Inside(plan.folds.test, labels[axis], inner.get((cell, axis))),
+                amounts=learned_from(plan.folds, plan.material.clips, axis, cells[cell].raters),
             )
         )
     diverged = np.array([bool(done[key]["diverged"]) for key in plan.keys], np.bool_)
@@ -84,10 +86,12 @@ def baseline_outcomes(
     outcomes = []
     for axis, info in enumerate(plan.material.clips.axes):
         judged = plan.material.clips.judged(axis, plan.folds, cv)
+        amounts = learned_from(plan.folds, plan.material.clips, axis, raters=0)
         beside = {**own, **plan.material.baselines(axis, plan.folds, every=every)}
         for model, pred in beside.items():
             units = replace(judged, same_scale=model not in own)
-            outcomes.append(Outcome(dict(origin), model, info.name, [0], pred[None], units, {}))
+            one = Outcome(dict(origin), model, info.name, [0], pred[None], units, {})
+            outcomes.append(replace(one, amounts=amounts))
     return outcomes
 
 

@@ -55,19 +55,20 @@ def make_plan(
         precision: of products on a GPU, which a result depends on.
     """
     base = material.targets()
-    # A row of targets for every axis, and one for every axis, number of raters and seed.
-    rows: dict[tuple[int, int, int], int] = {(a, 0, 0): a for a in range(len(material.clips.axes))}
+    # A row of targets for every axis and number of raters. All seeds learn from the same ratings:
+    # averaged, heads of several draws would have learned from more.
+    rows: dict[tuple[int, int], int] = {(a, 0): a for a in range(len(material.clips.axes))}
     labels = list(base.labels.numpy())
     taught = [np.flatnonzero(folds.teach(np.isfinite(row))) for row in labels]
     jobs, places, axes = [], [], []
     for place, cell in cells:
         for a in range(len(material.clips.axes)):
+            key = (a, cell.raters)
+            if key not in rows:
+                rows[key] = len(labels)
+                labels.append(subsampled_means(material.clips.labels, *key, seed=0))
+                taught.append(np.flatnonzero(folds.teach(np.isfinite(labels[-1]))))
             for seed in range(seeds_of(cell, seeds)):
-                key = (a, cell.raters, seed if cell.raters else 0)
-                if key not in rows:
-                    rows[key] = len(labels)
-                    labels.append(subsampled_means(material.clips.labels, a, cell.raters, seed))
-                    taught.append(np.flatnonzero(folds.teach(np.isfinite(labels[-1]))))
                 for fold in taught[rows[key]]:
                     jobs.append(Job(cell.recipe, seed, int(fold), rows[key]))
                     places.append(place)
@@ -79,8 +80,8 @@ def make_plan(
 
 
 def seeds_of(cell: Cell, seeds: int) -> int:
-    """Return how many heads a cell has: one of a ridge, unless a seed draws its raters."""
-    return 1 if cell.recipe.head.kind == "ridge" and not cell.raters else seeds
+    """Return how many heads a cell has: one of a ridge, which has no seed of its own."""
+    return 1 if cell.recipe.head.kind == "ridge" else seeds
 
 
 def _keys(

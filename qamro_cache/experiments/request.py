@@ -15,7 +15,7 @@ from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.devices import refuse_device
 from qamro_cache.encoders.support import missing_packages
 from qamro_cache.errors import OptionError, QamroError, nearest, quoted
-from qamro_cache.experiments.clips import AxisGroup, Clips, HeldOut, choose_clips, hold_out
+from qamro_cache.experiments.clips import AxisGroup, choose_clips, hold_out
 from qamro_cache.experiments.grid import (
     CELL,
     Cell,
@@ -25,7 +25,9 @@ from qamro_cache.experiments.grid import (
     override,
     with_huber_alone,
 )
+from qamro_cache.experiments.onto import Onto, open_onto
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
+from qamro_cache.experiments.parts import Part, parts_of_grid
 from qamro_cache.experiments.store import refuse_other_run
 from qamro_cache.files import replaceable_folder
 from qamro_cache.losses.terms import PARAMETERS
@@ -64,27 +66,6 @@ class TrainRequest:
 
 
 @dataclass(frozen=True)
-class Part:
-    """The cells that read the same feature of the same cache and hold out the same clips of axes.
-
-    Attributes:
-        cache: open.
-        feature: of the cache; empty for its first.
-        text: whether heads read prompts.
-        clips: to train on and to judge by.
-        held_out: from training, in turn.
-        cells: positions in the grid.
-    """
-
-    cache: Cache
-    feature: str
-    text: bool
-    clips: Clips
-    held_out: HeldOut
-    cells: list[int]
-
-
-@dataclass(frozen=True)
 class AblateRequest:
     """A grid that can begin.
 
@@ -94,6 +75,7 @@ class AblateRequest:
         cells: of the grid.
         parts: what is trained on the same features and folds.
         given: the options that were given, as JSON types.
+        onto: another test that judges, or None.
     """
 
     out: Path
@@ -101,6 +83,7 @@ class AblateRequest:
     cells: list[Cell]
     parts: list[Part]
     given: dict[str, Any]
+    onto: Onto | None = None
 
 
 def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> TrainRequest:
@@ -181,9 +164,7 @@ def ablate_request(
         raise OptionError(str(error)) from error
     _tell_missing(options.baselines)
     if all(cell.recipe.head.kind == "ridge" for cell in cells):
-        # Seeds still draw raters.
-        drawn = any(cell.raters for cell in cells)
-        _refuse_training(mine, ("stop", "precision") if drawn else ("seeds", "stop", "precision"))
+        _refuse_training(mine, ("seeds", "stop", "precision"))
         options = replace(options, stop="fixed")
     out = as_path(out, "a folder")
     replaceable_folder(out)
@@ -192,10 +173,13 @@ def ablate_request(
         raise QamroError(f"{out} holds a run of qamro-train; name another folder for the grid")
     by_encoder = _open_by_encoder(caches)
     common = _common_clips(by_encoder)
-    parts = [part for cache in by_encoder for part in _parts(cache, cells, options, common)]
+    onto = open_onto(options, cells, by_encoder)
+    parts = [
+        part for cache in by_encoder for part in parts_of_grid(cache, cells, options, common, onto)
+    ]
     _refuse_disk(out / "done", parts, options.seeds)
     named = {} if isinstance(grid, Grid) or not grid else {"grid": str(grid)}
-    return AblateRequest(out, options, cells, parts, _as_json({**named, **given}))
+    return AblateRequest(out, options, cells, parts, _as_json({**named, **given}), onto)
 
 
 def _tell_missing(baselines: str) -> None:
@@ -221,26 +205,6 @@ def _refuse_disk(done: Path, parts: Sequence[Part], seeds: int) -> None:
         kept += 4 * figures * len(part.held_out.folds.train) * len(part.clips.rows)
     there = sum(path.stat().st_size for path in done.glob("*.safetensors"))
     refuse_disk(_ROW * rows + max(0, kept - there), done)
-
-
-def _parts(
-    cache: Cache, cells: Sequence[Cell], options: AblateOptions, common: frozenset[str] | None
-) -> list[Part]:
-    """Group the cells by what they read of a cache and by folds; then part the axes."""
-    groups: dict[tuple[str, bool, str], list[int]] = {}
-    for place, cell in enumerate(cells):
-        key = (cell.feature, cell.recipe.head.inputs != "audio", cell.cv)
-        groups.setdefault(key, []).append(place)
-    clips, parts = {}, []
-    held_out: dict[tuple[bool, str], list[AxisGroup]] = {}
-    for (feature, text, cv), members in groups.items():
-        cache.feature_name(feature)
-        if text not in clips:
-            clips[text] = choose_clips(cache, options, text=text, common=common)
-        if (text, cv) not in held_out:
-            held_out[text, cv] = hold_out(cache, clips[text], cv, options)
-        parts += [Part(cache, feature, text, *group, members) for group in held_out[text, cv]]
-    return parts
 
 
 def _common_clips(caches: Sequence[Cache]) -> frozenset[str] | None:

@@ -74,7 +74,7 @@ def save_run(
         write_json(new / "metrics.json", record)
         write_table(new / "predictions.csv", predictions)
         whole = [(run.material, run.refit, run.whole, 0) for run in runs]
-        save_head(new / "head.safetensors", _head(recipe, whole, config))
+        save_head(new / "head.safetensors", head_of(recipe, whole, config))
         if not keep_folds:
             return
         (new / "folds").mkdir()
@@ -88,7 +88,7 @@ def save_run(
                 if held == name and any(job.fold == fold for job in run.estimate.jobs)
             ]
             if members:
-                head = _head(recipe, members, {**config, "held_out": name})
+                head = head_of(recipe, members, {**config, "held_out": name})
                 save_head(new / "folds" / f"{number}.safetensors", head)
 
 
@@ -102,7 +102,7 @@ def _files(runs: Sequence[Run]) -> dict[str, Any]:
     return {"cache": [str(path.absolute()) for path in cache.paths], "audio": audio}
 
 
-def _head(recipe: Recipe, members: Sequence[_Members], config: Mapping[str, Any]) -> Head:
+def head_of(recipe: Recipe, members: Sequence[_Members], config: Mapping[str, Any]) -> Head:
     """Put the members of a fold, a seed each, into a head file's record: the axes it trained."""
     material = members[0][0]
     cache = material.cache

@@ -1,7 +1,7 @@
 """The tables of a grid: a row a cell and seed, a row a cell, and which cell is really best."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.nested import Inside, nested_choice
 from qamro_cache.evaluation.score import DECIDES, common, score_models
 from qamro_cache.evaluation.verdict import Model, verdicts
+from qamro_cache.experiments.study import ceiling_rows, study_rows
 from qamro_cache.files import write_json, write_table
 
 Floats = npt.NDArray[np.float64]
 
 #: What stands behind the figures of a row.
 _COUNTS = ("clips", "systems", "groups", "left_out")
+#: Settings whose names are those of counts, as columns.
+_RENAMED = {"clips": "train_clips", "systems": "train_systems"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Outcome:
             batches).
         trained: whether some head did not diverge; otherwise it is no candidate for the best cell.
         inside: what a cell can be chosen by for each fold; None of a baseline.
+        amounts: how much the model learned from, see `learned_from`.
     """
 
     names: Mapping[str, Any]
@@ -53,6 +57,7 @@ class Outcome:
     details: Mapping[str, Floats]
     trained: bool = True
     inside: Inside | None = None
+    amounts: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_tables(
@@ -63,10 +68,11 @@ def write_tables(
 ) -> dict[str, Any]:
     """Write ``results.csv``, ``summary.csv`` and ``best.json``; return what the last one holds.
 
-    ``about`` is of ``best.json``: the set and whether it is ``synthetic``, and the ``questions``,
-    what the ways to hold out ask of a model, with the copies found in each.
+    And ``study.csv``, where cells differ in how much their heads learn from. ``about`` is of
+    ``best.json``: the set and whether it is ``synthetic``, and the ``questions``, what the ways to
+    hold out ask of a model, with the copies found in each.
     """
-    results, summary = [], []
+    results, summary, study = [], [], []
     # Cells that hold out other clips answer another question: no common clips, no best one.
     asked: dict[str, list[Outcome]] = {}
     for one in outcomes:
@@ -80,18 +86,23 @@ def write_tables(
             ceilings.append((same[0], best[name]["ceiling"]))
         scores |= {id(one): scored for one, scored in zip(same, found, strict=True)}
     # The settings of all cells stand first, empty where a cell does not set one.
-    settings = dict.fromkeys(name for outcome in outcomes for name in outcome.names)
+    settings = dict.fromkeys(name for outcome in outcomes for name in _columns(outcome.names))
     for one in outcomes:
         scored = scores[id(one)]
-        head = {**settings, **one.names, "model": one.model, "axis": one.axis}
+        head = {**settings, **_columns(one.names), "model": one.model, "axis": one.axis}
         counts = {name: scored[name] for name in _COUNTS}
         results += [{**head, **row, **counts} for row in _rows_of_seeds(one, scored)]
         summary.append({**head, "seeds": len(one.seeds), **counts, **_figures(one, scored)})
+        study += study_rows(one.names, one.model, one.axis, one.amounts, scored)
+    studied = list(dict.fromkeys(row["study"] for row in study))
     for one, bound in ceilings:
         cv = {name: value for name, value in one.names.items() if name == "cv"}
         head = {**dict.fromkeys(settings), **cv, "model": "ceiling", "axis": one.axis}
         summary.append({**head, "seeds": 0, **_bound(scores[id(one)], bound)})
-    for name, rows in (("results", results), ("summary", summary)):
+        study += ceiling_rows(one.axis, cv.get("cv", ""), studied, bound)
+    for name, rows in (("results", results), ("summary", summary), ("study", study)):
+        if not rows:
+            continue
         table = pd.DataFrame(rows)
         if about["synthetic"]:
             table["synthetic"] = True
@@ -99,6 +110,10 @@ def write_tables(
     record = {**about, "axes": best}
     write_json(out / "best.json", record)
     return record
+
+
+def _columns(names: Mapping[str, Any]) -> dict[str, Any]:
+    return {_RENAMED.get(name, name): value for name, value in names.items()}
 
 
 def _compare(
@@ -110,10 +125,11 @@ def _compare(
     """
     models = {k: one.predictions for k, one in enumerate(outcomes)}
     own = {k for k, one in enumerate(outcomes) if not one.judged.same_scale}
-    scored = score_models(models, outcomes[0].judged, resamples=resamples, own_units=own)
+    whole = replace(outcomes[0].judged, same_scale=True)
+    scored = score_models(models, whole, resamples=resamples, own_units=own)
     places = [k for k, one in enumerate(outcomes) if one.model == "head" and one.trained]
     cells = [(outcomes[k].names, outcomes[k].predictions.mean(0), scored[k]) for k in places]
-    judged = common(models.values(), outcomes[0].judged)
+    judged = common(models.values(), whole)
     best, bound = best_of(cells, judged, resamples), ceiling(judged)
     for k, p in zip(places, best.mcs_p, strict=True):
         scored[k]["mcs_p"] = float(p)

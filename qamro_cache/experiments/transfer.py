@@ -1,0 +1,139 @@
+"""Train on one listening test, judge by another: as scores come, and brought to its scale."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qamro_cache.evaluation.judged import Floats, Judged
+from qamro_cache.experiments.data import Material, load_material
+from qamro_cache.experiments.fitting import fit_all
+from qamro_cache.experiments.grid import Cell
+from qamro_cache.experiments.nested import parts_of
+from qamro_cache.experiments.onto import Onto, axis_of
+from qamro_cache.experiments.parts import Part
+from qamro_cache.experiments.plan import seeds_of
+from qamro_cache.experiments.request import AblateRequest
+from qamro_cache.experiments.saved import head_of
+from qamro_cache.experiments.tables import Outcome
+from qamro_cache.experiments.thinned import learned_from
+from qamro_cache.scoring.predict import predict_cache
+from qamro_cache.training.inputs import Bools
+from qamro_cache.training.meter import ProgressCallback
+from qamro_cache.training.recipe import Job, Recipe
+
+
+def transfer_outcomes(
+    request: AblateRequest,
+    part: Part,
+    material: Material,
+    origin: Mapping[str, Any],
+    device: str,
+    progress: ProgressCallback | None,
+) -> list[Outcome]:
+    """Train each recipe on all clips of one test, and predict those of another.
+
+    Args:
+        request: the grid, with the other test.
+        part: the clips to learn from.
+        material: their features.
+        origin: what stands before the cell's own names in the tables.
+        device: where to train.
+        progress: see `fit`.
+    """
+    onto, options, folds = request.onto, request.options, part.held_out.folds
+    assert onto is not None
+    learned = [axis.name for axis in part.clips.axes]
+    predicted: dict[Recipe, list[Floats]] = {}
+    outcomes = []
+    for cell in (request.cells[place] for place in part.cells):
+        recipe = cell.recipe
+        if recipe not in predicted:
+            seeds, targets = range(seeds_of(cell, options.seeds)), range(len(learned))
+            jobs = [Job(recipe, seed, 0, target) for target in targets for seed in seeds]
+            fitted = fit_all(material, folds, jobs, {}, device, options.precision, progress)
+            head = head_of(recipe, [(material, fitted, folds, 0)], material.origin())
+            table = predict_cache(head, onto.cache, device).groupby("axis", sort=False)
+            predicted[recipe] = [
+                table.get_group(name)["prediction"].to_numpy(float)[onto.clips.rows]
+                for name in learned
+            ]
+        for target in range(len(learned)):
+            one = _outcome(part, cell, target, predicted[recipe][target], onto)
+            outcomes.append(replace(one, names={**origin, **cell.names, **origin}))
+    return outcomes + _beside(part, onto, origin, every=options.baselines == "all")
+
+
+def _outcome(part: Part, cell: Cell, target: int, pred: Floats, onto: Onto) -> Outcome:
+    index, judged = _judged(part, target, onto)
+    ours, theirs = part.clips.axes[target], onto.clips.axes[index]
+    same = (ours.low, ours.high) == (theirs.low, theirs.high)
+    used = 0.0
+    if cell.calibrate:
+        labels = onto.clips.labels.mean[:, index]
+        pred, used = calibrated(pred, labels, onto.folds.groups, cell.calibrate)
+    units = replace(judged, same_scale=same or cell.calibrate > 0)
+    amounts = learned_from(part.held_out.folds, part.clips, target, raters=0)
+    amounts["calibrate"] = used
+    return Outcome({}, "head", ours.name, [0], pred[None], units, {}, amounts=amounts)
+
+
+def _judged(part: Part, target: int, onto: Onto) -> tuple[int, Judged]:
+    """Return which axis of the other test judges one that heads learn, and its labels."""
+    names = [axis.name for axis in part.clips.axes]
+    index = axis_of(names[target], names, onto)
+    return index, onto.clips.judged(index, onto.folds, "")
+
+
+def calibrated(
+    pred: Floats, labels: Floats, groups: npt.NDArray[np.int64] | None, count: int
+) -> tuple[Floats, float]:
+    """Bring scores to the scale of labels by the best straight line through some labeled clips.
+
+    The clips are cut into five parts, groups staying together; each part's line comes from clips of
+    the others, so that every clip is judged and none by a line that has seen its label. A smaller
+    number's clips are among a larger one's.
+
+    Args:
+        pred: [C].
+        labels: [C], NaN where a clip has none.
+        groups: [C] clips of one number stay together; None: any clip may be apart from any.
+        count: labeled clips of a line; all where there are fewer.
+
+    Returns:
+        [C], NaN where there is no line (through one clip, or equal scores, it is the labels' mean);
+        and how many clips a line is through, on average.
+    """
+    known = np.isfinite(pred) & np.isfinite(labels)
+    turn = np.random.default_rng(4).permutation(len(pred))
+    found = np.full(len(pred), np.nan)
+    every: Bools = np.ones(len(pred), np.bool_)
+    counts = []
+    for part in parts_of(every, groups):
+        rest = np.flatnonzero(known & ~part)
+        used = rest[np.argsort(turn[rest])][:count]
+        counts.append(len(used))
+        if not len(used):
+            continue
+        x, y = pred[used], labels[used]
+        spread = ((x - x.mean()) ** 2).sum()
+        slope = ((x - x.mean()) * y).sum() / spread if spread > 0 else 0.0
+        found[part] = y.mean() + slope * (pred[part] - x.mean())
+    return found, float(np.mean(counts))
+
+
+def _beside(part: Part, onto: Onto, origin: Mapping[str, Any], *, every: bool) -> list[Outcome]:
+    """Return the encoder's own scores of the other test, and baselines that were trained on it."""
+    material = load_material(onto.cache, onto.clips, feature=part.feature, text=part.text)
+    own = material.own_scores()
+    outcomes = []
+    for target, axis in enumerate(part.clips.axes):
+        index, judged = _judged(part, target, onto)
+        within = material.baselines(index, onto.folds, every=every)
+        beside = {**own, **{f"{model}, trained there": pred for model, pred in within.items()}}
+        for model, pred in beside.items():
+            units = replace(judged, same_scale=model not in own)
+            outcomes.append(Outcome(dict(origin), model, axis.name, [0], pred[None], units, {}))
+    return outcomes
