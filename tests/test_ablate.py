@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from scipy.stats import kendalltau, pearsonr, spearmanr
 from synthetic_cache import write_synthetic
 
+from qamro_cache.cache.content import clip_table
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.raters import subsampled_means
 from qamro_cache.datasets.records import labels_from_means
@@ -268,6 +269,37 @@ def test_caches_of_two_encoders_are_compared_on_the_same_clips(cache, tmp_path):
     table = pd.read_csv(tmp_path / "out" / "results.csv")
     assert set(table["encoder"]) == {"fake", "other"}
     assert (table["clips"] == 34).all()
+
+
+def test_the_order_of_clips_in_a_cache_moves_no_figure(cache, tmp_path):
+    """Caches of one set by two encoders, whose files are given in different orders."""
+    more, *others = [
+        write_synthetic(tmp_path / f"{prefix}{name}.h5", seed=seed, prefix=prefix, name=name)
+        for prefix, seed, name in (("b", 1, "fake"), ("clip", 0, "other"), ("b", 1, "other"))
+    ]
+    figures = []
+    for order in (others, others[::-1]):
+        out = tmp_path / order[0].stem
+        ablate(
+            [cache, more, *order], out, grid=Grid({}, (), QUICK), seeds=1, cv="group", resamples=0
+        )
+        table = pd.read_csv(out / "summary.csv")
+        figures.append(table[table["model"].isin(["head", "ridge"])]["clip_srcc"])
+    np.testing.assert_allclose(figures[0], figures[1], atol=1e-5)
+
+
+def test_cells_that_read_prompts_and_cells_that_do_not_are_judged_on_the_same_clips(
+    tmp_path, monkeypatch
+):
+    def with_gaps(frame):
+        return clip_table(frame.assign(prompt=frame["prompt"].where(frame.index > 3, "")))
+
+    monkeypatch.setattr("synthetic_cache.clip_table", with_gaps)
+    some = write_synthetic(tmp_path / "some.h5")
+    grid = Grid({"inputs": ["audio", "concat"]}, (), QUICK)
+    ablate(some, tmp_path / "out", grid=grid, seeds=1, cv="3", resamples=0)
+    table = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert set(table["clips"]) == {36}
 
 
 def test_baselines_say_which_feature_they_read(cache, tmp_path):

@@ -1,7 +1,7 @@
 """Which clips heads are trained on and judged by, and how: decided before torch is loaded."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -109,7 +109,7 @@ class AxisGroup(NamedTuple):
 
 
 def choose_clips(
-    cache: Cache, options: RunOptions, *, text: bool = False, common: Collection[str] | None = None
+    cache: Cache, options: RunOptions, *, text: bool = False, common: Sequence[str] | None = None
 ) -> Clips:
     """Return the clips of a cache that have what training takes, and are to be used.
 
@@ -118,7 +118,7 @@ def choose_clips(
         options: ``axis``, ``labels``, ``only`` and ``without`` of the run. A label file stands in
             place of the cache's labels, systems, groups and splits, as far as it has them.
         text: whether a clip needs a prompt.
-        common: ids of the clips to use; None for all.
+        common: ids of the clips to use, in this order; None for all, in the cache's.
 
     Raises:
         QamroError: no such axis, no such column or value, or no clip is left.
@@ -154,6 +154,10 @@ def choose_clips(
         why = ", ".join(f"{out.sum()} {what}" for what, out in lacks.items() if out.any())
         logger.info("%d of %d clips are left out: %s", int((~usable).sum()), len(usable), why)
     rows = np.flatnonzero(usable).astype(np.int64)
+    if common is not None:
+        # Caches of one set may have its clips in different orders.
+        place = pd.Index(common).get_indexer(pd.Index(clips["clip_id"].iloc[rows]))
+        rows = rows[np.argsort(place)]
     table = clips.iloc[rows].reset_index(drop=True)
     # A label file may have groups of its own.
     kind = "" if options.labels is not None else group_kind(cache.dataset)

@@ -39,7 +39,7 @@ def parts_of_grid(
     cache: Cache,
     cells: Sequence[Cell],
     options: AblateOptions,
-    common: frozenset[str] | None,
+    common: Sequence[str] | None,
     onto: Onto | None,
 ) -> list[Part]:
     """Group the cells by what they read of a cache and by folds; then part the axes."""
@@ -48,19 +48,20 @@ def parts_of_grid(
         text = cell.recipe.head.inputs != "audio"
         key = (cell.feature, text, cell.cv, cell.clips, cell.systems)
         groups.setdefault(key, []).append(place)
-    clips, parts = {}, []
-    held_out: dict[tuple[bool, str], list[AxisGroup]] = {}
+    # All on the same clips: those with a prompt, where some cell reads prompts.
+    prompts = any(text for _, text, *_ in groups)
+    clips = choose_clips(cache, options, text=prompts, common=common)
+    held_out: dict[str, list[AxisGroup]] = {}
+    parts = []
     for (feature, text, cv, *few), members in groups.items():
         cache.feature_name(feature)
-        if text not in clips:
-            clips[text] = choose_clips(cache, options, text=text, common=common)
-        if (text, cv) not in held_out:
-            held_out[text, cv] = (
-                hold_out(cache, clips[text], cv, options)
+        if cv not in held_out:
+            held_out[cv] = (
+                hold_out(cache, clips, cv, options)
                 if onto is None
-                else learn_all(cache, clips[text], onto)
+                else learn_all(cache, clips, onto)
             )
-        for rated, held in held_out[text, cv]:
+        for rated, held in held_out[cv]:
             folds = thinned(held.folds, rated, *few)
             if any(few) and (folds.train == held.folds.train).all():
                 logger.info("%s: the folds have no more; it is all of them", _few_words(*few))

@@ -207,8 +207,8 @@ def _refuse_disk(done: Path, parts: Sequence[Part], seeds: int) -> None:
     refuse_disk(_ROW * rows + max(0, kept - there), done)
 
 
-def _common_clips(caches: Sequence[Cache]) -> frozenset[str] | None:
-    """Return the clips that every cache has features of; None for a single cache."""
+def _common_clips(caches: Sequence[Cache]) -> list[str] | None:
+    """Return the clips that every cache has features of, in one order; None for one cache."""
     if len(caches) == 1:
         return None
     sets = [set(c.clips["clip_id"][c.clips["status"] == "ok"]) for c in caches]
@@ -218,7 +218,7 @@ def _common_clips(caches: Sequence[Cache]) -> frozenset[str] | None:
     lost = max(len(one) for one in sets) - len(common)
     if lost:
         logger.warning("comparing on the %d clips that all caches have", len(common))
-    return common
+    return [name for name in caches[0].clips["clip_id"] if name in common]
 
 
 def _open_by_encoder(caches: CacheLike | Sequence[CacheLike]) -> list[Cache]:
