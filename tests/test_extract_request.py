@@ -1,5 +1,6 @@
 """What one extraction may be asked to do: an option has its domain, in Python as in a shell."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -145,3 +146,20 @@ def test_requests_load_no_torch() -> None:
 
     code = "import sys, qamro_cache_cli.extract; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_missing_package_is_one_error_before_the_first_clip(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the failure of every clip; what decodes clips comes with the core."""
+    monkeypatch.setattr("qamro_cache.encoders.support.find_spec", lambda name: None)
+    out = tmp_path / "emb.h5"
+    ask = ["--manifest", str(manifest), "--encoder", "distillmos", "--out", str(out)]
+    failed = CliRunner().invoke(command, ask)
+    assert failed.exit_code == 1
+    line = failed.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: encoder distillmos is not ready: package distillmos is not")
+    assert "run: pip install 'distillmos" in line
+    assert not list(tmp_path.glob("emb.h5*"))
+    core = (Path(__file__).parents[1] / "setup.cfg").read_text().split("[options.package_data]")[0]
+    assert {"soundfile", "soxr"} <= set(re.findall(r"^    (\w+)>=", core, re.MULTILINE))
