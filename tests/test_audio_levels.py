@@ -177,3 +177,9 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "real" / "above").symlink_to(tmp_path / "audio")
     found, _ = find_audio(tmp_path / "audio")
     assert found == [tmp_path / "audio" / "link" / "a.wav"]
+    # A link beside its folder, whatever the two are called, makes no clip twice.
+    (tmp_path / "aaa").symlink_to(tmp_path / "real")
+    (tmp_path / "zzz").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "above").unlink()
+    found, _ = find_audio(tmp_path)
+    assert found == [tmp_path / "real" / "a.wav"]

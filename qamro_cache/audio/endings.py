@@ -62,10 +62,15 @@ def find_audio(folder: Path) -> tuple[list[Path], list[Path]]:
     found = []
     seen = {os.path.realpath(folder)}
     for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-        inner = {name: os.path.realpath(Path(place, name)) for name in folders}
-        # A link to a folder above would never end.
-        folders[:] = [n for n, real in inner.items() if n[0] != "." and real not in seen]
-        seen.update(inner[name] for name in folders)
+        # A link to a folder above would never end. Folders come before links to them, and by their
+        # names, so that the clips' names are the same on every disk.
+        inner = sorted((Path(place, name).is_symlink(), name) for name in folders if name[0] != ".")
+        folders.clear()
+        for _, name in inner:
+            real = os.path.realpath(Path(place, name))
+            if real not in seen:
+                folders.append(name)
+            seen.add(real)
         found += [Path(place, name) for name in names if not name.startswith(".")]
     paths = sorted(path for path in found if path.is_file())
     readable = [path for path in paths if path.suffix.lower() in AUDIO_ENDINGS]
