@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 
 from qamro_cache.audio.endings import ENDINGS
-from qamro_cache.audio.endings import AUDIO_ENDINGS
 from qamro_cache.datasets.cells import all_numbers, decimal_points, stems_of_paths
 from qamro_cache.datasets.form import NAMELESS, find_form
 from qamro_cache.datasets.options import as_option, parse_columns

@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.audio.endings import ENDINGS
-from qamro_cache.audio.endings import AUDIO_ENDINGS, OTHER_ENDINGS
 from qamro_cache.datasets.tables import Text, factorize, text
 from qamro_cache.errors import QamroError
 
