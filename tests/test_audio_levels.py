@@ -16,9 +16,11 @@ from qamro_cache.audio.decode import ClipDecoder
 from qamro_cache.audio.endings import AUDIO_ENDINGS, OTHER_ENDINGS, find_audio
 from qamro_cache.datasets.checks import check_dataset
 from qamro_cache.datasets.records import Dataset, labels_from_means
+from qamro_cache.errors import ClipError
 from qamro_cache.extraction.extract import extract
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.identity import AudioPolicy
+from qamro_cache.scoring.folder import clips_of_folder
 
 POLICY = AudioPolicy(8000, 8000, 8000)
 
@@ -177,6 +179,17 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "real" / "above").symlink_to(tmp_path / "audio")
     found, _ = find_audio(tmp_path / "audio")
     assert found == [tmp_path / "audio" / "link" / "a.wav"]
+    # A link that leads nowhere, or round, is no clip without a word.
+    (tmp_path / "audio" / "broken.wav").symlink_to("nowhere")
+    (tmp_path / "audio" / "round.wav").symlink_to("round.wav")
+    clips = clips_of_folder(tmp_path / "audio").clips
+    assert clips["clip_id"].tolist() == ["broken.wav", "link/a.wav", "round.wav"]
+    for path, code in zip(clips["path"], ("missing", "empty", "unreadable"), strict=True):
+        with pytest.raises(ClipError) as caught:
+            look_at(Path(path))
+        assert caught.value.code == code
+    for name in ("broken.wav", "round.wav"):
+        (tmp_path / "audio" / name).unlink()
     # A link beside its folder, whatever the two are called, makes no clip twice.
     (tmp_path / "aaa").symlink_to(tmp_path / "real")
     (tmp_path / "zzz").symlink_to(tmp_path / "real")

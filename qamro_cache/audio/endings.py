@@ -54,7 +54,7 @@ def find_audio(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the audio files below a folder in order, and the audio that cannot be read here.
 
     Hidden files and folders are passed over: macOS leaves ``._NAME.wav`` beside ``NAME.wav``.
-    Links to folders are followed.
+    Links to folders are followed. A link to nothing is a file that cannot be read, as any other.
 
     Raises:
         OSError: a folder cannot be read.
@@ -72,9 +72,9 @@ def find_audio(folder: Path) -> tuple[list[Path], list[Path]]:
                 folders.append(name)
             seen.add(real)
         found += [Path(place, name) for name in names if not name.startswith(".")]
-    paths = sorted(path for path in found if path.is_file())
-    readable = [path for path in paths if path.suffix.lower() in AUDIO_ENDINGS]
-    return readable, [path for path in paths if path.suffix.lower() in OTHER_ENDINGS]
+    found.sort()
+    readable = [path for path in found if path.suffix.lower() in AUDIO_ENDINGS]
+    return readable, [path for path in found if path.suffix.lower() in OTHER_ENDINGS]
 
 
 def _raise(error: OSError) -> None:

@@ -1,6 +1,7 @@
 """A folder of audio as clips to be scored."""
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -33,5 +34,5 @@ def clips_of_folder(audio: Path) -> Dataset:
     names = [path.relative_to(folder) for path in paths]
     clips["clip_id"] = [name.as_posix() for name in names]
     clips["system"] = ["" if len(name.parts) == 1 else name.parts[0] for name in names]
-    clips["path"] = [str(path.resolve()) for path in paths]
+    clips["path"] = [os.path.realpath(path) for path in paths]
     return Dataset("audio", clips, labels_from_means((), np.empty((len(paths), 0))))
