@@ -539,6 +539,36 @@ PIPED = {
 }
 
 
+#: Codec of ffmpeg -> the format's number. ffmpeg makes the format extensible for float, and for
+#: all at high rates.
+W64_CODECS = {
+    "pcm_u8": 1, "pcm_s16le": 1, "pcm_s24le": 1, "pcm_s32le": 1, "pcm_f32le": 3, "pcm_f64le": 3,
+    "pcm_alaw": 6, "pcm_mulaw": 7,
+}  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+@pytest.mark.parametrize("codec", W64_CODECS)
+def test_an_extensible_w64_is_read_as_what_it_holds(tmp_path: Path, codec: str) -> None:
+    soundfile.write(tmp_path / "in.wav", noise(FRAMES, 1), 96000, "FLOAT")
+    call = ["ffmpeg", "-loglevel", "error", "-i", str(tmp_path / "in.wav"), "-c:a", codec]
+    for container in ("w64", "wav"):
+        subprocess.run([*call, "-f", container, str(tmp_path / container)], check=True)
+    data = (tmp_path / "w64").read_bytes()
+    place = data.index(b"fmt ") + 24
+    assert data[place : place + 2] == b"\xfe\xff", "the case is none"
+    assert data[place + 24] == W64_CODECS[codec]
+    expected = decoded(tmp_path / "wav")
+    assert len(expected) == FRAMES
+    np.testing.assert_array_equal(found_in(tmp_path, data), expected)
+    np.testing.assert_array_equal(found_in(tmp_path, data * 2), np.tile(expected, 2))
+    np.testing.assert_array_equal(found_in(tmp_path, with_size(data, "w64", 0)), expected)
+    assert isinstance(found_in(tmp_path, data[:-9]), str)
+    # A codec that is no list of numbers.
+    said = found_in(tmp_path, put(data, place + 24, b"\2"))
+    assert "is a W64 whose sound is coded in a way (2) that cannot be read here" in str(said)
+
+
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
 @pytest.mark.parametrize("name", PIPED)
 def test_what_ffmpeg_writes_into_a_pipe_and_into_a_file(tmp_path: Path, name: str) -> None:

@@ -10,7 +10,8 @@ from qamro_cache.audio.containers.source import FileBytes, Part
 #: Chunks that stand after the sound and may be cut without harm.
 _KNOWN = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"smpl", b"fact", b"PEAK", b"iXML", b"JUNK")
 #: Codecs whose frames have all the same size: PCM, float, A-law and mu-law.
-_PLAIN = (1, 3, 6, 7)
+PCM = 1
+PLAIN = (PCM, 3, 6, 7)
 _MPEG = (0x50, 0x55)
 _EXTENSIBLE = 0xFFFE
 
@@ -37,7 +38,7 @@ class WaveFormat:
         if codec == _EXTENSIBLE and len(chunk) >= 26:
             codec = struct.unpack_from(f"{order}H", chunk, 24)[0]
         self.codec = codec
-        plain = codec in _PLAIN and channels and align == channels * ((bits + 7) // 8)
+        plain = codec in PLAIN and channels and align == channels * ((bits + 7) // 8)
         self.width = align if plain else 0
 
 
