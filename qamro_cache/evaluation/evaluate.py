@@ -22,6 +22,7 @@ from qamro_cache.evaluation.judged import Judged, rated, warn_of_small_numbers, 
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.evaluation.others import (
     Other,
+    Source,
     held_against,
     only_scored,
     read_other,
@@ -59,14 +60,14 @@ def evaluate(
         ``yes`` or ``near``; None where not known), ``trained_on_near`` (how many of these sound
         like a clip that it was trained on), ``without_trained`` (`score` of the others, None where
         that are all or none),
-        ``by_system`` (see `by_system`), ``baselines`` (file -> what `score` returns of it),
-        ``verdicts`` (see `verdicts`),
-        ``partly_predicted`` (clips left out because not every seed predicts them) and
-        ``published_systems`` (systems whose published score is the truth; the others' is the mean
-        over the clips scored); ``synthetic``; ``defaults_chosen_on`` (the set, if a default of the
-        training was chosen on it); ``encoder``, ``feature`` and ``split`` as the
-        ``metrics.json`` beside the predictions of a qamro-train run has them, else empty;
-        ``unpredicted`` and ``unlabeled``: clips that only
+        ``by_system`` (see `by_system`), ``baselines`` (file, or baseline on the predictions' own
+        folds where the labels are a cache -> what `score` returns of it), ``verdicts`` (see
+        `verdicts`), ``error_sources`` (see there), ``partly_predicted`` (clips left out because
+        not every seed predicts them) and ``published_systems`` (systems whose published score is
+        the truth; the others' is the mean over the clips scored); ``synthetic``;
+        ``defaults_chosen_on`` (the set, if a default of the training was chosen on it);
+        ``encoder``, ``feature`` and ``split`` as the ``metrics.json`` beside the predictions of a
+        qamro-train run has them, else empty; ``unpredicted`` and ``unlabeled``: clips that only
         one of the two has (a row without a number is no prediction). JSON types.
 
     Raises:
@@ -88,10 +89,12 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     from qamro_cache.evaluation.bootstrap import refuse_resamples
 
     refuse_resamples(options.draws, len(found.rows))
+    origin, cache = origin_of(request.predictions), request.cache
+    source = None if cache is None else Source(cache, origin["feature"], table)
     axes: dict[str, Any] = {}
     learned = False
     for theirs, ours in pairs.items():
-        scored = _score_axis(found, truth, theirs, ours, options.draws, others)
+        scored = _score_axis(found, truth, theirs, ours, options.draws, others, source)
         if scored["clips"] == scored["trained_on"] and scored["clips"]:
             learned = True
             if not options.include_trained:
@@ -118,7 +121,7 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
         "dataset": truth.name,
         "synthetic": truth.synthetic,
         "defaults_chosen_on": defaults_chosen_on(truth.name),
-        **origin_of(request.predictions),
+        **origin,
         "chosen": describe(options.only, options.without),
         "unpredicted": len(found.rows) - len(found.position),
         "unlabeled": found.unlabeled,
@@ -133,9 +136,11 @@ def _score_axis(
     ours: str,
     resamples: int | None,
     models: Sequence[Other],
+    source: Source | None,
 ) -> dict[str, Any]:
     """Return what `evaluate` does of one axis; without ``metrics`` where no clip is left."""
     from qamro_cache.evaluation.ceiling import ceiling
+    from qamro_cache.evaluation.from_cache import baselines_beside
     from qamro_cache.evaluation.learned import of_trained
     from qamro_cache.evaluation.score import score
     from qamro_cache.evaluation.variance import error_sources
@@ -147,43 +152,41 @@ def _score_axis(
     pred = _by_seed(part, found)
     beside = scores_beside(models, theirs, clips["clip_id"].tolist())
     target = only_scored(target, beside, ours)
+    beside |= baselines_beside(source, theirs, ours, truth.labels.mean[:, index], found.rows)
     labeled = np.isfinite(target)
     some, every = np.isfinite(pred).any(0) & labeled, np.isfinite(pred).all(0) & labeled
     if (partial := int(some.sum() - every.sum())) and every.any():
         logger.warning(
             "%s: %d of %d clips are scored, which have a prediction of all %d seeds; %d lack one",
             ours,
-            int(every.sum()),
-            int(some.sum()),
-            len(pred),
-            partial,
+            *(int(every.sum()), int(some.sum()), len(pred), partial),
         )
+    why = f"the predictions are of another axis, {theirs}"
     if theirs in ("", ours):
         why = why_other_scale(part, axis, target[found.places(part)])
-    else:
-        why = f"the predictions are of another axis, {theirs}"
     if not why and (off := axis.notice_outside(part["prediction"].to_numpy(np.float64))):
         logger.warning(off)
     if why and every.any():
         logger.info("%s: MSE (fit), the error after the best straight line: %s", ours, why)
     warn_of_small_numbers(ours, Judged(np.where(every, target, np.nan), found.system))
     ways = ways_of(clips)
-    ratings = rated(select_labels(truth.labels, found.rows), index)
-    ways |= {"ratings": ratings, "group_kind": truth.group_kind}
+    ways["ratings"] = rated(select_labels(truth.labels, found.rows), index)
+    ways["group_kind"] = truth.group_kind
     judged = Judged(target, found.system, published, same_scale=not why, **ways)
     scored = score(pred, judged, resamples=resamples)
     scored |= held_against(theirs, pred, scored, beside, judged, resamples)
     scored |= of_trained(_said(part, found), pred, judged, resamples)
-    scored["predicted_axis"] = theirs or ours
-    scored["scale"] = [axis.low, axis.high]
-    scored["partly_predicted"] = partial
     far = part.loc[part["ood"] == "True", "clip_id"] if "ood" in part else None
-    scored["ood"] = None if far is None else far.nunique()  # a clip stands there once a seed
-    scored["published_systems"] = 0 if published is None else int(np.isfinite(published).sum())
-    scored["ceiling"] = ceiling(judged.only(every))
-    scored["error_sources"] = error_sources(pred, judged.only(every))
-    scored["by_system"] = by_system(pred.mean(0), judged, clips["system"].tolist())
-    return scored
+    return scored | {
+        "predicted_axis": theirs or ours,
+        "scale": [axis.low, axis.high],
+        "partly_predicted": partial,
+        "ood": None if far is None else far.nunique(),  # a clip stands there once a seed
+        "published_systems": 0 if published is None else int(np.isfinite(published).sum()),
+        "ceiling": ceiling(judged.only(every)),
+        "error_sources": error_sources(pred, judged.only(every)),
+        "by_system": by_system(pred.mean(0), judged, clips["system"].tolist()),
+    }
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from qamro_cache.cache.reader import Cache
 from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.tables import numbers, read_table, repeated, text
 from qamro_cache.errors import QamroError
@@ -82,6 +83,20 @@ def read_other(path: Path) -> Other:
     return Other(path, {"": pd.Series(np.asarray(scores, np.float64), list(ids))}, own_units=True)
 
 
+class Source(NamedTuple):
+    """Where baselines come from.
+
+    Attributes:
+        cache: open; its clips are those of the labels.
+        feature: that the heads read; empty: not known, the cache's first.
+        table: of the predictions, as `read_predictions` reads it.
+    """
+
+    cache: Cache
+    feature: str
+    table: pd.DataFrame
+
+
 class Beside(NamedTuple):
     """The scores [C] of another model on one axis, and whether they are in their own units."""
 
@@ -152,4 +167,5 @@ def held_against(
             *((other, models[other], found[other]) for other in found),
         )
     ]
-    return {"baselines": found, "verdicts": verdicts(ours, others, models, judged, resamples)}
+    always = set(models) - {"kNN", "train mean"}
+    return {"baselines": found, "verdicts": verdicts(ours, others, always, judged, resamples)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from qamro_cache.cache.reader import CacheLike
+from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.datasets.axes import with_scales
 from qamro_cache.datasets.options import parse_scales, refuse_columns
 from qamro_cache.datasets.records import Dataset
@@ -27,11 +27,13 @@ class EvaluateRequest:
         predictions: file, or a table of `predict`.
         truth: the labels.
         options: as given.
+        cache: open, where the labels are those of one.
     """
 
     predictions: Path | pd.DataFrame
     truth: Dataset
     options: EvaluateOptions
+    cache: Cache | None = None
 
 
 def evaluate_request(
@@ -59,11 +61,12 @@ def evaluate_request(
     refuse_columns(options.columns, "--labels FILE", table=is_table(labels))
     if labels is None:
         labels = load_dataset(options.dataset, options.data_dir)
-    truth = labels if isinstance(labels, Dataset) else read_truth(labels, options.columns)
+    cache = None if is_table(labels) or isinstance(labels, Dataset) else open_cache(labels)
+    truth = labels if isinstance(labels, Dataset) else read_truth(cache or labels, options.columns)
     if options.scale:
         clip_ids = truth.clips["clip_id"].tolist()
         scaled = with_scales(truth.labels, parse_scales(options.scale), clip_ids)
         truth = replace(truth, labels=scaled)
     if not isinstance(predictions, pd.DataFrame):
         predictions = as_path(predictions, "a file of predictions")
-    return EvaluateRequest(predictions, truth, options)
+    return EvaluateRequest(predictions, truth, options, cache)

@@ -12,6 +12,7 @@ from qamro_cache.cache.content import TextFeatures, WindowFeatures
 from qamro_cache.cache.reader import Cache
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.compare import baselines
+from qamro_cache.evaluation.from_cache import own_scores
 from qamro_cache.experiments.clips import Clips
 from qamro_cache.heads.architecture import Architecture, row_blocks
 from qamro_cache.heads.network import input_width, prepare_rows
@@ -81,19 +82,8 @@ class Material:
         return baselines(vectors, truth, learned, folds.test, blocks, folds.groups, every=every)
 
     def own_scores(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Return the encoder's own scores of the clips, in its units: name -> [C].
-
-        Its features of one number are scores of a window; a clip's is their mean. Nothing of
-        these clips' labels is in them.
-        """
-        rows = torch.from_numpy(self.clips.rows)
-        scores = {}
-        for name, shape in self.cache.features.items():
-            if shape == (1,):
-                windows, offsets, weights, _ = _take(self.cache.read(name), None, rows)
-                means = mean_rows(windows, clip_of_window(offsets), weights, len(rows))
-                scores[f"{self.encoder} {name}"] = means[:, 0].double().numpy()
-        return scores
+        """Return the encoder's own scores of the clips, in its units: name -> [C]."""
+        return own_scores(self.cache, self.clips.rows)
 
     def check_head(self, head: Architecture) -> None:
         """Refuse a head that does not take the feature."""
