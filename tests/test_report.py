@@ -18,7 +18,8 @@ from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.checks import check_dataset
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.judged import Rated
+from qamro_cache.evaluation.compare import paired_gap
+from qamro_cache.evaluation.judged import Judged, Rated, codes_of, ways_of
 from qamro_cache.reports.clips import predicted_of, ranked_groups, worst_pairs
 from qamro_cache.reports.numbers import number
 from qamro_cache.reports.raters import mean_of_others
@@ -313,3 +314,33 @@ def test_raters_are_held_against_the_others_alone():
                   np.array([5.0, 1.0, 3.0, 4.0, 2.0, 1.0, 2.0]))  # fmt: skip
     wanted = [2.0, 5.0, 5.0, 2.0, 4.0, 2.0, 1.0]
     np.testing.assert_allclose(mean_of_others(rated), wanted)
+
+
+def test_runs_are_compared_by_paired_differences(made, tmp_path):
+    train(made / "emb.h5", tmp_path / "huber", **QUICK, loss="huber@standardized")
+    folders = [made / "run", tmp_path / "huber"]
+    page = page_of(*folders, out=tmp_path / "a.html")
+    for axis, index in (("quality", 0), ("match", 1)):
+        table = [pd.read_csv(one / "predictions.csv") for one in folders]
+        means = [one[one["axis"] == axis].groupby("clip_id")["prediction"].mean() for one in table]
+        cache = open_cache(made / "emb.h5")
+        clips = cache.clips[cache.clips["status"] == "ok"].sort_values("clip_id")
+        judged = Judged(
+            cache.labels.mean[clips.index, index],
+            codes_of(clips["system"].to_numpy(dtype=str)),
+            **ways_of(clips, "group"),
+        )
+        gap = paired_gap(means[1].to_numpy(), means[0].to_numpy(), judged, "clip_srcc")
+        for value in gap:
+            assert number(value) in page.text
+    assert "huber beats run" in page.text
+    assert "Settings that differ" in page.text
+    with pytest.raises(QamroError, match="compares its cells itself"):
+        report([made / "run", made / "grid"], tmp_path / "b.html")
+    with pytest.raises(QamroError, match="named twice"):
+        report([made / "run", made / "run"], tmp_path / "b.html")
+    labels = pd.DataFrame({"clip_id": clips["clip_id"], "quality": range(len(clips))})
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    train(made / "emb.h5", tmp_path / "other", **QUICK, labels=tmp_path / "labels.csv")
+    with pytest.raises(QamroError, match="judged by other ratings"):
+        report([made / "run", tmp_path / "other"], tmp_path / "b.html")

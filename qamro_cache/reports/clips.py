@@ -44,14 +44,26 @@ class Predicted:
         mean: Floats = self.pred.mean(0)
         return mean
 
-    def judged(self, cv: str = "", word: str = "group") -> Judged:
-        """Return the clips as `qamro_cache.evaluation` takes them."""
+    def only(self, rows: Ints) -> "Predicted":
+        """Return some of the clips, in the order of ``rows``."""
+        return Predicted(
+            self.clip_id[rows],
+            self.system[rows],
+            self.group[rows],
+            self.target[rows],
+            self.pred[:, rows],
+            self.path[rows],
+        )
+
+    def judged(self, cv: str, word: str, kind: str) -> Judged:
+        """Return the clips as `qamro_cache.evaluation` takes them; see `Judged`."""
         reference = np.array([named_reference(name) for name in self.system], np.bool_)
         return Judged(
             self.target,
             codes_of(self.system),
             group=codes_of(self.group),
             group_word=word,
+            group_kind=kind,
             reference=reference,
             cv=cv,
         )

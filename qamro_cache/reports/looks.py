@@ -47,7 +47,7 @@ def looks(
         scale: the range of the axis.
         held_out: whether it is known that no clip is predicted by heads that learned its label.
     """
-    figures: list[Figure] = [_by_clip(axis, of, scale, held_out)]
+    figures: list[Figure] = [by_clip(axis, of, scale, held_out=held_out)]
     groups = ranked_groups(of)
     if groups:
         figures += _ranks(axis, of, groups, noun)
@@ -114,7 +114,8 @@ def _or(value: float, other: float) -> float:
     return value if np.isfinite(value) else other
 
 
-def _by_clip(axis: str, of: Predicted, scale: Scale, held_out: bool) -> Scatter:
+def by_clip(axis: str, of: Predicted, scale: Scale, *, held_out: bool) -> Scatter:
+    """Return predictions against ratings, a point a clip."""
     systems = sorted(set(of.system.tolist()))
     place = {name: k for k, name in enumerate(systems)}
     x, y = _both("predicted", scale, np.concatenate([of.target, of.mean]))

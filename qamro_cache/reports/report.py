@@ -27,12 +27,12 @@ def report(
     form: str = "html",
     audio: str = "link",
 ) -> Path:
-    """Make a page of the folder of a run or a grid.
+    """Make a page of the folder of a run or a grid, or one that compares several runs.
 
     Args:
         folders: that ``qamro-train`` or ``qamro-ablate`` wrote.
-        out: the file; empty: ``report.html`` in the folder. A report is replaced, any other file
-            is kept.
+        out: the file; empty: ``report.html`` in the (first) folder. A report is replaced, any
+            other file is kept.
         form: one of `FORMS`.
         audio: ``link`` players to the audio, where it is at hand; ``embed`` the sounds in the
             page; or ``none``.
@@ -41,7 +41,8 @@ def report(
         The file.
 
     Raises:
-        QamroError: a folder holds neither, or the file cannot be written.
+        QamroError: a folder holds neither, several are no runs of the same clips, or the file
+            cannot be written.
     """
     from qamro_cache.reports.read import read_folder
 
@@ -53,6 +54,10 @@ def report(
 
 
 def _page_of(folders: Sequence["Folder"]) -> Page:
+    if len(folders) > 1:
+        from qamro_cache.reports.compare import comparison_page
+
+        return comparison_page(folders)
     if folders[0].grid:
         from qamro_cache.reports.grid import grid_page
 

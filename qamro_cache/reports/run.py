@@ -59,8 +59,15 @@ def axis_of(folder: Folder, axis: str) -> Predicted:
 
 def noun_of(folder: Folder, word: str) -> str:
     """Return what a group is called in a sentence: ``song``, ``prompt``, else ``group``."""
-    kind = group_kind(folder.record["dataset"]) if word == "group" else ""
+    kind = kind_of(folder) if word == "group" else ""
     return kind if kind.isalpha() else word
+
+
+def kind_of(folder: Folder) -> str:
+    """Return what the set's description calls its groups; of a label file's, nothing is known."""
+    if folder.config.get("given", {}).get("labels"):
+        return ""
+    return group_kind(folder.record["dataset"])
 
 
 def findings(found: Sequence[Mapping[str, str]]) -> list[Block]:
