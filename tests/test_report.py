@@ -1,6 +1,7 @@
 """Pages of runs and grids: what they say is what the files say, whatever clips are called."""
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 
@@ -22,8 +23,13 @@ from qamro_cache.evaluation.compare import paired_gap
 from qamro_cache.evaluation.judged import Judged, Rated, codes_of, ways_of
 from qamro_cache.reports.clips import predicted_of, ranked_groups, worst_pairs
 from qamro_cache.reports.numbers import number
+from qamro_cache.reports.page import Scale, Scatter
+from qamro_cache.reports.plots import plot
 from qamro_cache.reports.raters import mean_of_others
+from qamro_cache.reports.read import read_folder
+from qamro_cache.reports.run import run_page
 from qamro_cache.reports.svg import heat_color
+from qamro_cache.reports.tables import markdown_of, tex_of
 
 QUICK = {"epochs": 4, "widths": "8", "lr": 0.01, "seeds": 2, "cv": "group"}
 
@@ -112,6 +118,47 @@ def test_the_loss_by_epoch_is_there_where_a_validation_set_was_watched(made, tmp
     assert number(epochs[-1]["median"]) in " ".join(page.scripts)
 
 
+def count_of(page):
+    return page.tags.count("figure")
+
+
+@pytest.mark.slow
+def test_papers_have_tables_with_intervals_and_figures(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    figures = count_of(page_of(made / "run", out=tmp_path / "a.html"))
+    record = json.loads((made / "run" / "metrics.json").read_text())
+    text = {form: report(made / "run", tmp_path / f"b.{form}", form=form).read_text()
+            for form in ("md", "tex")}  # fmt: skip
+    for axis in record["axes"].values():
+        for scored in axis["models"].values():
+            for level in ("clip", "system"):
+                value, low, high = (
+                    scored["metrics"][f"{level}_srcc"][part] for part in ("value", "low", "high")
+                )
+                between = f" [{number(low)}, {number(high)}]" if low is not None else ""
+                for found in text.values():
+                    plain = found.replace("\\[", "[").replace("\\]", "]")
+                    assert f"{number(value)}{between}" in plain
+    for form, ending in (("md", "png"), ("tex", "pdf")):
+        files = sorted((tmp_path / "b_figures").glob(f"*.{ending}"))
+        assert len(files) == figures
+        assert all(f"b_figures/{file.name}" in text[form] for file in files)
+        start = {"png": b"\x89PNG", "pdf": b"%PDF"}[ending]
+        assert all(file.read_bytes().startswith(start) for file in files)
+    pdf = report(made / "run", tmp_path / "b.pdf", form="pdf").read_bytes()
+    tables = text["tex"].count("begin{table}")
+    assert len(re.findall(rb"/Type /Page\b", pdf)) == figures + tables
+    pictures = report(made / "run", tmp_path / "pictures", form="png")
+    (pictures / "mine.txt").write_text("mine")
+    report(made / "run", pictures, form="png")
+    assert sorted(path.suffix for path in pictures.iterdir()) == [".png"] * figures + [".txt"]
+    report(made / "grid", tmp_path / "grid.pdf", form="pdf")
+    hostile = Scatter("$x$ _^ \u05e9", "", Scale("a$", 0, 1), Scale("b", 0, 1), [(0, 1)], ("$",))
+    assert plot(hostile, "png").startswith(b"\x89PNG")
+    again = report(made / "run", tmp_path / "b.md", form="md")
+    assert again.read_text() == text["md"]
+
+
 HOSTILE = ['</script><script>alert("1")</script>', "\u05e9\u05dc\u05d5\u05dd <b>&amp;",
            "'\"><img src=x>", "n" * 300, "a\u202eb ${x} {{ 7*7 }}"]  # fmt: skip
 
@@ -138,6 +185,15 @@ def test_names_are_text_whatever_they_are(made, tmp_path):
     for text in page.scripts:
         if text.startswith("{"):
             json.loads(text)
+    said = run_page(read_folder(run))
+    files = {id(figure): "b_figures/a.png" for figure in said.figures()}
+    text = tex_of(said, files)
+    lines = [line for line in text.splitlines() if not line.startswith("%")]
+    bare = re.sub(r"\\[\\{}$&#%_]", "", "\n".join(lines))
+    assert bare.count("{") == bare.count("}")
+    assert not re.search(r"[#_<>]", re.sub(r"\\includegraphics.*", "", bare))
+    marked = markdown_of(said, files)
+    assert not re.search(r"(?<!\\)<(?!b_figures|!-- made)", marked)
 
 
 def test_nothing_is_loaded_but_audio(made, tmp_path):

@@ -1,11 +1,18 @@
 """Make a report of what the commands left in their folders."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qamro_cache.errors import OptionError
-from qamro_cache.files import refuse_other, write_text
+from qamro_cache.files import (
+    refuse_other,
+    replace_folder,
+    replaceable_folder,
+    write_file,
+    write_text,
+)
 from qamro_cache.paths import PathLike, as_list, as_path
 from qamro_cache.reports.page import Page
 
@@ -13,11 +20,11 @@ if TYPE_CHECKING:
     from qamro_cache.reports.read import Folder
 
 #: What a report is written as, and whether players link to the audio or hold it.
-FORMS = ("html",)
+FORMS = ("html", "md", "tex", "pdf", "png")
 AUDIO = ("link", "embed", "none")
 
-#: What every page says of itself, early.
-_OURS = b'<meta name="generator" content="qamro_cache'
+#: What every report says of itself.
+_OURS = b"made by qamro_cache"
 
 
 def report(
@@ -33,7 +40,8 @@ def report(
         folders: that ``qamro-train`` or ``qamro-ablate`` wrote.
         out: the file; empty: ``report.html`` in the (first) folder. A report is replaced, any
             other file is kept.
-        form: one of `FORMS`.
+        form: one of `FORMS`. ``md`` and ``tex`` hold the tables, their figures lie in a folder
+            beside them; ``pdf`` holds both; ``png`` is a folder of figures.
         audio: ``link`` players to the audio, where it is at hand; ``embed`` the sounds in the
             page; or ``none``.
 
@@ -72,20 +80,51 @@ def write_page(page: Page, out: Path, form: str = "html", audio: str = "link") -
     for value, choices, name in ((form, FORMS, "form"), (audio, AUDIO, "audio")):
         if value not in choices:
             raise OptionError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+    if form == "png":
+        _figures(page, out, "png")
+        return out
+    refuse_other(out, "report", is_report)
     if form == "html":
         from qamro_cache.reports.html import html_of
 
-        refuse_other(out, "report", is_report)
         write_text(out, html_of(page, out.absolute().parent, audio))
+    elif form == "pdf":
+        from qamro_cache.reports.plots import pdf_of
+        from qamro_cache.reports.tables import MADE_BY
+
+        data = pdf_of(page, MADE_BY)
+        write_file(out, lambda file: file.write(data))
+    else:
+        from qamro_cache.reports.tables import markdown_of, tex_of
+
+        folder = out.with_name(f"{out.stem}_figures")
+        ending, write = ("png", markdown_of) if form == "md" else ("pdf", tex_of)
+        files = _figures(page, folder, ending)
+        write_text(out, write(page, {key: f"{folder.name}/{name}" for key, name in files.items()}))
     return out
+
+
+def _figures(page: Page, folder: Path, ending: str) -> dict[int, str]:
+    """Write a page's figures into a folder; return the file of each, by the figure's ``id``."""
+    from qamro_cache.reports.plots import plot
+
+    replaceable_folder(folder)
+    named = re.compile(rf"\d\d-[-a-z0-9]*\.{ending}")
+    there = [path.name for path in folder.glob("*") if named.fullmatch(path.name)]
+    files = {}
+    with replace_folder(folder, there) as new:
+        for place, figure in enumerate(page.figures(), 1):
+            letters = re.sub(r"[^a-z0-9]+", "-", figure.title.lower()).strip("-")[:40]
+            files[id(figure)] = f"{place:02}-{letters}.{ending}"
+            (new / files[id(figure)]).write_bytes(plot(figure, ending))
+    return files
 
 
 def usual_place(folder: Path, form: str = "html") -> Path:
     """Return where the report of a folder lies where nobody said."""
-    return folder / f"report.{form}"
+    return folder / ("report_figures" if form == "png" else f"report.{form}")
 
 
 def is_report(path: Path) -> bool:
     """Tell whether a file is a page of ours."""
-    with path.open("rb") as file:
-        return _OURS in file.read(2000)
+    return _OURS in path.read_bytes()
