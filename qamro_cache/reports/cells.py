@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from qamro_cache.evaluation.score import DECIDES
@@ -32,19 +33,19 @@ class Question:
         """The rows of heads."""
         return [row for row in self.rows if row["model"] == "head"]
 
+    @cached_property
+    def _marks(self) -> dict[frozenset[tuple[str, str]], str]:
+        found = {self._cell(one["cell"]): "alike" for one in self.record.get("not_told_apart", [])}
+        best = self.record["cell"]
+        return found if best is None else found | {self._cell(best): "best"}
+
+    def _cell(self, row: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+        keys = {name: key_of(row[name]) for name in self.names if name in row}
+        return frozenset((name, key) for name, key in keys.items() if key)
+
     def mark(self, row: Mapping[str, Any]) -> str:
         """Return ``best``, or ``alike`` for a cell that cannot be told from it."""
-        mine = {name: key_of(row[name]) for name in self.names if key_of(row[name])}
-
-        def same(cell: Mapping[str, Any] | None) -> bool:
-            return cell is not None and mine == {
-                name: key_of(cell[name]) for name in self.names if name in cell
-            }
-
-        if same(self.record["cell"]):
-            return "best"
-        alike = self.record.get("not_told_apart", [])
-        return "alike" if any(same(one["cell"]) for one in alike) else ""
+        return self._marks.get(self._cell(row), "")
 
 
 def questions(folder: Folder) -> list[Question]:

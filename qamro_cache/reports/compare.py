@@ -24,6 +24,7 @@ from qamro_cache.reports.page import (
     Table,
     Value,
     Words,
+    figures_first,
 )
 from qamro_cache.reports.read import Folder
 from qamro_cache.reports.run import axis_of, kind_of
@@ -91,7 +92,7 @@ def _axis(axis: str, runs: Mapping[str, Folder]) -> tuple[list[str], list[Block]
     for other, _ in others:
         for said in verdicts(models[other], [models[name]], {name}, judged):
             lines.append(f"{axis}: {other} {said['words']}.")
-    blocks = score_blocks(axis, scored, None, name)
+    blocks = score_blocks(axis, scored, None, name, kind_of(runs[name]))
     blocks[1:1] = [_gaps(axis, found, judged)]
     low, high = runs[name].record["axes"][axis]["range"]
     scale = Scale(axis, low, high)
@@ -99,7 +100,7 @@ def _axis(axis: str, runs: Mapping[str, Folder]) -> tuple[list[str], list[Block]
         by_clip(f"{axis}, {one}", of, scale, held_out=True)
         for one, of in list(found.items())[:_DRAWN]
     ]
-    return lines, [*blocks, *drawn, _apart(axis, found)]
+    return lines, figures_first([*blocks, *drawn, _apart(axis, found)])
 
 
 def _common(axis: str, found: Mapping[str, Predicted]) -> dict[str, Predicted]:

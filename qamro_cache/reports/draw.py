@@ -120,7 +120,7 @@ def _dot(x: float, y: float, kind: str) -> str:
 
 
 def _heat(figure: Heat) -> Drawing:
-    left = 20 + min(130.0, 6.6 * max((len(short(n, 20)) for n in figure.rows), default=1))
+    left = 30 + min(140.0, 6.8 * max((len(short(n, 20)) for n in figure.rows), default=1))
     wide = min(90.0, max(30.0, (WIDTH - left - 8) / max(1, len(figure.columns))))
     high = 40.0 if any("\n" in one.text for row in figure.squares for one in row if one) else 26.0
     top, width = 34.0, max(WIDTH, left + wide * len(figure.columns) + 8)
@@ -174,9 +174,9 @@ def _legend(scale: Scale, left: float, y: float) -> list[str]:
         for k in range(40)
     ]
     end = left + 40 * width
-    parts.append(text(left, y + 21, number(scale.low), "tick"))
+    parts.append(text(left, y + 21, compact(scale.low), "tick"))
     parts.append(text((left + end) / 2, y + 21, scale.label, "label mid"))
-    parts.append(text(end, y + 21, number(scale.high), "tick end"))
+    parts.append(text(end, y + 21, compact(scale.high), "tick end"))
     return parts
 
 

@@ -13,7 +13,7 @@ from qamro_cache.evaluation.judged import ways_of
 from qamro_cache.evaluation.request import EvaluateRequest
 from qamro_cache.reports.clips import Predicted, predicted_of
 from qamro_cache.reports.looks import by_system, looks
-from qamro_cache.reports.page import Block, Facts, Page, Scale, Section, Words
+from qamro_cache.reports.page import Block, Facts, Page, Scale, Section, Words, figures_first
 from qamro_cache.reports.scores import headline, score_blocks
 
 #: The predictions, where no model has a name.
@@ -33,13 +33,13 @@ def evaluation_page(request: EvaluateRequest, result: Mapping[str, Any]) -> Page
             models["not trained on"] = scored["without_trained"]
         models |= scored["baselines"]
         blocks: list[Block] = [*_warnings(scored)]
-        blocks += score_blocks(axis, models, scored["ceiling"], _OURS)
+        noun = request.truth.group_kind or scored["group_word"]
+        blocks += score_blocks(axis, models, scored["ceiling"], _OURS, noun)
         scale = Scale(axis, *scored["scale"])
         systems = by_system(axis, scored["by_system"], scale)
         of = _predicted(request, table, axis, scored)
-        noun = request.truth.group_kind or scored["group_word"]
         blocks += [*systems[:1], *looks(axis, of, noun, scale), *systems[1:]]
-        sections.append(Section(axis, blocks))
+        sections.append(Section(axis, figures_first(blocks)))
     facts = {
         "predictions": str(file),
         "labels": f"{result['dataset']}{' (synthetic)' if result['synthetic'] else ''}",

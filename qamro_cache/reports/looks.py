@@ -206,16 +206,13 @@ def _pairs(axis: str, of: Predicted, noun: str) -> list[Block]:
         [
             str(of.group[a]),
             Sound(str(of.clip_id[a]), str(of.path[a])),
-            float(of.target[a]),
-            float(of.mean[a]),
             Sound(str(of.clip_id[b]), str(of.path[b])),
-            float(of.target[b]),
-            float(of.mean[b]),
+            *(float(values[k]) for values in (of.target, of.mean) for k in (a, b)),
         ]
         for a, b in pairs
     ]
-    columns = [noun, "preferred by listeners", "rated", "predicted",
-               "preferred by predictions", "rated ", "predicted "]  # fmt: skip
+    columns = [noun, "preferred by listeners", "preferred by predictions", "rated",
+               "the other rated", "predicted", "the other predicted"]  # fmt: skip
     note = "The widest first: the gap of the ratings and that of the predictions together."
     title = f"{axis}: pairs {within}ranked the wrong way round"
-    return [Table(title, columns, rows, left=2, note=note)]
+    return [Table(title, columns, rows, left=3, note=note)]

@@ -181,6 +181,14 @@ class Section:
     blocks: Sequence[Block]
 
 
+def figures_first(blocks: Sequence[Block]) -> list[Block]:
+    """Return blocks with their figures side by side: after what stands before the first one."""
+    first = next((k for k, one in enumerate(blocks) if isinstance(one, Figure)), len(blocks))
+    rest = blocks[first:]
+    figures = [one for one in rest if isinstance(one, Figure)]
+    return [*blocks[:first], *figures, *(one for one in rest if not isinstance(one, Figure))]
+
+
 @dataclass(frozen=True)
 class Page:
     """A report.

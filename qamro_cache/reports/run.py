@@ -17,6 +17,7 @@ from qamro_cache.reports.page import (
     Scale,
     Section,
     Words,
+    figures_first,
 )
 from qamro_cache.reports.read import Folder
 from qamro_cache.reports.scores import headline, score_blocks, value_of
@@ -35,11 +36,11 @@ def run_page(folder: Folder) -> Page:
         scale = Scale(axis, *found["range"])
         noun = noun_of(folder, found["models"][ours]["group_word"])
         blocks: list[Block] = [*findings(found["diagnostics"])]
-        blocks += score_blocks(axis, found["models"], found["ceiling"], ours)
+        blocks += score_blocks(axis, found["models"], found["ceiling"], ours, noun)
         systems = by_system(axis, found["by_system"], scale)
         blocks += [*systems[:1], *looks(axis, of, noun, scale, held_out=True), *systems[1:]]
         blocks += _watched(axis, found.get("validation_loss", []))
-        sections.append(Section(axis, blocks))
+        sections.append(Section(axis, figures_first(blocks)))
     lead.append(f"How clips were held out: {record['split']}.")
     return Page(
         f"{record['dataset']}, {record['encoder']} {record['feature']}",

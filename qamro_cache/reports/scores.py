@@ -51,22 +51,34 @@ def headline(name: str, scored: Scored) -> str:
     return f"{name}: SRCC over {scored['clips']} clips {number(value)}{interval}."
 
 
-def level_words(level: str, scored: Scored) -> str:
-    """Say over what figures of a level are."""
+def level_words(level: str, scored: Scored, noun: str) -> str:
+    """Say over what figures of a level are; ``noun`` is what a group is called."""
     if level == "group":
-        return f"within {scored['groups']} {scored['group_word']}s"
+        return f"within {scored['groups']} {noun or scored['group_word']}s"
     return f"over {scored[f'{level}s']} {level}s"
 
 
 def score_blocks(
-    axis: str, models: Mapping[str, Scored], ceiling: Mapping[str, Any] | None, strong: str
+    axis: str,
+    models: Mapping[str, Scored],
+    ceiling: Mapping[str, Any] | None,
+    strong: str,
+    noun: str = "",
 ) -> list[Block]:
-    """Return the figure that decides, and a table a level, of models on the same clips."""
+    """Return the figure that decides, and a table a level, of models on the same clips.
+
+    Args:
+        axis: its name.
+        models: what `score` found of each.
+        ceiling: the raters', where it is known.
+        strong: the model that stands out.
+        noun: what a group is called (``song``).
+    """
     first = next(iter(models.values()))
     tables = [
         table
         for level in dict.fromkeys(name for one in models.values() for name, *_ in levels(one))
-        if (table := _level_table(axis, level, models, ceiling, strong)) is not None
+        if (table := _level_table(axis, level, models, ceiling, strong, noun)) is not None
     ]
     population = first["population"]
     note = f"95 % intervals {population}." if population else "There are no intervals."
@@ -110,6 +122,7 @@ def _level_table(
     models: Mapping[str, Scored],
     ceiling: Mapping[str, Any] | None,
     strong: str,
+    noun: str,
 ) -> Table | None:
     names = [
         name
@@ -134,7 +147,7 @@ def _level_table(
         shown = [Estimate(v) if math.isfinite(v) else None for v in values]
         rows.append(["raters' ceiling", *shown, ""])
     first = next(iter(models.values()))
-    words = level_words(level, first)
+    words = level_words(level, first, noun)
     return Table(
         f"{axis}, {words}",
         ["model", *(name.upper().replace("_FIT", " (fit)") for name in names), "SRCC of seeds"],
