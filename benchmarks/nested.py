@@ -71,13 +71,10 @@ def one_grid(row: str, seed: int) -> dict[str, float]:
                 inner[cell, fold, where] = pred[where]
     judged = Judged(labels, group, group=group)
     values = np.array(figures_of(outer, judged, only=[DECIDES])[DECIDES])
-    ways = {
-        "approximate": (np.where(held, np.nan, outer) for held in test),
-        "exact": iter(inner.swapaxes(0, 1)),
-    }
+    ways = {"approximate": (outer, ~test), "exact": (inner, np.isfinite(inner).all(0))}
     found = {"mean_cell": float(values.mean()), "best_cell": float(values.max())}
-    for name, chosen_by in ways.items():
-        pooled = pool_choices(choose_by_fold(chosen_by, labels), outer, test)
+    for name, (chosen_by, counted) in ways.items():
+        pooled = pool_choices(choose_by_fold(chosen_by, counted, labels), outer, test)
         found[name] = figures_of(pooled[None], judged, only=[DECIDES])[DECIDES][0]
     return found
 

@@ -85,7 +85,9 @@ def test_both_estimates_are_what_a_loop_finds():
         is None
     )
     # Of a figure that is not defined nothing is chosen; of equal ones the first is.
-    assert choose_by_fold([np.ones((2, 42)), np.stack([labels] * 2)], labels).tolist() == [-1, 0]
+    alike = np.stack([np.ones(42), np.nan_to_num(labels)])
+    counted = np.ones((2, 42), bool)
+    assert choose_by_fold([alike, alike], counted, labels).tolist() == [-1, 0]
 
 
 @pytest.mark.parametrize("cv", ["group", "system", "prompt", "4", "2", "split"])

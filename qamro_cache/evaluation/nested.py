@@ -6,7 +6,7 @@ clips are predicted by the cell that is highest on other clips, and these predic
 those of one model.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,14 +56,14 @@ def nested_choice(
     names, outer = [dict(one) for one, *_ in cells], np.stack([pred for _, pred, _ in cells])
     test, labels, _ = cells[0][2]
     inner = [inside.pred for *_, inside in cells if inside.pred is not None]
-    ways: dict[str, Iterable[Floats]] = {}
+    ways: dict[str, tuple[Sequence[Floats], Bools]] = {}
     if len(test) > 1:
-        ways["approximate"] = (np.where(held, np.nan, outer) for held in test)
+        ways["approximate"] = list(outer), ~test & np.isfinite(outer).all(0)
     if len(inner) == len(cells):
-        ways["exact"] = (np.stack([one[fold] for one in inner]) for fold in range(len(test)))
+        ways["exact"] = inner, np.logical_and.reduce([np.isfinite(one) for one in inner])
     found: dict[str, Any] = {"cells": len(cells), "approximate": None, "exact": None}
-    for way, chosen_by in ways.items():
-        picks = choose_by_fold(chosen_by, labels)
+    for way, (chosen_by, counted) in ways.items():
+        picks = choose_by_fold(chosen_by, counted, labels)
         scored = score(pool_choices(picks, outer, test)[None], judged, resamples=resamples)
         if DECIDES not in scored["metrics"]:
             continue
@@ -78,27 +78,23 @@ def nested_choice(
     return found
 
 
-def choose_by_fold(chosen_by: Iterable[Floats], labels: Floats) -> Ints:
+def choose_by_fold(chosen_by: Sequence[Floats], counted: Bools, labels: Floats) -> Ints:
     """Return for each fold the cell whose figure is highest on the fold's own clips for choosing.
 
     Args:
-        chosen_by: of each fold [M, C], predictions to choose by; NaN for clips that are no part of
-            it. A clip that some cell does not predict counts for none.
-        labels: [C] of all clips.
+        chosen_by: of M cells predictions [C], or [F, C] where each fold has its own.
+        counted: [F, C] the clips that each fold chooses by.
+        labels: [C] of all clips; those without a label do not count.
 
     Returns:
-        [F] cells; -1 where no cell has a figure.
+        [F] cells, of equal ones the first; -1 where no cell has a figure.
     """
-    function, picks = figure_of(DECIDES).function, []
-    for pred in chosen_by:
-        used = np.isfinite(pred).all(0) & np.isfinite(labels)
-        values = torch.full((len(pred),), -torch.inf)
-        if used.any():
-            found = function(torch.as_tensor(pred[:, used]), torch.as_tensor(labels[used]), None)
-            values = found.nan_to_num(-torch.inf)
-        # Of equal ones the first, as in the whole table.
-        picks.append(int(values.argmax()) if values.isfinite().any() else -1)
-    return np.array(picks, np.int64)
+    weights = torch.as_tensor(counted & np.isfinite(labels)).double()
+    truth, function = torch.as_tensor(labels), figure_of(DECIDES).function
+    figures = [function(torch.as_tensor(pred), truth, weights) for pred in chosen_by]
+    values = torch.stack(figures).nan_to_num(-torch.inf).numpy()
+    picks: Ints = np.where(np.isfinite(values).any(0), values.argmax(0), -1)
+    return picks
 
 
 def pool_choices(picks: Ints, outer: Floats, test: Bools) -> Floats:
