@@ -19,7 +19,7 @@ from qamro_cache.experiments.request import AblateRequest
 from qamro_cache.experiments.saved import head_of
 from qamro_cache.experiments.tables import Outcome
 from qamro_cache.experiments.thinned import learned_from
-from qamro_cache.scoring.predict import predict_cache
+from qamro_cache.scoring.predict import member_scores, predict_cache
 from qamro_cache.training.inputs import Bools
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import Job, Recipe
@@ -45,25 +45,23 @@ def transfer_outcomes(
     """
     onto, options, folds = request.onto, request.options, part.held_out.folds
     assert onto is not None
-    learned = [axis.name for axis in part.clips.axes]
+    there = load_material(onto.cache, onto.clips, feature=part.feature, text=part.text)
     predicted: dict[Recipe, list[Floats]] = {}
     outcomes = []
     for cell in (request.cells[place] for place in part.cells):
-        recipe = cell.recipe
+        recipe, targets = cell.recipe, range(len(part.clips.axes))
         if recipe not in predicted:
-            seeds, targets = range(seeds_of(cell, options.seeds)), range(len(learned))
+            seeds = range(seeds_of(cell, options.seeds))
             jobs = [Job(recipe, seed, 0, target) for target in targets for seed in seeds]
             fitted = fit_all(material, folds, jobs, {}, device, options.precision, progress)
             head = head_of(recipe, [(material, fitted, folds, 0)], material.origin())
-            table = predict_cache(head, onto.cache, device).groupby("axis", sort=False)
-            predicted[recipe] = [
-                table.get_group(name)["prediction"].to_numpy(float)[onto.clips.rows]
-                for name in learned
-            ]
-        for target in range(len(learned)):
+            # Tells of clips that both tests share, or that are unlike those of the first.
+            predict_cache(head, onto.cache, device)
+            predicted[recipe] = [member_scores(head, one, *there.features) for one in head.axes]
+        for target in targets:
             one = _outcome(part, cell, target, predicted[recipe][target], onto)
             outcomes.append(replace(one, names={**origin, **cell.names, **origin}))
-    return outcomes + _beside(part, onto, origin, every=options.baselines == "all")
+    return outcomes + _beside(part, onto, there, origin, every=options.baselines == "all")
 
 
 def _outcome(part: Part, cell: Cell, target: int, pred: Floats, onto: Onto) -> Outcome:
@@ -77,7 +75,8 @@ def _outcome(part: Part, cell: Cell, target: int, pred: Floats, onto: Onto) -> O
     units = replace(judged, same_scale=same or cell.calibrate > 0)
     amounts = learned_from(part.held_out.folds, part.clips, target, raters=0)
     amounts["calibrate"] = used
-    return Outcome({}, "head", ours.name, [0], pred[None], units, {}, amounts=amounts)
+    seeds = range(len(pred))
+    return Outcome({}, "head", ours.name, seeds, pred, units, {}, amounts=amounts)
 
 
 def _judged(part: Part, target: int, onto: Onto) -> tuple[int, Judged]:
@@ -97,19 +96,20 @@ def calibrated(
     number's clips are among a larger one's.
 
     Args:
-        pred: [C].
+        pred: [K, C] of K seeds, whose mean a line is fitted to.
         labels: [C], NaN where a clip has none.
         groups: [C] clips of one number stay together; None: any clip may be apart from any.
         count: labeled clips of a line; all where there are fewer.
 
     Returns:
-        [C], NaN where there is no line (through one clip, or equal scores, it is the labels' mean);
-        and how many clips a line is through, on average.
+        [K, C], NaN where there is no line (of one clip, or equal scores, it is the mean label); and
+        how many clips a line is through, on average.
     """
-    known = np.isfinite(pred) & np.isfinite(labels)
-    turn = np.random.default_rng(4).permutation(len(pred))
-    found = np.full(len(pred), np.nan)
-    every: Bools = np.ones(len(pred), np.bool_)
+    mean = pred.mean(0)
+    known = np.isfinite(mean) & np.isfinite(labels)
+    turn = np.random.default_rng(4).permutation(len(mean))
+    found = np.full(pred.shape, np.nan)
+    every: Bools = np.ones(len(mean), np.bool_)
     counts = []
     for part in parts_of(every, groups):
         rest = np.flatnonzero(known & ~part)
@@ -117,16 +117,17 @@ def calibrated(
         counts.append(len(used))
         if not len(used):
             continue
-        x, y = pred[used], labels[used]
+        x, y = mean[used], labels[used]
         spread = ((x - x.mean()) ** 2).sum()
         slope = ((x - x.mean()) * y).sum() / spread if spread > 0 else 0.0
-        found[part] = y.mean() + slope * (pred[part] - x.mean())
+        found[:, part] = y.mean() + slope * (pred[:, part] - x.mean())
     return found, float(np.mean(counts))
 
 
-def _beside(part: Part, onto: Onto, origin: Mapping[str, Any], *, every: bool) -> list[Outcome]:
+def _beside(
+    part: Part, onto: Onto, material: Material, origin: Mapping[str, Any], *, every: bool
+) -> list[Outcome]:
     """Return the encoder's own scores of the other test, and baselines that were trained on it."""
-    material = load_material(onto.cache, onto.clips, feature=part.feature, text=part.text)
     own = material.own_scores()
     outcomes = []
     for target, axis in enumerate(part.clips.axes):

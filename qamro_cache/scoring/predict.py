@@ -141,7 +141,7 @@ def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame
         w, share = windows[taken.windows].float(), weights[taken.windows]
         prompt = None if text is None else text[torch.as_tensor(block, device=text.device)]
         for one, scores in zip(head.axes, members, strict=True):
-            scores[:, block] = _members(head, one, w, taken.offsets, share, prompt)
+            scores[:, block] = member_scores(head, one, w, taken.offsets, share, prompt)
         means = mean_rows(w.flatten(1), taken.clip, share, len(block))
         ood[:, block] = head.reference.is_ood(means).cpu().numpy()
         for row, one in enumerate(head.axes):
@@ -158,7 +158,7 @@ def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame
     return table
 
 
-def _members(
+def member_scores(
     head: Head,
     one: AxisHead,
     windows: Tensor,
