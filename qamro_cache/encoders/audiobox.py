@@ -186,6 +186,8 @@ def missing(argument: str, options: EncoderOptions) -> list[str]:
     """Say what Audiobox-Aesthetics still needs on this machine, a line each."""
     where = f"checkpoint.pt, or a folder with {' and '.join(FILES)}, from {SOURCE}"
     lines = missing_packages(["torchaudio"], "audiobox")  # its resampler
+    if options.backend == "upstream":
+        lines += missing_packages(["audiobox_aesthetics"], "audiobox-upstream")
     if not options.checkpoint:
         lines.append(f"no checkpoint is named; give --checkpoint: {where}")
     elif not Path(options.checkpoint).exists():
@@ -201,5 +203,5 @@ INFO = EncoderInfo(
     dims="layers 13 x 768",
     missing=missing,
     load=lambda argument, options, device: AudioboxEncoder(options, device),
-    takes=("checkpoint", "precision", "rate_policy", "allow_pickle"),
+    takes=("checkpoint", "precision", "rate_policy", "allow_pickle", "backend"),
 )

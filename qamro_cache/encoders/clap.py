@@ -115,14 +115,14 @@ class ClapEncoder:
         """
         if self.tokenizer is None:
             return {}
-        network = self.network
-
-        def embed(ids: Tensor, mask: Tensor) -> Tensor:
-            pooled = network.text_branch(input_ids=ids, attention_mask=mask).pooler_output
-            return network.text_projection(pooled)  # type: ignore[no-any-return]
-
-        text = embed_prompts(self.tokenizer, prompts, TEXT_LENGTH, embed, JOINT, self.device)
+        text = embed_prompts(
+            self.tokenizer, prompts, TEXT_LENGTH, self._embed_text, JOINT, self.device
+        )
         return {"text": text}
+
+    def _embed_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        pooled = self.network.text_branch(input_ids=ids, attention_mask=mask).pooler_output
+        return self.network.text_projection(pooled)  # type: ignore[no-any-return]
 
 
 def load_network(path: Path, allow_pickle: bool = False) -> tuple[ClapNetwork, HtsatSize]:
@@ -215,6 +215,8 @@ def expected_constants(network: ClapNetwork) -> dict[str, Tensor]:
 def missing(argument: str, options: EncoderOptions) -> list[str]:
     """Say what CLAP still needs on this machine, a line each."""
     lines = missing_packages(["transformers"], "clap")
+    if options.backend == "upstream":
+        lines += missing_packages(["laion_clap", "torchvision"], "clap-upstream")
     if not options.checkpoint:
         lines.append(
             "no checkpoint is named; give --checkpoint FILE, for example "
@@ -236,5 +238,13 @@ INFO = EncoderInfo(
     dims="embedding 512, pooled 1024 (HTSAT-tiny 768), text 512",
     missing=missing,
     load=lambda argument, options, device: ClapEncoder(options, device),
-    takes=("checkpoint", "tokenizer", "precision", "rate_policy", "allow_pickle", "int16"),
+    takes=(
+        "checkpoint",
+        "tokenizer",
+        "precision",
+        "rate_policy",
+        "allow_pickle",
+        "int16",
+        "backend",
+    ),
 )

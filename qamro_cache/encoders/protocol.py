@@ -64,6 +64,7 @@ class EncoderOptions(WeightsOptions):
         precision: ``float32``, ``tf32``, ``bfloat16`` or ``float16``.
         rate_policy: ``resample`` or ``as-is``.
         int16: truncate samples to 16 bits where the encoder's upstream does; False: nowhere.
+        backend: whose network computes: ``ours``, or ``upstream``, the package of its authors.
     """
 
     precision: str = setting(
@@ -77,6 +78,11 @@ class EncoderOptions(WeightsOptions):
         choices=("resample", "as-is"),
     )
     int16: bool = setting(True, "Truncate samples to 16 bits where clap's authors do.")
+    backend: str = setting(
+        "ours",
+        "Whose network computes clap and audiobox; upstream: the package of its authors.",
+        choices=("ours", "upstream"),
+    )
 
 
 @dataclass(frozen=True)

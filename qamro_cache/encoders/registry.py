@@ -110,6 +110,10 @@ def load_found(info: EncoderInfo, argument: str, options: EncoderOptions, device
                 f"encoder {info.name} takes no {field.name} (given: {value!r}); leave it out"
             )
     check_precision(options.precision, device)
+    if options.backend == "upstream":
+        from qamro_cache.encoders.theirs import load_theirs
+
+        return load_theirs(info.name, options, device)
     return info.load(argument, options, device)
 
 
@@ -134,6 +138,7 @@ def options_of(
             "precision": str(identity["precision"]),
             "rate_policy": str(audio["rate_policy"]),
             "int16": bool(audio["int16"]),
+            "backend": "upstream" if "backend" in identity["options"] else "ours",
         }
         # What an encoder does not take, it has by itself: only clap can be told not to truncate.
         info, _ = find_encoder(str(identity["name"]))

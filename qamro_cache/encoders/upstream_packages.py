@@ -61,7 +61,8 @@ def replaced(owner: type, name: str, value: Any) -> Iterator[None]:
 
 def laion_clap(files: Sequence[Path], encoder: Encoder, options: EncoderOptions) -> Features:
     """``embedding``, ``pooled`` and, with a tokenizer, ``text`` by ``laion_clap.CLAP_Module``."""
-    module = clap_module(encoder, options)
+    tokenizer = getattr(encoder, "tokenizer", None)
+    module = clap_module(encoder.spec.options["architecture"], tokenizer, options)
     taken: Features = {}
 
     def take(branch: Any, inputs: Any, out: Any) -> None:
@@ -75,7 +76,9 @@ def laion_clap(files: Sequence[Path], encoder: Encoder, options: EncoderOptions)
     return taken
 
 
-def clap_module(encoder: Encoder, options: EncoderOptions) -> Any:
+def clap_module(
+    architecture: str, tokenizer: Any, options: EncoderOptions, device: str = "cpu"
+) -> Any:
     """Build ``CLAP_Module`` without a hub, and load the checkpoint without running code in it.
 
     Its import fetches three tokenizers, of which we want one, and its constructor roberta-base,
@@ -85,7 +88,6 @@ def clap_module(encoder: Encoder, options: EncoderOptions) -> Any:
 
     from qamro_cache.encoders.roberta import roberta_base
 
-    tokenizer = getattr(encoder, "tokenizer", None)
     instead: dict[str, Callable[..., Any]] = {
         "BertTokenizer": lambda *_, **__: None,
         "BartTokenizer": lambda *_, **__: None,  # may be another name of RobertaTokenizer
@@ -98,7 +100,7 @@ def clap_module(encoder: Encoder, options: EncoderOptions) -> Any:
             patches.enter_context(replaced(kind, "from_pretrained", make))
         from laion_clap import CLAP_Module
 
-        module = CLAP_Module(amodel=encoder.spec.options["architecture"], device="cpu")
+        module = CLAP_Module(amodel=architecture, device=device)
     path = Path(options.checkpoint)
     state = state_dict_of(read_checkpoint(path, options.allow_pickle), path)
     # Of older versions of transformers; laion_clap's own loading takes it away likewise.
@@ -114,14 +116,32 @@ def audiobox_aesthetics(
     files: Sequence[Path], encoder: Encoder, options: EncoderOptions
 ) -> Features:
     """``layers`` inside ``AesPredictor.forward``: their masked means over time."""
+    predictor = aes_predictor(Path(options.checkpoint), "cpu")
+    # Their reading of files ended with torchaudio 2.9; samples they take still.
+    sounds = [read(file) for file in files]
+    batch = [
+        {"path": torch.from_numpy(samples)[None], "sample_rate": rate} for samples, rate in sounds
+    ]
+    with layers_of(predictor) as taken:
+        predictor.forward(batch)
+    return taken
+
+
+def aes_predictor(path: Path, device: str) -> Any:
+    """Load ``AesPredictor`` from either published form, without a hub."""
     from audiobox_aesthetics.infer import AesMultiOutput, AesPredictor
 
-    path = Path(options.checkpoint)
     published = AesMultiOutput.from_pretrained
     with replaced(AesMultiOutput, "from_pretrained", lambda name: published(path)):
         predictor = AesPredictor(checkpoint_pth=None if path.is_dir() else str(path))
-    predictor.device = torch.device("cpu")
-    predictor.model.to("cpu")
+    predictor.device = torch.device(device)
+    predictor.model.to(device)
+    return predictor
+
+
+@contextmanager
+def layers_of(predictor: Any) -> Iterator[Features]:
+    """Take what enters the network, and its ``layers``, as the predictor runs."""
     network = predictor.model.wavlm_model
     extract, taken = network.extract_features, Features()
 
@@ -133,12 +153,10 @@ def audiobox_aesthetics(
         return (x, layers), padding
 
     network.extract_features = take
-    # Their reading of files ended with torchaudio 2.9; samples they take still.
-    sounds = [read(file) for file in files]
-    predictor.forward(
-        [{"path": torch.from_numpy(samples)[None], "sample_rate": rate} for samples, rate in sounds]
-    )
-    return taken
+    try:
+        yield taken
+    finally:
+        del network.extract_features
 
 
 # ------------------------------------------------------------------------------- distillmos
