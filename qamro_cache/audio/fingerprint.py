@@ -37,35 +37,38 @@ class Fingerprinter:
     """Takes the mean of a clip's channels in blocks, and makes its fingerprint at the end."""
 
     def __init__(self, rate: int) -> None:
-        import soxr
-
-        # A steep filter is not needed: the highest band ends below what a gentle one passes.
-        self._stream = soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="LQ")
+        self._rate = rate
         #: Samples of the file that are still wanted.
         self._wanted = -(-((FRAMES - 1) * HOP + FRAME) * rate // RATE)
         self._parts: list[Samples] = []
 
     def push(self, samples: Samples) -> None:
-        """Take the next samples; those beyond the last frame are passed over."""
+        """Take the next samples, which must stay; those beyond the last frame are passed over."""
         if self._wanted > 0 and len(samples):
             samples = samples[: self._wanted]
             self._wanted -= len(samples)
-            self._parts.append(self._stream.resample_chunk(samples))
+            self._parts.append(samples)
 
     def finish(self) -> Bytes:
         """Return the fingerprint [1 + frames * BANDS]; empty for less than one frame."""
+        import soxr
         from scipy.fft import rfft
 
-        end = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        if not self._parts:
+            return NO_FINGERPRINT
+        whole = self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
+        # A steep filter is not needed: the highest band ends below what a gentle one passes.
+        sound = soxr.resample(whole, self._rate, RATE, "LQ")
         # Hostile samples would overflow as they are squared.
-        sound = np.concatenate([*self._parts, end]).clip(-1e6, 1e6)
+        sound = np.clip(sound, -1e6, 1e6, out=sound)
         frames = min(FRAMES, (len(sound) - FRAME) // HOP + 1)
         if frames < 1:
             return NO_FINGERPRINT
         taper, filters = _analysis()
         framed = np.lib.stride_tricks.sliding_window_view(sound, FRAME)[::HOP][:frames]
-        spectrum = rfft(framed * taper)
-        power = (spectrum.real**2 + spectrum.imag**2) @ filters
+        parts = rfft(framed * taper, overwrite_x=True).view(np.float32)
+        np.square(parts, out=parts)
+        power = (parts[:, ::2] + parts[:, 1::2]) @ filters
         decibels = 10 * np.log10(np.maximum(power, 10 ** (FLOOR / 10)))
         steps = np.clip(np.rint(STEPS * (decibels - FLOOR)), 0, 255).astype(np.uint8)
         return np.concatenate([np.array([VERSION], np.uint8), steps.reshape(-1)])
