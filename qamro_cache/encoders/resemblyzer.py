@@ -124,7 +124,7 @@ def weights_file() -> Path | None:
 
 def missing(argument: str, options: EncoderOptions) -> list[str]:
     """Return what is missing, a line each."""
-    lines = missing_packages(["torchaudio"], "resemblyzer")
+    lines = missing_packages(["torchaudio"], "audiobox")  # an extra that asks for nothing else
     if weights_file() is None:
         lines.insert(0, f"package resemblyzer, with its weights, is not installed; run: {INSTALL}")
     return lines
