@@ -138,7 +138,7 @@ def options_of(
             "precision": str(identity["precision"]),
             "rate_policy": str(audio["rate_policy"]),
             "int16": bool(audio["int16"]),
-            "backend": "upstream" if "backend" in identity["options"] else "ours",
+            "backend": "upstream" if "backend" in identity.get("options", ()) else "ours",
         }
         # What an encoder does not take, it has by itself: only clap can be told not to truncate.
         info, _ = find_encoder(str(identity["name"]))
