@@ -5,6 +5,7 @@ import pytest
 
 from qamro_cache.evaluation.diagnostics import diagnose
 from qamro_cache.evaluation.judged import Judged
+from qamro_cache.evaluation.kinds import Kind
 from qamro_cache.evaluation.score import score
 
 
@@ -14,9 +15,9 @@ def truth():
 
 
 def codes(pred, truth, baselines=(), **ways):
-    judged = Judged(truth, np.arange(len(truth)) % 12, **ways)
-    scored = score(pred, judged, resamples=0)
-    found = {k: score(one[None], judged, resamples=0) for k, one in dict(baselines).items()}
+    judged = Judged(truth, np.arange(len(truth)) % 12, interval=Kind("bootstrap", 0), **ways)
+    scored = score(pred, judged)
+    found = {k: score(one[None], judged) for k, one in dict(baselines).items()}
     return {one.code: one for one in diagnose(scored, found, pred, judged)}
 
 

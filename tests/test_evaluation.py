@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from qamro_cache.datasets.registry import group_kind
-from qamro_cache.evaluation import compare
+from qamro_cache.evaluation import jackknife, kinds
 from qamro_cache.evaluation.baselines import ridge, train_mean
 from qamro_cache.evaluation.bootstrap import (
     draw_clusters,
@@ -18,14 +18,25 @@ from qamro_cache.evaluation.bootstrap import (
     resampled,
 )
 from qamro_cache.evaluation.choice import confidence_set, evidence
-from qamro_cache.evaluation.compare import best_of, paired_gap
+from qamro_cache.evaluation.compare import best_of
 from qamro_cache.evaluation.figures import MAIN_FIGURES, figures
 from qamro_cache.evaluation.intervals import figure_of, intervals
 from qamro_cache.evaluation.judged import Judged, ways_of
+from qamro_cache.evaluation.kinds import JACKKNIFE, Kind
+from qamro_cache.evaluation.limits import Gap, Interval, Intervals, Limits, intervals_of
 from qamro_cache.evaluation.metrics import METRICS
-from qamro_cache.evaluation.score import limits, score, score_models
+from qamro_cache.evaluation.score import score, score_models
+from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.evaluation.ways import make_sample, sample_of
 from qamro_cache.heads.ridge import fit_ridge
+
+#: No intervals.
+NONE = Kind("bootstrap", 0)
+
+
+def drawn(judged: Judged, resamples: int) -> Judged:
+    """Return the same clips, their intervals being a bootstrap's."""
+    return replace(judged, interval=Kind("bootstrap", resamples))
 
 
 @pytest.fixture
@@ -102,8 +113,8 @@ def test_intervals_hold_the_true_correlation_about_as_often_as_they_say():
     hits = 0
     for seed in range(60):
         pred, target, system = simulated(60, 4, seed)
-        drawn = resampled(pred, Judged(target, system), resamples=300, only=["clip_lcc"])
-        low, high = interval(drawn["clip_lcc"])
+        found = resampled(pred, Judged(target, system), resamples=300, only=["clip_lcc"])
+        low, high = interval(found["clip_lcc"])
         hits += low <= np.sqrt(2 / 3) <= high
     assert 50 <= hits <= 60
 
@@ -113,14 +124,15 @@ def test_pairing_makes_a_small_constant_difference_certain():
     worse = pred + np.random.default_rng(5).normal(0, 0.5, len(pred))
     judged = Judged(target, system)
     values = [scipy.stats.pearsonr(one, target).statistic for one in (pred, worse)]
-    for resamples in (None, 1000):
-        alone = limits(pred, judged, resamples).of_figures["clip_lcc"]
-        value, low, high = paired_gap(pred, worse, judged, "clip_lcc", resamples)
+    for kind in (JACKKNIFE, Kind("bootstrap", 1000)):
+        made = intervals_of(replace(judged, interval=kind))
+        alone = made.limits(pred, judged).of_figures["clip_lcc"]
+        value, low, high = made.gap(pred, worse, judged, "clip_lcc")
         assert value == pytest.approx(values[0] - values[1])
         assert 0 < low < value < high
         assert high - low < (alone.high - alone.low) / 1.5
-        assert paired_gap(pred, pred, judged, "clip_lcc", resamples) == (0.0, 0.0, 0.0)
-    assert paired_gap(pred, worse, judged, "clip_lcc", 0) is None
+        assert made.gap(pred, pred, judged, "clip_lcc") == (0.0, 0.0, 0.0)
+    assert intervals_of(drawn(judged, 0)).gap(pred, worse, judged, "clip_lcc") is None
 
 
 def test_a_models_figure_is_that_of_its_averaged_prediction():
@@ -146,7 +158,7 @@ def test_all_models_of_a_table_are_scored_on_the_same_clips():
     lacking[1, :30] = np.nan
     target[40] = np.nan
     models = {"a": pred[None], "b": lacking, "none": np.full((1, 200), np.nan)}
-    scored = score_models(models, Judged(target, system), resamples=0)
+    scored = score_models(models, Judged(target, system, interval=NONE))
     assert [scored[name]["clips"] for name in models] == [169, 169, 0]
     assert [scored[name]["left_out"] for name in models] == [30, 30, 30]
     want = scipy.stats.spearmanr(np.delete(pred, 40)[30:], np.delete(target, 40)[30:]).statistic
@@ -157,7 +169,7 @@ def test_all_models_of_a_table_are_scored_on_the_same_clips():
 def test_groups_are_what_was_left_out_else_groups_else_prompts():
     clips = pd.DataFrame(
         {"system": ["a", "Hidden_Reference", ""], "group": "", "prompt": ["p", "q", ""]}
-    )
+    ).assign(clip_id=["x", "y", "z"], reference="")
     ways = ways_of(clips)
     assert (ways["group_word"], ways["group"].tolist()) == ("prompt", [0, 1, -1])
     assert ways["reference"].tolist() == [False, True, False]
@@ -178,7 +190,7 @@ def test_the_best_of_a_group_is_chosen_among_clips_that_are_no_reference():
     group = np.array([0, 0, 0, 1, 1, 1])
     reference = np.array([True, False, False] * 2)
     judged = Judged(target, np.full(6, -1), group=group, reference=reference)
-    scored = score(pred, judged, resamples=0)
+    scored = score(pred, drawn(judged, 0))
     assert scored["metrics"]["group_best_regret"]["value"] == 1.0
     assert scored["metrics"]["group_best_hit"]["value"] == 0.5
     assert (scored["groups"], scored["groups_left_out"], scored["best_of_n"]) == (2, 0, 2)
@@ -204,9 +216,9 @@ def test_one_system_is_taken_as_it_is():
     assert metric["low"] < metric["value"] < metric["high"]
     assert np.isnan(one["metrics"]["system_mse"]["low"])
     # A bootstrap that draws one system again and again says nothing.
-    drawn = score(pred[None], Judged(target, np.zeros_like(system)), resamples=50)
-    assert np.isnan(drawn["metrics"]["clip_srcc"]["low"])
-    assert drawn["population"] == ""
+    alone = score(pred[None], drawn(Judged(target, np.zeros_like(system)), 50))
+    assert np.isnan(alone["metrics"]["clip_srcc"]["low"])
+    assert alone["population"] == ""
 
 
 def test_scores_have_the_intervals_of_their_clips_ways():
@@ -232,7 +244,7 @@ def test_scores_have_the_intervals_of_their_clips_ways():
         "over systems and prompts (1 clip without a system: each stands for one)"
     )
     assert "|ci=jackknife:systems+prompts|" in scored["signature"]
-    bare = score(pred[None], judged, resamples=0)
+    bare = score(pred[None], drawn(judged, 0))
     assert np.isnan(bare["metrics"]["clip_srcc"]["low"])
     assert "|ci=none|" in bare["signature"]
 
@@ -247,9 +259,12 @@ def test_what_heads_have_learned_is_said():
         ("system", "; of these heads, which have learned from the same groups"),
         ("5", "; of these heads, which have learned from the same systems and groups"),
     ):
-        for resamples, over in ((None, "over systems and groups"), (20, "over systems")):
-            judged = Judged(target, system, group=group, cv=cv)
-            assert score(pred[None], judged, resamples=resamples)["population"] == over + words
+        for kind, over in (
+            (JACKKNIFE, "over systems and groups"),
+            (Kind("bootstrap", 20), "over systems"),
+        ):
+            judged = Judged(target, system, group=group, cv=cv, interval=kind)
+            assert score(pred[None], judged)["population"] == over + words
     neither = Judged(target, np.full(30, -1), cv="5")
     assert score(pred[None], neither)["population"] == "over clips; of these heads"
 
@@ -271,8 +286,8 @@ def test_groups_are_called_what_the_set_calls_them():
 
 def test_an_interval_of_tau_over_many_clips_is_left_out():
     pred, target, system = simulated(20, 51)
-    for resamples in (None, 5):
-        found = score(pred[None], Judged(target, system), resamples=resamples)["metrics"]
+    for kind in (JACKKNIFE, Kind("bootstrap", 5)):
+        found = score(pred[None], Judged(target, system, interval=kind))["metrics"]
         assert np.isfinite(found["clip_srcc"]["low"])
         assert np.isnan(found["clip_ktau"]["low"])
 
@@ -315,7 +330,7 @@ def test_cells_are_chosen_by_a_confidence_set():
     alike = {one["cell"]["cell"]: one for one in record["not_told_apart"]}
     assert set(alike) == set(np.flatnonzero(want.left)) - {best} != set()
     for k, one in alike.items():
-        _, low, high = paired_gap(cells[best][1], cells[k][1], judged, "clip_srcc")
+        _, low, high = intervals_of(judged).gap(cells[best][1], cells[k][1], judged, "clip_srcc")
         assert one["gap_95"] == [low, high]
         assert one["mcs_p"] == p[k] > 0.05
     assert not record["clearly_best"]
@@ -341,7 +356,7 @@ def test_cells_that_nothing_can_tell_apart_are_not_told_apart():
 
 def test_of_very_many_cells_the_highest_are_compared(monkeypatch):
     cells, judged = grid_of([9.0, 0.3, 0.3])
-    monkeypatch.setattr(compare, "MOST_CELLS", 2)
+    monkeypatch.setattr(jackknife, "MOST_CELLS", 2)
     record, p = best_of(cells, judged)
     two, q = best_of(cells[1:], judged)
     np.testing.assert_array_equal(p, [np.nan, *q])
@@ -354,13 +369,41 @@ def test_of_very_many_cells_the_highest_are_compared(monkeypatch):
 
 def test_a_bootstrap_tells_cells_apart_pair_by_pair():
     cells, judged = grid_of([0.3, 0.3, 9.0])
-    record, p = best_of(cells, judged, 200)
+    judged = drawn(judged, 200)
+    record, p = best_of(cells, judged)
     assert np.isnan(p).all()
     (alike,) = record["not_told_apart"]
     best = record["cell"]["cell"]
-    gap = paired_gap(cells[best][1], cells[alike["cell"]["cell"]][1], judged, "clip_srcc", 200)
+    theirs = cells[alike["cell"]["cell"]][1]
+    gap = intervals_of(judged).gap(cells[best][1], theirs, judged, "clip_srcc")
     assert alike["gap_95"] == [gap.low, gap.high]
     assert gap.low <= 0
+
+
+class Fixed(Intervals):
+    """A kind of interval that nothing else knows of."""
+
+    def limits(self, pred, judged):
+        return Limits({"clip_srcc": Interval(-0.5, 0.5)}, "over nothing", "fixed")
+
+    def gap(self, ours, theirs, judged, figure):
+        return Gap(0.1, 0.05, 0.15)
+
+
+def test_a_kind_of_interval_is_a_class_and_a_line_of_the_list(monkeypatch):
+    monkeypatch.setitem(kinds.KINDS, "fixed", f"{__name__}:Fixed")
+    cells, judged = grid_of([0.3, 0.3, 9.0])
+    judged = replace(judged, interval=Kind("fixed"))
+    scored = score(cells[0][1][None], judged)
+    metric = scored["metrics"]["clip_srcc"]
+    assert (metric["low"], metric["high"]) == (-0.5, 0.5)
+    assert (scored["population"], "|ci=fixed|" in scored["signature"]) == ("over nothing", True)
+    record, _ = best_of(cells, judged)
+    assert record["not_told_apart"] == []
+    (one,) = verdicts(
+        Model("ours", "", cells[0][1], 0.9), [Model("b", "", cells[1][1], 0.8)], {}, judged
+    )
+    assert (one["low"], one["high"], one["beats"]) == (0.05, 0.15, True)
 
 
 def test_clips_that_were_not_predicted_or_not_rated_are_not_counted():
@@ -384,8 +427,9 @@ def test_linear_fit_metrics_ignore_the_scale_of_the_predictions():
 
 def test_a_metric_in_label_units_is_not_given_on_another_scale():
     pred, target, system = simulated()
-    here = score(pred[None], Judged(target, system), resamples=0)["metrics"]
-    there = score(pred[None], Judged(target, system, same_scale=False), resamples=0)["metrics"]
+    judged = Judged(target, system, interval=NONE)
+    here = score(pred[None], judged)["metrics"]
+    there = score(pred[None], replace(judged, same_scale=False))["metrics"]
     units = {name for name in here if METRICS[name.partition("_")[2]].same_scale}
     assert {"clip_mse", "clip_rmse", "clip_ccc", "clip_slope", "system_mae"} <= units
     assert set(here) - set(there) == units
@@ -401,8 +445,11 @@ metrics.METRICS = MappingProxyType({**metrics.METRICS, "bias": bias})
 import numpy as np
 from qamro_cache.evaluation.compare import columns
 from qamro_cache.evaluation.judged import Judged, ways_of
+from qamro_cache.evaluation.kinds import JACKKNIFE, Kind
 from qamro_cache.evaluation.score import score, score_models
-scored = score(np.ones((1, 4)), Judged(np.zeros(4), np.array([0, 0, 1, 1])), resamples=9)
+from qamro_cache.evaluation.kinds import Kind
+kind = Kind("bootstrap", 9)
+scored = score(np.ones((1, 4)), Judged(np.zeros(4), np.array([0, 0, 1, 1]), interval=kind))
 row = columns(scored, parts=["low"])
 print(row["clip_bias"], "system_bias_low" in row)
 """

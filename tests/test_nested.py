@@ -15,6 +15,7 @@ from qamro_cache.cache.reader import open_cache
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation import nested
 from qamro_cache.evaluation.judged import Judged
+from qamro_cache.evaluation.kinds import Kind
 from qamro_cache.evaluation.nested import Inside, choose_by_fold, nested_choice
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.folds import make_folds
@@ -68,8 +69,8 @@ def test_both_estimates_are_what_a_loop_finds():
     inner = np.nan_to_num(labels) + 2 * rng.standard_normal((4, 6, 42))
     inner[:, test] = np.nan
     rows = [({"k": m}, cells[m], Inside(test, labels, inner[m])) for m in range(4)]
-    judged = Judged(labels, group, group=group)
-    found = nested_choice(rows, judged, 0)
+    judged = Judged(labels, group, group=group, interval=Kind("bootstrap", 0))
+    found = nested_choice(rows, judged)
     assert found["cells"] == 4
     for way, by in (("approximate", None), ("exact", inner)):
         picks, value = loop(cells, labels, test, by)
@@ -81,8 +82,7 @@ def test_both_estimates_are_what_a_loop_finds():
         assert one["clips"] == 41
     assert len(set(loop(cells, labels, test, inner)[0])) > 1, "folds that choose alike test little"
     assert (
-        nested_choice([(n, p, i._replace(pred=None)) for n, p, i in rows], judged, 0)["exact"]
-        is None
+        nested_choice([(n, p, i._replace(pred=None)) for n, p, i in rows], judged)["exact"] is None
     )
     # Of a figure that is not defined nothing is chosen; of equal ones the first is.
     alike = np.stack([np.ones(42), np.nan_to_num(labels)])

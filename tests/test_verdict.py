@@ -1,6 +1,7 @@
 """What a head is held against: nearest clips, the encoder's own score, and the verdict in words."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from synthetic_cache import write_synthetic
 from qamro_cache import open_cache, train
 from qamro_cache.evaluation.baselines import COSTS, NEIGHBORS, nearest, support_vectors
 from qamro_cache.evaluation.judged import Judged
+from qamro_cache.evaluation.kinds import Kind
 from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.experiments.tables import Outcome, write_tables
 
@@ -122,7 +124,7 @@ def test_verdicts_say_what_the_intervals_say(judged):
 
 def test_a_verdict_needs_an_interval_and_a_figure(judged):
     ours, ridge = model("ours", judged, 5), model("ridge", judged, 6)
-    (one,) = verdicts(ours, [ridge], {"ridge"}, judged, resamples=0)
+    (one,) = verdicts(ours, [ridge], {"ridge"}, replace(judged, interval=Kind("bootstrap", 0)))
     assert one["beats"] is None
     assert one["words"].startswith("beats ridge: not known, without an interval (clip SRCC diff")
     still = Model("ours", "", np.full(80, 3.0), float("nan"))
@@ -190,11 +192,12 @@ def test_baselines_take_part_in_the_best_cell(cache, tmp_path):
 def test_a_cell_below_ridge_is_not_clearly_best(judged, tmp_path, noise, clear):
     """Clearly above every other cell, and only then above what must be beaten."""
     cells = [({"lr": 0.1}, "head", 8.0), ({"lr": 0.2}, "head", 90.0), ({}, "ridge", noise)]
+    judged = replace(judged, interval=Kind("bootstrap", 200))
     outcomes = [
         Outcome(names, kind, "quality", [0], model(kind, judged, width).pred[None], judged, {})
         for names, kind, width in cells
     ]
-    best = write_tables(tmp_path, outcomes, {"synthetic": True}, 200)["axes"]["quality"]
+    best = write_tables(tmp_path, outcomes, {"synthetic": True})["axes"]["quality"]
     assert best["cell"] == {"lr": 0.1}
     assert best["not_told_apart"] == []
     assert best["clearly_best"] is clear

@@ -6,25 +6,18 @@ take as weights: all resamples are one batch.
 """
 
 from collections.abc import Collection
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qamro_cache.evaluation.figures import figures, with_interval
+from qamro_cache.evaluation.figures import figures, figures_of, with_interval
 from qamro_cache.evaluation.judged import Floats, Ints, Judged
+from qamro_cache.evaluation.limits import Gap, Interval, Intervals, Limits
 from qamro_cache.memory import refuse_memory
 
 #: Share of the resamples inside an interval.
 LEVEL = 0.95
-
-
-class Interval(NamedTuple):
-    """The middle 95 % of a figure's resamples."""
-
-    low: float
-    high: float
 
 
 def draw_clusters(num_clusters: int, resamples: int, seed: int = 0) -> Ints:
@@ -71,13 +64,34 @@ def resampled(
     return {name: value[0] for name, value in found.items()}
 
 
-def refuse_resamples(resamples: int | None, clips: int) -> None:
+def refuse_resamples(resamples: int, clips: int) -> None:
     """Refuse more draws than memory can keep, where every clip may be a system of its own."""
-    if resamples is None:
-        return
     # Counts, and once more with the data as they are; sixteen figures.
     size = 8 * resamples * (2 * clips + 16)
     refuse_memory(size, f"{resamples:,} resamples of {clips:,} clips", "ask for fewer --resamples")
+
+
+class Bootstrap(Intervals):
+    """Percentile intervals over systems, or clips where no clip has one."""
+
+    def limits(self, pred: Floats, judged: Judged) -> Limits:
+        """Return the intervals of one prediction's main figures."""
+        drawn = resampled(pred, judged, resamples=self.draws)
+        if not drawn:
+            return Limits({}, "", "none")
+        way = "systems" if (judged.system[judged.known] >= 0).any() else "clips"
+        between = {name: interval(values) for name, values in drawn.items()}
+        return Limits(between, f"over {way}", f"bootstrap:{way}:{self.draws}")
+
+    def gap(self, ours: Floats, theirs: Floats, judged: Judged, figure: str) -> Gap | None:
+        """Return a main figure's difference, ours less theirs; None where nothing can be told."""
+        drawn = [
+            resampled(pred, judged, resamples=self.draws, only=[figure]) for pred in (ours, theirs)
+        ]
+        if figure not in drawn[0]:
+            return None
+        (both,) = figures_of(np.stack([ours, theirs]), judged, only=[figure]).values()
+        return Gap(both[0] - both[1], *interval(drawn[0][figure] - drawn[1][figure]))
 
 
 def interval(values: Tensor) -> Interval:

@@ -16,6 +16,7 @@ from scipy.stats import t as student
 from qamro_cache.evaluation.intervals import Figure, t_quantile, too_few, variance
 from qamro_cache.evaluation.judged import Bools, Floats
 from qamro_cache.evaluation.left_out import LeftOut, left_out, system_pairs
+from qamro_cache.evaluation.limits import Gap
 from qamro_cache.evaluation.ways import Sample, with_systems
 
 #: Null draws of the confidence set.
@@ -65,14 +66,6 @@ class Evidence(NamedTuple):
         return np.maximum(found, self.least**2)
 
 
-class Gap(NamedTuple):
-    """A difference of two models' figures with its 95 % interval; NaN where there is none."""
-
-    value: float
-    low: float
-    high: float
-
-
 class Choice(NamedTuple):
     """Which of M cells may be the best.
 
@@ -85,11 +78,6 @@ class Choice(NamedTuple):
 
     p: Floats
     left: Bools
-
-    @property
-    def clearly_best(self) -> bool:
-        """Whether one cell is left, and others were put out."""
-        return int(self.left.sum()) == 1 and len(self.left) > 1
 
 
 def evidence(figure: Figure, pred: Floats, sample: Sample) -> Evidence | None:

@@ -11,13 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qamro_cache.evaluation.baselines import nearest, ridge, support_vectors, train_mean
-from qamro_cache.evaluation.bootstrap import interval, resampled
-from qamro_cache.evaluation.choice import Evidence, Gap, confidence_set, evidence, gap
 from qamro_cache.evaluation.figures import FIGURES, LEVELS, MAIN_FIGURES
-from qamro_cache.evaluation.intervals import figure_of
 from qamro_cache.evaluation.judged import Bools, Floats, Ints, Judged
-from qamro_cache.evaluation.score import DECIDES, figures_of
-from qamro_cache.evaluation.ways import sample_of
+from qamro_cache.evaluation.limits import intervals_of
+from qamro_cache.evaluation.score import DECIDES
 
 #: What stands behind a main figure in ``metrics.json`` and in ``summary.csv``.
 PARTS = ("low", "high", "seeds_mean", "seeds_std")
@@ -94,18 +91,12 @@ def levels(scored: Mapping[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]
             yield level, scored[f"{level}s"], found
 
 
-#: So many cells take seven seconds to compare, ten times as many would take hours.
-MOST_CELLS = 1000
-
-
 class Best(NamedTuple):
     """Which of several models may be the best.
 
     Attributes:
         record: what ``best.json`` says.
-        mcs_p: of each model the share of null draws that reach what it falls behind by, see
-            `Choice`; NaN where there are too few systems or clips to tell, beyond the `MOST_CELLS`
-            highest, or without the jackknife.
+        mcs_p: of each model, see `Against.p`; NaN where there are too few systems or clips to tell.
     """
 
     record: dict[str, Any]
@@ -115,17 +106,12 @@ class Best(NamedTuple):
 def best_of(
     models: Sequence[tuple[Mapping[str, Any], Floats, Mapping[str, Any]]],
     judged: Judged,
-    resamples: int | None = None,
 ) -> Best:
     """Find the model of the highest clip SRCC, and those that cannot be told from it.
-
-    By the jackknife a model confidence set tells: among many models the highest flatters itself.
-    By a bootstrap each paired difference does, one at a time.
 
     Args:
         models: what each is called, its averaged prediction [C], and what `score` found.
         judged: the clips that all of them predict; see `common`.
-        resamples: of `limits`.
     """
     none = np.full(len(models), np.nan)
     if not models:
@@ -137,7 +123,7 @@ def best_of(
     predictions = [pred for _, pred, _ in models]
     # The highest first, those whose figure is undefined last.
     order = np.argsort(-np.array(values), kind="stable")
-    p, told, gaps = _against(order, predictions, judged, resamples)
+    p, told, gaps = intervals_of(judged).against(order, predictions, judged, DECIDES)
     alike = [k for k in range(len(models)) if k != place and not told[k]]
     record = {
         "metric": DECIDES,
@@ -162,55 +148,3 @@ def best_of(
         "share of null draws, not a chance of being best",
     }
     return Best(record, p)
-
-
-def _against(
-    order: Ints, predictions: Sequence[Floats], judged: Judged, resamples: int | None
-) -> tuple[Floats, Bools, list[Gap | None]]:
-    """Compare all with the first in ``order``: `Best.mcs_p`, whether told from it, differences."""
-    p, told = np.full(len(order), np.nan), np.zeros(len(order), np.bool_)
-    gaps: list[Gap | None] = [None] * len(order)
-    if resamples is not None:
-        for k in order:
-            one = paired_gap(predictions[order[0]], predictions[k], judged, DECIDES, resamples)
-            gaps[k], told[k] = one, one is not None and one.low > 0
-        return p, told, gaps
-    compared = order[:MOST_CELLS]
-    found = _evidence([predictions[k] for k in compared], judged, DECIDES)
-    for row, k in enumerate(compared):
-        gaps[k] = _gap(found, 0, row)
-    if found is not None:
-        p[compared], left = confidence_set(found)
-        told[compared] = ~left & np.isfinite(p[compared])
-    return p, told, gaps
-
-
-def paired_gap(
-    ours: Floats, theirs: Floats, judged: Judged, figure: str, resamples: int | None = None
-) -> Gap | None:
-    """Return a figure's difference, ours less theirs, with its 95 % interval; None without any.
-
-    Args:
-        ours: [C] predictions of one model, its seeds averaged.
-        theirs: [C] of the other.
-        judged: the clips that both predict.
-        figure: of `MAIN_FIGURES`.
-        resamples: of `limits`.
-    """
-    if resamples is None:
-        return _gap(_evidence([ours, theirs], judged, figure), 0, 1)
-    drawn = [resampled(pred, judged, resamples=resamples, only=[figure]) for pred in (ours, theirs)]
-    if figure not in drawn[0]:
-        return None
-    (both,) = figures_of(np.stack([ours, theirs]), judged, only=[figure]).values()
-    return Gap(both[0] - both[1], *interval(drawn[0][figure] - drawn[1][figure]))
-
-
-def _evidence(predictions: Sequence[Floats], judged: Judged, figure: str) -> Evidence | None:
-    known = np.stack(predictions)[:, judged.known]
-    return evidence(figure_of(figure), known, sample_of(judged))
-
-
-def _gap(found: Evidence | None, ours: int, theirs: int) -> Gap | None:
-    between = None if found is None else gap(found, ours, theirs)
-    return None if between is None or np.isnan(between.low) else between

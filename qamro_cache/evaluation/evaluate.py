@@ -19,6 +19,7 @@ from qamro_cache.errors import QamroError, unknown
 from qamro_cache.evaluation.by_system import by_system
 from qamro_cache.evaluation.files import name_of, origin_of, read_predictions
 from qamro_cache.evaluation.judged import Judged, rated, warn_of_small_numbers, ways_of
+from qamro_cache.evaluation.kinds import Kind
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.evaluation.others import (
     Other,
@@ -88,13 +89,13 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     # Loads torch, which takes seconds: what is wrong with the files has been said by now.
     from qamro_cache.evaluation.bootstrap import refuse_resamples
 
-    refuse_resamples(options.draws, len(found.rows))
+    refuse_resamples(options.kind.draws, len(found.rows))
     origin, cache = origin_of(request.predictions), request.cache
     source = None if cache is None else Source(cache, origin["feature"], table)
     axes: dict[str, Any] = {}
     learned = False
     for theirs, ours in pairs.items():
-        scored = _score_axis(found, truth, theirs, ours, options.draws, others, source)
+        scored = _score_axis(found, truth, theirs, ours, options.kind, others, source)
         if scored["clips"] == scored["trained_on"] and scored["clips"]:
             learned = True
             if not options.include_trained:
@@ -134,7 +135,7 @@ def _score_axis(
     truth: Dataset,
     theirs: str,
     ours: str,
-    resamples: int | None,
+    interval: Kind,
     models: Sequence[Other],
     source: Source | None,
 ) -> dict[str, Any]:
@@ -171,11 +172,11 @@ def _score_axis(
     warn_of_small_numbers(ours, Judged(np.where(every, target, np.nan), found.system))
     ways = ways_of(clips)
     ways["ratings"] = rated(select_labels(truth.labels, found.rows), index)
-    ways["group_kind"] = truth.group_kind
+    ways |= {"group_kind": truth.group_kind, "interval": interval}
     judged = Judged(target, found.system, published, same_scale=not why, **ways)
-    scored = score(pred, judged, resamples=resamples)
-    scored |= held_against(theirs, pred, scored, beside, judged, resamples)
-    scored |= of_trained(_said(part, found), pred, judged, resamples)
+    scored = score(pred, judged)
+    scored |= held_against(theirs, pred, scored, beside, judged)
+    scored |= of_trained(_said(part, found), pred, judged)
     far = part.loc[part["ood"] == "True", "clip_id"] if "ood" in part else None
     return scored | {
         "predicted_axis": theirs or ours,

@@ -5,7 +5,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from qamro_cache.evaluation.judged import Floats, Judged
 from qamro_cache.evaluation.metrics import METRICS
+from qamro_cache.evaluation.ways import sample_of
 from qamro_cache.evaluation.weighted import system_means
 from qamro_cache.evaluation.within import Block, blocks_of, mean_over_groups
 
@@ -114,3 +116,24 @@ def by_level(
             means = torch.where(truth.isnan(), means, truth)
         levels["system"] = (system_means(pred, system, size).mean, means)
     return levels
+
+
+def figures_of(
+    pred: Floats, judged: Judged, *, only: Collection[str] = FIGURES
+) -> dict[str, list[float]]:
+    """Return each figure of each prediction [K, C], on another scale without those in its units."""
+    known, sample = judged.known, sample_of(judged)
+    found = figures(
+        torch.as_tensor(pred[:, known]),
+        torch.as_tensor(sample.target),
+        torch.as_tensor(sample.system),
+        None if sample.truth is None else torch.as_tensor(sample.truth),
+        group=torch.as_tensor(sample.group),
+        candidates=None if judged.reference is None else torch.as_tensor(~judged.reference[known]),
+        only=only,
+    )
+    return {
+        name: values.tolist()
+        for name, values in found.items()
+        if judged.same_scale or not METRICS[name.partition("_")[2]].same_scale
+    }

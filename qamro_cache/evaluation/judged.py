@@ -10,6 +10,7 @@ import pandas as pd
 
 from qamro_cache.datasets.records import Labels
 from qamro_cache.datasets.selection import named_reference
+from qamro_cache.evaluation.kinds import JACKKNIFE, Kind
 
 logger = logging.getLogger("qamro_cache")
 
@@ -67,6 +68,7 @@ class Judged:
         reference: [C] clips that nobody would choose among others, because they are the original.
         cv: how clips were held out from training; empty where that is not known.
         ratings: the single ratings behind the labels, or None.
+        interval: the kind of interval that figures and differences have.
     """
 
     target: Floats
@@ -79,6 +81,7 @@ class Judged:
     reference: Bools | None = None
     cv: str = ""
     ratings: Rated | None = None
+    interval: Kind = JACKKNIFE
 
     @property
     def known(self) -> Bools:

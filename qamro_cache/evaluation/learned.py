@@ -10,16 +10,13 @@ from qamro_cache.evaluation.score import score
 from qamro_cache.heads.trained import KNOWN
 
 
-def of_trained(
-    said: npt.NDArray[np.str_] | None, pred: Floats, judged: Judged, resamples: int | None
-) -> dict[str, Any]:
+def of_trained(said: npt.NDArray[np.str_] | None, pred: Floats, judged: Judged) -> dict[str, Any]:
     """Count the clips that a head was trained on, and score the others.
 
     Args:
         said: [C] what ``trained_on`` says of each clip; None where nothing is said.
         pred: [K, C] predictions.
         judged: the same clips.
-        resamples: of `limits`.
 
     Returns:
         ``trained_on``, ``trained_on_near`` and ``without_trained``, as `evaluate` has them.
@@ -29,7 +26,7 @@ def of_trained(
     every = np.isfinite(pred).all(0) & judged.known
     known, others = every & np.isin(said, KNOWN), None
     if 0 < known.sum() < every.sum():
-        others = score(np.where(known, np.nan, pred), judged, resamples=resamples)
+        others = score(np.where(known, np.nan, pred), judged)
     near = int((known & (said == "near")).sum())
     return {
         "trained_on": int(known.sum()),

@@ -37,14 +37,12 @@ class Inside(NamedTuple):
 def nested_choice(
     cells: Sequence[tuple[Mapping[str, Any], Floats, Inside]],
     judged: Judged,
-    resamples: int | None = None,
 ) -> dict[str, Any]:
     """Estimate what the best cell reaches where it was not chosen by the clips it is judged by.
 
     Args:
         cells: of M cells the names, the held-out predictions [C], and what to choose by.
         judged: the clips that all cells predict; see `common`.
-        resamples: of `limits`.
 
     Returns:
         ``cells``: how many there were to choose from. ``exact``: chosen by the inner heads, None
@@ -64,7 +62,7 @@ def nested_choice(
     found: dict[str, Any] = {"cells": len(cells), "approximate": None, "exact": None}
     for way, (chosen_by, counted) in ways.items():
         picks = choose_by_fold(chosen_by, counted, labels)
-        scored = score(pool_choices(picks, outer, test)[None], judged, resamples=resamples)
+        scored = score(pool_choices(picks, outer, test)[None], judged)
         if DECIDES not in scored["metrics"]:
             continue
         taken, folds = np.unique(picks[picks >= 0], return_counts=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from qamro_cache.datasets.options import ColumnOptions, ScaleOptions
 from qamro_cache.errors import OptionError
+from qamro_cache.evaluation.kinds import KINDS, Kind
 from qamro_cache.settings import check_settings, setting
 
 #: Draws of a bootstrap where nobody said.
@@ -32,7 +33,7 @@ class IntervalOptions:
     interval: str = setting(
         "",
         "Over systems and groups by a jackknife, or over systems by a bootstrap.",
-        choices=("", "jackknife", "bootstrap"),
+        choices=("", *KINDS),
         default_help="jackknife",
     )
     resamples: int | None = setting(
@@ -45,17 +46,18 @@ class IntervalOptions:
     )
 
     @property
-    def draws(self) -> int | None:
-        """Draws of the bootstrap (0: no interval); None for the jackknife.
+    def kind(self) -> Kind:
+        """The kind of interval, with the draws of a bootstrap (0: no interval).
 
         Raises:
-            OptionError: draws are asked of the jackknife, which takes none.
+            OptionError: draws are asked of a kind that takes none.
         """
-        if self.interval == "jackknife" and self.resamples is not None:
-            raise OptionError("--resamples is for --interval bootstrap; the jackknife draws none")
-        if self.interval == "bootstrap" and self.resamples is None:
-            return _DRAWS
-        return self.resamples
+        name = self.interval or ("jackknife" if self.resamples is None else "bootstrap")
+        if name == "bootstrap":
+            return Kind(name, _DRAWS if self.resamples is None else self.resamples)
+        if self.resamples is not None:
+            raise OptionError(f"--resamples is for --interval bootstrap; the {name} draws none")
+        return Kind(name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,7 +137,6 @@ def held_against(
     scored: Mapping[str, Any],
     beside: Mapping[str, Beside],
     judged: Judged,
-    resamples: int | None,
 ) -> dict[str, Any]:
     """Score other models on the clips of a prediction, and say whether it beats them.
 
@@ -147,7 +146,6 @@ def held_against(
         scored: what `score` found of it.
         beside: the other models.
         judged: the clips that all of them score.
-        resamples: bootstrap draws.
 
     Returns:
         ``baselines``: file -> what `score` returns, and ``verdicts``.
@@ -159,7 +157,7 @@ def held_against(
     models = {other: scores[None] for other, (scores, _) in beside.items()}
     judged = common([pred, *models.values()], judged)
     own = [other for other, (_, own_units) in beside.items() if own_units]
-    found = score_models(models, judged, resamples=resamples, own_units=own)
+    found = score_models(models, judged, own_units=own)
     ours, *others = [
         Model(one, one, values.mean(0), columns(figures)[DECIDES])
         for one, values, figures in (
@@ -168,4 +166,4 @@ def held_against(
         )
     ]
     always = set(models) - {"kNN", "train mean"}
-    return {"baselines": found, "verdicts": verdicts(ours, others, always, judged, resamples)}
+    return {"baselines": found, "verdicts": verdicts(ours, others, always, judged)}

@@ -5,17 +5,14 @@ What is scored is what is delivered: the mean of the seeds' predictions, as qamr
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from qamro_cache.evaluation.bootstrap import Interval, interval, resampled
-from qamro_cache.evaluation.figures import FIGURES, figures, with_interval
-from qamro_cache.evaluation.intervals import figure_of, intervals
+from qamro_cache.evaluation.figures import figures_of
 from qamro_cache.evaluation.judged import Floats, Judged
-from qamro_cache.evaluation.metrics import METRICS
-from qamro_cache.evaluation.ways import sample_of
+from qamro_cache.evaluation.limits import Interval, intervals_of
 from qamro_cache.evaluation.within import blocks_of, group_sizes
 from qamro_cache.version import __version__
 
@@ -31,7 +28,6 @@ def score_models(
     models: Mapping[_Name, Floats],
     judged: Judged,
     *,
-    resamples: int | None = None,
     own_units: Collection[_Name] = (),
 ) -> dict[_Name, dict[str, Any]]:
     """Score models [K, C], each as `score` does, on the clips that all of them predict.
@@ -43,7 +39,7 @@ def score_models(
     left = int(judged.known.sum() - same.known.sum())
     return {
         name: {
-            **score(pred, other if name in own_units else same, resamples=resamples),
+            **score(pred, other if name in own_units else same),
             "left_out": left,
         }
         for name, pred in models.items()
@@ -63,13 +59,12 @@ def common(models: Iterable[Floats], judged: Judged) -> Judged:
     return judged.only(kept)
 
 
-def score(pred: Floats, judged: Judged, *, resamples: int | None = None) -> dict[str, Any]:
+def score(pred: Floats, judged: Judged) -> dict[str, Any]:
     """Score the mean of the predictions of K seeds against the labels.
 
     Args:
         pred: [K, C] predictions; a clip with a NaN from any seed is left out.
-        judged: the same clips.
-        resamples: of `limits`.
+        judged: the same clips, and the kind of interval.
 
     Returns:
         ``clips``, ``systems``, ``groups`` (those that the figures within groups are averaged over),
@@ -78,7 +73,7 @@ def score(pred: Floats, judged: Judged, *, resamples: int | None = None) -> dict
         with a label but no prediction) and ``seeds`` counted; ``population``, what the intervals
         are over in words; the ``signature`` of what was computed; and ``metrics``: for each of
         `FIGURES` the ``value`` of the averaged prediction, the 95 % interval ``low`` to ``high`` of
-        the main ones (see `limits`), and of the seeds' own figures ``by_seed`` [K] the
+        the main ones, and of the seeds' own figures ``by_seed`` [K] the
         ``seeds_mean`` and ``seeds_std`` (NaN for one seed). JSON types, NaN where a figure is
         undefined.
     """
@@ -100,7 +95,7 @@ def score(pred: Floats, judged: Judged, *, resamples: int | None = None) -> dict
         return result
     # The averaged prediction stands first, the seeds' own behind it.
     rows = figures_of(np.concatenate([pred.mean(0, keepdims=True), pred]), judged)
-    found = limits(pred.mean(0), judged, resamples)
+    found = intervals_of(judged).limits(pred.mean(0), judged)
     for name, (value, *by_seed) in rows.items():
         between = found.of_figures.get(name, Interval(_NONE, _NONE))
         result["metrics"][name] = {
@@ -111,7 +106,7 @@ def score(pred: Floats, judged: Judged, *, resamples: int | None = None) -> dict
             "seeds_std": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else _NONE,
             "by_seed": by_seed,
         }
-    result["population"] = found.population
+    result["population"] = found.population and found.population + _learned(judged)
     result["signature"] = _signature(result, judged, found.signature)
     return result
 
@@ -132,46 +127,6 @@ def _group_counts(judged: Judged) -> dict[str, Any]:
         "group_word": word,
         "best_of_n": float(choices.mean()),
     }
-
-
-class Limits(NamedTuple):
-    """Intervals by figure, what they are over in words, and ``ci=`` of a signature."""
-
-    of_figures: Mapping[str, Interval]
-    population: str
-    signature: str
-
-
-def limits(pred: Floats, judged: Judged, resamples: int | None = None) -> Limits:
-    """Return the 95 % intervals of one prediction's main figures.
-
-    Args:
-        pred: [C] predictions, finite where a clip is judged.
-        judged: the same clips, with their systems and groups.
-        resamples: None for the jackknife over systems and groups; draws of a bootstrap over systems
-            (clips where no clip has a system) instead; 0 for no interval.
-    """
-    known = judged.known
-    if resamples is None:
-        sample = sample_of(judged)
-        wanted = [
-            figure
-            for figure in map(figure_of, with_interval(len(sample.target)))
-            if judged.same_scale or not METRICS[figure.metric].same_scale
-        ]
-        found = intervals(pred[None, known], sample, wanted)
-        over = "+".join(f"{way.noun}s" for way in sample.ways.over)
-        return Limits(
-            {name: Interval(float(one.low[0]), float(one.high[0])) for name, one in found.items()},
-            sample.ways.population + _learned(judged),
-            f"jackknife:{over}",
-        )
-    drawn = resampled(pred, judged, resamples=resamples)
-    if not drawn:
-        return Limits({}, "", "none")
-    way = "systems" if (judged.system[known] >= 0).any() else "clips"
-    between = {name: interval(values) for name, values in drawn.items()}
-    return Limits(between, f"over {way}{_learned(judged)}", f"bootstrap:{way}:{resamples}")
 
 
 def _learned(judged: Judged) -> str:
@@ -206,24 +161,3 @@ def _signature(scored: Mapping[str, Any], judged: Judged, interval: str) -> str:
         "version": __version__,
     }
     return "|".join([DECIDES, *(f"{name}={value}" for name, value in parts.items() if value != "")])
-
-
-def figures_of(
-    pred: Floats, judged: Judged, *, only: Collection[str] = FIGURES
-) -> dict[str, list[float]]:
-    """Return each figure of each prediction [K, C], on another scale without those in its units."""
-    known, sample = judged.known, sample_of(judged)
-    found = figures(
-        torch.as_tensor(pred[:, known]),
-        torch.as_tensor(sample.target),
-        torch.as_tensor(sample.system),
-        None if sample.truth is None else torch.as_tensor(sample.truth),
-        group=torch.as_tensor(sample.group),
-        candidates=None if judged.reference is None else torch.as_tensor(~judged.reference[known]),
-        only=only,
-    )
-    return {
-        name: values.tolist()
-        for name, values in found.items()
-        if judged.same_scale or not METRICS[name.partition("_")[2]].same_scale
-    }

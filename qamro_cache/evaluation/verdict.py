@@ -4,8 +4,8 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from qamro_cache.evaluation.compare import paired_gap
 from qamro_cache.evaluation.judged import Floats, Judged
+from qamro_cache.evaluation.limits import intervals_of
 from qamro_cache.evaluation.score import DECIDES
 from qamro_cache.evaluation.ways import sample_of
 
@@ -34,7 +34,6 @@ def verdicts(
     baselines: Sequence[Model],
     always: Collection[str],
     judged: Judged,
-    resamples: int | None = None,
 ) -> list[dict[str, Any]]:
     """Hold a model against the highest baseline, and against the highest of some kinds.
 
@@ -42,8 +41,8 @@ def verdicts(
         ours: the model.
         baselines: what it should beat, in the order of the verdicts.
         always: kinds that have a verdict whether one of them is the highest or not.
-        judged: the clips that all of them predict; see `common`.
-        resamples: of `paired_gap`; without an interval there is no verdict.
+        judged: the clips that all of them predict; see `common`. Without an interval there is no
+            verdict.
 
     Returns:
         A record each: ``baseline`` (its name), ``metric``, its ``value``, the ``difference`` (ours
@@ -58,11 +57,11 @@ def verdicts(
         if one.kind not in best or one.value > best[one.kind].value:
             best[one.kind] = one
     chosen = [one for one in best.values() if one is top or one.kind in always]
-    return [{**_verdict(ours, one, judged, resamples), "highest": one is top} for one in chosen]
+    return [{**_verdict(ours, one, judged), "highest": one is top} for one in chosen]
 
 
-def _verdict(ours: Model, baseline: Model, judged: Judged, resamples: int | None) -> dict[str, Any]:
-    gap = paired_gap(ours.pred, baseline.pred, judged, DECIDES, resamples)
+def _verdict(ours: Model, baseline: Model, judged: Judged) -> dict[str, Any]:
+    gap = intervals_of(judged).gap(ours.pred, baseline.pred, judged, DECIDES)
     low, high = (math.nan, math.nan) if gap is None else (gap.low, gap.high)
     difference = ours.value - baseline.value
     beats = low > 0 if math.isfinite(low) else None

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,10 @@ def _write(
         chosen = defaults_chosen_on(*(str(item["dataset"]) for item in materials))
         about = {**origin, "synthetic": synthetic, "defaults_chosen_on": chosen}
         about["questions"] = questions
-        return write_tables(new, outcomes, about, options.draws)
+        outcomes = [
+            replace(one, judged=replace(one.judged, interval=options.kind)) for one in outcomes
+        ]
+        return write_tables(new, outcomes, about)
 
 
 def _plan(part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions) -> Plan:
@@ -172,7 +176,7 @@ def _plan(part: Part, material: Material, cells: Sequence[Cell], options: Ablate
     chosen = [(place, cells[place]) for place in part.cells]
     heads = len(chosen) * options.seeds * len(part.clips.axes) * len(part.held_out.folds.train)
     refuse_heads(heads, len(part.clips.rows))
-    refuse_resamples(options.draws, len(part.clips.rows))
+    refuse_resamples(options.kind.draws, len(part.clips.rows))
     folds = part.held_out.folds
     sizes = [c.recipe.batch_size for _, c in chosen if c.recipe.takes("batch_size")]
     if sizes and (notice := passes_notice(int(folds.train.sum(1).min()), sizes[0])):

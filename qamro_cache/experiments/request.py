@@ -154,7 +154,7 @@ def ablate_request(
         grid if isinstance(grid, Grid) else find_grid(str(as_path(grid, "a grid")) if grid else "")
     )
     options: AblateOptions = from_options(AblateOptions, {**found.run, **mine})
-    _ = options.draws
+    _ = options.kind
     try:
         cells = cells_of(override(found, cells_given))
         if options.baselines == "all":

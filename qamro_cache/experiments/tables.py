@@ -64,7 +64,6 @@ def write_tables(
     out: Path,
     outcomes: Sequence[Outcome],
     about: Mapping[str, Any],
-    resamples: int | None,
 ) -> dict[str, Any]:
     """Write ``results.csv``, ``summary.csv`` and ``best.json``; return what the last one holds.
 
@@ -81,7 +80,7 @@ def write_tables(
     scores: dict[int, dict[str, Any]] = {}
     ceilings: list[tuple[Outcome, dict[str, Any]]] = []
     for name, same in asked.items():
-        found, best[name] = _compare(same, resamples)
+        found, best[name] = _compare(same)
         if best[name]["ceiling"]:
             ceilings.append((same[0], best[name]["ceiling"]))
         scores |= {id(one): scored for one, scored in zip(same, found, strict=True)}
@@ -117,7 +116,7 @@ def _columns(names: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compare(
-    outcomes: Sequence[Outcome], resamples: int | None
+    outcomes: Sequence[Outcome],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Score the cells and baselines of one question on the same clips; find the best cell.
 
@@ -126,11 +125,11 @@ def _compare(
     models = {k: one.predictions for k, one in enumerate(outcomes)}
     own = {k for k, one in enumerate(outcomes) if not one.judged.same_scale}
     whole = replace(outcomes[0].judged, same_scale=True)
-    scored = score_models(models, whole, resamples=resamples, own_units=own)
+    scored = score_models(models, whole, own_units=own)
     places = [k for k, one in enumerate(outcomes) if one.model == "head" and one.trained]
     cells = [(outcomes[k].names, outcomes[k].predictions.mean(0), scored[k]) for k in places]
     judged = common(models.values(), whole)
-    best, bound = best_of(cells, judged, resamples), ceiling(judged)
+    best, bound = best_of(cells, judged), ceiling(judged)
     for k, p in zip(places, best.mcs_p, strict=True):
         scored[k]["mcs_p"] = float(p)
     if best.record["cell"] is None:
@@ -147,25 +146,23 @@ def _compare(
         if one.model != "head"
     ]
     always = {"ridge", *(outcomes[k].model for k in own)}
-    found = verdicts(ours, baselines, always, judged, resamples)
+    found = verdicts(ours, baselines, always, judged)
     highest = next((one for one in found if one["highest"]), None)
     beaten = highest is None or bool(highest["beats"])
     return list(scored.values()), {
         **best.record,
         "clearly_best": best.record["clearly_best"] and beaten,
-        "nested": _nested([outcomes[k] for k in places], judged, resamples),
+        "nested": _nested([outcomes[k] for k in places], judged),
         "baseline": highest,
         "verdicts": found,
         "ceiling": bound,
     }
 
 
-def _nested(
-    cells: Sequence[Outcome], judged: Judged, resamples: int | None
-) -> dict[str, Any] | None:
+def _nested(cells: Sequence[Outcome], judged: Judged) -> dict[str, Any] | None:
     """Say what the best of several cells is worth where it is not chosen by the clips judged."""
     found = [(c.names, c.predictions.mean(0), c.inside) for c in cells if c.inside is not None]
-    return nested_choice(found, judged, resamples) if len(found) > 1 else None
+    return nested_choice(found, judged) if len(found) > 1 else None
 
 
 def _name(baseline: Outcome) -> str:
