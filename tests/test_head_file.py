@@ -3,15 +3,16 @@
 import json
 import random
 import struct
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 
 import pytest
 import torch
 
 from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
+from qamro_cache.heads import record
 from qamro_cache.heads.file import load_head, save_head
-from qamro_cache.heads.head import AxisHead, Head
+from qamro_cache.heads.head import AS_IT_IS, AxisHead, Head
 from qamro_cache.heads.network import Architecture, init_params
 from qamro_cache.heads.ood import reference_clips
 from qamro_cache.heads.trained import Trained
@@ -96,6 +97,24 @@ def test_the_same_head_is_the_same_bytes(tmp_path):
     assert len(found) == 1
     length = int.from_bytes(found.pop()[:8], "little")
     assert length % 8 == 0
+
+
+@dataclass(frozen=True)
+class Noted(Head):
+    note: str | None = field(default=None, metadata=AS_IT_IS)
+
+
+def test_a_field_is_one_declaration(tmp_path, monkeypatch):
+    """Nothing else knows of it, and a head of before it still loads."""
+    old, path = tmp_path / "old.safetensors", tmp_path / "head.safetensors"
+    save_head(old, make_head())
+    known = {one.name: getattr(make_head(), one.name) for one in fields(Head)}
+    monkeypatch.setattr(record, "Head", Noted)
+    save_head(path, Noted(**known, note="by hand"))
+    assert (load_head(path).note, load_head(old).note) == ("by hand", None)
+    path.write_bytes(rewritten(path.read_bytes(), lambda found, _: found.update(note=3)))
+    with pytest.raises(QamroError, match="its note is of another type"):
+        load_head(path)
 
 
 def test_bounds_are_the_scale_in_the_heads_units():

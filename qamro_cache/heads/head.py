@@ -46,6 +46,11 @@ class AxisHead:
         return torch.tensor([ends]).expand(len(self.seeds), 2)
 
 
+#: Marks a field that stands in the file's record as it is: text, a number, a mapping of JSON types.
+#: One that older files lack has the default None, and None is left out.
+AS_IT_IS = {"as it is": True}
+
+
 @dataclass(frozen=True)
 class Head:
     """Everything that a prediction needs.
@@ -64,10 +69,10 @@ class Head:
 
     architecture: Architecture
     row: tuple[int, ...]
-    feature: str
-    text_feature: str
-    identity: Mapping[str, Any]
+    feature: str = field(metadata=AS_IT_IS)
+    text_feature: str = field(metadata=AS_IT_IS)
+    identity: Mapping[str, Any] = field(metadata=AS_IT_IS)
     axes: tuple[AxisHead, ...]
     reference: Reference
-    training: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict, metadata=AS_IT_IS)
     trained: Trained | None = None

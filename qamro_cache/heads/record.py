@@ -3,8 +3,9 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict, fields, replace
+from types import UnionType
+from typing import Any, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from qamro_cache.audio.fingerprint import SHORT_WIDTH
 from qamro_cache.datasets.records import Axis
 from qamro_cache.files import json_text
 from qamro_cache.heads.architecture import Architecture
-from qamro_cache.heads.head import AxisHead, Head
+from qamro_cache.heads.head import AS_IT_IS, AxisHead, Head
 from qamro_cache.heads.header import Header
 from qamro_cache.heads.network import input_width, parameter_shapes
 from qamro_cache.heads.ood import Reference
@@ -62,12 +63,12 @@ def _filled_reference(name: str, blank: Reference, tensors: Mapping[str, Tensor]
 
 def record_of(head: Head) -> dict[str, Any]:
     """Return everything of a head but its tensors: JSON types."""
+    plain = {name: getattr(head, name) for name in _plain_fields()}
+    plain = {n: dict(v) if isinstance(v, Mapping) else v for n, v in plain.items() if v is not None}
     return {
+        **json.loads(json_text(plain)),
         "architecture": {**asdict(head.architecture), "widths": list(head.architecture.widths)},
         "row": list(head.row),
-        "feature": head.feature,
-        "text_feature": head.text_feature,
-        "identity": head.identity,
         "axes": [
             {
                 "axis": asdict(one.axis),
@@ -79,7 +80,16 @@ def record_of(head: Head) -> dict[str, Any]:
             for one in head.axes
         ],
         "ood": _finite(head.reference.threshold),
-        "training": json.loads(json_text(dict(head.training))),
+    }
+
+
+def _plain_fields() -> dict[str, Any]:
+    """Return the fields that stand in a record as they are, and what `isinstance` asks of each."""
+    hints = get_type_hints(Head)
+    names = [one.name for one in fields(Head) if one.metadata == AS_IT_IS]
+    return {
+        n: hints[n] if isinstance(hints[n], UnionType) else get_origin(hints[n]) or hints[n]
+        for n in names
     }
 
 
@@ -87,7 +97,12 @@ def blank_head(record: Mapping[str, Any], header: Header) -> Head:
     """Return a head of a record, with tensors of the right shapes that take no memory."""
     architecture = _architecture(record["architecture"])
     row = tuple(record["row"])
-    identity, feature, text = record["identity"], record["feature"], record["text_feature"]
+    kinds = _plain_fields()
+    plain = {name: record[name] for name in kinds if name in record}
+    for name, value in plain.items():
+        if not isinstance(value, kinds[name]):
+            raise ValueError(f"its {name} is of another type")
+    identity, feature, text = plain["identity"], plain["feature"], plain["text_feature"]
     check_identity(identity)
     width = identity["text_features"][text][0] if text else 0
     if row != input_width(architecture, identity["features"][feature], width):
@@ -122,8 +137,7 @@ def blank_head(record: Mapping[str, Any], header: Header) -> Head:
             raise ValueError(f"labels of axis {index} have no usable mean and std")
     reference = _blank_reference("reference", record["ood"], header)
     trained = _blank_trained(len(axes), header) if "trained/audio" in header.tensors else None
-    parts = (identity, tuple(axes), reference, record["training"], trained)
-    return Head(architecture, row, feature, text, *parts)
+    return Head(architecture, row, axes=tuple(axes), reference=reference, trained=trained, **plain)
 
 
 def _blank_trained(axes: int, header: Header) -> Trained:
