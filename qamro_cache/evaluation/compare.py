@@ -13,7 +13,7 @@ import numpy as np
 from qamro_cache.evaluation.baselines import nearest, ridge, support_vectors, train_mean
 from qamro_cache.evaluation.figures import FIGURES, LEVELS, MAIN_FIGURES
 from qamro_cache.evaluation.judged import Bools, Floats, Ints, Judged
-from qamro_cache.evaluation.limits import intervals_of
+from qamro_cache.evaluation.limits import Gap, intervals_of
 from qamro_cache.evaluation.score import DECIDES
 
 #: What stands behind a main figure in ``metrics.json`` and in ``summary.csv``.
@@ -148,3 +148,8 @@ def best_of(
         "share of null draws, not a chance of being best",
     }
     return Best(record, p)
+
+
+def paired_gap(ours: Floats, theirs: Floats, judged: Judged, figure: str) -> Gap | None:
+    """Return a figure's difference, ours less theirs, with its interval; see `Intervals.gap`."""
+    return intervals_of(judged).gap(ours, theirs, judged, figure)

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.compare import columns
+from qamro_cache.evaluation.compare import columns, paired_gap
 from qamro_cache.evaluation.figures import MAIN_FIGURES
 from qamro_cache.evaluation.judged import Judged
-from qamro_cache.evaluation.limits import intervals_of
 from qamro_cache.evaluation.score import DECIDES, score_models
 from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.reports.clips import Predicted
@@ -134,7 +133,7 @@ def _judged(runs: Mapping[str, Folder], first: Predicted) -> Judged:
 def _gaps(axis: str, found: Mapping[str, Predicted], judged: Judged) -> Table:
     (name, first), *others = found.items()
     gaps = {
-        (other, figure): intervals_of(judged).gap(of.mean, first.mean, judged, figure)
+        (other, figure): paired_gap(of.mean, first.mean, judged, figure)
         for other, of in others
         for figure in MAIN_FIGURES
     }
