@@ -1,6 +1,5 @@
 """qamro-ablate: every cell of a grid at once, on the same held-out clips."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,12 +7,13 @@ import click
 
 from qamro_cache.experiments.grid import CELL, shipped_grids
 from qamro_cache.experiments.options import AblateOptions
+from qamro_cache.reports.numbers import number, short_span
 
 from .common import OneLine, notices_to_stderr, printable, version_option
 from .completion import complete
 from .options import CACHES, OUT_FOLDER, REPORT, given, request_options, setting_options
 from .report import page_of_folder, page_to_make
-from .tables import number, short_span, show_heading, show_table
+from .tables import show_heading, show_table
 from .training_bar import training_bar
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def _show(out: Path, best: dict[str, Any]) -> None:
     import pandas as pd
 
     from qamro_cache.experiments.tables import question
+    from qamro_cache.reports.choice import choice_words, nested_words
 
     summary = pd.read_csv(out / "summary.csv", keep_default_na=False, dtype={"cv": str})
     named = [name for name in summary.columns[: summary.columns.get_loc("seeds")] if name != "axis"]
@@ -113,8 +114,8 @@ def _show(out: Path, best: dict[str, Any]) -> None:
         show_heading(str(axis), {**best, "split": "; ".join(held_out)}, first)
         show_table([*named, *_SHOWN], rows, left=len(named))
         click.echo(printable(first["signature"]))
-        click.echo(printable(_verdict(str(axis), best["axes"][axis])))
-        for line in _nested(best["axes"][axis]):
+        click.echo(printable(choice_words(str(axis), best["axes"][axis])))
+        for line in nested_words(best["axes"][axis]):
             click.echo(printable(f"{axis}: {line}"))
         for verdict in best["axes"][axis]["verdicts"]:
             click.echo(printable(f"{axis}: this cell {verdict['words']}"))
@@ -126,36 +127,3 @@ def _cell(row: "pd.Series[Any]", name: str) -> str:
         return number(row.get(name, ""))
     low, high = (row[f"clip_srcc_{end}"] for end in ("low", "high"))
     return short_span(low, high)
-
-
-def _nested(record: dict[str, Any]) -> Iterator[str]:
-    """Say what the choice among the cells is worth."""
-    found = record["nested"] or {}
-    how = {
-        "exact": "with each fold's cell chosen among the {} without what the fold holds out",
-        "approximate": "approximately, with each fold's cell chosen among the {} by the other "
-        "folds, whose heads have learned what it holds out (--nested: without)",
-    }
-    for name, words in how.items():
-        if one := found.get(name):
-            limits = short_span(one["low"], one["high"])
-            said = words.format(found["cells"])
-            yield f"{record['metric']} {number(one['value'])} ({limits}) {said}"
-
-
-def _verdict(axis: str, record: dict[str, Any]) -> str:
-    """Say which cell is best by the one metric that decides, and what cannot be told from it."""
-    if record["cell"] is None:
-        return f"{axis}: no best cell: {record['reason']}"
-    cell = ", ".join(f"{name}={value}" for name, value in record["cell"].items())
-    others, cells, baseline = (record[name] for name in ("not_told_apart", "cells", "baseline"))
-    verdict = "the only cell"
-    if record["clearly_best"]:
-        verdict = f"clearly above all others (95 %, {cells} cells)"
-    elif others and all(one["gap_95"] is None for one in others):
-        verdict = f"and nothing tells the {cells} cells apart: there are no intervals"
-    elif others:
-        verdict = f"not told apart at 95 %: {len(others) + 1} of {cells} cells"
-    elif baseline is not None and not baseline["beats"]:
-        verdict = f"but not clearly above {baseline['baseline']}"
-    return f"{axis}: highest {record['metric']} with {cell or 'this cell'}, {verdict}"

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qamro_cache.reports.numbers import number
 from qamro_cache.scoring.options import PredictOptions
 
 from .common import OneLine, fail, notices_to_stderr, printable, version_option
 from .extraction_bar import ExtractionBar
 from .options import File, given, request_options
-from .tables import number, show_systems, show_table
+from .tables import show_systems, show_table
 
 if TYPE_CHECKING:
     import pandas as pd

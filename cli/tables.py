@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from qamro_cache.reports.numbers import bare, number, short_span, span
+
 from .common import printable
 
 #: The metric whose interval and single seeds stand beside the figures.
@@ -202,39 +204,11 @@ def _panels(ceiling: Mapping[str, Any]) -> str:
     return f"{line}; not all rated the same clips ({share:.1f} % of the variance)"
 
 
-def short_span(low: Any, high: Any) -> str:
-    """A correlation's interval; - where there is none."""
-    return "-" if number(low) == "-" else f"{_bare(float(low), 2)} to {_bare(float(high), 2)}"
-
-
 def _spread(metric: Mapping[str, Any]) -> str:
     """Mean and std of single seeds' figures; - where there is one seed."""
     if number(metric["seeds_std"]) == "-":
         return "-"
-    return f"{_bare(metric['seeds_mean'], 3)}\u00b1{_bare(metric['seeds_std'], 3)}"
-
-
-def _bare(value: float, decimals: int) -> str:
-    """A correlation without the 0 before its point."""
-    return f"{value:.{decimals}f}".replace("0.", ".", 1 if abs(value) < 1 else 0)
-
-
-def span(low: Any, high: Any, *, like: float | None = None) -> str:
-    """An interval in its own units; - where there is none."""
-    return "-" if number(low) == "-" else f"{number(low, like=like)} to {number(high, like=like)}"
-
-
-def number(value: Any, *, like: float | None = None) -> str:
-    """Three decimals, one or none for large ones (or one ``like`` them); - where there is none."""
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        return "-"
-    if value != value:
-        return "-"
-    size = abs(value if like is None else like)
-    decimals = 3 if size < 10 else 1 if size < 1000 else 0
-    return f"{value:.{decimals}f}"
+    return f"{bare(metric['seeds_mean'], 3)}\u00b1{bare(metric['seeds_std'], 3)}"
 
 
 def show_words(axis: str, found: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.compare import paired_gap
 from qamro_cache.evaluation.judged import Judged, Rated, codes_of, ways_of
 from qamro_cache.reports.clips import predicted_of, ranked_groups, worst_pairs
-from qamro_cache.reports.numbers import number
+from qamro_cache.reports.numbers import compact, number
 from qamro_cache.reports.page import Scale, Scatter
 from qamro_cache.reports.plots import plot
 from qamro_cache.reports.raters import mean_of_others
@@ -87,6 +87,8 @@ def test_a_page_of_a_run_says_what_its_files_say(made, tmp_path):
             assert verdict["words"] in page.text
         for one in axis["diagnostics"]:
             assert one["evidence"] in page.text
+        for line in axis["error_sources"]["words"]:
+            assert line in page.text
     assert "Synthetic data" in page.text
     assert "--cv group" in page.text
     assert "identity" in page.text
@@ -101,6 +103,8 @@ def test_a_page_of_a_grid_has_every_cell(made, tmp_path):
             assert number(cell[f"clip_srcc{part}"]) in page.text
     best = json.loads((made / "grid" / "best.json").read_text())["axes"]["quality"]
     assert f"alpha {best['cell']['alpha']:g}, beta {best['cell']['beta']:g}" in page.text
+    nested = json.loads((made / "grid" / "best.json").read_text())["axes"]["quality"]["nested"]
+    assert f"clip_srcc {number(nested['approximate']['value'])}" in page.text
     marks = [json.loads(text) for text in page.scripts if text.startswith('{"marks"')]
     assert sorted(len(one["marks"]) for one in marks)[0] == len(cells)
 
@@ -116,6 +120,22 @@ def test_the_loss_by_epoch_is_there_where_a_validation_set_was_watched(made, tmp
     page = page_of(tmp_path / "run")
     assert "quality: loss of the validation sets" in page.text
     assert number(epochs[-1]["median"]) in " ".join(page.scripts)
+
+
+def test_a_study_has_its_learning_curve(made, tmp_path):
+    options = {**QUICK, "epochs": 2}
+    ablate(made / "emb.h5", tmp_path / "grid", axis="quality", clips=[8, 16, 0], **options)
+    page = page_of(tmp_path / "grid")
+    study = pd.read_csv(tmp_path / "grid" / "study.csv")
+    study = study[(study["figure"] == "clip_srcc") & (study["model"] == "head")]
+    assert len(study) == 3
+    assert "quality: learning curve, clips" in page.text
+    drawn = " ".join(page.scripts)
+    for _, row in study.iterrows():
+        words = f"head, clips learned from, at the mean over the folds {compact(row['x'])}: "
+        assert words + number(row["value"]) in drawn
+    assert "train_clips all" in drawn
+    assert page.text.count("learning curve") == 1
 
 
 def count_of(page):

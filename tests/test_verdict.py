@@ -203,10 +203,10 @@ def test_a_cell_below_ridge_is_not_clearly_best(judged, tmp_path, noise, clear):
     assert best["clearly_best"] is clear
     assert best["baseline"]["baseline"] == "ridge"
     assert best["baseline"]["beats"] is clear
-    from qamro_cache_cli.ablate import _verdict
+    from qamro_cache.reports.choice import choice_words
 
     told = "clearly above all others" if clear else "but not clearly above ridge"
-    assert told in _verdict("quality", best)
+    assert told in choice_words("quality", best)
 
 
 def test_support_vectors_are_each_folds_own():

@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 #: What stands behind the figures of a row.
 _COUNTS = ("clips", "systems", "groups", "left_out")
 #: Settings whose names are those of counts, as columns.
-_RENAMED = {"clips": "train_clips", "systems": "train_systems"}
+RENAMED = {"clips": "train_clips", "systems": "train_systems"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def write_tables(
 
 
 def _columns(names: Mapping[str, Any]) -> dict[str, Any]:
-    return {_RENAMED.get(name, name): value for name, value in names.items()}
+    return {RENAMED.get(name, name): value for name, value in names.items()}
 
 
 def _compare(

@@ -7,9 +7,13 @@ from functools import cached_property
 from typing import Any
 
 from qamro_cache.evaluation.score import DECIDES
-from qamro_cache.experiments.tables import question
+from qamro_cache.experiments.study import STUDIES
+from qamro_cache.experiments.tables import RENAMED, question
 from qamro_cache.reports.page import Estimate
 from qamro_cache.reports.read import Folder
+
+#: Settings that 0 stands for all in, as columns.
+_ALL = {RENAMED.get(name, name) for name in STUDIES} - {"calibrate"}
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,14 @@ class Question:
         rows: of ``summary.csv``, without the ceiling.
         names: the settings that vary.
         record: what ``best.json`` says.
+        study: of ``study.csv`` the rows of the figure that decides; empty without a study.
     """
 
     name: str
     rows: list[dict[str, Any]]
     names: list[str]
     record: Mapping[str, Any]
+    study: Sequence[Mapping[str, Any]] = ()
 
     @property
     def cells(self) -> list[dict[str, Any]]:
@@ -35,9 +41,12 @@ class Question:
 
     @cached_property
     def _marks(self) -> dict[frozenset[tuple[str, str]], str]:
-        found = {self._cell(one["cell"]): "alike" for one in self.record.get("not_told_apart", [])}
+        def place(cell: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+            return self._cell({RENAMED.get(name, name): value for name, value in cell.items()})
+
+        found = {place(one["cell"]): "alike" for one in self.record.get("not_told_apart", [])}
         best = self.record["cell"]
-        return found if best is None else found | {self._cell(best): "best"}
+        return found if best is None else found | {place(best): "best"}
 
     def _cell(self, row: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
         keys = {name: key_of(row[name]) for name in self.names if name in row}
@@ -45,7 +54,7 @@ class Question:
 
     def mark(self, row: Mapping[str, Any]) -> str:
         """Return ``best``, or ``alike`` for a cell that cannot be told from it."""
-        return self._marks.get(self._cell(row), "")
+        return self._marks.get(self._cell(row), "") if row["model"] == "head" else ""
 
 
 def questions(folder: Folder) -> list[Question]:
@@ -59,8 +68,19 @@ def questions(folder: Folder) -> list[Question]:
         settings = list(part.columns[: part.columns.get_loc("model")])
         names = [one for one in settings if part[one].map(key_of).nunique() > 1]
         rows = [{str(k): v for k, v in row.items()} for row in part.to_dict("records")]
-        found.append(Question(str(name), rows, names, folder.record["axes"][str(name)]))
+        record = folder.record["axes"][str(name)]
+        found.append(Question(str(name), rows, names, record, _study(folder, rows[0])))
     return found
+
+
+def _study(folder: Folder, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a study that answer the question of a row of ``summary.csv``."""
+    if folder.study is None:
+        return []
+    table = folder.study
+    mine = (table["axis"] == row["axis"]) & (table["figure"] == DECIDES)
+    mine &= (table["cv"] == row["cv"]) if "cv" in row else True
+    return [{str(k): v for k, v in one.items()} for one in table[mine].to_dict("records")]
 
 
 def key_of(value: Any) -> str:
@@ -85,12 +105,15 @@ def estimate(row: Mapping[str, Any], figure: str = DECIDES) -> Estimate:
 
 
 def named(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Return what a row is called by the settings that vary; a baseline by its own name."""
-    if row["model"] != "head":
-        return str(row["model"])
-    return (
-        ", ".join(f"{name} {key_of(row[name])}" for name in names if key_of(row[name])) or "heads"
-    )
+    """Return what a row is called: by the settings that vary, a baseline by its name too."""
+    settings = [f"{name} {shown(name, key)}" for name in names if (key := key_of(row[name]))]
+    model = [] if row["model"] == "head" else [str(row["model"])]
+    return ", ".join([*model, *settings]) or "heads"
+
+
+def shown(name: str, key: str) -> str:
+    """Return a setting's value as people read it: 0 of what heads learn from is all there is."""
+    return "all" if key == "0" and name in _ALL else key
 
 
 def values_of(cells: Sequence[Mapping[str, Any]], name: str) -> list[str]:

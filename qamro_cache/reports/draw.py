@@ -185,8 +185,15 @@ def _curve(figure: Curve) -> Drawing:
     xs = sorted({a for a, _ in every})
     log = bool(xs) and xs[0] > 0 and xs[-1] / xs[0] > 20
     x = Side(Scale(figure.x_label, xs[0], xs[-1]), 52, WIDTH - 14, log)
-    y = Side(_around(figure.y_label, [estimate for _, estimate in every]), 270, 10)
+    bound = [] if figure.line is None else [Estimate(figure.line[1])]
+    y = Side(_around(figure.y_label, [*bound, *(estimate for _, estimate in every)]), 270, 10)
     parts = frame(x, y, x_ticks=xs if len(xs) <= 8 else ticks(xs[0], xs[-1]))
+    if figure.line is not None:
+        at = y.at(figure.line[1])
+        parts.append(line(x.start, at, x.end, at, "reference"))
+        parts.append(
+            text(x.start + 4, at + 12, f"{figure.line[0]} {number(figure.line[1])}", "legend")
+        )
     marks: _Marks = []
     for k, one in enumerate(figure.lines):
         places = [(x.at(a), estimate) for a, estimate in one.points]

@@ -33,6 +33,7 @@ def evaluation_page(request: EvaluateRequest, result: Mapping[str, Any]) -> Page
             models["not trained on"] = scored["without_trained"]
         models |= scored["baselines"]
         blocks: list[Block] = [*_warnings(scored)]
+        blocks += [Words(scored["error_sources"]["words"])] if scored["error_sources"] else []
         noun = request.truth.group_kind or scored["group_word"]
         blocks += score_blocks(axis, models, scored["ceiling"], _OURS, noun)
         scale = Scale(axis, *scored["scale"])

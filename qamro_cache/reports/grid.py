@@ -1,15 +1,13 @@
 """The page of a grid of ``qamro-ablate``."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from qamro_cache.evaluation.score import DECIDES
-from qamro_cache.reports.cells import Question, estimate, key_of, questions
+from qamro_cache.reports.cells import Question, estimate, key_of, questions, shown
+from qamro_cache.reports.choice import choice_words, nested_words
 from qamro_cache.reports.grid_figures import grid_figures
-from qamro_cache.reports.numbers import number
 from qamro_cache.reports.page import (
     Block,
     Facts,
@@ -30,7 +28,7 @@ def grid_page(folder: Folder) -> Page:
     record, config = folder.record, folder.config
     lead, sections = [], []
     for one in questions(folder):
-        lead += [*choice_words(one.name, one.record), *_warning(one)]
+        lead += _words(one)
         sections.append(Section(one.name, _blocks(one)))
     lead += [f"How clips were held out: {asks['split']}." for asks in record["questions"]]
     materials = config.get("materials", [])
@@ -46,30 +44,14 @@ def grid_page(folder: Folder) -> Page:
     )
 
 
-def choice_words(name: str, record: Mapping[str, Any]) -> list[str]:
-    """Say which cell is best, whether that can be told, and what it beats."""
-    if record["cell"] is None:
-        return [f"{name}: no best cell: {record['reason']}."]
-    cell = (
-        ", ".join(f"{key} {key_of(value)}" for key, value in record["cell"].items())
-        or "the only cell"
-    )
-    others = len(record["not_told_apart"])
-    told = "which is clearly above all others"
-    if record["cells"] == 1:
-        told = "and there are no others"
-    elif others:
-        told = f"but {others} of the other {record['cells'] - 1} cells cannot be told from it"
-    elif not record["clearly_best"]:
-        told = "but it is not clearly above the baselines"
-    lines = [f"{name}: highest SRCC over clips, {number(record[DECIDES])}, with {cell}, {told}."]
-    return lines + [f"{name}: this cell {one['words']}." for one in record["verdicts"]]
-
-
-def _warning(one: Question) -> list[str]:
-    if one.record["cell"] is None or one.record["cells"] == 1:
-        return []
-    return [f"{one.name}: {one.record['note']}."]
+def _words(one: Question) -> list[str]:
+    """Say which cell is best, whether that can be told, what it beats and what that is worth."""
+    lines = [choice_words(one.name, one.record)]
+    lines += [f"{one.name}: {words}" for words in nested_words(one.record)]
+    lines += [f"{one.name}: this cell {said['words']}" for said in one.record["verdicts"]]
+    if one.record["cell"] is not None and one.record["cells"] > 1:
+        lines.append(f"{one.name}: {one.record['note']}")
+    return [f"{line}." for line in lines]
 
 
 def _blocks(one: Question) -> list[Block]:
@@ -89,7 +71,10 @@ def _table(one: Question) -> Table:
     extra = ["clip_srcc_seeds_std", "mcs_p"]
     rows: list[list[Value]] = []
     for row in one.rows:
-        cells: list[Value] = [str(row["model"]), *(key_of(row[name]) for name in names)]
+        cells: list[Value] = [
+            str(row["model"]),
+            *(shown(name, key_of(row[name])) for name in names),
+        ]
         for figure in figures:
             found = estimate(row, figure)
             cells.append(found if math.isfinite(found.value) else None)
@@ -103,11 +88,7 @@ def _table(one: Question) -> Table:
         columns,
         rows,
         left=1,
-        strong=frozenset(
-            k
-            for k, row in enumerate(one.rows)
-            if row["model"] == "head" and one.mark(row) == "best"
-        ),
+        strong=frozenset(k for k, row in enumerate(one.rows) if one.mark(row) == "best"),
         paper=len(rows) <= 60,
         note="Intervals are 95 %. mcs_p: the share of null draws that reach what a cell falls "
         "behind the highest by; cells above .05 cannot be told from it.",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qamro_cache.evaluation.score import DECIDES
+from qamro_cache.experiments.tables import RENAMED
 from qamro_cache.reports.cells import Question, estimate, key_of, known, named, numeric, values_of
 from qamro_cache.reports.numbers import number, span
 from qamro_cache.reports.page import Block, Curve, Estimate, Forest, Heat, Line, Row, Scale, Square
@@ -106,15 +107,15 @@ def _square(one: Question, row: Mapping[str, Any], wide: bool) -> Square:
 
 
 def _curves(one: Question) -> list[Curve]:
-    """Return curves over a number that varies alone, or beside few others: clips, raters."""
+    """Return curves over a number that varies alone, or beside few others."""
     found = []
     sides = _sides(one) or ()
     drawn_already = all(numeric(values_of(one.cells, name)) for name in sides)
+    studied = {RENAMED.get(str(row["study"]), row["study"]) for row in one.study}
     for name in one.names:
-        if name in sides and drawn_already:
+        if name in studied or (name in sides and drawn_already):
             continue
-        # 0 raters or clips stand for all of them, wherever that is.
-        cells = [row for row in one.cells if key_of(row[name]) not in ("", "0")]
+        cells = [row for row in one.cells if key_of(row[name])]
         values = values_of(cells, name)
         if len(values) < 3 or not numeric(values):
             continue
@@ -123,19 +124,48 @@ def _curves(one: Question) -> list[Curve]:
         for row in cells:
             point = (float(row[name]), estimate(row))
             lines.setdefault(named(row, rest) if rest else "heads", []).append(point)
-        if len(lines) > MOST_LINES:
-            continue
-        drawn = [Line(key, sorted(points)) for key, points in lines.items()]
-        about = "SRCC over clips; bands are 95 % intervals. " + "; ".join(
-            f"{line.name} from {number(line.points[0][1].value)} to "
-            f"{number(line.points[-1][1].value)}" for line in drawn
-        )  # fmt: skip
-        if len(cells) < len(one.cells):
-            about += ". Cells with all of them (0) stand in the table alone"
-        found.append(Curve(f"{one.name}: by {name}", f"{about}.", name, "SRCC over clips", drawn))
+        if len(lines) <= MOST_LINES:
+            found.append(_curve(f"{one.name}: by {name}", name, lines))
     return found
+
+
+def _studies(one: Question) -> list[Curve]:
+    """Return the learning curves: how good heads and baselines are by what they learned from."""
+    found = []
+    for study in dict.fromkeys(str(row["study"]) for row in one.study):
+        rows = [row for row in one.study if row["study"] == study]
+        lines: dict[str, list[tuple[float, Estimate]]] = {}
+        bound = None
+        for row in rows:
+            if row["model"] == "ceiling":
+                bound = ("raters' ceiling", float(row["value"]))
+            elif math.isfinite(row["x"]):
+                name = ", ".join(str(row[key]) for key in ("model", "cell") if row[key])
+                point = (float(row["x"]), Estimate(row["value"], row["low"], row["high"]))
+                lines.setdefault(name, []).append(point)
+        ranked = sorted(lines, key=lambda name: -max(e.value for _, e in lines[name]))
+        shown = {name: lines[name] for name in lines if name in ranked[:MOST_LINES]}
+        if shown and any(len(points) > 1 for points in shown.values()):
+            label = f"{study} learned from, at the mean over the folds"
+            found.append(_curve(f"{one.name}: learning curve, {study}", label, shown, bound))
+    return found
+
+
+def _curve(
+    title: str,
+    label: str,
+    lines: Mapping[str, Sequence[tuple[float, Estimate]]],
+    bound: tuple[str, float] | None = None,
+) -> Curve:
+    drawn = [Line(key, sorted(points)) for key, points in lines.items()]
+    ends = [
+        f"{line.name} from {number(line.points[0][1].value)} to {number(line.points[-1][1].value)}"
+        for line in drawn
+    ]
+    about = f"SRCC over clips; bands are 95 % intervals. {'; '.join(ends)}."
+    return Curve(title, about, label, "SRCC over clips", drawn, bound)
 
 
 def grid_figures(one: Question) -> list[Block]:
     """Return the figures of the cells that answer one question."""
-    return [_best(one), *_heats(one), *_curves(one)]
+    return [_best(one), *_studies(one), *_heats(one), *_curves(one)]

@@ -110,7 +110,7 @@ def _cell(value: Value) -> dict[str, Any]:
     if isinstance(value, Sound):
         return {"text": value.clip_id, "more": "", "sound": value, "sort": None}
     if isinstance(value, Estimate):
-        more = span(value.low, value.high) if math.isfinite(value.low) else ""
+        more = span(value.low, value.high, like=value.value) if math.isfinite(value.low) else ""
         return {"text": number(value.value), "more": more, "sound": None, "sort": value.value}
     if value is None or isinstance(value, float):
         text = "" if value is None else number(value)

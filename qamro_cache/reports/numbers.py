@@ -4,21 +4,32 @@ import math
 from typing import Any
 
 
-def number(value: Any) -> str:
-    """Three decimals, one or none for large errors; - where there is none."""
+def number(value: Any, *, like: float | None = None) -> str:
+    """Three decimals, one or none for large ones (or one ``like`` them); - where there is none."""
     try:
         value = float(value)
     except (TypeError, ValueError):
         return "-"
     if value != value:
         return "-"
-    decimals = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    size = abs(value if like is None else like)
+    decimals = 3 if size < 10 else 1 if size < 1000 else 0
     return f"{value:.{decimals}f}"
 
 
-def span(low: Any, high: Any) -> str:
+def span(low: Any, high: Any, *, like: float | None = None) -> str:
     """An interval in its own units; - where there is none."""
-    return "-" if number(low) == "-" else f"{number(low)} to {number(high)}"
+    return "-" if number(low) == "-" else f"{number(low, like=like)} to {number(high, like=like)}"
+
+
+def short_span(low: Any, high: Any) -> str:
+    """A correlation's interval; - where there is none."""
+    return "-" if number(low) == "-" else f"{bare(float(low), 2)} to {bare(float(high), 2)}"
+
+
+def bare(value: float, decimals: int) -> str:
+    """A correlation without the 0 before its point."""
+    return f"{value:.{decimals}f}".replace("0.", ".", 1 if abs(value) < 1 else 0)
 
 
 def compact(value: float) -> str:

@@ -153,11 +153,12 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Curve(Figure):
-    """Lines over a number, with intervals."""
+    """Lines over a number, with intervals; ``line`` is a value to compare with."""
 
     x_label: str
     y_label: str
     lines: Sequence[Line]
+    line: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)

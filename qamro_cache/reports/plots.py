@@ -181,6 +181,8 @@ def _curve(figure: Curve, axes: "Axes") -> None:
         axes.plot(x, value, "o-", color=color, ms=4, lw=1.2, label=short(line.name, 40))
         if len(figure.lines) <= 3:
             axes.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+    if figure.line is not None:
+        axes.axhline(figure.line[1], color="0.5", lw=0.8, ls="--", label=figure.line[0])
     axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
     axes.legend(fontsize=7, frameon=False)
 

@@ -25,6 +25,7 @@ class Folder:
         record: of ``metrics.json``, or ``best.json``.
         table: of ``predictions.csv``, or ``summary.csv``.
         grid: whether it is of ``qamro-ablate``.
+        study: of ``study.csv``, None without one.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class Folder:
     record: Mapping[str, Any]
     table: pd.DataFrame
     grid: bool
+    study: pd.DataFrame | None = None
 
     @property
     def name(self) -> str:
@@ -90,6 +92,7 @@ def read_folder(path: Path) -> Folder:
                 _json(path / record),
                 _table(path / table),
                 grid,
+                _table(path / "study.csv") if (path / "study.csv").is_file() else None,
             )
     raise QamroError(
         f"{path} holds neither metrics.json nor best.json; name a folder that qamro-train or "
@@ -107,6 +110,15 @@ def _json(path: Path) -> dict[str, Any]:
     return record
 
 
+_NUMBERS = ("prediction", "target", "x", "value", "low", "high")
+#: Columns that a page reads; others may be missing.
+_NEEDED = {
+    "predictions.csv": ("clip_id", "axis", "seed", "prediction", "target"),
+    "summary.csv": ("axis", "model"),
+    "study.csv": ("axis", "cv", "study", "model", "cell", "x", "figure", "value", "low", "high"),
+}
+
+
 def _table(path: Path) -> pd.DataFrame:
     names = ("clip_id", "system", "group", "axis", "fold", "cv", "model")
     try:
@@ -114,15 +126,12 @@ def _table(path: Path) -> pd.DataFrame:
             path,
             dtype=dict.fromkeys(names, str),
             keep_default_na=False,
-            na_values={name: [""] for name in ("prediction", "target")},
+            na_values={name: [""] for name in _NUMBERS},
             encoding_errors="surrogateescape",
         )
     except (OSError, ValueError) as error:
         raise QamroError(f"{path} cannot be read: {words_of(error)}") from error
-    needed = ("axis", "model") if path.name == "summary.csv" else (
-        "clip_id", "axis", "seed", "prediction", "target"
-    )  # fmt: skip
-    for name in needed:
+    for name in _NEEDED[path.name]:
         if name not in table:
             raise QamroError(f"{path}, row 1: there is no column {name!r}")
     return table

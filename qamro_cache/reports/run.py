@@ -35,7 +35,9 @@ def run_page(folder: Folder) -> Page:
         of = axis_of(folder, axis)
         scale = Scale(axis, *found["range"])
         noun = noun_of(folder, found["models"][ours]["group_word"])
+        sources = found["error_sources"]
         blocks: list[Block] = [*findings(found["diagnostics"])]
+        blocks += [Words(sources["words"])] if sources else []
         blocks += score_blocks(axis, found["models"], found["ceiling"], ours, noun)
         systems = by_system(axis, found["by_system"], scale)
         blocks += [*systems[:1], *looks(axis, of, noun, scale, held_out=True), *systems[1:]]
