@@ -37,7 +37,7 @@ _FAILURES_SHOWN = 5
     type=File,
     metavar="FILE",
     multiple=True,
-    help="Embeddings of the clips; may repeat.",
+    help="Embeddings of the clips; may repeat: parts of one, or one for each encoder.",
 )
 @request_options(PredictOptions)
 @version_option
@@ -58,13 +58,14 @@ def main(head: Path, cache: tuple[Path, ...], **options: Any) -> None:
     from qamro_cache.scoring.predict import run_predict
 
     loaded = load_head(head)
-    with nullcontext() if request.cache is not None else ExtractionBar() as bar:
+    with nullcontext() if request.sources is not None else ExtractionBar() as bar:
         table = run_predict(replace(request, head=loaded), None if bar is None else bar.show)
     training = loaded.training
     told = "synthetic data" if training.get("synthetic") else training.get("dataset", "")
+    encoders = " + ".join(str(one["name"]) for one in loaded.identities)
     title = (
         f"{request.source}: {len(request.clip_ids)} clips by {head}, a head of "
-        f"{len(loaded.axes[0].seeds)} seeds on {loaded.identity['name']} {loaded.feature}"
+        f"{len(loaded.axes[0].seeds)} seeds on {encoders} {loaded.feature}"
         f"{f', trained on {told}' if told else ''}"
     )
     _show(table, title, request.options.out)

@@ -64,12 +64,19 @@ def main(
         if place:
             click.echo()
         show_scores(name, record, axis["models"], axis["ceiling"])
+        if "without_references" in axis:
+            beside = axis["without_references"]
+            title = f"{name} without references, which their context gives away"
+            show_scores(title, record, beside["models"], beside["ceiling"])
         show_words(name, axis)
         for one in axis["diagnostics"]:
             said = printable(f"{name}: {one['evidence']}. To try: {one['suggestion']}")
             click.echo(click.wrap_text(said, 80, subsequent_indent="  "))
         if by == "system":
             show_systems(name, axis["by_system"], SYSTEM_COLUMNS)
+    for name, axis in record["axes"].items():
+        if "context_group" in axis:
+            click.echo(printable(f"{name}: {axis['context_group']['words']}"))
     click.echo(
         printable(f"written to {out}: head.safetensors, metrics.json, predictions.csv"), err=True
     )

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from synthetic_cache import write_synthetic
 
+from qamro_cache.cache.edit import relabel_cache
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.evaluation.figures import FIGURES
@@ -58,6 +59,12 @@ def written(tmp_path_factory):
     table.to_csv(folder / "labels.csv", index=False)
     train(emb, folder / "a", cv="3", seeds=2, inputs="concat", stop="inner", **QUICK)
     train(emb, folder / "b", cv="group", head="ridge", labels=folder / "labels.csv")
+    named = table[["clip_id"]].assign(reference=table["clip_id"].iloc[0])
+    named.to_csv(folder / "named.csv", index=False)
+    relabel_cache(emb, folder / "named.csv", folder / "named.h5")
+    of_clips = {"cv": "group", "head": "ridge", "axis": "quality"}
+    train(folder / "named.h5", folder / "e", context="reference", **of_clips)
+    train(emb, folder / "f", **of_clips)
     ablate(
         [emb, other],
         folder / "c",
@@ -80,7 +87,7 @@ def written(tmp_path_factory):
         for name in ("a/predictions.csv", "some.csv")
     ]
 
-    def read(name: str, runs: str = "abcd") -> list[object]:
+    def read(name: str, runs: str = "abcdef") -> list[object]:
         found = sorted(folder.glob(f"[{runs}]/{name}"))
         return [
             json.loads(path.read_text()) if path.suffix == ".json"
@@ -92,7 +99,7 @@ def written(tmp_path_factory):
     names = ("results.csv", "summary.csv", "study.csv", "metrics.json", "best.json")
     return {
         **{name: read(name) for name in names},
-        "config.json": read("config.json", "ab"),
+        "config.json": read("config.json", "abef"),
         "config.json of a grid": read("config.json", "cd"),
         "predictions.csv": tables,
         "qamro-evaluate --json": [json.loads(json_text(one)) for one in scored],

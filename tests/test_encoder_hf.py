@@ -206,7 +206,7 @@ def test_a_head_on_audio_and_prompts_predicts_from_files(folders, tmp_path):
     assert run(extract_command, *extract)[0] == 0
     head = make_head(replace(SETTINGS, inputs="concat"), 48, text_feature="text")
     rows = torch.randn(9, 24, generator=torch.Generator().manual_seed(0))
-    head = replace(head, identity=open_cache(out).identity, reference=reference_clips(rows))
+    head = replace(head, identities=(open_cache(out).identity,), reference=reference_clips(rows))
     save_head(tmp_path / "head.safetensors", head)
     predict = ["--head", tmp_path / "head.safetensors", "--out", tmp_path / "scores.csv"]
     assert run(predict_command, *predict, "--manifest", manifest, *weights)[0] == 0

@@ -42,7 +42,7 @@ def make_head(architecture=None, row=(6,)):
         row,
         "embedding",
         "",
-        identity_of(SPEC),
+        (identity_of(SPEC),),
         axes,
         reference_clips(rows),
         {"dataset": "made up", "synthetic": True},
@@ -57,7 +57,13 @@ def make_head(architecture=None, row=(6,)):
 
 def same(a: Head, b: Head) -> bool:
     def parts(head):
-        plain = [head.architecture, head.row, head.feature, head.text_feature, head.identity]
+        plain = [
+            head.architecture,
+            head.row,
+            head.feature,
+            head.text_feature,
+            list(head.identities),
+        ]
         plain += [head.training, head.reference.threshold]
         tensors = [head.reference.clips, head.reference.mean, head.reference.std]
         plain.append(head.trained is None)
@@ -182,8 +188,8 @@ def nested(depth):
         lambda record, tensors: record["architecture"].update(widths=[10**12]),
         lambda record, tensors: record.update(row=[-1]),
         lambda record, tensors: record.update(axes=[[]]),
-        lambda record, tensors: record.pop("identity"),
-        lambda record, tensors: record.update(identity="mel"),
+        lambda record, tensors: record.pop("identities"),
+        lambda record, tensors: record.update(identities="mel"),
         lambda record, tensors: record.update(training=[]),
         lambda record, tensors: record["axes"][0].update(axis={"name": 1, "low": 0, "high": 1}),
         lambda record, tensors: record["axes"][0]["axis"].update(low="x"),
@@ -206,7 +212,7 @@ def nested(depth):
         lambda record, tensors: record["architecture"].update(widths=["4"]),
         lambda record, tensors: record["architecture"].update(layer_norm=0),
         lambda record, tensors: record["architecture"].update(more=0),
-        lambda record, tensors: record["identity"].update(name=1),
+        lambda record, tensors: record["identities"][0].update(name=1),
         lambda record, tensors: record.update(training={"a": float("nan")}),
         lambda record, tensors: record.update(training=nested(20)),
         lambda record, tensors: tensors["reference/std"].neg_(),

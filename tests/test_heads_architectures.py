@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from qamro_cache.features.pooling import max_rows, mean_rows, take_clips, window_shares
 from qamro_cache.heads.network import (
     Architecture,
     Rows,
@@ -17,7 +18,6 @@ from qamro_cache.heads.network import (
     parameter_shapes,
     score_rows,
 )
-from qamro_cache.heads.pooling import max_rows, mean_rows, take_clips, window_shares
 
 SEEDS = [3, 11, 3, 7]
 OFFSETS = torch.tensor([0, 2, 3, 7, 8])

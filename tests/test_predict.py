@@ -76,7 +76,7 @@ def make_head(settings=SETTINGS, row=6, **changes):
         row_std=torch.linspace(0.5, 2, row),
     )
     head = Head(
-        settings, (row,), "embedding", "", identity_of(SPEC), (one,), reference_clips(rows), {}
+        settings, (row,), "embedding", "", (identity_of(SPEC),), (one,), reference_clips(rows), {}
     )
     return replace(head, **changes)
 
@@ -158,11 +158,11 @@ def test_embeddings_of_another_encoder_are_refused(cache):
     with pytest.raises(
         QamroError, match=r"checkpoint_sha256: 'ab' here, '' there; .* \(and 1 more\)"
     ):
-        predict(make_head(identity=other), cache=cache)
+        predict(make_head(identities=(other,)), cache=cache)
 
 
 def test_a_cache_without_the_feature_is_refused(cache):
-    with pytest.raises(QamroError, match="takes the feature 'layers'; the cache has: embedding"):
+    with pytest.raises(QamroError, match="has no feature 'layers'; there are: embedding"):
         predict(make_head(feature="layers"), cache=cache)
 
 
@@ -201,7 +201,7 @@ def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path, capl
         row_mean=torch.zeros(width),
         row_std=torch.ones(width),
     )
-    head = make_head(feature=name, row=width, identity=identity_of(encoder.spec), axes=(one,))
+    head = make_head(feature=name, row=width, identities=(identity_of(encoder.spec),), axes=(one,))
     rows = torch.randn(30, width, generator=torch.Generator().manual_seed(0))
     head = replace(head, reference=reference_clips(rows))
     with caplog.at_level("WARNING"):

@@ -131,7 +131,7 @@ def test_few_or_equal_labels_are_predicted_by_their_mean():
 
 def test_rows_are_made_of_blocks():
     assert row_blocks("audio", (6,)) == (6,)
-    assert row_blocks("concat", (3, 6), 4) == (6, 6, 6, 4)
+    assert row_blocks("concat", (6, 6, 6), 4) == (6, 6, 6, 4)
     assert row_blocks("products", (6,), 6) == (6, 6, 6, 6)
 
 

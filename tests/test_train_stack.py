@@ -452,7 +452,7 @@ def test_shapes_of_a_captured_epoch_change_nothing(pooling):
         recipe.head, features.windows.double(), features.offsets, features.weights.double()
     )
     offsets = None if rows.windows is None else features.offsets
-    inputs = Inputs(rows, offsets, targets, make_folds())
+    inputs = Inputs({0: rows}, offsets, targets, make_folds())
     plain, fixed = (Stack(inputs, jobs, plain_backend(recipe), F64) for _ in range(2))
     with torch.no_grad():
         for epoch in range(3):

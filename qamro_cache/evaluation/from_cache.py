@@ -10,8 +10,8 @@ from qamro_cache.datasets.ids import match_ids
 from qamro_cache.evaluation.compare import baselines
 from qamro_cache.evaluation.judged import Floats, Ints, codes_of
 from qamro_cache.evaluation.others import Beside, Source
+from qamro_cache.features.pooling import clip_of_window, mean_rows
 from qamro_cache.heads.architecture import row_blocks
-from qamro_cache.heads.pooling import clip_of_window, mean_rows
 
 logger = logging.getLogger("qamro_cache")
 

@@ -28,9 +28,9 @@ from qamro_cache.experiments.nested import (
     tell_time,
 )
 from qamro_cache.experiments.options import AblateOptions
-from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes
+from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes, without_references
 from qamro_cache.experiments.parts import Part
-from qamro_cache.experiments.plan import Plan, make_plan
+from qamro_cache.experiments.plan import Plan, joined, make_plan
 from qamro_cache.experiments.request import AblateRequest, ablate_request
 from qamro_cache.experiments.store import GRID_FILES, keep_stack, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
@@ -39,7 +39,6 @@ from qamro_cache.files import replace_folder, replaceable_folder, write_json
 from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented
 from qamro_cache.temporary import remove_leftovers
-from qamro_cache.training.inputs import Folds
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import flat_recipe
 from qamro_cache.training.schedule import passes_notice
@@ -63,7 +62,8 @@ def ablate(
 
     Args:
         cache: cache files, or open caches. Those of one identity are parts of one cache; those of
-            different ones are compared: each cell is trained on each, on the clips that all have.
+            different ones are joined by clip: an expression may name several, and one that names
+            none is trained on each, to compare them.
         out: folder for ``results.csv``, ``summary.csv``, ``best.json`` and ``config.json``.
         grid: the cells: a TOML file, the name of a grid that comes along, or a `Grid`.
         progress: see `fit`.
@@ -85,7 +85,7 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     # A run that was killed while the folders changed places may have left ``done/`` beside.
     remove_leftovers(replaceable_folder(out), GRID_FILES)
     device = usable_device(options.device)
-    encoders = {part.cache.identity_sha256 for part in request.parts}
+    encoders = {part.sources.identity_sha256 for part in request.parts}
     varied = {name for cell in cells for name in cell.names}
     outer = [part.held_out.folds for part in request.parts]
     insides = [inner_folds(folds) if options.nested else None for folds in outer]
@@ -93,46 +93,76 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     outcomes: list[Outcome] = []
     materials = []
     questions: dict[tuple[str, str], dict[str, Any]] = {}
-    for part, inner in zip(request.parts, insides, strict=True):
-        material = load_material(part.cache, part.clips, feature=part.feature, text=part.text)
-        for place in part.cells:
-            material.check_head(cells[place].recipe.head)
+    read = [_material(part, cells) for part in request.parts]
+    plans, first = _trained(request, read, device, progress)
+    for place, (part, material, inner) in enumerate(zip(request.parts, read, insides, strict=True)):
         origin = {"encoder": material.encoder} if len(encoders) > 1 else {}
         # What baselines depend on too.
-        reads = {"feature": material.feature, "cv": part.held_out.cv}
+        reads = {"feature": material.feature, "context": part.context, "cv": part.held_out.cv}
         reads |= {name: getattr(cells[part.cells[0]], name) for name in ("clips", "systems")}
         origin |= {name: value for name, value in reads.items() if name in varied}
         if request.onto is not None:
             outcomes += transfer_outcomes(request, part, material, origin, device, progress)
         else:
-            outcomes += _outcomes(request, part, material, origin, inner, device, progress)
+            more = (inner, first, device, progress)
+            outcomes += _outcomes(request, part, plans[place], origin, *more)
         held_out = part.held_out
         split = {"split": held_out.question, "copies": held_out.copies.record()}
-        files = {"cache": [str(path.absolute()) for path in part.cache.paths]}
+        files = {"cache": [str(path.absolute()) for path in part.sources.paths]}
         materials.append({**material.origin(), **files, **split, "heads": heads_of(part, request)})
         questions[held_out.cv, held_out.question] = {"cv": held_out.cv, **split}
+    if any(cell.context in ("reference", "both") for cell in cells):
+        outcomes += [other for one in outcomes if (other := without_references(one))]
     return _write(request, device, outcomes, materials, list(questions.values()))
+
+
+def _material(part: Part, cells: Sequence[Cell]) -> Material:
+    """Read what the cells of one part see."""
+    read = part.sources, part.clips, part.held_out.folds, part.expression
+    material = load_material(*read, part.context, part.held_out.cv, text=part.text)
+    material.tell()
+    for place in part.cells:
+        material.check_head(cells[place].recipe.head)
+    return material
+
+
+def _trained(
+    request: AblateRequest,
+    materials: Sequence[Material],
+    device: str,
+    progress: ProgressCallback | None,
+) -> tuple[list[Plan], Trained]:
+    """Train what is missing of all parts, in stacks that those of the same folds share."""
+    options, heads, seconds = request.options, 0, 0.0
+    if request.onto is not None:
+        return [], Trained(0, 0.0)
+    parts = zip(request.parts, materials, strict=True)
+    plans = [_plan(part, material, request.cells, options) for part, material in parts]
+    for together in _same_folds(plans):
+        done_in = request.out / "done"
+        one = _train_missing(together, done_in, device, options.precision, progress)
+        heads, seconds = heads + one.heads, seconds + one.seconds
+    return plans, Trained(heads, seconds)
 
 
 def _outcomes(
     request: AblateRequest,
     part: Part,
-    material: Material,
+    plan: Plan,
     origin: Mapping[str, Any],
     inner: Inner | None,
+    first: Trained,
     device: str,
     progress: ProgressCallback | None,
 ) -> list[Outcome]:
-    """Train what is missing of one part; return its cells' and baselines' predictions."""
+    """Return the predictions of one part's cells and baselines; train the inner folds' heads."""
     options, cells, done_in = request.options, request.cells, request.out / "done"
     cv, clips = part.held_out.cv, len(part.clips.rows)
-    plan = _plan(part, material, cells, options)
-    first = _train_missing(plan, done_in, device, options.precision, progress)
     inside = {}
     if inner is not None:
-        more = _jobs_of(part, material, cells, options, inner.folds)
+        more = _jobs_of(part, plan.material.bound(inner.folds), cells, options)
         tell_time(len(more.jobs), first)
-        _train_missing(more, done_in, device, options.precision, progress)
+        _train_missing([more], done_in, device, options.precision, progress)
         inside = inner_predictions(more, inner, plan.folds, read_stacks(done_in, clips))
     found = head_outcomes(plan, read_stacks(done_in, clips), origin, cells, cv, inside)
     return found + baseline_outcomes(plan, origin, cv, every=options.baselines == "all")
@@ -181,52 +211,65 @@ def _plan(part: Part, material: Material, cells: Sequence[Cell], options: Ablate
     sizes = [c.recipe.batch_size for _, c in chosen if c.recipe.takes("batch_size")]
     if sizes and (notice := passes_notice(int(folds.train.sum(1).min()), sizes[0])):
         logger.info(notice)
-    return _jobs_of(part, material, cells, options, folds)
+    return _jobs_of(part, material, cells, options)
 
 
-def _jobs_of(
-    part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions, folds: Folds
-) -> Plan:
+def _jobs_of(part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions) -> Plan:
     chosen = [(place, cells[place]) for place in part.cells]
-    return make_plan(material, folds, chosen, options.seeds, options.precision)
+    return make_plan(material, chosen, options.seeds, options.precision)
+
+
+def _same_folds(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Put plans together whose heads can share stacks: of the same clips and folds."""
+    found: dict[bytes, list[Plan]] = {}
+    for plan in plans:
+        folds = plan.folds
+        masks = np.stack([folds.train, folds.validation, folds.test])
+        key = masks.tobytes() + plan.material.clips.rows.tobytes()
+        found.setdefault(key, []).append(plan)
+    return list(found.values())
 
 
 def _train_missing(
-    plan: Plan, folder: Path, device: str, precision: str, progress: ProgressCallback | None
+    plans: Sequence[Plan],
+    folder: Path,
+    device: str,
+    precision: str,
+    progress: ProgressCallback | None,
 ) -> Trained:
     """Train the jobs that have no result yet, and keep each stack's results when it is done."""
     began = time.monotonic()
-    done = read_stacks(folder, len(plan.material.clips.rows))
-    missing = [k for k, key in enumerate(plan.keys) if key not in done]
+    folds, keys = plans[0].folds, [key for plan in plans for key in plan.keys]
+    done = read_stacks(folder, len(plans[0].material.clips.rows))
+    missing = [k for k, key in enumerate(keys) if key not in done]
     if not missing:
         return Trained(0, 0.0)
-    if len(missing) < len(plan.jobs):
-        logger.info(
-            "%d of %d heads are done already", len(plan.jobs) - len(missing), len(plan.jobs)
-        )
+    if len(missing) < len(keys):
+        logger.info("%d of %d heads are done already", len(keys) - len(missing), len(keys))
+    views, targets, jobs = joined(plans)
     # Finished stacks are too coarse: all heads of a small grid may be in one.
     begun = Begun(folder.with_name("begun"))
-    going_on = begun.read({plan.keys[k]: place for place, k in enumerate(missing)})
+    going_on = begun.read({keys[k]: place for place, k in enumerate(missing)})
     if going_on:
         logger.info("%d heads are part way", sum(len(positions) for positions, _ in going_on))
     options: dict[str, Any] = {"device": device, "precision": precision, "progress": progress}
     options |= {
         "weights": False,
         "begun": going_on,
-        "keep": lambda where, kept: begun.keep([plan.keys[missing[k]] for k in where], kept),
+        "keep": lambda where, kept: begun.keep([keys[missing[k]] for k in where], kept),
     }
-    jobs = [plan.jobs[k] for k in missing]
-    for where, result in stacks(plan.material, plan.targets, plan.folds, jobs, **options):
+    chosen = [jobs[k] for k in missing]
+    for where, result in stacks(views, targets, folds, chosen, **options):
         heads = [missing[k] for k in where]
-        test = plan.folds.test[[plan.jobs[k].fold for k in heads]]
+        test = folds.test[[jobs[k].fold for k in heads]]
         results: Mapping[str, Any] = {
             "predictions": np.where(test, result.predictions.float().numpy(), np.nan),
             "best_epoch": result.best_epoch.numpy(),
             "diverged": result.diverged.numpy(),
             "stability": _mean_known(result.stability.double().numpy()),
         }
-        keep_stack(folder, [plan.keys[k] for k in heads], results)
-        begun.remove([plan.keys[k] for k in heads])
+        keep_stack(folder, [keys[k] for k in heads], results)
+        begun.remove([keys[k] for k in heads])
     begun.close()
     return Trained(len(missing), time.monotonic() - began)
 

@@ -1,7 +1,6 @@
 """Which clips heads are trained on and judged by, and how: decided before torch is loaded."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -9,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.cache.reader import Cache
 from qamro_cache.datasets.axes import notice_guessed, with_scales
 from qamro_cache.datasets.ids import one_spelling, point_out_case
 from qamro_cache.datasets.labels import relabel
@@ -28,6 +26,7 @@ from qamro_cache.evaluation.judged import (
 from qamro_cache.experiments.copies import Copies, find_copies
 from qamro_cache.experiments.folds import default_cv, joined, make_folds
 from qamro_cache.experiments.options import RunOptions
+from qamro_cache.features.sources import Sources
 from qamro_cache.training.inputs import Bools, Folds
 
 logger = logging.getLogger("qamro_cache")
@@ -35,12 +34,13 @@ logger = logging.getLogger("qamro_cache")
 
 @dataclass(frozen=True)
 class Clips:
-    """The rated clips of a cache that can be used, and are to be.
+    """The rated clips of joined caches that can be used, and are to be.
 
     Attributes:
         table: one row a clip.
         labels: of these clips, the chosen axes only.
-        rows: [C] their rows in the cache.
+        rows: [C] their rows in the caches' table.
+        whole: that table, with the systems, groups and splits of a label file.
         chosen: ``--only`` and ``--without`` in words.
         group_kind: what a group is, in a word; empty where that is not known.
     """
@@ -48,6 +48,7 @@ class Clips:
     table: pd.DataFrame
     labels: Labels
     rows: npt.NDArray[np.int64]
+    whole: pd.DataFrame
     chosen: str = ""
     group_kind: str = ""
 
@@ -108,22 +109,19 @@ class AxisGroup(NamedTuple):
         return ", ".join(axis.name for axis in self.clips.axes)
 
 
-def choose_clips(
-    cache: Cache, options: RunOptions, *, text: bool = False, common: Sequence[str] | None = None
-) -> Clips:
-    """Return the clips of a cache that have what training takes, and are to be used.
+def choose_clips(sources: Sources, options: RunOptions, *, text: bool = False) -> Clips:
+    """Return the clips of the caches that have what training takes, and are to be used.
 
     Args:
-        cache: open.
+        sources: joined caches.
         options: ``axis``, ``labels``, ``only`` and ``without`` of the run. A label file stands in
             place of the cache's labels, systems, groups and splits, as far as it has them.
         text: whether a clip needs a prompt.
-        common: ids of the clips to use, in this order; None for all, in the cache's.
 
     Raises:
         QamroError: no such axis, no such column or value, or no clip is left.
     """
-    clips, labels = cache.clips, cache.labels
+    clips, labels = sources.clips, sources.labels
     if options.labels is not None:
         clips, labels = relabel(
             options.labels,
@@ -145,23 +143,19 @@ def choose_clips(
     }
     if text:
         lacks["without a prompt"] = (clips["prompt"] == "").to_numpy(dtype=bool)
-    if common is not None:
-        lacks["not in every cache"] = ~clips["clip_id"].isin(common).to_numpy(dtype=bool)
     usable = ~np.logical_or.reduce(list(lacks.values()))
     if not usable.any():
-        raise QamroError(f"{cache.paths[0]}: no clip has features and a label; use --labels FILE")
+        raise QamroError(
+            f"{sources.first.paths[0]}: no clip has features and a label; use --labels FILE"
+        )
     if not usable.all():
         why = ", ".join(f"{out.sum()} {what}" for what, out in lacks.items() if out.any())
         logger.info("%d of %d clips are left out: %s", int((~usable).sum()), len(usable), why)
     rows = np.flatnonzero(usable).astype(np.int64)
-    if common is not None:
-        # Caches of one set may have its clips in different orders.
-        place = pd.Index(common).get_indexer(pd.Index(clips["clip_id"].iloc[rows]))
-        rows = rows[np.argsort(place)]
     table = clips.iloc[rows].reset_index(drop=True)
     # A label file may have groups of its own.
-    kind = "" if options.labels is not None else group_kind(cache.dataset)
-    return Clips(table, select_labels(labels, rows), rows, chosen, kind)
+    kind = "" if options.labels is not None else group_kind(sources.first.dataset)
+    return Clips(table, select_labels(labels, rows), rows, clips, chosen, kind)
 
 
 def _point_out_untaught(clips: Clips, index: int, folds: Folds) -> None:
@@ -204,11 +198,11 @@ def by_rated_clips(clips: Clips) -> list[Clips]:
     return parts
 
 
-def hold_out(cache: Cache, clips: Clips, cv: str, options: RunOptions) -> list[AxisGroup]:
+def hold_out(sources: Sources, clips: Clips, cv: str, options: RunOptions) -> list[AxisGroup]:
     """Decide how clips are held out, a group of axes each; log what figures will not be worth.
 
     Args:
-        cache: that the clips are from.
+        sources: that the clips are from.
         clips: to be cut.
         cv: a way to hold out; empty for the one that the clips suggest.
         options: ``stop``, ``labels`` and ``keep_together`` of the run.
@@ -234,15 +228,17 @@ def hold_out(cache: Cache, clips: Clips, cv: str, options: RunOptions) -> list[A
     groups = []
     for part in parts:
         try:
-            groups.append(AxisGroup(part, _held_out(cache, part, cv, options, inner=inner)))
+            groups.append(AxisGroup(part, _held_out(sources, part, cv, options, inner=inner)))
         except QamroError as error:
             names = ", ".join(axis.name for axis in part.axes)
             raise error if len(parts) == 1 else QamroError(f"axis {names}: {error}") from error
     return groups
 
 
-def _held_out(cache: Cache, clips: Clips, cv: str, options: RunOptions, *, inner: bool) -> HeldOut:
-    folds, question, copies = _without_copies(cache, clips, cv, options, inner=inner)
+def _held_out(
+    sources: Sources, clips: Clips, cv: str, options: RunOptions, *, inner: bool
+) -> HeldOut:
+    folds, question, copies = _without_copies(sources, clips, cv, options, inner=inner)
     if clips.chosen:
         question += f"; {clips.chosen} ({len(clips.table)} clips)"
     if copies.words():
@@ -266,14 +262,14 @@ def _held_out(cache: Cache, clips: Clips, cv: str, options: RunOptions, *, inner
 
 
 def _without_copies(
-    cache: Cache, clips: Clips, cv: str, options: RunOptions, *, inner: bool
+    sources: Sources, clips: Clips, cv: str, options: RunOptions, *, inner: bool
 ) -> tuple[Folds, str, Copies]:
     """Make the folds, with copies together if that is wanted, and find those that are apart.
 
     Where whole systems are held out, clips of one prompt are alike by design: there, exact copies
     alone are looked for.
     """
-    fingerprints = None if cv == "system" else cache.fingerprints_of(clips.rows)
+    fingerprints = None if cv == "system" else sources.first.fingerprints_of(clips.rows)
     prompts = np.array(one_spelling(clips.table["prompt"].tolist()), str)
     groups = clips.table["group"].to_numpy(dtype=str)
     content = prompts if cv == "prompt" else groups

@@ -1,57 +1,119 @@
-"""From a cache on disk to what `fit` takes: the features of the chosen clips, in memory."""
+"""From caches on disk to what `fit` takes: what heads see of the chosen clips, in memory."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from qamro_cache.cache.checks import join_licenses
 from qamro_cache.cache.content import TextFeatures, WindowFeatures
-from qamro_cache.cache.reader import Cache
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.compare import baselines
 from qamro_cache.evaluation.from_cache import own_scores
 from qamro_cache.experiments.clips import Clips
-from qamro_cache.heads.architecture import Architecture, row_blocks
+from qamro_cache.experiments.company import company, tell_company, training_parts
+from qamro_cache.features.context import Company, Context, times
+from qamro_cache.features.expression import Call, Expression, Read, takes_windows
+from qamro_cache.features.lookup import widths
+from qamro_cache.features.pooling import clip_of_window, mean_rows, take_clips
+from qamro_cache.features.sources import Sources
+from qamro_cache.features.vectors import ClipVectors, Projection, clip_vectors, refuse_values
+from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.network import input_width, prepare_rows
-from qamro_cache.heads.pooling import clip_of_window, mean_rows, take_clips
-from qamro_cache.training.inputs import Features, Folds, Targets
+from qamro_cache.memory import refuse_memory
+from qamro_cache.training.inputs import Bools, Features, Folds, Targets
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+class Beside(NamedTuple):
+    """Whom clips are heard beside, and how folds hold them out: who is company in training."""
+
+    company: Company
+    cv: str
 
 
 @dataclass(frozen=True)
 class Material:
-    """The rated clips of a cache with one of its features.
+    """The rated clips of some caches, with what the heads of some folds see of them.
 
     Attributes:
         clips: one row a clip that has features and at least one label.
-        features: of these clips.
-        feature: its name in the cache.
+        folds: over the clips.
+        features: of these clips: one for all folds, or one a fold.
+        projections: that are in them, likewise.
+        vectors: of all clips of the caches, to make the features of; None for windows.
+        beside: whom the clips are heard beside; None: they are heard alone.
+        expression: what is read, with every name in full.
         text_feature: its name in the cache; empty where no prompts are used.
-        cache: that they were read from.
+        sources: that it is read from.
     """
 
     clips: Clips
-    features: Features
-    feature: str
+    folds: Folds
+    features: tuple[Features, ...]
+    projections: tuple[Mapping[Call, Projection], ...]
+    vectors: ClipVectors | None
+    beside: "Beside | None"
+    expression: Expression
     text_feature: str
-    cache: Cache
+    sources: Sources
 
     @property
     def encoder(self) -> str:
-        """Its name."""
-        return str(self.cache.identity.get("name", ""))
+        """Its name, or the names of several."""
+        return self.sources.name
+
+    @property
+    def feature(self) -> str:
+        """What is read, in words."""
+        return str(self.expression)
+
+    def view(self, fold: int) -> int:
+        """Return which of the features the heads of a fold see."""
+        return fold if len(self.features) > 1 else 0
+
+    def seen(self, fold: int) -> Features:
+        """Return what the heads of a fold see."""
+        return self.features[self.view(fold)]
+
+    def bound(self, folds: Folds) -> "Material":
+        """Return the same clips as the heads of other folds see them."""
+        if self.vectors is None:
+            return replace(self, folds=folds)
+        first = self.features[0]
+        made = _views(self.vectors, self.beside, self.clips, folds, sum(first.parts))
+        features = tuple(first._replace(windows=vectors) for vectors, _ in made)
+        return replace(
+            self, folds=folds, features=features, projections=tuple(fitted for _, fitted in made)
+        )
+
+    def context(self, fold: int) -> Context | None:
+        """Return what a fold's training clips were heard beside, for the head file."""
+        if self.beside is None:
+            return None
+        company, cv = self.beside
+        sizes = np.zeros(1, np.int64)
+        if company.of_groups:
+            part = training_parts(self.clips, self.folds, cv)[fold]
+            sizes = company.others(part)[self.clips.rows[self.folds.train[fold]]]
+        return Context(company.kind, company.by, int(sizes.min()), int(sizes.max()))
 
     def origin(self) -> dict[str, Any]:
         """Return what a run's ``config.json`` says of the clips and their features."""
         return {
-            "dataset": self.cache.dataset,
-            "synthetic": self.cache.synthetic,
-            "licenses": self.cache.licenses,
+            "dataset": self.sources.first.dataset,
+            "synthetic": self.sources.synthetic,
+            "licenses": join_licenses([cache.licenses for cache in self.sources.caches]),
             "encoder": self.encoder,
-            "identity_sha256": self.cache.identity_sha256,
+            "identity_sha256": self.sources.identity_sha256,
             "feature": self.feature,
+            "context": "none" if self.beside is None else self.beside.company.kind,
         }
 
     def targets(self) -> Targets:
@@ -61,42 +123,67 @@ class Material:
         ranges = [(nan, nan) if a.guessed else (a.low, a.high) for a in self.clips.axes]
         return Targets(labels, torch.tensor(ranges, dtype=torch.float64))
 
-    def clip_means(self) -> Tensor:
-        """Return the mean of each clip's windows [C, D], flattened, without the prompt."""
-        windows, offsets, weights, _ = self.features
+    def clip_means(self, fold: int) -> Tensor:
+        """Return the mean of each clip's windows [C, D] in a fold, flat, without the prompt."""
+        windows, offsets, weights, *_ = self.seen(fold)
         return mean_rows(windows.flatten(1), clip_of_window(offsets), weights, len(offsets) - 1)
 
-    def baselines(
-        self, axis: int, folds: Folds, *, every: bool
-    ) -> dict[str, npt.NDArray[np.float64]]:
+    def baselines(self, axis: int, *, every: bool) -> dict[str, Floats]:
         """Predict held-out clips by what a head must beat: name -> predictions [C].
 
         They see a vector a clip: its windows' mean, with the prompt's embedding.
         """
-        values, text = self.clip_means(), self.features.text
-        vectors = (values if text is None else torch.cat([values, text], 1)).double().numpy()
-        inputs, width = ("audio", 0) if text is None else ("concat", text.shape[1])
-        blocks = row_blocks(inputs, self.features.windows.shape[1:], width)
         truth = self.clips.labels.mean[:, axis]
-        learned = folds.train | folds.validation
-        return baselines(vectors, truth, learned, folds.test, blocks, folds.groups, every=every)
+        found: dict[str, Floats] = {}
+        for vectors, learned, held_out, blocks, groups in self.by_view():
+            seen = vectors, truth, learned, held_out, blocks, groups
+            one = baselines(*seen, every=every)
+            for name, pred in one.items():
+                whole = found.setdefault(name, np.full(len(truth), np.nan))
+                held = np.isfinite(pred)
+                whole[held] = pred[held]
+        return found
 
-    def own_scores(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Return the encoder's own scores of the clips, in its units: name -> [C]."""
-        return own_scores(self.cache, self.clips.rows)
+    def by_view(self) -> Iterator[tuple[Floats, Bools, Bools, tuple[int, ...], Ints | None]]:
+        """Yield what baselines see and learn from, a view each, as `evaluation.baselines` has it.
+
+        A vector a clip [C, D], who learns and who is held out in the view's folds [F, C], the
+        widths of the vector's blocks, and what stays together.
+        """
+        folds = self.folds
+        for view, features in enumerate(self.features):
+            mine = [fold for fold in range(len(folds.train)) if self.view(fold) == view]
+            values, text = self.clip_means(mine[0]), features.text
+            vectors = (values if text is None else torch.cat([values, text], 1)).double().numpy()
+            blocks = features.blocks("audio" if text is None else "concat")
+            learned = (folds.train | folds.validation)[mine]
+            yield vectors, learned, folds.test[mine], blocks, folds.groups
+
+    def tell(self) -> None:
+        """Log what is odd about the clips' company."""
+        if self.beside is not None:
+            company, cv = self.beside
+            tell_company(company, self.clips, training_parts(self.clips, self.folds, cv))
+
+    def own_scores(self) -> dict[str, Floats]:
+        """Return the encoders' own scores of the clips, in their units: name -> [C]."""
+        found: dict[str, Floats] = {}
+        for cache, rows in zip(self.sources.caches, self.sources.rows, strict=True):
+            found |= own_scores(cache, rows[self.clips.rows])
+        return found
 
     def check_head(self, head: Architecture) -> None:
         """Refuse a head that does not take the feature."""
-        text = self.features.text
-        width = 0 if text is None else text.shape[1]
+        first = self.features[0]
+        width = 0 if first.text is None else first.text.shape[1]
         try:
-            input_width(head, self.features.windows.shape[1:], width)
+            input_width(head, first.windows.shape[1:], width)
         except ValueError as error:
             raise QamroError(f"feature {self.feature!r}: {error}") from error
 
     def row_shape(self, head: Architecture) -> tuple[int, ...]:
         """Return the shape of one row that a head sees."""
-        windows, offsets, weights, text = self.features
+        windows, offsets, weights, text, _ = self.features[0]
         few = int(offsets[1])
         one = None if text is None else text[:1]
         rows = prepare_rows(head, windows[:few], offsets[:2], weights[:few], one)
@@ -104,37 +191,92 @@ class Material:
 
 
 def load_material(
-    cache: Cache, clips: Clips, *, feature: str = "", text: bool = False, text_feature: str = ""
+    sources: Sources,
+    clips: Clips,
+    folds: Folds,
+    expression: Expression,
+    context: str = "none",
+    cv: str = "",
+    *,
+    text: bool = False,
+    text_feature: str = "",
 ) -> Material:
-    """Read a feature of the chosen clips.
+    """Read what an expression names of the chosen clips.
 
     Args:
-        cache: open.
+        sources: joined caches.
         clips: of `choose_clips`.
-        feature: name; empty for the encoder's first.
+        folds: over the clips.
+        expression: with every name in full.
+        context: what clips are heard beside, of `CONTEXTS`.
+        cv: how the folds hold clips out.
         text: whether the prompts' embeddings are wanted.
-        text_feature: name; empty for the encoder's first.
+        text_feature: name; empty for the first.
 
     Raises:
         QamroError: no such feature, or a NaN among its values.
     """
-    feature = cache.feature_name(feature)
-    text_feature = cache.feature_name(text_feature, "text_features") if text else ""
-    prompts = cache.read_text(text_feature) if text else None
-    features = _take(cache.read(feature), prompts, torch.from_numpy(clips.rows))
-    if not bool(features.windows.isfinite().all()):
-        raise QamroError(
-            f"{cache.paths[0]}: feature {feature!r} has values that are not finite; "
-            "run qamro-cache verify and extract it again"
-        )
-    return Material(clips, features, feature, text_feature, cache)
+    sources = sources.only(expression)
+    rows = torch.from_numpy(clips.rows)
+    prompts = None
+    if text:
+        _, text_feature = sources.text_source(text_feature)
+        prompts = _prompts(sources.read_text(text_feature), rows)
+    named = text_feature if text else ""
+    if takes_windows(expression, context):
+        assert isinstance(expression, Read)
+        found = take_windows(sources.read(expression), rows)
+        refuse_values(found.windows, expression, sources)
+        features = Features(*found, prompts)
+        return Material(clips, folds, (features,), ({},), None, None, expression, named, sources)
+    vectors = clip_vectors(expression, sources)
+    beside = None
+    if context != "none":
+        heard = company(clips, cv, context, str(sources.first.paths[0]))
+        beside = Beside(heard, cv)
+    whole = torch.arange(len(rows) + 1), torch.ones(len(rows))
+    parts = widths(expression, sources.identities) * times(context)
+    # Every fold's values take its place.
+    empty = Features(torch.empty(0), *whole, prompts, parts)
+    made = vectors, beside, expression, named, sources
+    return Material(clips, folds, (empty,), ({},), *made).bound(folds)
 
 
-def _take(read: WindowFeatures, prompts: TextFeatures | None, rows: Tensor) -> Features:
-    """Return the features of some clips."""
+def _views(
+    vectors: ClipVectors, beside: "Beside | None", clips: Clips, folds: Folds, width: int
+) -> Sequence[tuple[Tensor, Mapping[Call, Projection]]]:
+    """Return the clips' vectors and the projections in them: one for all folds, or one a fold.
+
+    ``width`` is that of a clip's vector.
+    """
+    rows = torch.from_numpy(clips.rows)
+    parts = None
+    if beside is not None:
+        parts = training_parts(clips, folds, beside.cv)
+        if all(beside.company.agrees(part) for part in parts):
+            parts = None
+    if vectors.shared and parts is None:
+        return [(_heard(vectors.values({}), beside, None)[rows], {})]
+    size = 4 * len(folds.train) * len(rows) * width
+    refuse_memory(size, f"a view of {width:,} numbers a clip for each fold", "use another --cv")
+    made = []
+    for fold, train in enumerate(folds.train):
+        fitted = vectors.fit(rows[torch.from_numpy(train)])
+        part = None if parts is None else parts[fold]
+        made.append((_heard(vectors.values(fitted), beside, part)[rows], fitted))
+    return made
+
+
+def _heard(values: Tensor, beside: "Beside | None", part: Bools | None) -> Tensor:
+    return values if beside is None else beside.company.seen(values, part)
+
+
+def take_windows(read: WindowFeatures, rows: Tensor) -> WindowFeatures:
+    """Return some clips' windows."""
     taken = take_clips(read.offsets, rows)
-    text = None
-    if prompts is not None:
-        text = prompts.embeddings.float()[prompts.index[rows]].flatten(1)
     windows = read.windows.float()[taken.windows]
-    return Features(windows, taken.offsets, read.weights[taken.windows], text)
+    return WindowFeatures(windows, taken.offsets, read.weights[taken.windows])
+
+
+def _prompts(read: TextFeatures, rows: Tensor) -> Tensor:
+    return read.embeddings.float()[read.index[rows]].flatten(1)

@@ -13,7 +13,7 @@ from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material
 from qamro_cache.memory import refuse_memory
 from qamro_cache.training.fit import fit
-from qamro_cache.training.inputs import Bools, Folds, Targets
+from qamro_cache.training.inputs import Bools, Features, Folds, Targets
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result
@@ -72,7 +72,6 @@ def refuse_heads(heads: int, clips: int, weights: int = 0) -> None:
 
 def fit_all(
     material: Material,
-    folds: Folds,
     jobs: Sequence[Job],
     starts: Starts,
     device: str,
@@ -80,13 +79,14 @@ def fit_all(
     progress: ProgressCallback | None,
 ) -> Fitted:
     """Run `fit` to the end and put its stacks together."""
-    targets = material.targets()
+    targets, folds = material.targets(), material.folds
     predictions = np.full((len(jobs), targets.labels.shape[1]), np.nan)
     best, diverged = np.zeros(len(jobs), np.int64), np.zeros(len(jobs), np.bool_)
     penalty = np.full(len(jobs), np.nan)
     parts = []
     options: dict[str, Any] = {"initial": starts, "device": device, "precision": precision}
-    for where, result in stacks(material, targets, folds, jobs, progress=progress, **options):
+    options["progress"] = progress
+    for where, result in stacks(material.features, targets, folds, jobs, **options):
         predictions[where] = result.predictions.double().numpy()
         best[where] = result.best_epoch.numpy()
         diverged[where] = result.diverged.numpy()
@@ -113,11 +113,15 @@ def warn_of_diverged(jobs: Sequence[Job], diverged: Bools) -> None:
 
 
 def stacks(
-    material: Material, targets: Targets, folds: Folds, jobs: Sequence[Job], **options: Any
+    features: Sequence[Features],
+    targets: Targets,
+    folds: Folds,
+    jobs: Sequence[Job],
+    **options: Any,
 ) -> Iterator[tuple[list[int], Result]]:
-    """Run `fit` on a material's features, a user's mistake being one line."""
+    """Run `fit`, a user's mistake being one line."""
     try:
-        yield from fit(material.features, targets, folds, jobs, **options)
+        yield from fit(features, targets, folds, jobs, **options)
     except ValueError as error:
         raise QamroError(str(error)) from error
 

@@ -179,6 +179,12 @@ def _join_names(names: npt.NDArray[np.str_], together: Numbers) -> npt.NDArray[n
     return names_of[code]
 
 
+def split_names(clips: pd.DataFrame) -> npt.NDArray[np.str_]:
+    """Return each clip's split, ``train``, ``dev`` and ``test`` by whatever name."""
+    lower = clips["split"].str.lower()
+    return np.array([_SPLITS.get(name, name) for name in lower], str)
+
+
 def _by_split(
     clips: pd.DataFrame,
     labeled: Bools,
@@ -186,7 +192,7 @@ def _by_split(
     *,
     inner: bool,
 ) -> tuple[Folds, str]:
-    split = clips["split"].str.lower().map(lambda name: _SPLITS.get(name, name)).to_numpy(str)
+    split = split_names(clips)
     known = sorted(set(split) - {""})
     train, dev, test = ((split == name) & labeled for name in ("train", "dev", "test"))
     if not train.any() or not (dev.any() or test.any()):

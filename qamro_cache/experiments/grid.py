@@ -53,7 +53,15 @@ class Cell(Reads):
     @property
     def what(self) -> tuple[Any, ...]:
         """All but the names: two cells of the same are one."""
-        reads = (self.feature, self.cv, self.clips, self.systems, self.raters, self.calibrate)
+        reads = (
+            self.feature,
+            self.context,
+            self.cv,
+            self.clips,
+            self.systems,
+            self.raters,
+            self.calibrate,
+        )
         return (self.recipe, *reads)
 
 
@@ -187,9 +195,7 @@ def cells_of(grid: Grid) -> list[Cell]:
     for name, value in values.items():
         if not value:
             raise QamroError(f"the grid has no values for {name}")
-    count = math.prod(map(len, values.values())) + len(grid.cells)
-    if count > MAX_CELLS:
-        raise QamroError(f"the grid has {count:,} cells; at most {MAX_CELLS:,} go together")
+    _refuse_number(math.prod(map(len, values.values())) + len(grid.cells))
     shared = dict(grid.settings)
     if len(values.get("batch_size", ())) > 1:
         shared.setdefault("batches", "own")
@@ -199,7 +205,7 @@ def cells_of(grid: Grid) -> list[Cell]:
         own = [dict(zip(values, combination, strict=True)) for combination in products]
     own += map(dict, grid.cells)
     cells = [_cell(shared, one) for one in own]
-    _refuse_doubles(cells)
+    refuse_cells(cells)
     for name in sorted(set(shared) & set(RECIPE)):
         if not any(cell.recipe.takes(name) for cell in cells):
             only = all(cell.recipe.head.kind == "ridge" for cell in cells)
@@ -220,7 +226,14 @@ def with_huber_alone(cells: Sequence[Cell]) -> list[Cell]:
     return list(found.values())
 
 
-def _refuse_doubles(cells: Sequence[Cell]) -> None:
+def _refuse_number(cells: int) -> None:
+    if cells > MAX_CELLS:
+        raise QamroError(f"the grid has {cells:,} cells; at most {MAX_CELLS:,} go together")
+
+
+def refuse_cells(cells: Sequence[Cell]) -> None:
+    """Refuse too many cells, or one that is there twice."""
+    _refuse_number(len(cells))
     seen = set()
     for cell in cells:
         if cell.what in seen:

@@ -10,12 +10,14 @@ from qamro_cache.evaluation.by_system import by_system
 from qamro_cache.evaluation.ceiling import ceiling
 from qamro_cache.evaluation.compare import columns
 from qamro_cache.evaluation.diagnostics import diagnose
+from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.score import DECIDES, common, score_models
 from qamro_cache.evaluation.variance import error_sources
 from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.experiments.clips import HeldOut
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.fitting import Fitted, Starts, pool_folds
+from qamro_cache.experiments.gain import group_gain
 from qamro_cache.heads.published import published_scores
 from qamro_cache.training.recipe import Recipe
 
@@ -31,7 +33,7 @@ def own_scores(
 ) -> list[dict[str, npt.NDArray[np.float64]]]:
     """Return what the encoder says of the clips itself: for each axis name -> [C]."""
     own = [material.own_scores() for _ in material.clips.axes]
-    windows, offsets, weights, _ = material.features
+    windows, offsets, weights, *_ = material.seen(0)
     for target, start in starts.items():
         found = published_scores(recipe.head, start, windows, offsets, weights)
         name = f"published {material.clips.axes[target].name}"
@@ -55,7 +57,7 @@ def judge(
     metrics: dict[str, Any] = {}
     for target, axis in enumerate(material.clips.axes):
         judged = material.clips.judged(target, folds, held_out.cv)
-        beside = {**own[target], **material.baselines(target, folds, every=every)}
+        beside = {**own[target], **material.baselines(target, every=every)}
         models = {_HEAD: pooled[target]}
         if huber is not None:
             models[_HUBER] = pool_folds(huber, folds)[target]
@@ -83,6 +85,7 @@ def judge(
         }
         if curve := _by_epoch(fitted, mine):
             metrics[axis.name]["validation_loss"] = curve
+        metrics[axis.name] |= _of_context(material, held_out, target, models, judged, own[target])
         if np.isfinite(fitted.penalty[mine]).any():
             metrics[axis.name]["median_penalty"] = float(np.nanmedian(fitted.penalty[mine]))
     return metrics
@@ -110,3 +113,31 @@ def _by_epoch(fitted: Fitted, heads: Sequence[int]) -> list[dict[str, float]]:
         low, median, high = (float(v) for v in np.quantile(values, (0.25, 0.5, 0.75)))
         found.append({"heads": len(values), "median": median, "low": low, "high": high})
     return found
+
+
+def _of_context(
+    material: Material,
+    held_out: HeldOut,
+    target: int,
+    models: Mapping[str, npt.NDArray[np.float64]],
+    judged: Judged,
+    own: Mapping[str, npt.NDArray[np.float64]],
+) -> dict[str, Any]:
+    """Return the figures without references, which a difference of zero gives away.
+
+    Where clips are looked at alone: what their group would give.
+    """
+    if material.beside is None:
+        found = group_gain(material, held_out, target, models["ridge"][0], judged)
+        return {} if found is None else {"context_group": found}
+    if material.beside.company.kind == "group" or judged.reference is None:
+        return {}
+    kept = judged.only(~judged.reference)
+    same = common(models.values(), kept)
+    return {
+        "without_references": {
+            "clips": int(kept.known.sum()),
+            "models": score_models(models, kept, own_units=own),
+            "ceiling": ceiling(same),
+        }
+    }

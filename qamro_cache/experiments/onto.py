@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qamro_cache.cache.reader import Cache, open_cache
+from qamro_cache.cache.reader import Cache
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.experiments.clips import AxisGroup, Clips, HeldOut, by_rated_clips, choose_clips
 from qamro_cache.experiments.copies import Copies
 from qamro_cache.experiments.folds import default_cv, make_folds
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.options import AblateOptions
+from qamro_cache.features.sources import Sources, join_caches
 from qamro_cache.identity import identity_differences
 from qamro_cache.training.inputs import Folds
 
@@ -21,13 +22,15 @@ class Onto:
     """The other test.
 
     Attributes:
-        cache: open.
+        sources: its cache.
         clips: its rated clips.
-        folds: by which its own baselines are estimated; groups of clips stay together in them.
+        cv: how its clips are held out, where baselines are estimated,
+        folds: and the folds; groups of clips stay together in them.
     """
 
-    cache: Cache
+    sources: Sources
     clips: Clips
+    cv: str
     folds: Folds
 
 
@@ -51,22 +54,22 @@ def open_onto(
             raise OptionError(
                 f"with --onto all clips of --cache are learned from: leave {name} out"
             )
-    cache = open_cache(options.onto)
+    sources = join_caches(options.onto)
     for other in caches:
-        if found := identity_differences(other.identity, cache.identity):
+        if found := identity_differences(other.identity, sources.first.identity):
             raise QamroError(
                 f"{options.onto}: embeddings of another encoder (here: of --cache; there: of "
                 f"--onto): {found[0]}; extract both with one"
             )
     plain = replace(options, labels=None, columns=(), scale=(), axis=(), only=(), without=())
     text = any(cell.recipe.head.inputs != "audio" for cell in cells)
-    clips = choose_clips(cache, plain, text=text)
+    clips = choose_clips(sources, plain, text=text)
     cv = default_cv(clips.table, clips.known)
     folds, _ = make_folds(clips.table, cv, clips.known, inner=False)
-    return Onto(cache, clips, folds)
+    return Onto(sources, clips, cv, folds)
 
 
-def learn_all(cache: Cache, clips: Clips, onto: Onto) -> list[AxisGroup]:
+def learn_all(sources: Sources, clips: Clips, onto: Onto) -> list[AxisGroup]:
     """Return the axes by the clips that are rated on them, all of which heads learn from."""
     groups = []
     for part in by_rated_clips(clips):
@@ -74,8 +77,8 @@ def learn_all(cache: Cache, clips: Clips, onto: Onto) -> list[AxisGroup]:
         names = part.table["group"].to_numpy(dtype=str)
         groups_of = np.unique(names, return_inverse=True)[1] if len(set(names)) > 2 else None
         folds = Folds(part.known[None], nothing, nothing, ("none",), groups_of)
-        words = f"trained on {len(part.table)} clips of {cache.dataset}"
-        words += f", judged on {len(onto.clips.table)} of {onto.cache.dataset}"
+        words = f"trained on {len(part.table)} clips of {sources.first.dataset}"
+        words += f", judged on {len(onto.clips.table)} of {onto.sources.first.dataset}"
         groups.append(AxisGroup(part, HeldOut("onto", False, folds, words, Copies())))
     return groups
 
@@ -92,6 +95,6 @@ def axis_of(name: str, learned: Sequence[str], onto: Onto) -> int:
     if len(there) == len(learned) == 1:
         return 0
     raise QamroError(
-        f"{onto.cache.paths[0]} has no axis {name!r} (it has {', '.join(there)}); choose with "
+        f"{onto.sources.paths[0]} has no axis {name!r} (it has {', '.join(there)}); choose with "
         "--axis one that both have, or name them alike with qamro-cache relabel"
     )

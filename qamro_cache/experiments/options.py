@@ -5,6 +5,7 @@ from pathlib import Path
 
 from qamro_cache.datasets.options import ColumnOptions, ScaleOptions, parse_scales, refuse_columns
 from qamro_cache.evaluation.options import ChoiceOptions, IntervalOptions
+from qamro_cache.features.expression import CONTEXTS
 from qamro_cache.settings import check_settings, setting
 
 #: What ``cv`` takes.
@@ -18,7 +19,17 @@ _MANY = "a stack of heads must fit in memory"
 class Reads:
     """What a head reads of a cache, and how clips are held out from it."""
 
-    feature: str = setting("", "Feature of the cache that heads read.", default_help="its first")
+    feature: str = setting(
+        "",
+        "What heads read: a feature, or an expression such as 'mel.layers[2] + std(clap.audio)'.",
+        default_help="the first feature",
+    )
+    context: str = setting(
+        "none",
+        "What a clip is heard beside: heads see its difference from its reference, or from the "
+        "mean of its group's other clips, too.",
+        choices=CONTEXTS,
+    )
     cv: str = setting(
         "",
         f"How clips are held out: {CV_CHOICES}.",

@@ -87,12 +87,21 @@ def baseline_outcomes(
     for axis, info in enumerate(plan.material.clips.axes):
         judged = plan.material.clips.judged(axis, plan.folds, cv)
         amounts = learned_from(plan.folds, plan.material.clips, axis, raters=0)
-        beside = {**own, **plan.material.baselines(axis, plan.folds, every=every)}
+        beside = {**own, **plan.material.baselines(axis, every=every)}
         for model, pred in beside.items():
             units = replace(judged, same_scale=model not in own)
             one = Outcome(dict(origin), model, info.name, [0], pred[None], units, {})
             outcomes.append(replace(one, amounts=amounts))
     return outcomes
+
+
+def without_references(outcome: Outcome) -> Outcome | None:
+    """Return an outcome by the clips alone that are no references; None where none is one."""
+    judged = outcome.judged
+    if judged.reference is None or not (judged.reference & judged.known).any():
+        return None
+    kept = judged.only(~judged.reference)
+    return replace(outcome, axis=f"{outcome.axis} (without references)", judged=kept)
 
 
 class _Coverage:

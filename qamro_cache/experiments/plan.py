@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from qamro_cache.datasets.raters import subsampled_means
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.identity import canonical_json
-from qamro_cache.training.inputs import Folds, Targets
+from qamro_cache.training.inputs import Features, Folds, Targets
 from qamro_cache.training.recipe import Job, flat_recipe
 
 
@@ -20,8 +20,7 @@ class Plan:
     """The heads of one material.
 
     Attributes:
-        material: clips and features.
-        folds: shared by all jobs.
+        material: clips, folds and features.
         targets: a row for each that some job learns from.
         jobs: the heads.
         cells: position of each job's cell in the grid.
@@ -30,17 +29,20 @@ class Plan:
     """
 
     material: Material
-    folds: Folds
     targets: Targets
     jobs: list[Job]
     cells: list[int]
     axes: list[int]
     keys: list[str]
 
+    @property
+    def folds(self) -> Folds:
+        """Shared by all jobs."""
+        return self.material.folds
+
 
 def make_plan(
     material: Material,
-    folds: Folds,
     cells: Sequence[tuple[int, Cell]],
     seeds: int,
     precision: str,
@@ -48,13 +50,12 @@ def make_plan(
     """Multiply cells, axes, seeds and folds out into jobs.
 
     Args:
-        material: the clips.
-        folds: over them.
+        material: the clips, as the heads of their folds see them.
         cells: (position in the grid, cell).
         seeds: heads a cell, axis and fold.
         precision: of products on a GPU, which a result depends on.
     """
-    base = material.targets()
+    base, folds = material.targets(), material.folds
     # A row of targets for every axis and number of raters. All seeds learn from the same ratings:
     # averaged, heads of several draws would have learned from more.
     rows: dict[tuple[int, int], int] = {(a, 0): a for a in range(len(material.clips.axes))}
@@ -70,13 +71,14 @@ def make_plan(
                 taught.append(np.flatnonzero(folds.teach(np.isfinite(labels[-1]))))
             for seed in range(seeds_of(cell, seeds)):
                 for fold in taught[rows[key]]:
-                    jobs.append(Job(cell.recipe, seed, int(fold), rows[key]))
+                    view = material.view(int(fold))
+                    jobs.append(Job(cell.recipe, seed, int(fold), rows[key], view))
                     places.append(place)
                     axes.append(a)
     axis_of_row = [key[0] for key, _ in sorted(rows.items(), key=lambda item: item[1])]
     targets = Targets(torch.from_numpy(np.stack(labels)), base.ranges[axis_of_row])
-    keys = _keys(material, folds, targets, jobs, precision)
-    return Plan(material, folds, targets, jobs, places, axes, keys)
+    keys = _keys(material, targets, jobs, precision)
+    return Plan(material, targets, jobs, places, axes, keys)
 
 
 def seeds_of(cell: Cell, seeds: int) -> int:
@@ -84,23 +86,40 @@ def seeds_of(cell: Cell, seeds: int) -> int:
     return 1 if cell.recipe.head.kind == "ridge" else seeds
 
 
-def _keys(
-    material: Material, folds: Folds, targets: Targets, jobs: Sequence[Job], precision: str
-) -> list[str]:
+def joined(plans: Sequence[Plan]) -> tuple[list[Features], Targets, list[Job]]:
+    """Put plans of the same clips and folds together: all views, targets, and jobs with both."""
+    views = [features for plan in plans for features in plan.material.features]
+    jobs: list[Job] = []
+    view = target = 0
+    for plan in plans:
+        jobs += [
+            replace(job, view=view + job.view, target=target + job.target) for job in plan.jobs
+        ]
+        view += len(plan.material.features)
+        target += len(plan.targets.labels)
+    labels, ranges = (
+        torch.cat([getattr(plan.targets, name) for plan in plans]) for name in ("labels", "ranges")
+    )
+    return views, Targets(labels, ranges), jobs
+
+
+def _keys(material: Material, targets: Targets, jobs: Sequence[Job], precision: str) -> list[str]:
     """Name each job's result by all that decides it."""
-    data = hashlib.sha256()
+    data, folds = hashlib.sha256(), material.folds
     for part in (
-        material.cache.identity_sha256,
+        material.sources.identity_sha256,
         material.feature,
+        str(material.origin()["context"]),
         material.text_feature,
         "\n".join(material.clips.table["clip_id"]),
         "\n".join(material.clips.table["system"]),
     ):
         data.update(hashlib.sha256(part.encode("utf-8", "surrogateescape")).digest())
     # The embeddings too: other sounds may stand behind the same names.
-    for values in material.features:
-        if values is not None:
-            data.update(hashlib.sha256(values.contiguous().numpy().data).digest())
+    for features in material.features:
+        for values in features[:4]:
+            if values is not None:
+                data.update(hashlib.sha256(values.contiguous().numpy().data).digest())
     for mask in (folds.train, folds.validation, folds.test):
         data.update(np.packbits(mask).tobytes())
     if folds.groups is not None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qamro_cache.cache.reader import Cache, CacheLike, open_cache
+from qamro_cache.cache.reader import CacheLike
 from qamro_cache.devices import refuse_device
 from qamro_cache.encoders.support import missing_packages
 from qamro_cache.errors import OptionError, QamroError, nearest, quoted
@@ -28,11 +28,14 @@ from qamro_cache.experiments.grid import (
 from qamro_cache.experiments.onto import Onto, open_onto
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.parts import Part, parts_of_grid
+from qamro_cache.experiments.readings import Reading, one_reading, with_layers
 from qamro_cache.experiments.store import refuse_other_run
+from qamro_cache.features.expression import Expression
+from qamro_cache.features.sources import Sources, join_caches
 from qamro_cache.files import replaceable_folder
 from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.memory import refuse_disk
-from qamro_cache.paths import PathLike, as_list, as_path
+from qamro_cache.paths import PathLike, as_path
 from qamro_cache.settings import from_options, settings_of
 from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
 
@@ -47,7 +50,8 @@ class TrainRequest:
     """A run of `train` that can begin.
 
     Attributes:
-        cache: open.
+        sources: the caches that are read.
+        expression: what is read of them.
         out: folder of the run.
         options: as given.
         recipe: of every head.
@@ -56,7 +60,8 @@ class TrainRequest:
         given: the options that were given, as JSON types.
     """
 
-    cache: Cache
+    sources: Sources
+    expression: Expression
     out: Path
     options: TrainOptions
     recipe: Recipe
@@ -86,11 +91,13 @@ class AblateRequest:
     onto: Onto | None = None
 
 
-def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> TrainRequest:
+def train_request(
+    cache: CacheLike | Sequence[CacheLike], out: PathLike, given: Mapping[str, Any]
+) -> TrainRequest:
     """Check what is asked of `train` against the cache's tables and the folder.
 
     Args:
-        cache: file or files, or an open cache.
+        cache: files, or open caches: of several encoders, they are joined by clip.
         out: folder of the run.
         given: fields of `TrainOptions` and settings of `RECIPE`.
 
@@ -108,11 +115,10 @@ def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> 
     out = as_path(out, "a folder")
     replaceable_folder(out)
     refuse_device(options.device)
-    opened = open_cache(cache)
-    opened.feature_name(options.feature)
+    sources, expression = _reading(cache, options, recipe)
     text = recipe.head.inputs != "audio"
     if text:
-        opened.feature_name(options.text_feature, "text_features")
+        sources.text_source(options.text_feature)
     # The loss's parameters stand in its text.
     decides = {**asdict(options), **recipe_given}
     for name in ("device", "overwrite", *PARAMETERS):
@@ -120,18 +126,24 @@ def train_request(cache: CacheLike, out: PathLike, given: Mapping[str, Any]) -> 
     asked = {
         **decides,
         "loss": recipe.loss.text(whole=True) if recipe.takes("loss") else "",
-        "cache": opened.content_sha256,
-        "encoder": opened.identity_sha256,
+        "cache": sources.content_sha256,
+        "encoder": sources.identity_sha256,
         "labels": _file_sha256(options.labels),
         "init": str(options.init or ""),
     }
     asked = json.loads(json.dumps(asked))
     if not options.overwrite:
         refuse_other_run(out, asked)
-    clips = choose_clips(opened, options, text=text)
-    groups = hold_out(opened, clips, options.cv, options)
+    clips = choose_clips(sources, options, text=text)
+    groups = hold_out(sources, clips, options.cv, options)
     refuse_disk(_ROW * options.seeds * len(clips.axes) * len(clips.rows), out)
-    return TrainRequest(opened, out, options, recipe, groups, asked, _as_json(given))
+    return TrainRequest(sources, expression, out, options, recipe, groups, asked, _as_json(given))
+
+
+def _reading(
+    cache: CacheLike | Sequence[CacheLike], options: TrainOptions, recipe: Recipe
+) -> Reading:
+    return one_reading(join_caches(cache), options.feature, options.context, recipe.head)
 
 
 def ablate_request(
@@ -143,7 +155,7 @@ def ablate_request(
     """Check what is asked of `ablate` as `train_request` does.
 
     Args:
-        caches: files or open caches; those of one encoder are parts of one.
+        caches: files or open caches; those of one identity are parts of one.
         out: folder of the tables.
         grid: the cells: a name of a grid that comes along, a TOML file, or a `Grid`.
         given: fields of `AblateOptions`, which replace the grid's own, and settings of a cell,
@@ -171,12 +183,10 @@ def ablate_request(
     refuse_device(options.device)
     if (out / "head.safetensors").exists():
         raise QamroError(f"{out} holds a run of qamro-train; name another folder for the grid")
-    by_encoder = _open_by_encoder(caches)
-    common = _common_clips(by_encoder)
-    onto = open_onto(options, cells, by_encoder)
-    parts = [
-        part for cache in by_encoder for part in parts_of_grid(cache, cells, options, common, onto)
-    ]
+    sources = join_caches(caches)
+    cells = with_layers(cells, sources)
+    onto = open_onto(options, cells, sources.caches)
+    parts = parts_of_grid(sources, cells, options, onto)
     _refuse_disk(out / "done", parts, options.seeds)
     named = {} if isinstance(grid, Grid) or not grid else {"grid": str(grid)}
     return AblateRequest(out, options, cells, parts, _as_json({**named, **given}), onto)
@@ -205,31 +215,6 @@ def _refuse_disk(done: Path, parts: Sequence[Part], seeds: int) -> None:
         kept += 4 * figures * len(part.held_out.folds.train) * len(part.clips.rows)
     there = sum(path.stat().st_size for path in done.glob("*.safetensors"))
     refuse_disk(_ROW * rows + max(0, kept - there), done)
-
-
-def _common_clips(caches: Sequence[Cache]) -> list[str] | None:
-    """Return the clips that every cache has features of, in one order; None for one cache."""
-    if len(caches) == 1:
-        return None
-    sets = [set(c.clips["clip_id"][c.clips["status"] == "ok"]) for c in caches]
-    common = frozenset.intersection(*map(frozenset, sets))
-    if not common:
-        raise QamroError("the caches have no clip in common")
-    lost = max(len(one) for one in sets) - len(common)
-    if lost:
-        logger.warning("comparing on the %d clips that all caches have", len(common))
-    return [name for name in caches[0].clips["clip_id"] if name in common]
-
-
-def _open_by_encoder(caches: CacheLike | Sequence[CacheLike]) -> list[Cache]:
-    """Open the caches, those of one identity as one."""
-    groups: dict[str, list[Cache]] = {}
-    for cache in map(open_cache, as_list(caches)):
-        groups.setdefault(cache.identity_sha256, []).append(cache)
-    return [
-        parts[0] if len(parts) == 1 else open_cache([path for part in parts for path in part.paths])
-        for parts in groups.values()
-    ]
 
 
 def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:

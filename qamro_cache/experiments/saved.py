@@ -15,12 +15,13 @@ from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.fitting import Fitted
 from qamro_cache.experiments.store import RUN_FILES
+from qamro_cache.features.context import Context
 from qamro_cache.files import replace_folder, write_json, write_table
 from qamro_cache.heads.file import save_head
 from qamro_cache.heads.head import AxisHead, Head
 from qamro_cache.heads.ood import reference_clips
 from qamro_cache.heads.trained import trained_clips
-from qamro_cache.training.inputs import Bools, Folds
+from qamro_cache.training.inputs import Bools
 from qamro_cache.training.recipe import Recipe
 
 
@@ -29,24 +30,22 @@ class Run:
     """What was trained of the axes that are rated on the same clips.
 
     Attributes:
-        material: the clips.
+        material: the clips as the folds' heads see them.
         recipe: of the heads.
         estimate: heads of the folds.
-        folds: theirs.
         refit: heads to be saved.
-        whole: the one fold that they were trained on.
+        whole: the clips as they see them, in the one fold that they were trained on.
     """
 
     material: Material
     recipe: Recipe
     estimate: Fitted
-    folds: Folds
     refit: Fitted
-    whole: Folds
+    whole: Material
 
 
-#: Heads of one fold: the material, the heads of all folds, the folds, and the number of this one.
-_Members = tuple[Material, Fitted, Folds, int]
+#: Heads of one fold: the material, the heads of all folds, and the number of this one.
+_Members = tuple[Material, Fitted, int]
 
 
 def save_run(
@@ -73,18 +72,18 @@ def save_run(
         write_json(new / "config.json", {**config, **_files(runs)})
         write_json(new / "metrics.json", record)
         write_table(new / "predictions.csv", predictions)
-        whole = [(run.material, run.refit, run.whole, 0) for run in runs]
+        whole = [(run.whole, run.refit, 0) for run in runs]
         save_head(new / "head.safetensors", head_of(recipe, whole, config))
         if not keep_folds:
             return
         (new / "folds").mkdir()
         # What one fold holds out of some axes, another fold may hold out of others.
-        names = dict.fromkeys(str(name) for run in runs for name in run.folds.names)
+        names = dict.fromkeys(str(name) for run in runs for name in run.material.folds.names)
         for number, name in enumerate(names):
             members = [
-                (run.material, run.estimate, run.folds, fold)
+                (run.material, run.estimate, fold)
                 for run in runs
-                for fold, held in enumerate(run.folds.names)
+                for fold, held in enumerate(run.material.folds.names)
                 if held == name and any(job.fold == fold for job in run.estimate.jobs)
             ]
             if members:
@@ -98,23 +97,24 @@ def _files(runs: Sequence[Run]) -> dict[str, Any]:
     for run in runs:
         table = run.material.clips.table
         audio |= dict(zip(table["clip_id"], table["path"], strict=True))
-    cache = runs[0].material.cache
-    return {"cache": [str(path.absolute()) for path in cache.paths], "audio": audio}
+    paths = runs[0].material.sources.paths
+    return {"cache": [str(path.absolute()) for path in paths], "audio": audio}
 
 
 def head_of(recipe: Recipe, members: Sequence[_Members], config: Mapping[str, Any]) -> Head:
     """Put the members of a fold, a seed each, into a head file's record: the axes it trained."""
     material = members[0][0]
-    cache = material.cache
-    fingerprints = cache.fingerprints_of(np.arange(len(cache.clips)))
+    contexts = [part.context(fold) for part, _, fold in members]
+    clips = material.sources.clips
+    fingerprints = material.sources.first.fingerprints_of(np.arange(len(clips)))
     references, axes, learned = [], [], []
-    for part, fitted, folds, fold in members:
-        seen = folds.train[fold] | folds.validation[fold]
-        references.append(reference_clips(part.clip_means()[torch.from_numpy(seen)]))
-        of_cache = np.zeros(len(cache.clips), np.bool_)
+    for part, fitted, fold in members:
+        seen = part.folds.train[fold] | part.folds.validation[fold]
+        references.append(reference_clips(part.clip_means(fold)[torch.from_numpy(seen)]))
+        of_cache = np.zeros(len(clips), np.bool_)
         of_cache[part.clips.rows[seen]] = True
         for target in sorted({job.target for job in fitted.jobs if job.fold == fold}):
-            one = _axis_head(part, fitted, target, folds, fold)
+            one = _axis_head(part, fitted, target, fold)
             own = references[-1] if len(references) > 1 else None
             axes.append(replace(one, reference=own))
             learned.append(of_cache)
@@ -123,12 +123,22 @@ def head_of(recipe: Recipe, members: Sequence[_Members], config: Mapping[str, An
         material.row_shape(recipe.head),
         material.feature,
         material.text_feature,
-        cache.identity,
+        material.sources.identities,
         tuple(axes),
         references[0],
         dict(config),
-        trained_clips(cache.clips, np.stack(learned, 1), fingerprints),
+        trained_clips(clips, np.stack(learned, 1), fingerprints),
+        _whole(contexts),
     )
+
+
+def _whole(contexts: Sequence[Context | None]) -> Context | None:
+    """Return the context of several axes, with the sizes of groups in all of them."""
+    known = [one for one in contexts if one is not None]
+    if not known:
+        return None
+    low, high = min(one.low for one in known), max(one.high for one in known)
+    return known[0]._replace(low=low, high=high)
 
 
 def _axis(material: Material, target: int, learned: Bools) -> Axis:
@@ -142,12 +152,10 @@ def _axis(material: Material, target: int, learned: Bools) -> Axis:
     return replace(axis, low=low, high=high)
 
 
-def _axis_head(
-    material: Material, fitted: Fitted, target: int, folds: Folds, fold: int
-) -> AxisHead:
+def _axis_head(material: Material, fitted: Fitted, target: int, fold: int) -> AxisHead:
     """Stack the members of one axis that did not diverge."""
     where = {k: (result, row) for part, result in fitted.parts for row, k in enumerate(part)}
-    jobs, axis = fitted.jobs, _axis(material, target, folds.train[fold])
+    jobs, axis = fitted.jobs, _axis(material, target, material.folds.train[fold])
     members = [
         k for k in fitted.of_target(target) if jobs[k].fold == fold and not fitted.diverged[k]
     ]
@@ -166,4 +174,5 @@ def _axis_head(
         float(first.label_std[row]),
         None if first.row_mean is None else first.row_mean[row],
         None if first.row_std is None else first.row_std[row],
+        projections=material.projections[material.view(fold)],
     )

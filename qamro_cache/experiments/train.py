@@ -16,7 +16,7 @@ from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
-from qamro_cache.experiments.clips import AxisGroup, Clips
+from qamro_cache.experiments.clips import AxisGroup, Clips, HeldOut
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, refuse_heads
 from qamro_cache.experiments.folds import refit_clips
@@ -42,7 +42,11 @@ logger = logging.getLogger("qamro_cache")
 
 @documented(TrainOptions, RECIPE)
 def train(
-    cache: CacheLike, out: PathLike, *, progress: ProgressCallback | None = None, **options: Any
+    cache: CacheLike | Sequence[CacheLike],
+    out: PathLike,
+    *,
+    progress: ProgressCallback | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train heads on a cache's clips, say how good they are, and save one to predict with.
 
@@ -51,7 +55,8 @@ def train(
     heads were trained for, one member a seed.
 
     Args:
-        cache: cache file or files, or an open cache.
+        cache: cache files, or open caches: parts of one by one encoder, or of several encoders,
+            which are joined by clip for ``feature="distillmos.embedding + mel.embedding"``.
         out: folder for ``config.json``, ``metrics.json``, ``predictions.csv`` and
             ``head.safetensors``. A run of the same cache and options is replaced.
         progress: see `fit`.
@@ -80,7 +85,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         runs.append(run)
         metrics |= found
     held_out = groups[0].held_out
-    refit_rows = [run.material.clips.rows[run.whole.train[0]] for run in runs]
+    refit_rows = [run.whole.clips.rows[run.whole.folds.train[0]] for run in runs]
     config = {
         **_config(runs),
         "seeds": options.seeds,
@@ -104,9 +109,7 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     }
     chosen = {"defaults_chosen_on": defaults_chosen_on(str(config["dataset"]))}
     record = {**origin, **chosen, **split, "axes": metrics}
-    table = pd.concat(
-        [_predictions(run.material, run.folds, run.estimate) for run in runs], ignore_index=True
-    )
+    table = pd.concat([_predictions(run.material, run.estimate) for run in runs], ignore_index=True)
     save_run(request.out, runs, config, record, table, keep_folds=options.save_folds)
     return record
 
@@ -129,8 +132,9 @@ def _train_axes(
     recipe = replace(request.recipe, head=head)
     clips, held_out = group
     folds = held_out.folds
-    material = _material(request, clips)
+    material = _material(request, clips, held_out)
     material.check_head(recipe.head)
+    material.tell()
     notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
     if notice and recipe.head.kind != "ridge":
         logger.info(notice)
@@ -140,44 +144,49 @@ def _train_axes(
     kept = 1 + len(folds.train) * options.save_folds
     _check_room(material, recipe, options.seeds * trained, options.seeds * kept, request.out)
 
-    def fit_jobs(jobs: list[Job], folds: Folds, progress: ProgressCallback | None) -> Fitted:
-        return fit_all(material, folds, jobs, starts, device, options.precision, progress)
+    def fit_jobs(of: Material, jobs: list[Job], progress: ProgressCallback | None) -> Fitted:
+        return fit_all(of, jobs, starts, device, options.precision, progress)
 
     targets, seeds = range(len(clips.axes)), range(options.seeds)
-    jobs = _jobs(recipe, clips, folds, seeds)
-    estimate, huber = fit_jobs(jobs, folds, progress), None
+    jobs = _jobs(recipe, material, seeds)
+    estimate, huber = fit_jobs(material, jobs, progress), None
     if beside:
-        huber = fit_jobs([replace(job, recipe=plain) for job in jobs], folds, progress)
+        huber = fit_jobs(material, [replace(job, recipe=plain) for job in jobs], progress)
     own = own_scores(material, recipe, starts)
     metrics = judge(material, held_out, estimate, own, huber, every=every)
     # Of a fixed split the judged clips stay unseen: others will be judged by them too.
     everything = held_out.cv != "split" or options.refit == "all"
-    whole = refit_clips(folds, clips.known, everything=everything)
-    final = [_refit_recipe(recipe, estimate, t, folds, int(whole.train.sum())) for t in targets]
+    whole = material.bound(refit_clips(folds, clips.known, everything=everything))
+    learned = int(whole.folds.train.sum())
+    final = [_refit_recipe(recipe, estimate, t, folds, learned) for t in targets]
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
-    refit = fit_jobs(jobs, whole, None)
+    refit = fit_jobs(whole, jobs, None)
     if refit.diverged.any():
         diverged = f"{int(refit.diverged.sum())} of {len(jobs)} heads to be saved diverged"
         raise QamroError(f"{diverged}; lower --lr (now {recipe.lr:g})")
-    return Run(material, recipe, estimate, folds, refit, whole), metrics
+    return Run(material, recipe, estimate, refit, whole), metrics
 
 
-def _jobs(recipe: Recipe, clips: Clips, folds: Folds, seeds: Sequence[int]) -> list[Job]:
+def _jobs(recipe: Recipe, material: Material, seeds: Sequence[int]) -> list[Job]:
     """Return the heads of the estimate, of folds that have labels to learn from."""
-    taught = [folds.teach(np.isfinite(labels)) for labels in clips.labels.mean.T]
+    folds, labels = material.folds, material.clips.labels.mean.T
+    taught = [folds.teach(np.isfinite(row)) for row in labels]
     return [
-        Job(recipe, seed, int(fold), target)
+        Job(recipe, seed, int(fold), target, material.view(int(fold)))
         for target, one in enumerate(taught)
         for seed in seeds
         for fold in np.flatnonzero(one)
     ]
 
 
-def _material(request: TrainRequest, clips: Clips) -> Material:
+def _material(request: TrainRequest, clips: Clips, held_out: HeldOut) -> Material:
     return load_material(
-        request.cache,
+        request.sources,
         clips,
-        feature=request.options.feature,
+        held_out.folds,
+        request.expression,
+        request.options.context,
+        held_out.cv,
         text=request.recipe.head.inputs != "audio",
         text_feature=request.options.text_feature,
     )
@@ -234,10 +243,11 @@ def _refit_recipe(recipe: Recipe, fitted: Fitted, target: int, folds: Folds, cli
     return replace(recipe, epochs=max(1, round(wanted / steps(clips))))
 
 
-def _far(material: Material, folds: Folds) -> list[npt.NDArray[np.bool_]]:
+def _far(material: Material) -> list[npt.NDArray[np.bool_]]:
     """Tell which clips [C] are out of the distribution of each fold's training clips."""
-    means, far = material.clip_means(), []
-    for seen, held in zip(folds.train | folds.validation, folds.test, strict=True):
+    folds, far = material.folds, []
+    for fold, held in enumerate(folds.test):
+        seen, means = folds.train[fold] | folds.validation[fold], material.clip_means(fold)
         one = np.zeros(len(held), np.bool_)
         one[held] = reference_clips(means[torch.from_numpy(seen)]).is_ood(
             means[torch.from_numpy(held)]
@@ -246,9 +256,9 @@ def _far(material: Material, folds: Folds) -> list[npt.NDArray[np.bool_]]:
     return far
 
 
-def _predictions(material: Material, folds: Folds, fitted: Fitted) -> pd.DataFrame:
+def _predictions(material: Material, fitted: Fitted) -> pd.DataFrame:
     """Return held-out predictions as rows clip_id, system, group, axis, seed, fold, ..."""
-    tables, ood = [], _far(material, folds)
+    tables, ood, folds = [], _far(material), material.folds
     for job, row in zip(fitted.jobs, fitted.predictions, strict=True):
         held = np.flatnonzero(folds.test[job.fold])
         columns: Mapping[str, Any] = {

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from qamro_cache.evaluation.judged import Floats, Judged
-from qamro_cache.experiments.data import Material, load_material
+from qamro_cache.experiments.data import Material, load_material, take_windows
 from qamro_cache.experiments.fitting import fit_all
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.nested import parts_of
@@ -19,7 +20,10 @@ from qamro_cache.experiments.request import AblateRequest
 from qamro_cache.experiments.saved import head_of
 from qamro_cache.experiments.tables import Outcome
 from qamro_cache.experiments.thinned import learned_from
+from qamro_cache.heads.head import Head
+from qamro_cache.scoring.company import hearing
 from qamro_cache.scoring.predict import member_scores, predict_cache
+from qamro_cache.scoring.seen import head_sources, prompts, seen
 from qamro_cache.training.inputs import Bools
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import Job, Recipe
@@ -43,9 +47,10 @@ def transfer_outcomes(
         device: where to train.
         progress: see `fit`.
     """
-    onto, options, folds = request.onto, request.options, part.held_out.folds
+    onto, options = request.onto, request.options
     assert onto is not None
-    there = load_material(onto.cache, onto.clips, feature=part.feature, text=part.text)
+    read = onto.sources, onto.clips, onto.folds, part.expression
+    there = load_material(*read, part.context, onto.cv, text=part.text)
     predicted: dict[Recipe, list[Floats]] = {}
     outcomes = []
     for cell in (request.cells[place] for place in part.cells):
@@ -53,15 +58,28 @@ def transfer_outcomes(
         if recipe not in predicted:
             seeds = range(seeds_of(cell, options.seeds))
             jobs = [Job(recipe, seed, 0, target) for target in targets for seed in seeds]
-            fitted = fit_all(material, folds, jobs, {}, device, options.precision, progress)
-            head = head_of(recipe, [(material, fitted, folds, 0)], material.origin())
+            fitted = fit_all(material, jobs, {}, device, options.precision, progress)
+            head = head_of(recipe, [(material, fitted, 0)], material.origin())
             # Tells of clips that both tests share, or that are unlike those of the first.
-            predict_cache(head, onto.cache, device)
-            predicted[recipe] = [member_scores(head, one, *there.features) for one in head.axes]
+            predict_cache(head, onto.sources, device)
+            predicted[recipe] = _scores(head, onto)
         for target in targets:
             one = _outcome(part, cell, target, predicted[recipe][target], onto)
             outcomes.append(replace(one, names={**origin, **cell.names, **origin}))
     return outcomes + _beside(part, onto, there, origin, every=options.baselines == "all")
+
+
+def _scores(head: Head, onto: Onto) -> list[Floats]:
+    """Return each axis' members' scores [M, C] of the other test's clips."""
+    sources, rows = head_sources(head, onto.sources), torch.from_numpy(onto.clips.rows)
+    company = hearing(head, sources.clips, onto.clips.rows, str(sources.paths[0]))
+    text, _ = prompts(head, sources, "cpu")
+    text = None if text is None else text[rows]
+    found: dict[int, Floats] = {}
+    for view, axes in seen(head, sources, company, "cpu"):
+        taken = take_windows(view, rows)
+        found |= {row: member_scores(head, head.axes[row], *taken, text) for row in axes}
+    return [found[row] for row in range(len(head.axes))]
 
 
 def _outcome(part: Part, cell: Cell, target: int, pred: Floats, onto: Onto) -> Outcome:
@@ -132,7 +150,7 @@ def _beside(
     outcomes = []
     for target, axis in enumerate(part.clips.axes):
         index, judged = _judged(part, target, onto)
-        within = material.baselines(index, onto.folds, every=every)
+        within = material.baselines(index, every=every)
         beside = {**own, **{f"{model}, trained there": pred for model, pred in within.items()}}
         for model, pred in beside.items():
             units = replace(judged, same_scale=model not in own)

@@ -1,6 +1,5 @@
 """The architecture of a head: what a stack of heads shares. No tensors, so no torch."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,10 +84,9 @@ def row_blocks(inputs: str, audio: Sequence[int], text: int = 0) -> tuple[int, .
 
     Args:
         inputs: of the `Architecture`.
-        audio: shape of one window's feature; all axes but the last are layers.
+        audio: widths of what the audio's features are made of: layers, parts of a join.
         text: width of a prompt's embedding.
     """
-    layers = (audio[-1],) * math.prod(audio[:-1])
     if inputs == "concat":
-        return (*layers, text)
-    return layers * 4 if inputs == "products" else layers
+        return (*audio, text)
+    return tuple(audio) * (4 if inputs == "products" else 1)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from qamro_cache.datasets.records import Axis
+from qamro_cache.features.context import Context
+from qamro_cache.features.vectors import Projections
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.ood import Reference
 from qamro_cache.heads.trained import Trained
@@ -28,6 +30,7 @@ class AxisHead:
         row_std: [D] by which the difference is divided; None with ``row_mean``.
         reference: training clips of this axis, where they are others than the head's first axis
             has; None: `Head.reference`.
+        projections: in what the head reads, fitted to the training clips of this axis.
     """
 
     axis: Axis
@@ -38,6 +41,7 @@ class AxisHead:
     row_mean: Tensor | None = None
     row_std: Tensor | None = None
     reference: Reference | None = None
+    projections: Projections = field(default_factory=dict)
 
     @property
     def bounds(self) -> Tensor:
@@ -58,21 +62,24 @@ class Head:
     Attributes:
         architecture: the same for all axes.
         row: shape of one row that the heads see ([D], or [L, D] of cached layers).
-        feature: name of the audio feature in the cache.
+        feature: what is read, as `features.expression` has it, with every name in full.
         text_feature: name of the prompt's feature; empty for a head on audio alone.
-        identity: of the cache it was trained on; predicting from any other is refused.
+        identities: of the caches it was trained on, one an encoder that is read; predicting from
+            any other is refused.
         axes: one `AxisHead` an axis.
         reference: clips of the training set, to tell whether a new one is out of distribution.
         training: how it was trained: dataset, settings, synthetic or not, versions. JSON types.
         trained: the clips that it learned from; None where nobody noted them.
+        context: what a clip's company is to it; None: it looks at a clip alone.
     """
 
     architecture: Architecture
     row: tuple[int, ...]
     feature: str = field(metadata=AS_IT_IS)
     text_feature: str = field(metadata=AS_IT_IS)
-    identity: Mapping[str, Any] = field(metadata=AS_IT_IS)
+    identities: tuple[Mapping[str, Any], ...]
     axes: tuple[AxisHead, ...]
     reference: Reference
     training: Mapping[str, Any] = field(default_factory=dict, metadata=AS_IT_IS)
     trained: Trained | None = None
+    context: Context | None = None

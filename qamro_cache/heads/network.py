@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qamro_cache.heads.architecture import Architecture as Architecture
-from qamro_cache.heads.pooling import (
+from qamro_cache.features.pooling import (
     attention_shares,
     clip_of_window,
     max_rows,
@@ -23,6 +22,7 @@ from qamro_cache.heads.pooling import (
     take_clips,
     window_shares,
 )
+from qamro_cache.heads.architecture import Architecture as Architecture
 
 Params = Mapping[str, Tensor]
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from types import UnionType
 from typing import Any, get_origin, get_type_hints
@@ -12,6 +12,18 @@ from torch import Tensor
 
 from qamro_cache.audio.fingerprint import SHORT_WIDTH
 from qamro_cache.datasets.records import Axis
+from qamro_cache.errors import OptionError
+from qamro_cache.features.context import Context, times
+from qamro_cache.features.expression import (
+    CONTEXTS,
+    Call,
+    Expression,
+    parse,
+    projections,
+    refuse_pooling,
+)
+from qamro_cache.features.lookup import resolved, shape_of, used, widths
+from qamro_cache.features.vectors import Projection
 from qamro_cache.files import json_text
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.head import AS_IT_IS, AxisHead, Head
@@ -32,6 +44,10 @@ def tensors_of(head: Head) -> dict[str, Tensor]:
         tensors |= {f"{index}/params/{name}": value for name, value in one.params.items()}
         if one.row_mean is not None and one.row_std is not None:
             tensors |= {f"{index}/row_mean": one.row_mean, f"{index}/row_std": one.row_std}
+        for number, projection in enumerate(one.projections.values()):
+            for part, value in projection._asdict().items():
+                # Axes that are rated on the same clips share theirs; a file does not.
+                tensors[f"{index}/projections/{number}/{part}"] = value.clone()
         if one.reference is not None:
             tensors |= _tensors_of_reference(f"{index}/reference", one.reference)
     if head.trained is not None:
@@ -69,6 +85,8 @@ def record_of(head: Head) -> dict[str, Any]:
         **json.loads(json_text(plain)),
         "architecture": {**asdict(head.architecture), "widths": list(head.architecture.widths)},
         "row": list(head.row),
+        "identities": list(head.identities),
+        **({} if head.context is None else {"context": head.context._asdict()}),
         "axes": [
             {
                 "axis": asdict(one.axis),
@@ -102,11 +120,11 @@ def blank_head(record: Mapping[str, Any], header: Header) -> Head:
     for name, value in plain.items():
         if not isinstance(value, kinds[name]):
             raise ValueError(f"its {name} is of another type")
-    identity, feature, text = plain["identity"], plain["feature"], plain["text_feature"]
-    check_identity(identity)
-    width = identity["text_features"][text][0] if text else 0
-    if row != input_width(architecture, identity["features"][feature], width):
-        raise ValueError(f"rows {list(row)[:8]} are not those of feature {str(feature)[:40]!r}")
+    identities, context = _identities(record["identities"]), _context(record.get("context"))
+    expression = _expression(plain["feature"], identities)
+    text = plain["text_feature"]
+    if row != _row(architecture, expression, identities, context, text):
+        raise ValueError(f"rows {list(row)[:8]} are not those of feature {str(expression)[:40]!r}")
     entries = record["axes"]
     if not 1 <= len(entries) <= MAX_AXES:
         raise ValueError(f"it has no axis, or more than {MAX_AXES}")
@@ -131,13 +149,83 @@ def blank_head(record: Mapping[str, Any], header: Header) -> Head:
                 reference=_blank_reference(f"{index}/reference", entry["ood"], header)
                 if "ood" in entry
                 else None,
+                projections=_blank_projections(expression, identities),
             )
         )
         if not (math.isfinite(axes[-1].label_mean) and 0 < axes[-1].label_std < math.inf and seeds):
             raise ValueError(f"labels of axis {index} have no usable mean and std")
     reference = _blank_reference("reference", record["ood"], header)
     trained = _blank_trained(len(axes), header) if "trained/audio" in header.tensors else None
-    return Head(architecture, row, axes=tuple(axes), reference=reference, trained=trained, **plain)
+    return Head(
+        architecture,
+        row,
+        identities=identities,
+        axes=tuple(axes),
+        reference=reference,
+        trained=trained,
+        context=context,
+        **plain,
+    )
+
+
+def _row(
+    architecture: Architecture,
+    expression: Expression,
+    identities: Sequence[Mapping[str, Any]],
+    context: Context | None,
+    text: str,
+) -> tuple[int, ...]:
+    """Return the shape of the rows that such a head sees."""
+    kind = "none" if context is None else context.kind
+    try:
+        refuse_pooling(expression, kind, architecture.pooling)
+    except OptionError as error:
+        raise ValueError(str(error)) from error
+    texts = [one["text_features"][text] for one in identities if text in one["text_features"]]
+    shape = shape_of(expression, identities)
+    if context is not None:
+        shape = (math.prod(shape) * times(kind),)
+    return input_width(architecture, shape, texts[0][0] if text else 0)
+
+
+def _identities(record: Any) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(record, list) or not 1 <= len(record) <= MAX_AXES:
+        raise ValueError("it has no list of identities")
+    for one in record:
+        check_identity(one)
+    return tuple(record)
+
+
+def _context(record: Any) -> Context | None:
+    if record is None:
+        return None
+    context = Context(**record)
+    sizes = all(type(size) is int for size in (context.low, context.high))
+    if context.kind not in CONTEXTS[1:] or context.by not in ("group", "prompt") or not sizes:
+        raise ValueError("its context is none")
+    return context
+
+
+def _expression(text: str, identities: Sequence[Mapping[str, Any]]) -> Expression:
+    """Return what a head reads; all its encoders, and every name in full."""
+    try:
+        expression = parse(text)
+        chosen = used(expression, identities)
+        if str(resolved(expression, identities)) != text or chosen != list(range(len(identities))):
+            raise ValueError(f"feature {text[:40]!r} is not that of its identities")
+    except OptionError as error:
+        raise ValueError(str(error)) from error
+    return expression
+
+
+def _blank_projections(
+    expression: Expression, identities: Sequence[Mapping[str, Any]]
+) -> dict[Call, Projection]:
+    blank = {}
+    for one in projections(expression):
+        width = sum(widths(one.of, identities))
+        blank[one] = Projection(_nothing(width), _nothing(width, one.size))
+    return blank
 
 
 def _blank_trained(axes: int, header: Header) -> Trained:
@@ -181,10 +269,15 @@ def filled_head(blank: Head, tensors: Mapping[str, Tensor]) -> Head:
     for index, one in enumerate(blank.axes):
         params = {name: tensors[f"{index}/params/{name}"] for name in one.params}
         mean, std = tensors.get(f"{index}/row_mean"), tensors.get(f"{index}/row_std")
+        fitted = {
+            call: Projection(*(tensors[f"{index}/projections/{k}/{n}"] for n in Projection._fields))
+            for k, call in enumerate(one.projections)
+        }
         own = one.reference
         if own is not None:
             own = _filled_reference(f"{index}/reference", own, tensors)
-        axes.append(replace(one, params=params, row_mean=mean, row_std=std, reference=own))
+        filled = replace(one, params=params, row_mean=mean, row_std=std)
+        axes.append(replace(filled, reference=own, projections=fitted))
     reference = _filled_reference("reference", blank.reference, tensors)
     trained = None if blank.trained is None else _filled_trained(tensors)
     return replace(blank, axes=tuple(axes), reference=reference, trained=trained)

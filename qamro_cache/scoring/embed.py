@@ -1,18 +1,20 @@
-"""Audio to embeddings with the encoder that a head was trained on."""
+"""Audio to embeddings with the encoders that a head was trained on."""
 
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from qamro_cache.cache.reader import Cache, open_cache
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.encoders.protocol import WeightsOptions
-from qamro_cache.encoders.registry import load_encoder, options_of
+from qamro_cache.encoders.registry import find_encoder, load_encoder, options_of
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.extract import extract
+from qamro_cache.features.sources import Sources, join_caches
 from qamro_cache.files import plain_target
 from qamro_cache.heads.head import Head
 from qamro_cache.identity import canonical_json
@@ -21,32 +23,51 @@ from qamro_cache.identity import canonical_json
 def embed(
     head: Head,
     clips: Dataset,
-    out: Path,
+    files: Sequence[Path],
     weights: WeightsOptions,
     *,
     device: str,
     progress: Callable[..., None] | None,
-) -> Cache:
-    """Extract clips with a head's encoder into a cache file ``out``, and open it.
+) -> Sources:
+    """Extract clips with a head's encoders into a cache file each, and open these.
 
-    Goes on where an earlier run of the same ``out`` was stopped; what failed then is tried again.
+    Goes on where an earlier run of the same files was stopped; what failed then is tried again.
     """
-    options = options_of(head.identity, weights)
-    encoder = load_encoder(str(head.identity["name"]), options, device)
-    dtype = str(head.identity.get("stored_dtype", ""))
-    extract(clips, out, encoder, progress=progress, device=device, dtype=dtype, retry_failed=True)
-    return open_cache(out)
+    for identity, out in zip(head.identities, files, strict=True):
+        options = options_of(identity, _weights_of(identity, head, weights))
+        encoder = load_encoder(str(identity["name"]), options, device)
+        dtype = str(identity.get("stored_dtype", ""))
+        extract(
+            clips, out, encoder, progress=progress, device=device, dtype=dtype, retry_failed=True
+        )
+    return join_caches(list(files))
+
+
+def _weights_of(identity: Mapping[str, Any], head: Head, weights: WeightsOptions) -> WeightsOptions:
+    """Return what is said of the weights as far as it is for this encoder, one of several."""
+    takes = [find_encoder(str(one["name"]))[0].takes for one in head.identities]
+    mine = takes[head.identities.index(identity)]
+    if len(takes) == 1:
+        return weights
+    for name in ("checkpoint", "tokenizer"):
+        if getattr(weights, name) and sum(name in one for one in takes) > 1:
+            raise QamroError(
+                f"several encoders of this head take a {name}; run qamro-extract for each, and "
+                "give the caches with --cache"
+            )
+    names = [field.name for field in fields(WeightsOptions) if field.name in mine]
+    return WeightsOptions(**{name: getattr(weights, name) for name in names})
 
 
 @contextmanager
-def embeddings_file(out: Path | None, head: Head, source: str | Path) -> Iterator[Path]:
-    """Name the file of a request's embeddings; it is removed when the block is left well.
+def embeddings_files(out: Path | None, head: Head, source: str | Path) -> Iterator[list[Path]]:
+    """Name the files of a request's embeddings; they are removed when the block is left well.
 
     Args:
-        out: table of the predictions, beside which the file lies: whatever stops the work, the
-            same request finds there what is finished. A temporary one where there is no table, or
+        out: table of the predictions, beside which the files lie: whatever stops the work, the
+            same request finds there what is finished. Temporary ones where there is no table, or
             it goes down a pipe.
-        head: whose encoder is asked.
+        head: whose encoders are asked.
         source: of the clips: requests of other clips or encoders have other files.
     """
     try:
@@ -55,10 +76,13 @@ def embeddings_file(out: Path | None, head: Head, source: str | Path) -> Iterato
         beside = None
     if beside is None:
         with tempfile.TemporaryDirectory(prefix="qamro-predict-") as folder:
-            yield Path(folder) / "emb.h5"
+            yield [Path(folder) / f"emb{k}.h5" for k in range(len(head.identities))]
         return
-    asked = canonical_json({"encoder": dict(head.identity), "clips": os.path.realpath(source)})
-    name = hashlib.sha256(asked.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    file = beside.with_name(f"{beside.name}.emb-{name}.h5")
-    yield file
-    file.unlink(missing_ok=True)
+    files = []
+    for identity in head.identities:
+        asked = canonical_json({"encoder": dict(identity), "clips": os.path.realpath(source)})
+        name = hashlib.sha256(asked.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        files.append(beside.with_name(f"{beside.name}.emb-{name}.h5"))
+    yield files
+    for file in files:
+        file.unlink(missing_ok=True)

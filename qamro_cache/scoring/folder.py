@@ -2,14 +2,18 @@
 
 import logging
 import os
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
+import regex
 
 from qamro_cache.audio.endings import AUDIO_ENDINGS, find_audio, others_message
+from qamro_cache.datasets.manifest import load_manifest
+from qamro_cache.datasets.patterns import searcher
 from qamro_cache.datasets.records import CLIP_COLUMNS, Dataset, labels_from_means
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import OptionError, QamroError, quoted
 
 logger = logging.getLogger("qamro_cache")
 
@@ -36,3 +40,46 @@ def clips_of_folder(audio: Path) -> Dataset:
     clips["system"] = ["" if len(name.parts) == 1 else name.parts[0] for name in names]
     clips["path"] = [os.path.realpath(path) for path in paths]
     return Dataset("audio", clips, labels_from_means((), np.empty((len(paths), 0))))
+
+
+def grouped(clips: Dataset, by: str) -> Dataset:
+    """Return clips with groups: by the folder that each lies in, or by a regular expression.
+
+    Args:
+        clips: of `clips_of_folder`.
+        by: ``folder``; a pattern, whose first group (or whole match) in a clip's name is its group,
+            empty where it does not match; or nothing.
+
+    Raises:
+        OptionError: it is no pattern, or matches no clip.
+    """
+    if not by:
+        return clips
+    names = clips.clips["clip_id"]
+    if by == "folder":
+        groups = [PurePosixPath(name).parent.as_posix() for name in names]
+    else:
+        try:
+            search = searcher(by, Path("--group-by"))
+        except regex.error as error:
+            raise OptionError(
+                f"--group-by {quoted(by)} is no regular expression: {error}"
+            ) from error
+        found = [search(name) for name in names]
+        groups = ["" if one is None else one[1 if one.re.groups else 0] or "" for one in found]
+        if not any(groups):
+            raise OptionError(f"--group-by {quoted(by)} matches no clip, such as {names.iloc[0]!r}")
+    return replace(clips, clips=clips.clips.assign(group=groups))
+
+
+def with_company(clips: Dataset, others: Path, by: str) -> tuple[Dataset, frozenset[str]]:
+    """Add the clips of a manifest or a folder, and return their ids, which are new ones."""
+    beside = grouped(clips_of_folder(others), by) if others.is_dir() else load_manifest(others)
+    more = beside.clips
+    ids = {str(name): f"company:{name}" for name in more["clip_id"]}
+    # Their references are among them, or among those to be scored.
+    named = [ids.get(name, name) for name in more["reference"]]
+    more = more.assign(clip_id=list(ids.values()), reference=named)
+    table = pd.concat([clips.clips, more], ignore_index=True).fillna("")
+    none = labels_from_means((), np.empty((len(table), 0)))
+    return replace(clips, clips=table, labels=none), frozenset(ids.values())

@@ -16,6 +16,20 @@ class PredictOptions(ColumnOptions, WeightsOptions):
     manifest: Path | None = setting(
         None, "Clips with prompts, embedded likewise: a table with path, clip_id, prompt."
     )
+    group_by: str = setting(
+        "",
+        "Groups of --audio, for a head that compares: folder, or a regular expression whose first "
+        "group is found in a clip's name.",
+    )
+    company: Path | None = setting(
+        None,
+        "More clips that those are heard beside, without predictions: a cache with --cache, else "
+        "a manifest or a folder.",
+    )
+    strict: bool = setting(
+        False,
+        "Refuse clips that are alone, or with a number of others that the head never learned.",
+    )
     device: str = setting("cpu", "Torch device: cpu, cuda or cuda:N.")
     out: Path | None = setting(None, "predictions.csv to write.")
     answer: Path | None = setting(None, "Also write the AudioMOS challenge's answer.txt.")

@@ -1,7 +1,7 @@
 """Scores for new clips from a head file, from a cache or straight from audio."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,17 +16,19 @@ from qamro_cache.datasets.records import Dataset, Labels
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.scales import scale_name
+from qamro_cache.features.pooling import mean_rows, take_clips
+from qamro_cache.features.sources import Sources, join_caches
 from qamro_cache.files import refuse_same
 from qamro_cache.heads.file import load_head
 from qamro_cache.heads.head import AxisHead, Head
 from qamro_cache.heads.network import forward
-from qamro_cache.heads.pooling import mean_rows, take_clips
 from qamro_cache.heads.trained import trained_on
-from qamro_cache.identity import identity_differences
 from qamro_cache.paths import PathLike
+from qamro_cache.scoring.company import company_words, hearing
 from qamro_cache.scoring.notices import point_out
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.request import PredictRequest, predict_request
+from qamro_cache.scoring.seen import head_sources, prompts, seen
 from qamro_cache.scoring.table import COLUMNS, refuse_answer, write_answer_file, write_predictions
 from qamro_cache.settings import documented
 
@@ -42,7 +44,7 @@ Ints = npt.NDArray[np.int64]
 @documented(PredictOptions)
 def predict(
     head: PathLike | Head,
-    cache: CacheLike | None = None,
+    cache: CacheLike | Sequence[CacheLike] | None = None,
     *,
     clips: Dataset | None = None,
     progress: Callable[..., None] | None = None,
@@ -52,7 +54,7 @@ def predict(
 
     Args:
         head: a head file of qamro-train, the folder of a run, or a head already loaded.
-        cache: embeddings made by the encoder that the head was trained on, files or an open cache;
+        cache: embeddings made by the encoders that the head was trained on, files or open caches;
             or name ``audio`` or ``manifest``, or give ``clips``.
         clips: audio to embed on the fly, as `load_dataset` and `load_manifest` return it.
         progress: passed to `extract`.
@@ -65,7 +67,9 @@ def predict(
         (standard deviation over the members), ood (out of distribution: farther from the training
         set than 99 % of it), trained_on (``yes``: a member learned the clip's label on the axis
         or stopped on it, as the audio's hashes tell; ``near``: that of a clip that sounds like it;
-        ``no``; empty where the head or the cache does not have the hashes) and reason (why there
+        ``no``; empty where the head or the cache does not have the hashes), company (of a head that
+        compares: how many others each clip was heard beside, and what the head learned from where
+        that is another number) and reason (why there
         is no prediction).
 
     Raises:
@@ -85,13 +89,12 @@ def run_predict(
         axes = [one.axis.name for one in head.axes]
         refuse_answer(options.answer, axes, request.clip_ids, request.listed)
     with (
-        nullcontext()
+        nullcontext(request.sources)
         if request.clips is None
-        else _embedded(head, request, device, progress) as made
+        else _embedded(head, request, device, progress) as sources
     ):
-        cache = request.cache if made is None else made
-        assert cache is not None
-        table = predict_cache(head, cache, device)
+        assert sources is not None
+        table = predict_cache(head, sources, device, request.company, strict=options.strict)
         if options.out is not None:
             write_predictions(table, options.out)
         if options.answer is not None:
@@ -104,9 +107,9 @@ def run_predict(
 @contextmanager
 def _embedded(
     head: Head, request: PredictRequest, device: str, progress: Callable[..., None] | None
-) -> Iterator[Cache]:
+) -> Iterator[Sources]:
     """Give the embeddings of a request's audio, which are gone when the block is left well."""
-    from qamro_cache.scoring.embed import embed, embeddings_file
+    from qamro_cache.scoring.embed import embed, embeddings_files
 
     options = request.options
     assert request.clips is not None
@@ -115,45 +118,65 @@ def _embedded(
             "this head takes the prompt too, which a folder of audio does not have; "
             "give --manifest clips.csv with the columns clip_id, path and prompt"
         )
+    # Before anything is embedded: without groups there is nothing to compare.
+    hearing(head, request.clips.clips.assign(status="ok"), None, request.clips.name)
     source = options.audio or options.manifest or request.clips.name
-    with embeddings_file(options.out, head, source) as file:
-        yield embed(head, request.clips, file, options, device=device, progress=progress)
+    with embeddings_files(options.out, head, source) as files:
+        yield embed(head, request.clips, files, options, device=device, progress=progress)
 
 
-def predict_cache(head: Head, cache: Cache, device: str = "cpu") -> pd.DataFrame:
-    """Predict the clips of an open cache; see `predict`."""
-    refuse_other_encoder(head, cache.identity)
-    if head.feature not in cache.features:
-        raise QamroError(
-            f"the head takes the feature {head.feature!r}; the cache has: "
-            f"{', '.join(cache.features)}"
-        )
-    windows, offsets, weights = cache.read(head.feature, device=device)
-    counts = offsets.diff().cpu().numpy()
-    text, missing = _prompts(head, cache, device)
-    scored = (counts > 0) & (missing == "")
-    known = np.where(missing != "", missing, cache.clips["reason"].to_numpy(str))
+def predict_cache(
+    head: Head,
+    cache: Cache | Sources,
+    device: str = "cpu",
+    beside: Collection[str] = (),
+    *,
+    strict: bool = False,
+) -> pd.DataFrame:
+    """Predict the clips of an open cache, or of several that are joined; see `predict`.
+
+    Args:
+        head: loaded.
+        cache: open.
+        device: where to.
+        beside: ids of clips that are but company.
+        strict: refuse clips without such company as the head learned from.
+    """
+    joined = cache if isinstance(cache, Sources) else join_caches(cache)
+    sources = head_sources(head, joined)
+    clips = sources.clips
+    text, missing = prompts(head, sources, device)
+    scored = (clips["status"] == "ok").to_numpy() & (missing == "")
+    known = np.where(missing != "", missing, clips["reason"].to_numpy(str))
     reasons = np.where(scored, "", known)
-    members = [np.full((len(one.seeds), len(cache.clips)), np.nan) for one in head.axes]
-    ood = np.zeros((len(head.axes), len(cache.clips)), bool)
-    for block in _blocks(counts, np.flatnonzero(scored)):
-        taken = take_clips(offsets, torch.as_tensor(block, device=offsets.device))
-        w, share = windows[taken.windows].float(), weights[taken.windows]
-        prompt = None if text is None else text[torch.as_tensor(block, device=text.device)]
-        for one, scores in zip(head.axes, members, strict=True):
-            scores[:, block] = member_scores(head, one, w, taken.offsets, share, prompt)
-        means = mean_rows(w.flatten(1), taken.clip, share, len(block))
-        ood[:, block] = head.reference.is_ood(means).cpu().numpy()
-        for row, one in enumerate(head.axes):
-            if one.reference is not None:
-                ood[row, block] = one.reference.is_ood(means).cpu().numpy()
-    fingerprints = cache.fingerprints_of(np.arange(len(cache.clips)))
-    learned = trained_on(head.trained, len(head.axes), cache.clips, fingerprints)
+    members = [np.full((len(one.seeds), len(clips)), np.nan) for one in head.axes]
+    ood = np.zeros((len(head.axes), len(clips)), bool)
+    company = hearing(head, clips, np.flatnonzero(scored), str(sources.first.paths[0]))
+    told = company_words(head, company, clips, scored, beside, strict=strict)
+    for view, axes in seen(head, sources, company, device):
+        windows, offsets, weights = view
+        for block in _blocks(offsets.diff().cpu().numpy(), np.flatnonzero(scored)):
+            taken = take_clips(offsets, torch.as_tensor(block, device=offsets.device))
+            w, share = windows[taken.windows].float(), weights[taken.windows]
+            prompt = None if text is None else text[torch.as_tensor(block, device=text.device)]
+            means = mean_rows(w.flatten(1), taken.clip, share, len(block))
+            far = head.reference.is_ood(means).cpu().numpy()
+            for row in axes:
+                one = head.axes[row]
+                members[row][:, block] = member_scores(head, one, w, taken.offsets, share, prompt)
+                own = one.reference
+                ood[row, block] = far if own is None else own.is_ood(means).cpu().numpy()
+    fingerprints = sources.first.fingerprints_of(np.arange(len(clips)))
+    learned = trained_on(head.trained, len(head.axes), clips, fingerprints)
     parts = zip(head.axes, members, ood, learned, strict=True)
     table = pd.concat(
-        [_table(cache, one, scores, far, known, reasons) for one, scores, far, known in parts],
+        [
+            _table(sources, one, scores, far, known, told, reasons)
+            for one, scores, far, known in parts
+        ],
         ignore_index=True,
     )
+    table = table[~table["clip_id"].isin(list(beside))].reset_index(drop=True)
     point_out(table)
     return table
 
@@ -184,17 +207,18 @@ def member_scores(
 
 
 def _table(
-    cache: Cache,
+    sources: Sources,
     one: AxisHead,
     scores: Floats,
     ood: npt.NDArray[np.bool_],
     known: npt.NDArray[np.object_],
+    told: npt.NDArray[np.object_],
     reasons: Any,
 ) -> pd.DataFrame:
     """Return the rows of one axis."""
     if off := one.axis.notice_outside(scores.mean(0)):
         logger.warning(off)
-    clips = cache.clips
+    clips = sources.clips
     return pd.DataFrame(
         {
             "clip_id": clips["clip_id"],
@@ -204,42 +228,16 @@ def _table(
             "seed": "mean",
             "fold": "",
             "prediction": scores.mean(0),
-            "target": _targets(cache.labels, one.axis.name),
+            "target": _targets(sources.labels, one.axis.name),
             "scale": scale_name(one.axis),
             "std": scores.std(0, ddof=1) if len(scores) > 1 else np.nan,
             "ood": ood,
             "trained_on": known,
+            "company": told,
             "reason": reasons,
         },
         columns=list(COLUMNS),
     )
-
-
-def refuse_other_encoder(head: Head, identity: Mapping[str, Any]) -> None:
-    """Refuse embeddings of another encoder, or of the same one fed in another way."""
-    differences = identity_differences(head.identity, identity)
-    if differences:
-        more = f" (and {len(differences) - 2} more)" if len(differences) > 2 else ""
-        raise QamroError(
-            "the head was trained on embeddings of another identity (here: the head's; there: "
-            f"the cache's): {'; '.join(differences[:2])}{more}; extract the clips with the "
-            "head's encoder, or train a head on this cache"
-        )
-
-
-def _prompts(head: Head, cache: Cache, device: str) -> tuple[Tensor | None, Any]:
-    """Each clip's prompt embedding [C, T] (None for a head on audio alone), and what is missing."""
-    none = np.full(len(cache.clips), "", object)
-    if not head.text_feature:
-        return None, none
-    if head.text_feature not in cache.text_features:
-        raise QamroError(
-            f"the head takes prompts ({head.text_feature!r}), and this cache has none; "
-            "extract with a manifest that has a column prompt"
-        )
-    read = cache.read_text(head.text_feature, device=device)
-    none[(read.index < 0).cpu().numpy()] = "no prompt"
-    return read.embeddings[read.index.clamp(min=0)], none
 
 
 def _blocks(counts: Ints, rows: Ints) -> list[Ints]:

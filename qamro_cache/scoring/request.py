@@ -1,21 +1,22 @@
 """What is asked of `predict`, checked once, before torch is loaded."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qamro_cache.cache.reader import Cache, CacheLike, open_cache
+from qamro_cache.cache.reader import CacheLike, open_cache
 from qamro_cache.datasets.answers import read_answer_list, refuse_other_answer
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.options import refuse_columns
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.features.sources import Sources, join_caches
 from qamro_cache.memory import refuse_disk
-from qamro_cache.paths import PathLike, as_path
-from qamro_cache.scoring.folder import clips_of_folder
+from qamro_cache.paths import PathLike, as_list, as_path
+from qamro_cache.scoring.folder import clips_of_folder, grouped, with_company
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.table import refuse_other_table
 from qamro_cache.settings import from_options
@@ -33,15 +34,17 @@ class PredictRequest:
 
     Attributes:
         head: a file of qamro-train, or one already loaded.
-        cache: embeddings of the clips, or None where ``clips`` are to be embedded.
+        sources: embeddings of the clips, or None where ``clips`` are to be embedded.
         clips: audio to embed.
+        company: ids of clips that others are heard beside, without predictions.
         listed: ids that the answer is for, in their order; None for all clips.
         options: as given.
     """
 
     head: "Path | Head"
-    cache: Cache | None
+    sources: Sources | None
     clips: Dataset | None
+    company: frozenset[str]
     listed: list[str] | None
     options: PredictOptions
 
@@ -49,21 +52,21 @@ class PredictRequest:
     def source(self) -> str:
         """What the clips come from, for people."""
         told = self.options.audio or self.options.manifest
-        if told is None and self.cache is not None:
-            told = self.cache.paths[0]
+        if told is None and self.sources is not None:
+            told = self.sources.first.paths[0]
         return self.clips.name if told is None and self.clips is not None else str(told)
 
     @property
     def clip_ids(self) -> list[str]:
         """Of the clips that there will be predictions for."""
-        source = self.clips if self.cache is None else self.cache
+        source = self.clips if self.sources is None else self.sources
         assert source is not None
-        return [str(name) for name in source.clips["clip_id"]]
+        return [str(name) for name in source.clips["clip_id"] if name not in self.company]
 
 
 def predict_request(
     head: "PathLike | Head",
-    cache: CacheLike | None,
+    cache: CacheLike | Sequence[CacheLike] | None,
     clips: Dataset | None,
     given: Mapping[str, Any],
 ) -> PredictRequest:
@@ -95,12 +98,20 @@ def predict_request(
     if options.answer is not None:
         refuse_other_answer(options.answer)
     listed = None if options.answer_list is None else read_answer_list(options.answer_list)
-    opened = None if cache is None else open_cache(cache)
+    if options.group_by and options.audio is None:
+        raise OptionError("group_by is for a folder of audio; else a column group has the groups")
+    joined, company = None, frozenset[str]()
+    if cache is not None:
+        beside = [] if options.company is None else [open_cache(options.company)]
+        joined = join_caches([*as_list(cache), *beside])
+        company = frozenset(name for one in beside for name in one.clips["clip_id"])
     if options.audio is not None:
-        clips = clips_of_folder(options.audio)
+        clips = grouped(clips_of_folder(options.audio), options.group_by)
     elif options.manifest is not None:
         clips = load_manifest(options.manifest, columns=options.columns)
-    request = PredictRequest(head, opened, clips, listed, options)
+    if clips is not None and options.company is not None:
+        clips, company = with_company(clips, options.company, options.group_by)
+    request = PredictRequest(head, joined, clips, company, listed, options)
     for path in (options.out, options.answer):
         if path is not None:
             refuse_disk(_ROW * len(request.clip_ids), path)

@@ -24,6 +24,7 @@ COLUMNS = (
     "std",
     "ood",
     "trained_on",
+    "company",
     "reason",
 )
 

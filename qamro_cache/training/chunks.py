@@ -18,13 +18,18 @@ CPU_CHUNK_BYTES = 64 << 20
 GPU_SHARE = 0.7
 
 
-def buckets(jobs: Sequence[Job]) -> list[list[int]]:
-    """Group jobs that can share a stack, those that see the same rows side by side."""
+def buckets(jobs: Sequence[Job], kinds: Sequence[object]) -> list[list[int]]:
+    """Group jobs that can share a stack, those that see the same rows side by side.
+
+    Args:
+        jobs: the heads.
+        kinds: of each view: those of one kind can share a stack.
+    """
     found: dict[tuple[object, ...], list[int]] = {}
     for k, job in enumerate(jobs):
-        found.setdefault(job.recipe.bucket, []).append(k)
+        found.setdefault((kinds[job.view], *job.recipe.bucket), []).append(k)
     return [
-        sorted(positions, key=lambda k: (jobs[k].fold, jobs[k].seed))
+        sorted(positions, key=lambda k: (jobs[k].view, jobs[k].fold, jobs[k].seed))
         for positions in found.values()
     ]
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from qamro_cache.heads.architecture import row_blocks
 from qamro_cache.heads.ridge import Ridge, fit_ridge
 from qamro_cache.training.inputs import Features, Inputs
 from qamro_cache.training.recipe import Job
@@ -31,17 +30,15 @@ def solve(
     by the latter. Each has two training labels at least.
 
     Args:
-        features: of the clips.
+        features: of the clips, which all jobs see.
         inputs: rows made of them, labels and folds.
         jobs: the heads; their seeds do not matter.
         weights: whether the result has the heads' weights.
         done: called after each head.
     """
-    text = features.text
-    head = jobs[0].recipe.head
-    shape = features.windows.shape[1:]
-    blocks = row_blocks(head.inputs, shape, 0 if text is None else text.shape[1])
-    rows = inputs.rows.values.double().cpu().numpy()
+    blocks = features.blocks(jobs[0].recipe.head.inputs)
+    (seen,) = inputs.rows.values()
+    rows = seen.values.double().cpu().numpy()
     labels = inputs.targets.labels.cpu().numpy()
     folds = inputs.folds
     learns = folds.train | folds.validation

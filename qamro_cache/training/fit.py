@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ _PEAK = 2.5
 
 
 def fit(
-    features: Features,
+    features: Features | Sequence[Features],
     targets: Targets,
     folds: Folds,
     jobs: Sequence[Job],
@@ -51,7 +51,7 @@ def fit(
     neighbors are. Ridge heads come first; they are solved (`training.closed_form`).
 
     Args:
-        features: of the clips, on any device.
+        features: of the clips, on any device; several are views: a job names its own.
         targets: of the same clips.
         folds: masks over the same clips.
         jobs: the heads.
@@ -103,11 +103,13 @@ def _refuse_untaught(targets: Targets, folds: Folds, jobs: Sequence[Job]) -> Non
 def _solved(
     data: "_Data", jobs: Sequence[Job], weights: bool, meter: Meter
 ) -> Iterator[tuple[list[int], Result]]:
-    for positions in buckets(jobs):
+    # Each view on its own: they differ in what a block is.
+    for positions in buckets(jobs, range(len(data.views))):
         chosen = [jobs[k] for k in positions]
         if is_closed(chosen[0]):
-            inputs, done = data.inputs(chosen[0].recipe.head), partial(meter.advance, 1, 1)
-            yield positions, solve(data.features, inputs, chosen, weights=weights, done=done)
+            inputs, done = data.inputs(chosen), partial(meter.advance, 1, 1)
+            features = data.views[chosen[0].view]
+            yield positions, solve(features, inputs, chosen, weights=weights, done=done)
 
 
 class _Chunk(NamedTuple):
@@ -124,34 +126,48 @@ class _Data:
 
     def __init__(
         self,
-        features: Features,
+        features: Features | Sequence[Features],
         targets: Targets,
         folds: Folds,
         order_seed: int,
         device: torch.device,
     ) -> None:
-        self.features, self.folds = features, folds
+        self.views = [features] if isinstance(features, Features) else list(features)
+        self.folds = folds
         self.order_seed, self.device = order_seed, device
         self.targets = Targets(
             targets.labels.double().to(device), targets.ranges.double().to(device)
         )
-        self.offsets = features.offsets.to(device)
-        self.rows: dict[tuple[str, str, bool], Rows] = {}
+        self.rows: dict[tuple[int, str, str, bool], Rows] = {}
 
-    def inputs(self, head: Architecture) -> Inputs:
+    @cached_property
+    def kinds(self) -> list[object]:
+        """Of each view: those of one kind have windows of one shape, as many a clip."""
+        kinds = [(tuple(f.windows.shape[1:]), tuple(f.offsets.tolist())) for f in self.views]
+        return [kinds.index(kind) for kind in kinds]
+
+    def inputs(self, jobs: Sequence[Job]) -> Inputs:
+        """Return what the heads of a bucket learn from."""
+        head, views = jobs[0].recipe.head, sorted({job.view for job in jobs})
+        rows = {view: self._rows(head, view) for view in views}
+        offsets = None
+        if rows[views[0]].windows is not None:
+            offsets = self.views[views[0]].offsets.to(self.device)
+        return Inputs(rows, offsets, self.targets, self.folds, self.order_seed)
+
+    def _rows(self, head: Architecture, view: int) -> Rows:
         # What `prepare_rows` looks at.
-        key = (head.pooling, head.inputs, head.kind == "audiobox")
+        key = (view, head.pooling, head.inputs, head.kind == "audiobox")
         if key not in self.rows:
-            windows, _, weights, text = self.features
+            windows, offsets, weights, text, _ = self.views[view]
             self.rows[key] = prepare_rows(
                 head,
                 windows.to(self.device).float(),
-                self.offsets,
+                offsets.to(self.device),
                 weights.to(self.device).float(),
                 None if text is None else text.to(self.device),
             )
-        offsets = None if self.rows[key].windows is None else self.offsets
-        return Inputs(self.rows[key], offsets, self.targets, self.folds, self.order_seed)
+        return self.rows[key]
 
 
 def _plan(
@@ -164,20 +180,20 @@ def _plan(
 ) -> list[_Chunk]:
     def chunk(positions: list[int], kept: Mapping[str, Tensor] | None = None) -> _Chunk:
         recipe = jobs[positions[0]].recipe
-        inputs = data.inputs(recipe.head)
+        inputs = data.inputs([jobs[k] for k in positions])
         windows = inputs.offsets is not None
         backend = choose_backend(recipe, data.device, dtype, precision, windows=windows)
         return _Chunk(positions, inputs, backend, kept)
 
     plan = [chunk(positions, kept) for positions, kept in begun]
     taken = {k for positions, _ in begun for k in positions}
-    for positions in buckets(jobs):
+    for positions in buckets(jobs, data.kinds):
         positions = [k for k in positions if k not in taken and not is_closed(jobs[k])]
         if not positions:
             continue
         recipe, whole = jobs[positions[0]].recipe, chunk(positions)
-        values = whole.inputs.rows.values
-        folds = len(data.folds.train)
+        values = next(iter(whole.inputs.rows.values())).values
+        folds = len({(jobs[k].view, jobs[k].fold) for k in positions})
         most = size or chunk_size(recipe, values, folds, dtype, data.device)
         parts = evenly(positions, most)
         if data.device.type == "cpu":

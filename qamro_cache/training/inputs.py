@@ -1,11 +1,14 @@
 """What heads learn from: features, targets and folds over the same clips, in memory."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from qamro_cache.heads.architecture import row_blocks
 
 if TYPE_CHECKING:  # Folds are made, and refused, before torch is loaded.
     from torch import Tensor
@@ -23,12 +26,20 @@ class Features(NamedTuple):
         offsets: [C+1] int64, the windows of each clip; every clip has one.
         weights: [W], the fraction of each window that is audio.
         text: [C, T] each clip's prompt embedding, or None.
+        parts: widths of the parts of a flat window; empty: each layer is one.
     """
 
     windows: "Tensor"
     offsets: "Tensor"
     weights: "Tensor"
     text: "Tensor | None" = None
+    parts: tuple[int, ...] = ()
+
+    def blocks(self, inputs: str) -> tuple[int, ...]:
+        """Return the widths of what a flat row is made of; ``inputs`` of the `Architecture`."""
+        *layers, width = self.windows.shape[1:]
+        parts = self.parts or (width,) * math.prod(layers)
+        return row_blocks(inputs, parts, 0 if self.text is None else self.text.shape[1])
 
 
 @dataclass(frozen=True)
@@ -85,14 +96,14 @@ class Inputs:
     """What the heads of a bucket learn from, on the device they are trained on.
 
     Attributes:
-        rows: of all clips, not standardized.
-        offsets: [C+1] rows of each clip; None where a row is a clip.
+        rows: of all clips, not standardized: by the views that some head sees, of one shape.
+        offsets: [C+1] rows of each clip, in all views; None where a row is a clip.
         targets: in float64.
         folds: who may see what.
         order_seed: of the shared batches.
     """
 
-    rows: "Rows"
+    rows: "Mapping[int, Rows]"
     offsets: "Tensor | None"
     targets: Targets
     folds: Folds

@@ -29,27 +29,35 @@ class FoldRows(NamedTuple):
 
 
 def rows_of_folds(
-    inputs: Inputs, folds: Iterable[int], head: Architecture, dtype: torch.dtype
-) -> dict[int, FoldRows]:
-    """Standardize the rows by each fold's training clips, and cut out its validation set."""
-    rows = inputs.rows._replace(values=inputs.rows.values.to(dtype))
+    inputs: Inputs, seen: Iterable[tuple[int, int]], head: Architecture, dtype: torch.dtype
+) -> dict[tuple[int, int], FoldRows]:
+    """Standardize a view's rows by a fold's training clips, and cut out its validation set.
+
+    Args:
+        inputs: of the stack.
+        seen: views and folds.
+        head: of the stack.
+        dtype: of the stack.
+    """
 
     def part(rows: Rows, mask: Bools) -> Rows:
         clips = torch.from_numpy(np.flatnonzero(mask)).to(rows.values.device)
         return take_rows(rows, inputs.offsets, clips)
 
     made = {}
-    for fold in dict.fromkeys(folds):
+    for view, fold in dict.fromkeys(seen):
+        rows = inputs.rows[view]
+        rows = rows._replace(values=rows.values.to(dtype))
         mine, moments = rows, None
         if head.kind != "audiobox":
-            seen = part(rows, inputs.folds.train[fold]).values
-            row_mean, row_std = seen.double().mean(0), seen.double().std(0, correction=0)
+            learned = part(rows, inputs.folds.train[fold]).values.double()
+            row_mean, row_std = learned.mean(0), learned.std(0, correction=0)
             # A feature that is constant but for rounding carries nothing.
             row_std = torch.where(row_std > 1e-7 * row_mean.abs().clamp_min(1e-12), row_std, 1)
             moments = row_mean.to(dtype), row_std.to(dtype)
             mine = rows._replace(values=(rows.values - moments[0]) / moments[1])
         held = inputs.folds.validation[fold]
-        made[fold] = FoldRows(mine, part(mine, held) if held.any() else None, moments)
+        made[view, fold] = FoldRows(mine, part(mine, held) if held.any() else None, moments)
     return made
 
 

@@ -163,9 +163,11 @@ class Job:
         seed: of the initialization and dropout, and of the order of ``own`` batches.
         fold: row of the folds.
         target: row of the targets.
+        view: which of the features it sees.
     """
 
     recipe: Recipe
     seed: int = 0
     fold: int = 0
     target: int = 0
+    view: int = 0

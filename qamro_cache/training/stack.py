@@ -29,6 +29,9 @@ _STORED = (
     "label_mean",
     "label_std",
 )
+#: A view and a fold; and with an order of batches, the heads that follow it.
+Seen = tuple[int, int]
+Run = tuple[Seen, int, slice]
 #: Clips scored at once, so that activations stay small whatever the size of the set.
 EVAL_CLIPS = 2048
 
@@ -51,13 +54,14 @@ class Stack:
         recipe = jobs[0].recipe
         self.head, self.drops = recipe.head, recipe.dropout > 0
         schedule, orders = make_schedule(inputs.folds, inputs.targets, jobs, inputs.order_seed)
-        self.keys = [(job.fold, order) for job, order in zip(jobs, orders, strict=True)]
-        self.folds = rows_of_folds(inputs, [job.fold for job in jobs], self.head, dtype)
+        seen = [(job.view, job.fold) for job in jobs]
+        self.keys = list(zip(seen, orders, strict=True))
+        self.folds = rows_of_folds(inputs, seen, self.head, dtype)
         self.has_validation = any(fold.validation is not None for fold in self.folds.values())
         self.state = make_state(inputs, jobs, orders, dtype)
         self.max_epochs = max(job.recipe.epochs for job in jobs)
         self.batches = Batches(schedule, orders, self.state.train, inputs.offsets, self.max_epochs)
-        shape = inputs.rows.values.shape[1:]
+        shape = inputs.rows[jobs[0].view].values.shape[1:]
         seeds = [job.seed for job in jobs]
         self.params = init_params(self.head, shape, seeds, device=self.device, dtype=dtype)
         start_from(self.params, self.state, jobs, initial or {})
@@ -73,7 +77,7 @@ class Stack:
         self.blank = torch.full((2, heads), torch.nan, device=self.device)
         self.history = self.blank.repeat(self.max_epochs, 1, 1)
         self.epochs = torch.zeros(heads, dtype=torch.int64, device=self.device)
-        standardized = self.folds[jobs[0].fold].moments is not None
+        standardized = self.folds[seen[0]].moments is not None
         self.results = empty_result(
             heads,
             inputs.num_clips,
@@ -178,7 +182,7 @@ class Stack:
                 results.row_std[ids[heads]] = moments[1].cpu()
 
     def _score_all(
-        self, params: Mapping[str, Tensor], bounds: Tensor, keys: Sequence[tuple[int, int, slice]]
+        self, params: Mapping[str, Tensor], bounds: Tensor, keys: Sequence[Run]
     ) -> Tensor:
         """Return the scores [H, C] of all clips, on the CPU."""
         num_clips = self.inputs.num_clips
@@ -250,8 +254,8 @@ class Stack:
         return self.results._replace(validation_loss=loss, stability=stability)
 
 
-def _runs(keys: Sequence[tuple[int, int]]) -> list[tuple[int, int, slice]]:
-    """Return the runs of equal keys, heads that see the same rows: (fold, order, heads)."""
+def _runs(keys: Sequence[tuple[Seen, int]]) -> list[Run]:
+    """Return the runs of equal keys, heads that see the same rows."""
     runs, start = [], 0
     for h in range(1, len(keys) + 1):
         if h == len(keys) or keys[h] != keys[start]:

@@ -1,0 +1,159 @@
+"""What a clip's company is worth on both real sets: encoders x context, with references or not.
+
+    python benchmarks/context.py ../shared/data --work FOLDER --out results.json
+
+Extracts `codec-mushra` and `cvssp-separation` with distillmos and resemblyzer (what is in FOLDER
+already stays), and trains a grid of each set twice, leave one group out: with its references,
+judged with and without them, and without them from the start. Figures are pooled over clips and
+within groups, with their intervals; ``gap`` is the pooled clip SRCC less that of the same head
+without context, with its paired 95 % interval. ``--speed`` adds how long a stack trains with
+context, over the same width without (a synthetic cache).
+"""
+
+import argparse
+import datetime
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qamro_cache import extract, open_cache
+from qamro_cache.evaluation.compare import columns, paired_gap
+from qamro_cache.evaluation.score import score_models
+from qamro_cache.experiments.ablate import _plan, run_ablate
+from qamro_cache.experiments.outcomes import head_outcomes, without_references
+from qamro_cache.experiments.request import ablate_request, train_request
+from qamro_cache.experiments.store import read_stacks
+from qamro_cache.experiments.train import run_train
+from qamro_cache.files import json_text
+
+SETS = ("codec-mushra", "cvssp-separation")
+ENCODERS = {
+    "distillmos": "distillmos.embedding",
+    "resemblyzer": "resemblyzer.states",
+    "both": "distillmos.embedding + resemblyzer.states",
+}
+CONTEXTS = ("none", "group", "reference")
+#: What stands in the results: pooled, within groups.
+FIGURES = ("clip_srcc", "group_srcc", "clip_rmse")
+
+
+def grid(
+    caches: list[Path], out: Path, without: bool, head: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Train encoders x context on one set and return a row an axis, cell and way to judge."""
+    clips = open_cache(caches[0]).clips
+    systems = clips["system"][clips["reference"] == clips["clip_id"]].unique()
+    given = {"feature": list(ENCODERS.values()), "context": list(CONTEXTS), "cv": "group", **head}
+    if without:
+        given["without"] = [f"system={name}" for name in systems]
+    request = ablate_request(caches, out, "", given)
+    run_ablate(request)
+    outcomes = []
+    for part in request.parts:
+        plan = _plan(part, request.cells, request.options)
+        done = read_stacks(out / "done", len(part.clips.rows))
+        outcomes += head_outcomes(plan, done, {}, request.cells, part.held_out.cv, {})
+    if not without:
+        outcomes += [other for one in outcomes if (other := without_references(one))]
+    names = {feature: name for name, feature in ENCODERS.items()}
+    alone = {
+        (one.names["feature"], one.axis): one.predictions.mean(0)
+        for one in outcomes
+        if one.names["context"] == "none"
+    }
+    rows = []
+    for one in outcomes:
+        (scored,) = score_models({"head": one.predictions}, one.judged).values()
+        found = columns(scored, parts=("low", "high"))
+        mean, plain = one.predictions.mean(0), alone[one.names["feature"], one.axis]
+        gap = paired_gap(mean, plain, one.judged, "clip_srcc")
+        rows.append(
+            {
+                "axis": one.axis.removesuffix(" (without references)"),
+                "trained_with_references": not without,
+                "judged_with_references": not without and not one.axis.endswith("references)"),
+                "encoders": names[one.names["feature"]],
+                "context": one.names["context"],
+                **{n: v for n, v in found.items() if n.startswith(FIGURES) and np.isfinite(v)},
+                "gap": None if gap is None or one.names["context"] == "none" else list(gap),
+            }
+        )
+    return rows
+
+
+def speed(heads: int = 16, repeats: int = 3) -> dict[str, Any]:
+    """Time a run with context on D numbers against one without on 3 D, in turn."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    from synthetic_cache import write_synthetic
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache = write_synthetic(Path(folder) / "emb.h5", clips=400, own_score=False)
+        same = "embedding + embedding + embedding"
+        runs: dict[str, list[float]] = {"context": [], "without": []}
+        asked = {"cv": "group", "axis": "quality", "seeds": heads, "epochs": 2, "overwrite": True}
+        for _ in range(repeats):
+            for name, more in (("context", {"context": "group"}), ("without", {"feature": same})):
+                request = train_request(cache, Path(folder) / name, {**asked, **more})
+                start = time.perf_counter()
+                run_train(request)
+                runs[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(times) for name, times in runs.items()}
+    return {
+        "synthetic": True,
+        "seconds": runs,
+        "ratio": medians["context"] / medians["without"],
+        "heads": heads * 80,
+        "row": 18,
+    }
+
+
+def main() -> None:
+    """Extract, train, print a table and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with both sets")
+    parser.add_argument("--work", type=Path, required=True, help="caches and runs, kept")
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    parser.add_argument("--speed", action="store_true", help="time a stack with context, too")
+    args = parser.parse_args()
+    record: dict[str, Any] = {
+        "command": f"python benchmarks/context.py DATA --work FOLDER{' --speed' * args.speed}",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": f"CPU, {platform.machine()}",
+        "head": "ridge",
+        "sets": {},
+    }
+    for name in SETS:
+        caches = [args.work / f"{name}-{encoder}.h5" for encoder in ("distillmos", "resemblyzer")]
+        for cache, encoder in zip(caches, ("distillmos", "resemblyzer"), strict=True):
+            extract(name, cache, encoder, data_dir=args.data / name)
+        record["sets"][name] = [
+            row
+            for without in (False, True)
+            for row in grid(
+                caches,
+                args.work / f"{name}-{'without' if without else 'with'}-references",
+                without,
+                {"head": "ridge"},
+            )
+        ]
+        for row in record["sets"][name]:
+            words = [row["axis"], row["encoders"], row["context"]]
+            kept = (
+                f"trained {row['trained_with_references']}, judged {row['judged_with_references']}"
+            )
+            print(name, *words, kept, *(f"{row.get(figure, np.nan):.3f}" for figure in FIGURES))
+    if args.speed:
+        record["speed"] = speed()
+        print(f"context over the same width without: {record['speed']['ratio']:.2f} times")
+    if args.out:
+        args.out.write_text(json_text(record) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Which clips may be a training clip's company: those of its fold's training part alone."""
+
+import logging
+
+import numpy as np
+
+from qamro_cache.datasets.ids import one_spelling
+from qamro_cache.experiments.clips import Clips
+from qamro_cache.experiments.folds import split_names
+from qamro_cache.features.context import Company, company_of
+from qamro_cache.training.inputs import Bools, Folds
+
+logger = logging.getLogger("qamro_cache")
+
+
+def company(clips: Clips, cv: str, kind: str, where: str) -> Company:
+    """Return whom the clips of a table are heard beside, where ``cv`` holds clips out."""
+    table = clips.whole
+    no_groups = not (table["group"].iloc[clips.rows] != "").any()
+    by = "prompt" if cv == "prompt" or no_groups else "group"
+    if by == "prompt":
+        table = table.assign(prompt=one_spelling(table["prompt"].tolist()))
+    return company_of(table, clips.rows, kind, by, where)
+
+
+def training_parts(clips: Clips, folds: Folds, cv: str) -> Bools:
+    """Tell which clips of the whole table [F, N] belong to each fold's training part.
+
+    A clip that is not chosen, or not rated, belongs there unless its system, group, prompt or split
+    is one that the fold holds out.
+    """
+    parts = np.ones((len(folds.train), len(clips.whole)), np.bool_)
+    parts[:, clips.rows] = folds.train
+    if cv not in clips.whole:
+        return parts
+    names = clips.whole[cv].to_numpy(str)
+    if cv == "prompt":
+        names = np.array(one_spelling(names.tolist()), str)
+    if cv == "split":
+        names = split_names(clips.whole)
+    others = np.setdiff1d(np.arange(len(names)), clips.rows)
+    for part, trained in zip(parts, folds.train, strict=True):
+        kept, held = names[clips.rows[trained]], names[clips.rows[~trained]]
+        part[others] = ~np.isin(names[others], np.setdiff1d(held, kept))
+    return parts
+
+
+def tell_company(found: Company, clips: Clips, parts: Bools) -> None:
+    """Say how many clips have no company, or none that their fold may know of.
+
+    Args:
+        found: of the whole table.
+        clips: that heads are to see.
+        parts: of `training_parts`.
+    """
+    alone = int((found.others()[clips.rows] == 0).sum()) if found.of_groups else 0
+    if alone:
+        logger.warning(
+            "context %s: %d of %d clips are alone in their %s: their difference is zero",
+            found.kind,
+            alone,
+            len(clips.rows),
+            found.by,
+        )
+    own = found.reference[clips.rows] == clips.rows
+    trained, theirs = parts[:, clips.rows], parts[:, found.reference[clips.rows]]
+    lost = int((trained & ~theirs & ~own).any(0).sum())
+    if lost and found.kind != "group":
+        logger.warning(
+            "context %s: the references of %d training clips are held out in some fold, where "
+            "their difference is zero; --cv group keeps them together",
+            found.kind,
+            lost,
+        )

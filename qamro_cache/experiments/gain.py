@@ -1,0 +1,66 @@
+"""What ``--context group`` would give, by ridge on the same folds: told where it is cheap."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.baselines import ridge
+from qamro_cache.evaluation.compare import paired_gap
+from qamro_cache.evaluation.figures import figures_of
+from qamro_cache.evaluation.judged import Judged
+from qamro_cache.evaluation.score import DECIDES
+from qamro_cache.experiments.clips import HeldOut
+from qamro_cache.experiments.data import Material, load_material
+
+#: Most multiplications of ridge's products, over all folds: some seconds.
+_CHEAP = 2e10
+
+
+def group_gain(
+    material: Material,
+    held_out: HeldOut,
+    target: int,
+    alone: npt.NDArray[np.float64],
+    judged: Judged,
+) -> dict[str, Any] | None:
+    """Compare ridge with and without the company of a clip's group.
+
+    Args:
+        material: of heads that look at a clip alone.
+        held_out: how clips are held out.
+        target: the axis.
+        alone: [C] what ridge predicts of the clips alone.
+        judged: the clips.
+
+    Returns:
+        Both figures, their difference with its paired 95 % interval, and a sentence; None where
+        there are no groups, or it would take long.
+    """
+    folds, clips = material.folds, material.clips
+    rows, width = len(clips.rows), 3 * material.seen(0).windows[0].numel()
+    small = min(rows, width)
+    dear = len(folds.train) * small * small * max(rows, width) > _CHEAP
+    if dear or material.seen(0).text is not None or not (clips.table["group"] != "").any():
+        return None
+    read = material.sources, clips, folds, material.expression, "group", held_out.cv
+    try:
+        heard = load_material(*read)
+    except QamroError:  # no company: a group of references, say
+        return None
+    truth, beside = clips.labels.mean[:, target], np.full(rows, np.nan)
+    for vectors, learned, held, blocks, groups in heard.by_view():
+        pred = ridge(vectors, truth, learned, held, blocks, groups)
+        beside = np.where(np.isfinite(pred), pred, beside)
+    gap = paired_gap(beside, alone, judged, DECIDES)
+    if gap is None or np.isnan(gap.low):
+        return None
+    (both,) = figures_of(np.stack([alone, beside]), judged, only=[DECIDES]).values()
+    words = (
+        f"--context group would take ridge's {DECIDES.replace('_', ' ').replace('srcc', 'SRCC')} "
+        f"from {both[0]:.3f} to {both[1]:.3f} ({gap.value:+.3f}, 95 % {gap.low:+.3f} to "
+        f"{gap.high:+.3f}): a score that compares a clip with its group's others"
+    )
+    found = {"alone": both[0], "group": both[1], "gap": gap.value, "low": gap.low, "high": gap.high}
+    return {**{name: float(value) for name, value in found.items()}, "words": words}

@@ -1,0 +1,1 @@
+"""What a head sees of the clips: features of one or several caches, by an expression."""
