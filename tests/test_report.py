@@ -1,5 +1,7 @@
 """Pages of runs and grids: what they say is what the files say, whatever clips are called."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -11,6 +13,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 from qamro_cache_cli.report import main
+from report_browser import HOSTILE, rename_clips
 from scipy.stats import spearmanr
 from synthetic_cache import write_synthetic
 
@@ -28,6 +31,7 @@ from qamro_cache.reports.plots import plot
 from qamro_cache.reports.raters import mean_of_others
 from qamro_cache.reports.read import read_folder
 from qamro_cache.reports.run import run_page
+from qamro_cache.reports.sounds import Sounds
 from qamro_cache.reports.svg import heat_color
 from qamro_cache.reports.tables import markdown_of, tex_of
 
@@ -179,28 +183,17 @@ def test_papers_have_tables_with_intervals_and_figures(made, tmp_path):
     assert again.read_text() == text["md"]
 
 
-HOSTILE = ['</script><script>alert("1")</script>', "\u05e9\u05dc\u05d5\u05dd <b>&amp;",
-           "'\"><img src=x>", "n" * 300, "a\u202eb ${x} {{ 7*7 }}"]  # fmt: skip
-
-
 def test_names_are_text_whatever_they_are(made, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(made / "run", run)
-    table = pd.read_csv(run / "predictions.csv", keep_default_na=False)
-    clips = {name: k for k, name in enumerate(dict.fromkeys(table["clip_id"]))}
-    for column in ("clip_id", "system", "group"):
-        names = table[column].map({n: k for k, n in enumerate(dict.fromkeys(table[column]))})
-        table[column] = [f"{HOSTILE[k % len(HOSTILE)]}{k}" for k in names]
-    table.to_csv(run / "predictions.csv", index=False)
-    for file in ("metrics.json", "config.json"):
-        record = (run / file).read_text()
-        (run / file).write_text(record.replace('"tiny"', json.dumps(HOSTILE[0])))
+    count = pd.read_csv(run / "predictions.csv")["clip_id"].nunique()
+    rename_clips(run)
     page, plain = page_of(run), page_of(made / "run", out=tmp_path / "b.html")
     assert page.tags.count("script") == plain.tags.count("script")
     assert not {"img", "b"} & set(page.tags)
     assert HOSTILE[0] in page.text
     for k, name in enumerate(HOSTILE):
-        assert any(f"{name}{j}" in page.text for j in range(k, len(clips), len(HOSTILE)))
+        assert any(f"{name}{j}" in page.text for j in range(k, count, len(HOSTILE)))
     assert "49" not in page.text.split("${x}")[1][:12]
     for text in page.scripts:
         if text.startswith("{"):
@@ -233,6 +226,23 @@ def test_nothing_is_loaded_but_audio(made, tmp_path):
     held = [text for text in embedded.scripts if text.startswith('["data:audio/wav;base64,')]
     assert len(json.loads(held[0])) == 1, "one file is held once"
     assert "audio" not in page_of(run, out=tmp_path / "c.html", audio="none").tags
+
+
+def test_sounds_that_browsers_do_not_play_are_put_in_as_flac(tmp_path):
+    samples = np.linspace(-0.5, 0.5, 800)
+    soundfile.write(tmp_path / "a.aiff", samples, 8000)
+    soundfile.write(tmp_path / "a.flac", samples, 8000)
+    (tmp_path / "b.aiff").write_text("no sound")
+    sounds = Sounds("embed", tmp_path)
+    assert sounds.player(str(tmp_path / "a.aiff")) == {"number": "0"}
+    kind, data = sounds.embedded[0].split(";base64,")
+    assert kind == "data:audio/flac"
+    found, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
+    np.testing.assert_allclose(found, samples, atol=1e-4)
+    assert rate == 8000
+    for name in ("b.aiff", "none.wav", ""):
+        assert sounds.player(str(tmp_path / name) if name else "") == {}
+    assert sounds.player(str(tmp_path / "a.aiff")) == {"number": "0"}, "once"
 
 
 def test_worst_pairs_and_ranks_against_a_double_loop():

@@ -1,14 +1,23 @@
 """Pages of `qamro-report` in a real browser: nothing fails, nothing is fetched, all can be used."""
 
+import itertools
 import json
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
-from report_browser import Browser, axe_source
+from report_browser import Browser, axe_source, rename_clips
 from synthetic_cache import write_synthetic
 
 from qamro_cache import ablate, report, train
+from qamro_cache.datasets.manifest import load_manifest
+from qamro_cache.evaluation.evaluate import run_evaluate
+from qamro_cache.evaluation.request import evaluate_request
+from qamro_cache.reports.dataset import dataset_page
+from qamro_cache.reports.evaluation import evaluation_page
+from qamro_cache.reports.report import write_page
 
 pytestmark = pytest.mark.slow
 
@@ -34,16 +43,36 @@ def pages(tmp_path_factory):
         config["audio"][clip] = str(folder / f"sound {k}.wav")
         soundfile.write(config["audio"][clip], np.zeros(4000), 8000)
     (folder / "run" / "config.json").write_text(json.dumps(config))
+    shutil.copytree(folder / "run", folder / "hostile")
+    rename_clips(folder / "hostile")
+    train(cache, folder / "other", **QUICK, loss="huber@standardized")
+    rng, rows = np.random.default_rng(0), []
+    for k in range(10):
+        soundfile.write(folder / f"{k}.wav", rng.normal(0, 0.01 * (k + 1), 800 + 80 * k), 8000)
+        rows += [(f"{k}.wav", f"s{k % 3}", r, float(rng.integers(1, 6))) for r in ("ann", "bo")]
+    table = pd.DataFrame(rows, columns=["path", "system", "rater", "mos"])
+    table.to_csv(folder / "clips.csv", index=False)
+    evaluation = evaluate_request(folder / "run" / "predictions.csv", cache, {})
     return {
+        "hostile": report(folder / "hostile"),
+        "comparison": report([folder / "run", folder / "other"], folder / "compared.html"),
+        "set": write_page(dataset_page(load_manifest(folder / "clips.csv")), folder / "set.html"),
+        "evaluation": write_page(
+            evaluation_page(evaluation, run_evaluate(evaluation)), folder / "evaluation.html"
+        ),
         "run": report(folder / "run"),
         "embedded": report(folder / "run", folder / "embedded.html", audio="embed"),
         "grid": report(folder / "grid"),
     }
 
 
-@pytest.mark.parametrize("width", [390, 1440])
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("name", ["run", "grid"])
+@pytest.mark.parametrize(
+    ("name", "width", "dark"),
+    [
+        *itertools.product(["run", "grid"], [390, 1440], [False, True]),
+        *itertools.product(["hostile", "comparison", "set", "evaluation"], [390], [False]),
+    ],
+)
 def test_a_page_is_whole_at_any_width_light_and_dark(browser, pages, name, dark, width):
     axe = axe_source()
     browser.requests()

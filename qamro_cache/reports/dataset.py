@@ -150,7 +150,7 @@ def _sound(dataset: Dataset, heard: Heard) -> list[Block]:
         if np.nanmin(values) < np.nanmax(values)
         for k in _largest(values, 3)
     ]  # fmt: skip
-    columns = ["", "clip", "seconds", "level, dB", "peak, dB"]
+    columns = ["odd", "clip", "seconds", "level, dB", "peak, dB"]
     blocks.append(Table("The odd ones", columns, rows, left=2))
     return blocks + _copies(dataset)
 
