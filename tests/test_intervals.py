@@ -412,5 +412,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     for row in ("sys 8x12", "grp 24x8"):
         rows[row] = coverage.run_row(row, 80, 1, map)
     grids = [coverage.one_grid(("sys 8x12", 1, k)) for k in range(40)]
+    # The row that trains ridge works.
+    assert set(coverage.ridge_test(1, 0)["heads"]) == {"known systems", "new systems"}
     choices["sys 8x12"] = {"put_out": {k: np.mean([g[k] for g in grids]) for k in grids[0]}}
     assert not coverage.outside({"rows": rows, "choices": choices}, 0.085)
