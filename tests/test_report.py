@@ -339,6 +339,13 @@ def test_the_command_and_its_mistakes(made, tmp_path):
     (broken / "predictions.csv").write_text("clip_id,axis\n")
     with pytest.raises(QamroError, match="no column 'seed'"):
         report(broken)
+    for text in ("{}", '{"axes": 3}', '{"axes": {"quality": {}}}', "[]", "{"):
+        (broken / "metrics.json").write_text(text)
+        shutil.copy(made / "run" / "predictions.csv", broken)
+        said = run(broken)
+        assert said.exit_code == 1
+        assert str(broken) in said.output
+        assert said.output.count("\n") == 1
 
 
 def test_evaluations_of_anybodys_predictions_have_a_page(made, tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qamro_cache.errors import OptionError
+from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.files import (
     refuse_other,
     replace_folder,
@@ -58,7 +58,15 @@ def report(
     if not found:
         raise OptionError("name a folder that qamro-train or qamro-ablate wrote")
     place = as_path(out) if out else usual_place(found[0].path, form)
-    return write_page(_page_of(found), place, form, audio)
+    try:
+        page = _page_of(found)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, StopIteration) as error:
+        names = ", ".join(str(one.path) for one in found)
+        raise QamroError(
+            f"{names}: its files do not fit each other or this version ({type(error).__name__}: "
+            f"{error}); run the command that wrote them again"
+        ) from error
+    return write_page(page, place, form, audio)
 
 
 def _page_of(folders: Sequence["Folder"]) -> Page:
