@@ -11,7 +11,15 @@ from qamro_cache.reports.numbers import number, short_span
 
 from .common import OneLine, notices_to_stderr, printable, version_option
 from .completion import complete
-from .options import CACHES, OUT_FOLDER, REPORT, given, request_options, setting_options
+from .options import (
+    CACHES,
+    NO_KERNELS,
+    OUT_FOLDER,
+    REPORT,
+    given,
+    request_options,
+    setting_options,
+)
 from .report import page_of_folder, page_to_make
 from .tables import show_heading, show_table
 from .training_bar import training_bar
@@ -54,6 +62,7 @@ def _list_grids(context: click.Context, option: click.Parameter, wanted: bool) -
 )
 @request_options(AblateOptions)
 @setting_options(CELL, listed=True, flag=False)
+@NO_KERNELS
 @REPORT
 @click.option("--json", "as_json", is_flag=True, help="Print best.json on stdout.")
 @version_option

@@ -1,5 +1,6 @@
 """Command-line options, made from the declarations of `qamro_cache.settings`."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,21 @@ REPORT = click.option(
     flag_value="",
     metavar="[FILE]",
     help="Also make a page of it, FILE or report.html in --out (see qamro-report).",
+)
+
+
+def _switch_off(context: click.Context, option: click.Parameter, given: bool) -> None:
+    if given:
+        os.environ["QAMRO_KERNELS"] = "0"
+
+
+#: For this process and those that it starts.
+NO_KERNELS = click.option(
+    "--no-kernels",
+    is_flag=True,
+    expose_value=False,
+    callback=_switch_off,
+    help="Compute in plain torch on a GPU, as QAMRO_KERNELS=0 does: no Triton, no CUDA graph.",
 )
 
 _METAVAR = {float: "NUMBER", int: "NUMBER", bool: "true|false", str: "TEXT"}

@@ -12,6 +12,7 @@ from .common import OneLine, notices_to_stderr, printable, version_option
 from .options import (
     BY,
     CACHES,
+    NO_KERNELS,
     OUT_FOLDER,
     REPORT,
     given,
@@ -30,6 +31,7 @@ from .training_bar import training_bar
 @request_options(TrainOptions)
 @setting_options(RECIPE, flag=False)
 @option_of(BY)
+@NO_KERNELS
 @REPORT
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json on stdout.")
 @version_option

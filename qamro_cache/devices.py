@@ -1,6 +1,13 @@
 """Which torch device the work is done on, and whether it is there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 from qamro_cache.errors import QamroError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def refuse_device(name: str) -> None:
@@ -35,3 +42,39 @@ def usable_device(name: str = "") -> str:
             f"device {name!r} cannot be used here ({reason[:200]}); use cpu, cuda or cuda:N"
         ) from None
     return name
+
+
+def refuse_capability(precision: str, device: "str | torch.device") -> None:
+    """Refuse TF32 and bfloat16 on a GPU of before 2020, which has no arithmetic for them.
+
+    Raises:
+        QamroError: its compute capability is below 8.0.
+    """
+    import torch
+
+    if precision not in ("tf32", "bf16", "bfloat16") or torch.device(device).type != "cuda":
+        return
+    found = torch.cuda.get_device_capability(device)
+    if found < (8, 0):
+        raise QamroError(
+            f"precision {precision!r} needs a GPU of compute capability 8.0 or more, this one has "
+            f"{found[0]}.{found[1]}; use float32"
+        )
+
+
+@contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Compute a GPU's float32 products in TF32 or not, whatever the process has chosen."""
+    import torch
+
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        # It was chosen by the newer interface alone; this one sets both, so that they agree.
+        newer = torch.backends.cuda.matmul.fp32_precision
+        before = "high" if newer == "tf32" else "highest"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

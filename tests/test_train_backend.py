@@ -5,8 +5,12 @@ import dataclasses
 import pytest
 import torch
 
+from qamro_cache.devices import float32_products
+from qamro_cache.encoders.precision import check_precision, computing_in
+from qamro_cache.errors import QamroError
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.losses.loss import parse_loss
+from qamro_cache.self_check import FAMILIES
 from qamro_cache.training import backend, stopping
 from qamro_cache.training.backend import choose_backend
 from qamro_cache.training.batches import EagerEpochs
@@ -21,7 +25,7 @@ PLAIN = {stopping.stability, stopping.keep_best, EagerEpochs, ComposedStepLoss, 
 
 def parts(chosen):
     """The functions and classes of a backend, whatever they are given."""
-    fields = (getattr(chosen, item.name) for item in dataclasses.fields(chosen)[:-1])
+    fields = (getattr(chosen, item.name) for item in dataclasses.fields(chosen)[:-2])
     return {getattr(part, "func", part) for part in fields}
 
 
@@ -37,17 +41,35 @@ def test_a_cpu_gets_plain_torch():
     assert parts(choose_backend(deep, CPU)) == PLAIN - {LayeredNet} | {AutogradNet, SGD}
 
 
+@pytest.fixture
+def agreed(monkeypatch, new_gpu):
+    """The families of kernels that agreed with plain torch on the stand-in."""
+    families = {*FAMILIES}
+    monkeypatch.setattr(
+        backend, "usable", lambda family, device: device.type == "cuda" and family in families
+    )
+    return families
+
+
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
-def test_a_gpu_without_triton_gets_plain_torch(monkeypatch, new_gpu, precision):
-    monkeypatch.setattr(backend, "find_spec", lambda name: None)
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_gpu_without_triton_gets_plain_torch(agreed, precision, graph):
+    """In a graph, where one can be captured."""
+    from qamro_cache.training.gpu.graph import GraphEpochs
+
+    agreed &= {"graph"} if graph else set()
     chosen = choose_backend(Recipe(), CUDA, precision=precision)
+    plain = PLAIN - {LayeredNet, EagerEpochs} | {GraphEpochs if graph else EagerEpochs}
     net = AutogradNet if precision == "bf16" else LayeredNet
-    assert parts(chosen) == PLAIN - {LayeredNet} | {net, SGD}
+    assert parts(chosen) == plain | {net, SGD}
     if precision == "bf16":
         assert chosen.net().half
+    with chosen.products():
+        expected = "highest" if precision == "float32" else "high"
+        assert torch.get_float32_matmul_precision() == expected
 
 
-def test_a_gpu_with_triton_gets_kernels(new_gpu):
+def test_a_gpu_with_triton_gets_kernels(agreed):
     pytest.importorskip("triton")
     from qamro_cache.training.gpu import graph, kernel_net, passes, ranks, step_loss
 
@@ -78,7 +100,32 @@ def test_a_gpu_with_triton_gets_kernels(new_gpu):
     assert AutogradNet in parts(windows)
 
 
-def test_bfloat16_is_what_heads_without_kernels_compute_in_too(new_gpu):
+@pytest.mark.parametrize("refused", [family for family in FAMILIES if family != "loss"])
+def test_a_refused_family_is_taken_back_alone(agreed, refused):
+    pytest.importorskip("triton")
+    from qamro_cache.training.gpu import graph, kernel_net, passes, ranks, step_loss
+
+    recipe = Recipe(optimizer="adamw")
+    before = parts(choose_backend(recipe, CUDA, precision="tf32"))
+    agreed.remove(refused)
+    after = parts(choose_backend(recipe, CUDA, precision="tf32"))
+    instead = {
+        "graph": ({graph.GraphEpochs}, {EagerEpochs}),
+        "measures": ({ranks.stability}, {stopping.stability}),
+        "passes": ({passes.keep}, {stopping.keep_best}),
+        "step loss": ({step_loss.FusedStepLoss}, {ComposedStepLoss}),
+        # Between PyTorch's products there still is one pass.
+        "products": (
+            {kernel_net.KernelNet, kernel_net.KernelAdamW},
+            {kernel_net.PassNet, kernel_net.StepAdamW},
+        ),
+    }
+    gone, come = instead[refused]
+    assert before - after == gone
+    assert after - before == come
+
+
+def test_bfloat16_is_what_heads_without_kernels_compute_in_too(agreed):
     for changes in ({"dropout": 0.2}, {"head": Architecture(kind="linear", widths=())}):
         recipe = dataclasses.replace(Recipe(), **changes)
         net = choose_backend(recipe, CUDA, precision="bf16").net()
@@ -88,18 +135,52 @@ def test_bfloat16_is_what_heads_without_kernels_compute_in_too(new_gpu):
 
 def test_an_old_gpu_has_float32_alone(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    with pytest.raises(ValueError, match=r"needs a GPU of compute capability 8\.0"):
-        choose_backend(Recipe(), CUDA, precision="tf32")
+    for precision in ("tf32", "bf16"):
+        with pytest.raises(QamroError, match=r"needs a GPU of compute capability 8\.0.* has 7\.5"):
+            choose_backend(Recipe(), CUDA, precision=precision)
+    for precision in ("tf32", "bfloat16"):
+        with pytest.raises(QamroError, match=r"needs a GPU of compute capability 8\.0"):
+            check_precision(precision, "cuda")
+    for precision in ("float32", "float16"):
+        check_precision(precision, "cuda")
+    check_precision("bfloat16", "cpu")
 
 
-def test_the_precision_of_products_is_given_back(new_gpu):
+def test_the_precision_of_products_is_given_back(agreed):
     before = torch.get_float32_matmul_precision()
     for precision, inside in (("float32", "highest"), ("tf32", "high"), ("bf16", "high")):
         with choose_backend(Recipe(), CUDA, precision=precision).products():
             assert torch.get_float32_matmul_precision() == inside
+            # Stored predictions are those of the stored weights, to the last bit of float32.
+            with choose_backend(Recipe(), CUDA, precision=precision).scoring():
+                assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == before
     with choose_backend(Recipe(), CPU).products():
         assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="has one interface alone"
+)
+@pytest.mark.parametrize("chosen", ["tf32", "ieee"])
+def test_a_precision_that_was_chosen_by_the_newer_interface_is_given_back(chosen):
+    """Reading the older one raises then, and so would a product while both differ."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    try:
+        products.fp32_precision = convolutions.fp32_precision = chosen
+        with float32_products(tf32=False):
+            assert products.fp32_precision == "ieee"
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert products.fp32_precision == chosen
+        for precision, inside in (("tf32", "tf32"), ("float32", "ieee")):
+            with computing_in(precision, CPU):
+                assert products.fp32_precision == inside
+                if chosen == "ieee":
+                    assert convolutions.fp32_precision == inside
+            assert products.fp32_precision == convolutions.fp32_precision == chosen
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        convolutions.fp32_precision = "tf32"
 
 
 @pytest.mark.parametrize("better", [[True, False, False], [False] * 3, [True] * 3])

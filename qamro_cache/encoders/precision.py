@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from qamro_cache.devices import float32_products, refuse_capability
 from qamro_cache.errors import QamroError
 
 #: Names a user may give, and what autocast computes in (None: no autocast).
@@ -22,6 +23,7 @@ def check_precision(precision: str, device: str) -> None:
         raise QamroError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
     if precision == "tf32" and torch.device(device).type != "cuda":
         raise QamroError(f"precision tf32 needs a CUDA device, not {device!r}; use float32")
+    refuse_capability(precision, device)
 
 
 @contextmanager
@@ -31,16 +33,30 @@ def computing_in(precision: str, device: torch.device) -> Iterator[None]:
     Convolutions use TF32 by PyTorch's default, so that plain float32 must switch it off; both
     switches are put back at the end.
     """
-    tf32 = precision == "tf32"
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    dtype = PRECISIONS[precision]
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    tf32, dtype = precision == "tf32", PRECISIONS[precision]
+    with (
+        float32_products(tf32=tf32),
+        _convolutions(tf32),
+        torch.inference_mode(),
+        torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
+    ):
+        yield
+
+
+@contextmanager
+def _convolutions(tf32: bool) -> Iterator[None]:
     try:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
-        ):
+        before = torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # chosen by the newer interface, operation by operation
+        switch = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+        newer, switch.fp32_precision = switch.fp32_precision, "tf32" if tf32 else "ieee"
+        try:
             yield
+        finally:
+            switch.fp32_precision = newer
+        return
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
     finally:
-        torch.backends.cudnn.allow_tf32 = convolutions
-        torch.backends.cuda.matmul.allow_tf32 = products
+        torch.backends.cudnn.allow_tf32 = before

@@ -59,8 +59,7 @@ def value_and_grad(
     """The loss of each head and its gradient with respect to `pred`, without autograd.
 
     Never waits for the device, and so looks at no tensor's values: check labels once, when they
-    are loaded. A CUDA graph can capture it, but for ``qamro`` over more samples than its fused
-    form takes.
+    are loaded. A CUDA graph can capture it (see `qamro.static_shapes`).
 
     Args:
         loss: what `parse_loss` read.

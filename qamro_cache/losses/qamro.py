@@ -7,9 +7,10 @@ For predictions p, labels y and labels n normalized to [0, 1]::
 docs/loss.md derives why this takes O(N log N) time and O(N) memory.
 """
 
-import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -26,13 +27,33 @@ from qamro_cache.losses.problem import (
     prepare,
 )
 from qamro_cache.losses.samples import Samples
+from qamro_cache.self_check import usable
 
 Form = Callable[[RankingProblem], tuple[Tensor, Tensor]]
 METHODS = ("auto", "pairs", "sorted", "fused")
 
-# From how many samples a row `auto` sorts. CPU: measured, `python benchmarks/loss.py --crossover`.
-# CUDA: an estimate, not measured yet; the same command prints it there.
-SORTED_FROM = {"cpu": 1024, "cuda": 8192}
+#: From how many samples a row `auto` sorts, without a kernel. Measured on a CPU,
+#: `python benchmarks/loss.py --crossover`.
+SORTED_FROM = 1024
+#: Up to how many pairs of all rows, [rows, N, N], the kernel takes. An estimate, not measured yet;
+#: the same command measures it on a GPU.
+FUSED_PAIRS = 1 << 32
+
+_static = ContextVar("qamro_static", default=False)
+
+
+@contextmanager
+def static_shapes() -> Iterator[None]:
+    """Let `auto` choose, inside, no form that reads a value on the host: ``sorted`` does.
+
+    For steps that a CUDA graph captures, and for the one that is run before the capture, so that
+    both take the same form.
+    """
+    token = _static.set(True)
+    try:
+        yield
+    finally:
+        _static.reset(token)
 
 
 def qamro_loss(
@@ -111,7 +132,7 @@ def qamro_value_and_grad(
 
     For training loops: it never waits for the device, so it checks shapes, names and plain
     numbers but not the values inside tensors. ``pairs`` and ``fused`` can be captured in a
-    CUDA graph.
+    CUDA graph, and ``auto`` takes one of them there (see `static_shapes`).
 
     Returns:
         The loss, of pred's leading shape, and the gradient of each row's loss, of pred's
@@ -185,7 +206,7 @@ def choose_form(problem: RankingProblem, method: str) -> Form:
     if method == "sorted":
         return sorted_form.value_and_grad
     if method == "fused":
-        if not _has_triton():
+        if importlib.util.find_spec("triton") is None:
             raise ValueError("method is 'fused': it needs triton, which is not installed")
         from qamro_cache.losses import fused  # torch brings triton on Linux only
 
@@ -195,15 +216,13 @@ def choose_form(problem: RankingProblem, method: str) -> Form:
 
 def _fastest(problem: RankingProblem) -> str:
     """The form for `auto`, from the size and the device alone: never from a value."""
-    n = problem.pred.shape[-1]
-    if problem.pred.is_cuda and _has_triton():
-        return "fused" if n <= SORTED_FROM["cuda"] or problem.stderr is not None else "sorted"
-    return "pairs" if n < SORTED_FROM["cpu"] or problem.stderr is not None else "sorted"
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    pred = problem.pred
+    heads, n = pred.shape
+    static = _static.get() or (pred.is_cuda and torch.cuda.is_current_stream_capturing())
+    sorts = problem.stderr is None and not static
+    if pred.is_cuda and usable("loss", pred.device):
+        return "sorted" if sorts and heads * n * n > FUSED_PAIRS else "fused"
+    return "sorted" if sorts and n >= SORTED_FROM else "pairs"
 
 
 class QAMROLoss(nn.Module):

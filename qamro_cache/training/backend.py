@@ -4,16 +4,16 @@ Each field of a `Backend` has a form in plain torch that is complete on every de
 can be taken back to it alone.
 """
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from qamro_cache.devices import float32_products, refuse_capability
+from qamro_cache.self_check import interpreted, usable
 from qamro_cache.training import stopping
 from qamro_cache.training.batches import Batches, EagerEpochs, EpochRunner, TrainEpoch
 from qamro_cache.training.net import AutogradNet, LayeredNet, Net, is_layered
@@ -35,6 +35,7 @@ class Backend:
         keep_best: copies a parameter [H, ...] to the best one of the heads [H] that are better.
         epochs: runs a stack's epochs, from what trains one and the batches.
         products: in which the epochs run: the precision of PyTorch's float32 products.
+        scoring: in which the kept heads are scored: as whoever loads them will, in full float32.
     """
 
     net: Callable[[], Net]
@@ -44,6 +45,7 @@ class Backend:
     keep_best: Callable[[Tensor, Tensor, Tensor], None] = stopping.keep_best
     epochs: Callable[[TrainEpoch, Batches], EpochRunner] = EagerEpochs
     products: Callable[[], AbstractContextManager[None]] = nullcontext
+    scoring: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def choose_backend(
@@ -64,17 +66,50 @@ def choose_backend(
         windows: whether a row is a window, not a clip.
 
     Raises:
-        ValueError: a precision that the device does not have.
+        ValueError: a precision that the kind of device does not have.
+        QamroError: one that this GPU is too old for.
     """
     _check_precision(precision, dtype, device)
+    # Interpreted kernels are for tests that ask for them by a lower precision.
+    plain = device.type == "cpu" and precision == "float32"
+    uses = partial(usable, device=device)
+    return backend_of(
+        recipe, device, dtype, precision, windows=windows, uses=_none if plain else uses
+    )
+
+
+def backend_of(
+    recipe: Recipe,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    precision: str = "float32",
+    *,
+    windows: bool = False,
+    uses: Callable[[str], bool],
+) -> Backend:
+    """Return the backend with those families of kernels (`qamro_cache.self_check`) it ``uses``."""
     backend = plain_backend(recipe, half=precision == "bf16")
     if device.type == "cuda":
-        matmul = "highest" if precision == "float32" else "high"
-        backend = replace(backend, products=partial(_float32_products, matmul))
-    # Interpreted kernels are for tests that ask for them by a lower precision.
-    if not _runs_kernels(device) or (device.type == "cpu" and precision == "float32"):
-        return backend
-    return _with_kernels(backend, recipe, device, dtype, precision, windows)
+        products = partial(float32_products, tf32=precision != "float32")
+        scoring = partial(float32_products, tf32=False)
+        backend = replace(backend, products=products, scoring=scoring)
+    if uses("graph"):
+        from qamro_cache.training.gpu import graph
+
+        backend = replace(backend, epochs=graph.GraphEpochs)
+    if uses("measures"):
+        from qamro_cache.training.gpu import ranks
+
+        backend = replace(backend, stability=ranks.stability)
+    if dtype == torch.float32 and not windows and uses("step loss"):
+        backend = _with_step_loss(backend, recipe)
+    if dtype == torch.float32 and precision != "float32" and uses("products"):
+        backend = _with_products(backend, recipe, precision)
+    return _with_passes(backend, recipe, dtype, precision) if uses("passes") else backend
+
+
+def _none(family: str) -> bool:
+    return False
 
 
 def plain_backend(recipe: Recipe, half: bool = False) -> Backend:
@@ -89,70 +124,48 @@ def plain_backend(recipe: Recipe, half: bool = False) -> Backend:
     )
 
 
-def _with_kernels(
-    backend: Backend,
-    recipe: Recipe,
-    device: torch.device,
-    dtype: torch.dtype,
-    precision: str,
-    windows: bool,
-) -> Backend:
-    """Take kernels for the parts that have them; most compute in float32 alone."""
-    from qamro_cache.training.gpu import graph, kernel_net, passes, ranks, step_loss
+def _with_step_loss(backend: Backend, recipe: Recipe) -> Backend:
+    from qamro_cache.training.gpu import step_loss
 
-    head, sgd = recipe.head, recipe.optimizer == "sgd"
-    backend = replace(backend, stability=ranks.stability, keep_best=passes.keep)
-    if device.type == "cuda":
-        backend = replace(backend, epochs=graph.GraphEpochs)
+    if not step_loss.fuses(recipe.loss):
+        return backend
+    return replace(backend, loss=partial(step_loss.FusedStepLoss, loss=recipe.loss))
+
+
+def _with_products(backend: Backend, recipe: Recipe, precision: str) -> Backend:
+    from qamro_cache.training.gpu import kernel_net
+
+    if not kernel_net.covers(recipe.head, dropout=recipe.dropout > 0):
+        return backend
+    return replace(
+        backend,
+        net=partial(kernel_net.KernelNet, recipe.head, precision),
+        optimizer=kernel_net.KernelSGD if recipe.optimizer == "sgd" else kernel_net.KernelAdamW,
+    )
+
+
+def _with_passes(backend: Backend, recipe: Recipe, dtype: torch.dtype, precision: str) -> Backend:
+    from qamro_cache.training.gpu import kernel_net, passes
+
+    backend = replace(backend, keep_best=passes.keep)
     if dtype != torch.float32:
         return backend
-    if not windows and step_loss.fuses(recipe.loss):
-        fused = partial(step_loss.FusedStepLoss, loss=recipe.loss)
-        backend = replace(backend, loss=fused)
-    if precision != "float32" and kernel_net.covers(head, dropout=recipe.dropout > 0):
-        return replace(
-            backend,
-            net=partial(kernel_net.KernelNet, head, precision),
-            optimizer=kernel_net.KernelSGD if sgd else kernel_net.KernelAdamW,
-        )
-    if not sgd:
+    if backend.optimizer is AdamW:
         # In one pass; PyTorch's operations would pass two dozen times.
         backend = replace(backend, optimizer=kernel_net.StepAdamW)
-    if precision != "bf16" and kernel_net.fuses_passes(head):
-        backend = replace(backend, net=partial(kernel_net.PassNet, head))
+    plain = getattr(backend.net, "func", None) is LayeredNet
+    if precision != "bf16" and plain and kernel_net.fuses_passes(recipe.head):
+        backend = replace(backend, net=partial(kernel_net.PassNet, recipe.head))
     return backend
 
 
 def _check_precision(precision: str, dtype: torch.dtype, device: torch.device) -> None:
     if precision == "float32":
         return
-    on_gpu = device.type == "cuda" or _interpreted()
+    on_gpu = device.type == "cuda" or interpreted()
     if precision not in ("tf32", "bf16") or dtype != torch.float32 or not on_gpu:
         raise ValueError(
             "precision must be float32, or tf32 or bf16 for float32 heads on a GPU, "
             f"got {precision!r} on {device.type}"
         )
-    if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < (8, 0):
-        raise ValueError(
-            f"precision {precision!r} needs a GPU of compute capability 8.0 or more, this one has "
-            f"{found[0]}.{found[1]}; use float32"
-        )
-
-
-def _runs_kernels(device: torch.device) -> bool:
-    return find_spec("triton") is not None and (device.type == "cuda" or _interpreted())
-
-
-def _interpreted() -> bool:
-    """Whether Triton interprets its kernels, slowly, in tests."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@contextmanager
-def _float32_products(precision: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    refuse_capability(precision, device)

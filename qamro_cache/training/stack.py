@@ -162,7 +162,8 @@ class Stack:
         best = {name: p.index_select(0, here) for name, p in self.best.items()}
         state, results = self.state.select(here), self.results
         keys = _runs([self.keys[h] for h in chosen.tolist()])
-        scores = self._score_all(best, state.bounds, keys)
+        with self.backend.scoring():
+            scores = self._score_all(best, state.bounds, keys)
         std, mean = state.label_std.cpu(), state.label_mean.cpu()
         predictions = scores * std[:, None] + mean[:, None]
         diverged = state.diverged.cpu() | ~predictions.isfinite().all(1)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qamro_cache.losses.qamro import static_shapes
 from qamro_cache.training.batches import Batch, Batches, TrainEpoch
 from qamro_cache.training.inputs import Bools
 from qamro_cache.training.schedule import Indices
@@ -63,7 +64,8 @@ class GraphEpochs:
             if self.graph is not None:
                 self.graph.replay()
             else:
-                self.train(self.batches)
+                with static_shapes():
+                    self.train(self.batches)
                 self.warm = True
         outside.wait_stream(self.stream)
 
@@ -80,9 +82,11 @@ class GraphEpochs:
     def _capture(self) -> torch.cuda.CUDAGraph | None:
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self.stream):
+            with static_shapes(), torch.cuda.graph(graph, stream=self.stream):
                 self.train(self.batches)
         except RuntimeError as error:
+            if any(isinstance(e, torch.OutOfMemoryError) for e in (error, error.__context__)):
+                raise torch.OutOfMemoryError(str(error)) from None
             logger.warning("training without a CUDA graph, which is slower: %s", error)
             return None
         return graph
