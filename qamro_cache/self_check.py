@@ -39,6 +39,9 @@ SWITCH = "QAMRO_KERNELS"
 _PACKAGE = Path(__file__).parent
 _KERNELS = ("losses/fused.py", "training/check.py", "training/gpu/*.py")
 
+#: Why no kernel is used in this process any more, if so.
+_given_up: list[str] = []
+
 #: What a child said of a family: its largest error, its seconds, and what is wrong, if anything.
 Verdict = dict[str, Any]
 
@@ -49,12 +52,19 @@ def usable(family: str, device: torch.device) -> bool:
     The first question for a device may take a minute, in another process; later ones take nothing.
     On a CPU only Triton's interpreter runs kernels, slowly, for tests.
     """
-    if os.environ.get(SWITCH) == "0":
+    if os.environ.get(SWITCH) == "0" or _given_up:
         return False
     if device.type != "cuda":
         return interpreted() and device.type == "cpu" and family != "graph"
     index = torch.cuda.current_device() if device.index is None else device.index
     return _agreed(family, index)
+
+
+def give_up(reason: str) -> None:
+    """Use no kernel in this process any more: one failed on shapes that it was not tried on."""
+    _given_up.append(reason)
+    said = (reason.strip().splitlines() or [""])[0]
+    logger.warning("a kernel failed (%s); going on in plain torch, more slowly", said[:200])
 
 
 def interpreted() -> bool:

@@ -1,14 +1,17 @@
 """Which heads train in one stack: buckets of one shape, in chunks that fit the device."""
 
+import logging
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from qamro_cache.heads.network import parameter_shapes
+from qamro_cache.training.inputs import Inputs
 from qamro_cache.training.recipe import Job, Recipe
 from qamro_cache.training.stack import EVAL_CLIPS
+
+logger = logging.getLogger("qamro_cache")
 
 #: Weights, momenta and activations of a chunk on a CPU. `benchmarks/grid.py --chunks`
 #: on two cores: heads of 256-64-1 by fours take a third longer than by sixteens, and by 10, 15 and
@@ -42,24 +45,40 @@ def evenly(positions: list[int], size: int) -> list[list[int]]:
 
 
 def chunk_size(
-    recipe: Recipe, values: Tensor, folds: int, dtype: torch.dtype, device: torch.device
+    jobs: Sequence[Job], inputs: Inputs, dtype: torch.dtype, device: torch.device
 ) -> int:
-    """Return how many heads of a recipe to train in one stack on a device.
+    """Return how many of a bucket's ``jobs`` to train in one stack on a device.
 
-    On a GPU as many as its free memory takes beside each fold's standardized ``values``; on a CPU
+    On a GPU as many as its free memory takes beside the standardized rows of their folds; on a CPU
     as many as its cache takes.
     """
+    recipe, values = jobs[0].recipe, next(iter(inputs.rows.values())).values
     per_head = bytes_per_head(recipe, tuple(values.shape[1:]), len(values), dtype)
-    if device.type == "cuda":
-        # Scoring all clips at the end, and each head's labels and masks.
-        widest = max([*recipe.head.widths, values.shape[-1] if values.ndim > 2 else 1])
-        per_head += dtype.itemsize * (2 * min(EVAL_CLIPS, len(values)) * widest + 6 * len(values))
-        free, _ = torch.cuda.mem_get_info(device)
-        # What an earlier stack left to PyTorch's allocator is free too.
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free -= folds * values.numel() * dtype.itemsize
-        return max(1, int(GPU_SHARE * free / per_head))
-    return max(4, CPU_CHUNK_BYTES // per_head)
+    if device.type != "cuda":
+        return max(4, CPU_CHUNK_BYTES // per_head)
+    rows_a_clip, validation = len(values) / inputs.num_clips, inputs.folds.validation.sum(1).max()
+    # All clips are scored at the end, a block at a time; a validation set at once, every epoch.
+    scored = max(min(EVAL_CLIPS, inputs.num_clips), int(validation)) * rows_a_clip
+    widest = max([*recipe.head.widths, values.shape[-1] if values.ndim > 2 else 1])
+    # Labels and masks of each head too.
+    numbers = 2 * scored * widest + 6 * inputs.num_clips + 8 * int(validation)
+    # Heads stand by folds: a stack of a part of the heads has that part of the folds, and one more.
+    fold = values.numel() * dtype.itemsize
+    folds = len({(job.view, job.fold) for job in jobs})
+    share = per_head + dtype.itemsize * numbers + fold * folds / len(jobs)
+    free = free_on_gpu(device) - fold
+    if GPU_SHARE * free < share:
+        logger.warning(
+            "%.1f GB are free on the GPU, hardly enough for one head of this test: heads are "
+            "trained one after another", max(0, free + fold) / 1e9,
+        )  # fmt: skip
+    return max(1, int(GPU_SHARE * free / share))
+
+
+def free_on_gpu(device: torch.device) -> int:
+    """Return the bytes that are free, those too that earlier stacks left to PyTorch's allocator."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 def bytes_per_head(recipe: Recipe, row: tuple[int, ...], rows: int, dtype: torch.dtype) -> int:

@@ -1,10 +1,8 @@
 """Train any list of heads in memory: into buckets of one shape, into chunks, each a stack."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,14 +10,15 @@ from torch import Tensor
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.network import Rows, prepare_rows
 from qamro_cache.memory import refuse_memory
-from qamro_cache.training.backend import Backend, choose_backend
+from qamro_cache.training.backend import choose_backend
 from qamro_cache.training.chunks import buckets, bytes_per_head, chunk_size, evenly
 from qamro_cache.training.closed_form import is_closed, solve
 from qamro_cache.training.inputs import Features, Folds, Inputs, Targets
-from qamro_cache.training.meter import Keep, Keeper, Meter, ProgressCallback
+from qamro_cache.training.meter import Keep, Keeper, Meter, ProgressCallback, Tally
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result
 from qamro_cache.training.stack import Stack
+from qamro_cache.training.turns import Chunk, in_turn, side_by_side
 
 logger = logging.getLogger("qamro_cache")
 
@@ -77,17 +76,17 @@ def fit(
     data = _Data(features, targets, folds, order_seed, torch.device(device))
     meter = Meter(jobs, progress)
 
-    def train(part: _Chunk) -> Result:
+    def train(part: Chunk) -> Result:
         chosen = [jobs[k] for k in part.positions]
-        stack = Stack(part.inputs, chosen, part.backend, dtype, initial, weights)
+        stack = Stack(part.inputs, chosen, part.choose(), dtype, initial, weights)
         _go_on(stack, part.begun)
         return _train(stack, meter, Keeper(part.positions, keep))
 
     _refuse_untaught(targets, folds, jobs)
     yield from _solved(data, jobs, weights, meter)
     plan = _plan(data, jobs, dtype, precision, chunk, begun)
-    in_turn = ((part.positions, train(part)) for part in plan)
-    yield from in_turn if data.device.type == "cuda" else _in_threads(plan, train, meter)
+    on_gpu = data.device.type == "cuda"
+    yield from in_turn(plan, train) if on_gpu else side_by_side(plan, train, meter.stop)
 
 
 def _refuse_untaught(targets: Targets, folds: Folds, jobs: Sequence[Job]) -> None:
@@ -110,15 +109,6 @@ def _solved(
             inputs, done = data.inputs(chosen), partial(meter.advance, 1, 1)
             features = data.views[chosen[0].view]
             yield positions, solve(features, inputs, chosen, weights=weights, done=done)
-
-
-class _Chunk(NamedTuple):
-    """Heads of one stack: their positions among the jobs, and what they are trained from and by."""
-
-    positions: list[int]
-    inputs: Inputs
-    backend: Backend
-    begun: Mapping[str, Tensor] | None = None
 
 
 class _Data:
@@ -177,13 +167,14 @@ def _plan(
     precision: str,
     size: int | None,
     begun: Sequence[tuple[list[int], Mapping[str, Tensor]]],
-) -> list[_Chunk]:
-    def chunk(positions: list[int], kept: Mapping[str, Tensor] | None = None) -> _Chunk:
+) -> list[Chunk]:
+    def chunk(positions: list[int], kept: Mapping[str, Tensor] | None = None) -> Chunk:
         recipe = jobs[positions[0]].recipe
         inputs = data.inputs([jobs[k] for k in positions])
         windows = inputs.offsets is not None
-        backend = choose_backend(recipe, data.device, dtype, precision, windows=windows)
-        return _Chunk(positions, inputs, backend, kept)
+        choose = partial(choose_backend, recipe, data.device, dtype, precision, windows=windows)
+        choose()  # what cannot be is refused before anything is trained
+        return Chunk(positions, inputs, choose, kept)
 
     plan = [chunk(positions, kept) for positions, kept in begun]
     taken = {k for positions, _ in begun for k in positions}
@@ -193,8 +184,7 @@ def _plan(
             continue
         recipe, whole = jobs[positions[0]].recipe, chunk(positions)
         values = next(iter(whole.inputs.rows.values())).values
-        folds = len({(jobs[k].view, jobs[k].fold) for k in positions})
-        most = size or chunk_size(recipe, values, folds, dtype, data.device)
+        most = size or chunk_size([jobs[k] for k in positions], whole.inputs, dtype, data.device)
         parts = evenly(positions, most)
         if data.device.type == "cpu":
             head = bytes_per_head(recipe, tuple(values.shape[1:]), len(values), dtype)
@@ -216,8 +206,16 @@ def _go_on(stack: Stack, begun: Mapping[str, Tensor] | None) -> None:
 
 def _train(stack: Stack, meter: Meter, keeper: Keeper) -> Result:
     """Train a stack, with a look at its heads as often as its epochs' runner says."""
-    backend, total = stack.backend, sum(job.recipe.epochs for job in stack.jobs)
-    reported, gone, epoch = 0, 0, int(stack.epoch)
+    tally = Tally(meter, stack.jobs)
+    try:
+        return _run(stack, meter, tally, keeper)
+    except Exception:
+        tally.take_back()  # it may be trained again
+        raise
+
+
+def _run(stack: Stack, meter: Meter, tally: Tally, keeper: Keeper) -> Result:
+    backend, epoch = stack.backend, int(stack.epoch)
     with torch.no_grad():
         epochs = backend.epochs(stack.train_epoch, stack.batches)
         while True:
@@ -227,10 +225,7 @@ def _train(stack: Stack, meter: Meter, keeper: Keeper) -> Result:
                     epoch += 1
             before = len(stack.keys)
             running = stack.retire()
-            finished = len(stack.jobs) - running
-            done = total if not running else int(stack.epochs.sum())
-            meter.advance(done - reported, finished - gone)
-            reported, gone = done, finished
+            tally.update(int(stack.epochs.sum()), running)
             if not running:
                 return stack.finish()
             keeper.look(stack, at_once=meter.stop.is_set())
@@ -238,34 +233,3 @@ def _train(stack: Stack, meter: Meter, keeper: Keeper) -> Result:
                 raise KeyboardInterrupt
             if len(stack.keys) < before:
                 epochs = backend.epochs(stack.train_epoch, stack.batches)
-
-
-def _in_threads(
-    plan: Sequence[_Chunk],
-    train: Callable[[_Chunk], Result],
-    meter: Meter,
-) -> Iterator[tuple[list[int], Result]]:
-    """Train chunks side by side, one thread each.
-
-    A stack's products are many and small: a core to a chunk keeps its weights in that core's
-    cache and waits for nobody. It also makes a result independent of the number of cores.
-    """
-    threads = torch.get_num_threads()
-    workers = max(1, min(threads, len(plan)))
-    torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(
-        workers, "qamro-train", initializer=torch.set_num_threads, initargs=(1,)
-    )
-    waiting = list(reversed(plan))
-    running: dict[Future[Result], list[int]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                part = waiting.pop()
-                running[pool.submit(train, part)] = part.positions
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result()
-    finally:
-        meter.stop.set()
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)

@@ -54,3 +54,25 @@ class Meter:
             self.running -= finished
             if self.progress is not None:
                 self.progress(self.done, self.total, self.running)
+
+
+class Tally:
+    """What a stack has told its meter."""
+
+    def __init__(self, meter: Meter, jobs: Sequence[Job]) -> None:
+        self.meter, self.heads = meter, len(jobs)
+        self.total = sum(job.recipe.epochs for job in jobs)
+        self.head_epochs = self.finished = 0
+
+    def update(self, head_epochs: int, running: int) -> None:
+        """Tell the epochs of all heads so far, and how many still run."""
+        # Those who stopped early are done with all of theirs.
+        head_epochs = head_epochs if running else self.total
+        finished = self.heads - running
+        self.meter.advance(head_epochs - self.head_epochs, finished - self.finished)
+        self.head_epochs, self.finished = head_epochs, finished
+
+    def take_back(self) -> None:
+        """Have told nothing."""
+        self.meter.advance(-self.head_epochs, -self.finished)
+        self.head_epochs = self.finished = 0
