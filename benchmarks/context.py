@@ -25,11 +25,13 @@ import numpy as np
 from qamro_cache import extract, open_cache
 from qamro_cache.evaluation.compare import columns, paired_gap
 from qamro_cache.evaluation.score import score_models
-from qamro_cache.experiments.ablate import _plan, run_ablate
+from qamro_cache.experiments.ablate import _material, _plan, run_ablate
+from qamro_cache.experiments.fitting import fit_all
 from qamro_cache.experiments.outcomes import head_outcomes, without_references
 from qamro_cache.experiments.request import ablate_request, train_request
 from qamro_cache.experiments.store import read_stacks
-from qamro_cache.experiments.train import run_train
+from qamro_cache.experiments.train import _jobs
+from qamro_cache.experiments.train import _material as _read
 from qamro_cache.files import json_text
 
 SETS = ("codec-mushra", "cvssp-separation")
@@ -38,7 +40,7 @@ ENCODERS = {
     "resemblyzer": "resemblyzer.states",
     "both": "distillmos.embedding + resemblyzer.states",
 }
-CONTEXTS = ("none", "group", "reference")
+CONTEXTS = ("none", "group", "reference", "both")
 #: What stands in the results: pooled, within groups.
 FIGURES = ("clip_srcc", "group_srcc", "clip_rmse")
 
@@ -56,7 +58,7 @@ def grid(
     run_ablate(request)
     outcomes = []
     for part in request.parts:
-        plan = _plan(part, request.cells, request.options)
+        plan = _plan(part, _material(part, request.cells), request.cells, request.options)
         done = read_stacks(out / "done", len(part.clips.rows))
         outcomes += head_outcomes(plan, done, {}, request.cells, part.held_out.cv, {})
     if not without:
@@ -87,30 +89,34 @@ def grid(
     return rows
 
 
-def speed(heads: int = 16, repeats: int = 3) -> dict[str, Any]:
-    """Time a run with context on D numbers against one without on 3 D, in turn."""
+def speed(seeds: int = 4, repeats: int = 5) -> dict[str, Any]:
+    """Time the same heads with context on D numbers and without on 3 D, in turn."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
     from synthetic_cache import write_synthetic
 
     with tempfile.TemporaryDirectory() as folder:
-        cache = write_synthetic(Path(folder) / "emb.h5", clips=400, own_score=False)
-        same = "embedding + embedding + embedding"
-        runs: dict[str, list[float]] = {"context": [], "without": []}
-        asked = {"cv": "group", "axis": "quality", "seeds": heads, "epochs": 2, "overwrite": True}
+        cache = write_synthetic(Path(folder) / "emb.h5", clips=100)
+        given = {"cv": "group", "axis": "quality", "seeds": seeds, "epochs": 5}
+        ways = {"context": (50, "group"), "without": (150, "none")}
+        made = {}
+        for name, (copies, context) in ways.items():
+            feature = " + ".join(["embedding"] * copies)
+            request = train_request(cache, Path(folder) / name, {**given, "feature": feature,
+                                                                 "context": context})  # fmt: skip
+            ((clips, held_out),) = request.groups
+            material = _read(request, clips, held_out)
+            made[name] = material, _jobs(request.recipe, material, range(seeds))
+        runs: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(repeats):
-            for name, more in (("context", {"context": "group"}), ("without", {"feature": same})):
-                request = train_request(cache, Path(folder) / name, {**asked, **more})
+            for name, (material, jobs) in made.items():
                 start = time.perf_counter()
-                run_train(request)
+                fit_all(material, jobs, {}, "cpu", "float32", None)
                 runs[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times) for name, times in runs.items()}
-    return {
-        "synthetic": True,
-        "seconds": runs,
-        "ratio": medians["context"] / medians["without"],
-        "heads": heads * 80,
-        "row": 18,
-    }
+    widths = [made[name][0].seen(0).windows.shape[1] for name in ways]
+    assert widths[0] == widths[1]
+    ratio = statistics.median(runs["context"]) / statistics.median(runs["without"])
+    heads = {"heads": len(made["context"][1]), "row": widths[0]}
+    return {"synthetic": True, "seconds": runs, "ratio": ratio, **heads}
 
 
 def main() -> None:

@@ -182,6 +182,8 @@ def _row(
     except OptionError as error:
         raise ValueError(str(error)) from error
     texts = [one["text_features"][text] for one in identities if text in one["text_features"]]
+    if text and not texts:
+        raise ValueError(f"no identity has a text feature {text[:40]!r}")
     shape = shape_of(expression, identities)
     if context is not None:
         shape = (math.prod(shape) * times(kind),)
