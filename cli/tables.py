@@ -127,7 +127,6 @@ def show_scores(
             str(count),
             *(number(metrics[name]["value"]) if name in metrics else "" for name in names),
             short_span(metrics[_WITH_INTERVAL]["low"], metrics[_WITH_INTERVAL]["high"]),
-            _spread(metrics[_WITH_INTERVAL]),
         ]
         for model, level, count, metrics in found
     ]
@@ -136,11 +135,12 @@ def show_scores(
         keys = [f"{level}_{name}" for name in names]
         values = [number(bound[key]) if key in bound else "" for key in keys]
         count = str(ceiling["clips"]) if ceiling and level == "clip" else ""
-        rows.append(["ceiling", level, count, *values, "", ""])
+        rows.append(["ceiling", level, count, *values, ""])
     shown = [name.upper().replace("_FIT", " (fit)") for name in names]
-    columns = ["", "level", "n", *shown, f"{_WITH_INTERVAL.upper()}, 95 %", "seeds"]
+    columns = ["", "level", "n", *shown, f"{_WITH_INTERVAL.upper()}, 95 %"]
     show_heading(axis, origin, next(iter(models.values())))
     show_table(columns, rows, left=2)
+    show_lines(*_single_seeds(found))
     if ceiling:
         click.echo(_panels(ceiling))
     _show_counts(models)
@@ -204,11 +204,16 @@ def _panels(ceiling: Mapping[str, Any]) -> str:
     return f"{line}; not all rated the same clips ({share:.1f} % of the variance)"
 
 
-def _spread(metric: Mapping[str, Any]) -> str:
-    """Mean and std of single seeds' figures; - where there is one seed."""
-    if number(metric["seeds_std"]) == "-":
-        return "-"
-    return f"{bare(metric['seeds_mean'], 3)}\u00b1{bare(metric['seeds_std'], 3)}"
+def _single_seeds(found: Iterable[tuple[str, str, int, Mapping[str, Any]]]) -> list[str]:
+    """Mean and std of single seeds' figures, a line a model with several seeds."""
+    spreads: dict[str, list[str]] = {}
+    for model, level, _, metrics in found:
+        metric = metrics[_WITH_INTERVAL]
+        if number(metric["seeds_std"]) != "-":
+            mean, std = bare(metric["seeds_mean"], 3), bare(metric["seeds_std"], 3)
+            spreads.setdefault(model, []).append(f"{level} {mean} (std {std})")
+    word = _WITH_INTERVAL.upper()
+    return [f"{model}, mean {word} of single seeds: {', '.join(s)}" for model, s in spreads.items()]
 
 
 def show_words(axis: str, found: Mapping[str, Any]) -> None:

@@ -61,17 +61,19 @@ def test_a_table_fits_80_columns(capsys):
     judged = Judged(target, np.repeat(np.arange(17), 60), group=group, cv="group")
     ceiling = {"figures": {"clip_srcc": 0.9, "group_srcc": 0.8}, "clips": 1019, "raters": 24}
     ceiling |= {"lower_bound": False, "panels": 0.0156}
-    show_scores("quality", score_models(models, judged), ceiling)
+    origin = {"dataset": "made up", "synthetic": True, "defaults_chosen_on": False}
+    origin |= {"encoder": "mel", "feature": "embedding", "split": "leave one group out"}
+    show_scores("quality", origin, score_models(models, judged), ceiling)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines[:-1])) <= 80
     assert "rated clips in no row, because some model has no prediction: 1" in lines
     whole = "ceiling: of 24 raters; not all rated the same clips (1.6 % of the variance)"
     assert whole in lines
     assert "groups in no group row, because of one clip or one label: 1" in lines
-    assert lines[-3:-1] == [
-        "95 % intervals over systems and groups (16 clips without a group: each stands",
-        "for one); of these heads, which have learned from the same systems",
-    ]
+    population = (
+        "95 % intervals over systems and groups (16 clips without a group: each stands for one); "
+        "of these heads, which have learned from the same systems"
+    )
+    assert population in " ".join(lines[2:4])
     assert lines[-1].startswith("clip_srcc|n=1019|systems=17|groups=59|cv=group|seeds=3|ci=jackk")
-    row = next(line for line in lines if line.startswith("qamro head  clip"))
-    assert "\u00b1" in row
+    assert any(line.startswith("qamro head, mean SRCC of single seeds: clip ") for line in lines)

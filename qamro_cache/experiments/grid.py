@@ -152,7 +152,7 @@ def _names(table: Mapping[str, Any], allowed: Sequence[str]) -> None:
             raise QamroError(f"there is no setting {quoted(name)}{like}")
 
 
-def _listed(declared: Setting, value: Any) -> list[Any]:
+def listed(declared: Setting, value: Any) -> list[Any]:
     """Return values as a list; a single one, or a single tuple of widths, is a list of one."""
     if not isinstance(value, list | tuple):
         return [value]
@@ -169,7 +169,7 @@ def override(grid: Grid, given: Mapping[str, Any]) -> Grid:
         given: name of `CELL` -> a value, or a list of values. They replace what ``[grid]``,
             ``[settings]`` and ``[[cells]]`` say of the name.
     """
-    lists = {name: _listed(CELL[name], value) for name, value in given.items()}
+    lists = {name: listed(CELL[name], value) for name, value in given.items()}
 
     def rest(table: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in table.items() if name not in lists}
@@ -191,7 +191,7 @@ def cells_of(grid: Grid) -> list[Cell]:
     """
     for table in (grid.values, grid.settings, *grid.cells):
         _names(table, tuple(CELL))
-    values = {name: _listed(CELL[name], value) for name, value in grid.values.items()}
+    values = {name: listed(CELL[name], value) for name, value in grid.values.items()}
     for name, value in values.items():
         if not value:
             raise QamroError(f"the grid has no values for {name}")

@@ -22,6 +22,7 @@ from qamro_cache.experiments.grid import (
     Grid,
     cells_of,
     find_grid,
+    listed,
     override,
     with_huber_alone,
 )
@@ -162,6 +163,7 @@ def ablate_request(
             each a value or a list of values.
     """
     mine, cells_given = _split(given, AblateOptions, CELL)
+    cells_given = {name: listed(CELL[name], value) for name, value in cells_given.items()}
     found = (
         grid if isinstance(grid, Grid) else find_grid(str(as_path(grid, "a grid")) if grid else "")
     )
@@ -189,7 +191,9 @@ def ablate_request(
     parts = parts_of_grid(sources, cells, options, onto)
     _refuse_disk(out / "done", parts, options.seeds)
     named = {} if isinstance(grid, Grid) or not grid else {"grid": str(grid)}
-    return AblateRequest(out, options, cells, parts, _as_json({**named, **given}), onto)
+    return AblateRequest(
+        out, options, cells, parts, _as_json({**named, **mine, **cells_given}), onto
+    )
 
 
 def _tell_missing(baselines: str) -> None:
