@@ -88,7 +88,17 @@ def _compare(
     return value, slope, count
 
 
-@triton.jit
+# What differs between many rows and one, or between tensors of their own and columns of another.
+_STRIDES = [
+    "pred_row", "y_row", "mask_row", "alpha_row", "beta_row", "low_row", "high_row", "quality_row",
+    "stderr_row",
+]  # fmt: skip
+
+
+@triton.jit(
+    do_not_specialize=_STRIDES,
+    do_not_specialize_on_alignment=["alpha_of", "beta_of", "low_of", "high_of"],
+)
 def _kernel(
     pred, y, mask, alpha_of, beta_of, low_of, high_of, table, stderr,
     scores, qualities, labels, values, slopes, counts,
