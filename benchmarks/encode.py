@@ -7,12 +7,11 @@ Weights are random in the real architecture (resemblyzer's are its own) and soun
 figures are of speed and of agreement with upstream, not of quality. Errors are the largest over
 features and clips, as a share of the median distance between clips. The gate is our network's speed
 over that of upstream's, in float32, in turns, so that whatever else the machine does hits both. Of
-resemblyzer the processor time of a clip is measured, on a CPU. The result is printed and
-written to benchmarks/results/encode-DEVICE.json.
+resemblyzer the processor time of a clip is measured, on a CPU. Each result is printed and written
+to benchmarks/results/encode-DEVICE.json when it is there.
 """
 
 import argparse
-import json
 import platform
 import shutil
 import statistics
@@ -42,6 +41,7 @@ from qamro_cache.encoders.registry import load_encoder  # noqa: E402
 from qamro_cache.encoders.upstream import relative_error  # noqa: E402
 from qamro_cache.extraction.extract import extract  # noqa: E402
 from qamro_cache.extraction.units import available_processors  # noqa: E402
+from qamro_cache.files import write_json  # noqa: E402
 
 SOUNDS = 4  # different ones
 
@@ -53,10 +53,14 @@ class Bench:
         device: torch device.
         seconds: least time a measurement.
         batch_size: windows at once.
+        save: writes all that there is.
     """
 
-    def __init__(self, device: str, seconds: float, batch_size: int) -> None:
+    def __init__(
+        self, device: str, seconds: float, batch_size: int, save: Callable[["Bench"], None]
+    ) -> None:
         self.device, self.seconds, self.batch_size = torch.device(device), seconds, batch_size
+        self.save = save
         self.rows: list[dict[str, Any]] = []
         self.gates: dict[str, float] = {}
 
@@ -82,6 +86,7 @@ class Bench:
         speed = f"{rate:10.2f} windows/s" if rate else " " * 20
         print(f"{speed}  {what}", *(f" {name} {value:.7g}" for name, value in more.items()))
         sys.stdout.flush()
+        self.save(self)
 
     def networks(
         self,
@@ -270,7 +275,27 @@ def main() -> None:
     if args.batch_size < SOUNDS:
         parser.error(f"--batch-size starts at {SOUNDS}, the number of different sounds")
     kind = torch.device(args.device).type
-    bench = Bench(args.device, args.seconds, args.batch_size)
+    cores = f"CPU, {available_processors()} cores, {platform.machine()}"
+    out = args.out or ROOT / "benchmarks" / "results" / f"encode-{kind}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    about = {
+        "command": " ".join(["python", "benchmarks/encode.py", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name() if kind == "cuda" else cores,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "batch_size": args.batch_size,
+        "note": "random weights (not resemblyzer), synthetic sounds: speed and agreement only",
+    }
+
+    def save(bench: Bench) -> None:
+        found = {
+            "ours_over_bare_upstream_network_float32": bench.gates,
+            "results": bench.rows,
+        }
+        write_json(out, {**about, **found})
+
+    bench = Bench(args.device, args.seconds, args.batch_size, save)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("clap", "audiobox"):
             (Path(folder) / name).mkdir()
@@ -282,21 +307,6 @@ def main() -> None:
             bench_resemblyzer(bench)
     for name, ratio in bench.gates.items():
         print(f"gate: {name}, float32, ours / upstream's bare network: {ratio:.2f} (at least 1)")
-    cores = f"CPU, {available_processors()} cores, {platform.machine()}"
-    record = {
-        "command": " ".join(["python", "benchmarks/encode.py", *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name() if kind == "cuda" else cores,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "batch_size": args.batch_size,
-        "note": "random weights (not resemblyzer), synthetic sounds: speed and agreement only",
-        "ours_over_bare_upstream_network_float32": bench.gates,
-        "results": bench.rows,
-    }
-    out = args.out or ROOT / "benchmarks" / "results" / f"encode-{kind}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=2) + "\n")
     print(f"written to {out}")
 
 

@@ -13,26 +13,29 @@ heads or epochs where they would take minutes, and scaled; the JSON says so (`me
 On a GPU every row is run once before it is timed, for the kernels' compilation, and then
 --repeats times; `seconds` is the median of a whole run, from embeddings to predictions, and
 `seconds_epochs` the epochs alone, at the rate between a run's first and last look at its heads:
-without the set-up, the capture of the graph and the copy of the results.
+without the set-up, the capture of the graph and the copy of the results. The file is written after
+every row, so that one that fails loses no other; where memory runs out a row has an error instead.
 """
 
 import argparse
 import datetime
 import itertools
-import json
 import platform
 import resource
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 
-from qamro_cache.extraction.extract import available_processors
+from qamro_cache.errors import QamroError
+from qamro_cache.extraction.units import available_processors
+from qamro_cache.files import write_json
 from qamro_cache.training.fit import fit
 from qamro_cache.training.inputs import Features, Folds, Targets
 from qamro_cache.training.recipe import Job, make_recipe
@@ -267,40 +270,45 @@ def main() -> None:
     sizes = [int(size) for size in (args.heads or ("12,1000" if gpu else "60")).split(",")]
     chunks = [int(size) for size in args.chunks.split(",")] if args.chunks else [None]
     names = (args.precision or ("float32,tf32,bf16" if gpu else "float32")).split(",")
-    before = peak_mib(device)
-    rows = []
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    suffix = f"-leave-out-{args.leave_out}" if args.leave_out else ""
+    out = args.out or folder / f"grid-{device}{suffix}.json"
+    rows: list[dict[str, Any]] = []
+    record |= {"mib_before": peak_mib(device), "stacked": rows}
     for heads, chunk, precision in itertools.product(sizes, chunks, names):
-        # A GPU's kernels are compiled and its libraries loaded in the first epochs.
-        stacked(data, heads if gpu else 2, 3 if gpu else 2, device, chunk, precision)
-        runs = [
-            stacked(data, heads, args.epochs, device, chunk, precision)
-            for _ in range(args.repeats if gpu else 1)
-        ]
-        seconds, training = (float(value) for value in np.median(runs, 0))
-        steps = heads * args.epochs * -(-int(data[2].train.any(0).sum()) // BATCH)
-        rows.append(
-            {
-                "heads": heads, "chunk": chunk, "precision": precision, "seconds": seconds,
-                "seconds_epochs": None if np.isnan(training) else training,
-                "runs": [run[0] for run in runs],
-                "heads_per_second": heads / seconds,
-                "gflop_s": steps * FLOP / seconds / 1e9,
-                "gbyte_s": steps * step_bytes(2 if precision == "bf16" else 4) / seconds / 1e9,
-                "peak_mib": peak_mib(device),
-            }
-        )  # fmt: skip
+        rows.append({"heads": heads, "chunk": chunk, "precision": precision})
+        try:
+            # A GPU's kernels are compiled and its libraries loaded in the first epochs.
+            stacked(data, heads if gpu else 2, 3 if gpu else 2, device, chunk, precision)
+            runs = [
+                stacked(data, heads, args.epochs, device, chunk, precision)
+                for _ in range(args.repeats if gpu else 1)
+            ]
+        except (torch.OutOfMemoryError, QamroError) as error:
+            rows[-1]["error"] = str(error).splitlines()[0]
+        else:
+            steps = heads * args.epochs * -(-int(data[2].train.any(0).sum()) // BATCH)
+            rows[-1] |= figures(runs, heads, steps, precision, device)
         print("stacked", rows[-1], flush=True)
+        write_json(out, record)
     usual(data, 1, device)
     times = [usual(data, args.epochs, device) for _ in range(args.usual)]
     single = float(np.median(times))
+    record["usual"] = {"seconds_a_head": times, "measured_share": args.usual / max(sizes)}
+    done = [row for row in rows if "error" not in row]
+    for row in done:
+        row["usual_seconds"] = single * row["heads"]
+        row["times_faster_than_usual"] = single * row["heads"] / row["seconds"]
+    write_json(out, record)
     # As many heads as fit beside their pair matrices.
     few, some = (min(sizes[-1], 1000), args.epochs) if gpu else (12, max(1, args.epochs // 20))
     if gpu:
         vmapped(data, few, 1, device)
     vmap_head = vmapped(data, few, some, device) / few * args.epochs / some
-    for row in rows:
-        row["usual_seconds"] = single * row["heads"]
-        row["times_faster_than_usual"] = single * row["heads"] / row["seconds"]
+    share = some / args.epochs
+    record["vmap"] = {"seconds_a_head": vmap_head, "heads": few, "measured_share": share}
+    for row in done:
         row["times_faster_than_vmap"] = vmap_head * row["heads"] / row["seconds"]
         print(
             f"{row['heads']} heads, {row['precision']} (chunk {row['chunk']}): "
@@ -309,18 +317,24 @@ def main() -> None:
             f"{row['times_faster_than_vmap']:.2f} times; {row['gflop_s']:.0f} GFLOP/s, "
             f"{row['gbyte_s']:.0f} GB/s"
         )
-    record |= {
-        "stacked": rows,
-        "usual": {"seconds_a_head": times, "measured_share": args.usual / max(sizes)},
-        "vmap": {"seconds_a_head": vmap_head, "heads": few, "measured_share": some / args.epochs},
-        "mib_before": before,
-    }
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    suffix = f"-leave-out-{args.leave_out}" if args.leave_out else ""
-    out = args.out or folder / f"grid-{device}{suffix}.json"
-    out.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(out, record)
     print("written to", out)
+
+
+def figures(
+    runs: list[tuple[float, float]], heads: int, steps: int, precision: str, device: str
+) -> dict[str, Any]:
+    """What a row's runs, (seconds, seconds of the epochs) each, come to; ``steps`` of all heads."""
+    seconds, training = (float(value) for value in np.median(runs, 0))
+    return {
+        "seconds": seconds,
+        "seconds_epochs": None if np.isnan(training) else training,
+        "runs": [run[0] for run in runs],
+        "heads_per_second": heads / seconds,
+        "gflop_s": steps * FLOP / seconds / 1e9,
+        "gbyte_s": steps * step_bytes(2 if precision == "bf16" else 4) / seconds / 1e9,
+        "peak_mib": peak_mib(device),
+    }
 
 
 if __name__ == "__main__":
