@@ -205,8 +205,10 @@ def test_baselines_see_what_the_heads_see(caches, tmp_path):
     assert ridge == pytest.approx(head, rel=1e-6)
 
 
-@pytest.mark.parametrize("head", [{"head": "ridge"}, QUICK])
-@pytest.mark.parametrize("feature", [JOIN, "project(one.layers, 3)", "one.layers[2]"])
+@pytest.mark.parametrize(
+    ("feature", "head"),
+    [(JOIN, QUICK), (JOIN, {"head": "ridge"}), ("one.layers[2]", QUICK)],
+)
 def test_a_folds_head_says_again_what_it_predicted(caches, tmp_path, head, feature):
     """The file has all it needs: expression, identities, the fold's own projection."""
     seeds = {} if "head" in head else {"seeds": 1}
