@@ -1,6 +1,6 @@
 """Which torch device the work is done on, and whether it is there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,16 @@ def refuse_capability(precision: str, device: "str | torch.device") -> None:
             f"precision {precision!r} needs a GPU of compute capability 8.0 or more, this one has "
             f"{found[0]}.{found[1]}; use float32"
         )
+
+
+def pinned(shape: Sequence[int], dtype: "torch.dtype") -> "torch.Tensor":
+    """Return room that a GPU copies from without waiting; of plain memory where that is used up."""
+    import torch
+
+    try:
+        return torch.empty(*shape, dtype=dtype, pin_memory=True)
+    except RuntimeError:  # a copy then only takes longer
+        return torch.empty(*shape, dtype=dtype)
 
 
 @contextmanager

@@ -67,6 +67,7 @@ def test_halves_when_memory_runs_out(case, caplog):
     name, options, windows, valid, expected = case
     encoder = load_encoder(name, EncoderOptions(**options), "cuda")
     torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
     encoder.encode(windows[:1].cuda(), valid[:1].cuda())
     one = torch.cuda.max_memory_reserved()
     total = torch.cuda.get_device_properties(0).total_memory

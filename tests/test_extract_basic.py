@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,8 +82,20 @@ def test_the_batch_size_changes_features_by_less_than_1e_5(
         )
 
 
-def test_a_batch_takes_the_memory_of_the_windows_that_there_are() -> None:
-    filling = _Filling(4096, pinned=False)
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_batch_takes_the_memory_of_the_windows_that_there_are(
+    monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """Of any memory, where a GPU's driver refuses more of that which it copies from at once."""
+    real = torch.empty
+
+    def empty(*shape: int, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory")
+        return real(*shape, **options)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    filling = _Filling(4096, pinned=refused)
     for k in range(3):
         assert filling.add(Window(k, 9 - k, np.full(1000, k, np.float32))) is None
     batch = filling.rest()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qamro_cache.audio.windows import Window
+from qamro_cache.devices import pinned
 from qamro_cache.extraction.decoding import Clip, Decoding, Stopped, get, put
 from qamro_cache.extraction.units import Unit
 from qamro_cache.memory import refuse_memory
@@ -130,9 +131,10 @@ class _Filling:
             return None
         # No larger than what there is: a batch size that is never reached takes no memory.
         shape = (len(self._windows), len(self._windows[0].samples))
-        samples = torch.empty(shape, pin_memory=self._pinned)
+        room = pinned if self._pinned else torch.empty
+        samples = room(shape, dtype=torch.float32)
         for row, window in zip(samples, self._windows, strict=True):
             row.copy_(torch.from_numpy(window.samples))
         valid = torch.tensor([window.valid for window in self._windows])
         self._windows = []
-        return WindowBatch(samples, valid.pin_memory() if self._pinned else valid)
+        return WindowBatch(samples, room(valid.shape, dtype=valid.dtype).copy_(valid))

@@ -1,21 +1,15 @@
 """An epoch as one CUDA graph: captured once, replayed with other batches."""
 
 import logging
-from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from qamro_cache.losses.qamro import static_shapes
 from qamro_cache.training.batches import Batch, Batches, TrainEpoch
-from qamro_cache.training.inputs import Bools
-from qamro_cache.training.schedule import Indices
+from qamro_cache.training.gpu.ahead import Ahead, epoch_table
 
 logger = logging.getLogger("qamro_cache")
-
-#: Epochs whose batches are sent to the GPU in one copy.
-_AHEAD = 64
 
 
 class GraphEpochs:
@@ -37,7 +31,8 @@ class GraphEpochs:
         self.warm = False
         self.stream = torch.cuda.Stream(device)
         first = batches.schedule.epoch(0)
-        self.buffer = torch.from_numpy(_table(first)).to(device)
+        self.ahead = Ahead(batches)
+        self.buffer = torch.from_numpy(epoch_table(batches, 0)).to(device)
         # Shapes and code paths must be those of every epoch: a step that leaves some head
         # without a sample takes the general path, so all do if any may.
         everybody = batches.nobody_starves()
@@ -48,12 +43,10 @@ class GraphEpochs:
             cap = batches.row_cap(clips.shape[1])
             self.batches.append(Batch(self.buffer[:, start:stop], counted, everybody, cap))
             start = stop
-        self.ahead = self.buffer.new_empty(0)
-        self.first_ahead = -_AHEAD
 
     def run(self, number: int) -> None:
         """Train one epoch."""
-        clips = self._clips(number)
+        clips = self.ahead.take(number)
         outside = torch.cuda.current_stream(self.source.device)
         self.stream.wait_stream(outside)
         with torch.cuda.stream(self.stream):
@@ -69,16 +62,6 @@ class GraphEpochs:
                 self.warm = True
         outside.wait_stream(self.stream)
 
-    def _clips(self, epoch: int) -> Tensor:
-        """Return an epoch's batches [orders, entries], from the GPU's memory."""
-        if not self.first_ahead <= epoch < self.first_ahead + len(self.ahead):
-            last = min(epoch + _AHEAD, self.source.epochs)
-            tables = [_table(self.source.schedule.epoch(number)) for number in range(epoch, last)]
-            host = torch.from_numpy(np.stack(tables).astype(np.int32)).pin_memory()
-            self.ahead = host.to(self.source.device)
-            self.first_ahead = epoch
-        return self.ahead[epoch - self.first_ahead]
-
     def _capture(self) -> torch.cuda.CUDAGraph | None:
         graph = torch.cuda.CUDAGraph()
         try:
@@ -90,8 +73,3 @@ class GraphEpochs:
             logger.warning("training without a CUDA graph, which is slower: %s", error)
             return None
         return graph
-
-
-def _table(steps: Sequence[tuple[Indices, Bools]]) -> Indices:
-    """Return an epoch's clips [orders, entries]."""
-    return np.concatenate([clips for clips, _ in steps], axis=1)
