@@ -156,7 +156,8 @@ def listed(declared: Setting, value: Any) -> list[Any]:
     """Return values as a list; a single one, or a single tuple of widths, is a list of one."""
     if not isinstance(value, list | tuple):
         return [value]
-    if declared.several and not any(isinstance(item, list | tuple) for item in value):
+    # A text is a value of its own: ``widths=["256-64", "8"]``.
+    if declared.several and not any(isinstance(item, list | tuple | str) for item in value):
         return [list(value)]
     return list(value)
 
