@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from synthetic_cache import write_synthetic
 
+from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.experiments.train import train
 
@@ -82,3 +83,10 @@ def test_a_line_says_why_they_are_not_there(run, tmp_path, caplog):
     text = (tmp_path / "metrics.json").read_text()
     (tmp_path / "metrics.json").write_text(text.replace('"feature": "', '"feature": "other'))
     assert "no feature 'other" in said(file, folder / "emb.h5")
+
+
+def test_features_that_are_not_finite_are_refused_in_one_line(run):
+    folder, _ = run
+    write_synthetic(folder / "inf.h5", clips=60, own_score=True, factor=float("inf"))
+    with pytest.raises(QamroError, match="'embedding' has values that are not finite"):
+        evaluate(folder / "run" / "predictions.csv", folder / "inf.h5")

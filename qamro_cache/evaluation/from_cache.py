@@ -10,7 +10,10 @@ from qamro_cache.datasets.ids import match_ids
 from qamro_cache.evaluation.compare import baselines
 from qamro_cache.evaluation.judged import Floats, Ints, codes_of
 from qamro_cache.evaluation.others import Beside, Source
-from qamro_cache.features.pooling import clip_of_window, mean_rows
+from qamro_cache.features.expression import Read
+from qamro_cache.features.lookup import resolved
+from qamro_cache.features.sources import join_caches
+from qamro_cache.features.vectors import clip_vectors
 from qamro_cache.heads.architecture import row_blocks
 
 logger = logging.getLogger("qamro_cache")
@@ -92,9 +95,11 @@ def _made(source: Source, held: npt.NDArray[np.str_], target: Floats) -> dict[st
 
 
 def _means(cache: Cache, feature: str) -> Floats:
-    """Return the mean of each clip's windows [N, D], 0 for a clip without any."""
-    windows, offsets, weights = cache.read(feature)
-    means = mean_rows(
-        windows.float().flatten(1), clip_of_window(offsets), weights, len(offsets) - 1
-    )
-    return np.asarray(means.double().numpy())
+    """Return the mean of each clip's windows [N, D], 0 for a clip without any.
+
+    Raises:
+        QamroError: a value is not finite.
+    """
+    sources = join_caches(cache)
+    whole = resolved(Read("", feature), sources.identities)
+    return np.asarray(clip_vectors(whole, sources).values({}).double().numpy())
