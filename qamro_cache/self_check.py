@@ -52,12 +52,17 @@ def usable(family: str, device: torch.device) -> bool:
     The first question for a device may take a minute, in another process; later ones take nothing.
     On a CPU only Triton's interpreter runs kernels, slowly, for tests.
     """
-    if os.environ.get(SWITCH) == "0" or _given_up:
+    if switched_off() or _given_up:
         return False
     if device.type != "cuda":
         return interpreted() and device.type == "cpu" and family != "graph"
     index = torch.cuda.current_device() if device.index is None else device.index
     return _agreed(family, index)
+
+
+def switched_off() -> bool:
+    """Whether the user wants plain torch, nothing compiled."""
+    return os.environ.get(SWITCH) == "0"
 
 
 def give_up(reason: str) -> None:

@@ -104,7 +104,7 @@ def test_a_compiled_batch_has_one_size():
     assert calls == [{"dynamic": False}]
     first = runner.encode(WINDOWS, VALID)
     rest = runner.encode(WINDOWS[:4], VALID[:4])
-    assert encoder.sizes == [11, 11]
+    assert encoder.sizes == [11, 11, 11]  # the first is compared with the same without
     assert torch.equal(rest["a"], first["a"][:4])
     assert torch.equal(rest["valid"], VALID[:4])
 
@@ -121,6 +121,38 @@ def test_goes_on_without_where_compiling_fails(caplog):
     torch.testing.assert_close(got, encoder.network(WINDOWS).detach())
     assert "cannot be compiled here (no compiler here)" in caplog.text
     assert runner.batch == 0
+
+
+@pytest.mark.parametrize("wrong", ["a row", "NaN", "nothing"])
+def test_a_compiled_network_that_computes_something_else_is_not_used(caplog, wrong):
+    encoder = Small()
+    runner = compiled(encoder)
+    calls = []
+
+    def network(windows):
+        calls.append(len(windows))
+        result = encoder.network.forward(windows)
+        if wrong != "nothing":
+            result[-1] = result[-1] * 1.2 if wrong == "a row" else torch.nan
+        return result
+
+    encoder.network._compiled_call_impl = network
+    for part in (slice(0, 11), slice(0, 4)):
+        got = runner.encode(WINDOWS[part], VALID[part])["a"]
+        torch.testing.assert_close(got, encoder.network.forward(WINDOWS[part]).detach())
+    if wrong == "nothing":
+        assert calls == [11, 11]
+        assert not caplog.messages
+    else:
+        assert calls == [11]
+        assert "encoder small computes something else when compiled" in caplog.text
+
+
+def test_nothing_is_compiled_where_kernels_are_switched_off(monkeypatch):
+    monkeypatch.setattr(Runner, "compile", lambda self: setattr(self, "batch", -1))
+    assert Runner(Small(), "cuda", COMPILE_FROM).batch == -1
+    monkeypatch.setenv("QAMRO_KERNELS", "0")
+    assert Runner(Small(), "cuda", COMPILE_FROM).batch == 0
 
 
 @pytest.mark.slow
