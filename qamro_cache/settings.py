@@ -65,9 +65,10 @@ class Setting:
         """
         if not self.several:
             return self._one(value)
-        if isinstance(value, str):
-            # ``axis="quality"``, ``widths="256-64"``
-            return self.check((value,)) if self.kind is str else self.parse(value)
+        if isinstance(value, str | PathLike):
+            # ``axis="quality"``, ``company="others.csv"``, ``widths="256-64"``
+            one = self.kind in (str, Path)
+            return self.check((value,)) if one else self.parse(str(value))
         if not isinstance(value, Sequence):
             raise ValueError(f"{self.name} must be a list of values, got {quoted(value)}")
         return tuple(self._one(item) for item in value)

@@ -19,10 +19,11 @@ SPEC = EncoderSpec(
 
 
 def write_synthetic(path, clips=40, seed=0, split=False, name="fake", factor=1.0, prefix="clip",
-                    own_score=False, dataset="tiny"):  # fmt: skip
+                    own_score=False, dataset="tiny", promptless=()):  # fmt: skip
     """Write it: one to three windows a clip, 5 systems, 8 groups, 4 raters, one failed clip.
 
     ``own_score``: with a feature ``mos`` of one number, which says something of the quality.
+    ``promptless``: clips without a prompt.
     """
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 4, clips)
@@ -41,7 +42,7 @@ def write_synthetic(path, clips=40, seed=0, split=False, name="fake", factor=1.0
             "system": [f"S{k % 5}" for k in range(clips)],
             "group": [f"G{k // 5}" for k in range(clips)],
             "split": (["train"] * (clips - 10) + ["dev"] * 10) if split else "",
-            "prompt": [prompts[k % 3] for k in range(clips)],
+            "prompt": ["" if k in promptless else prompts[k % 3] for k in range(clips)],
             "status": status,
             "reason": reason,
             "audio_sha256": [

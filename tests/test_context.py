@@ -124,6 +124,32 @@ def test_a_held_out_sound_changes_no_training_clip(cache, tmp_path, kind, cv):
         assert (before[~learned] != after[~learned]).any()
 
 
+@pytest.mark.parametrize("kind", CONTEXTS[1:])
+@pytest.mark.parametrize("cv", ["4", "split"])
+def test_a_held_out_sound_changes_no_validation_clip(tmp_path, kind, cv):
+    """Ridge learns from the validation set too, and the range of what is known is its own."""
+    path = write_synthetic(tmp_path / "emb.h5")
+    path = with_columns(
+        path, tmp_path / "named.h5", reference=reference_of,
+        split=lambda t: [("train", "dev", "test", "train", "train")[k % 5] for k in range(len(t))],
+    )  # fmt: skip
+    request = train_request(
+        path, tmp_path / "run", {"context": kind, "cv": cv, "stop": "inner", "axis": "quality"}
+    )
+    (clips, held_out), = request.groups  # fmt: skip
+    assert held_out.folds.validation.any()
+    material = _material(request, clips, held_out)
+    leaves = {leaf: values.clone() for leaf, values in material.vectors.leaves.items()}
+    held = torch.from_numpy(clips.rows[held_out.folds.test[0]])
+    for values in leaves.values():
+        values[held] += 100
+    vectors = dataclasses.replace(material.vectors, leaves=leaves)
+    again = dataclasses.replace(material, vectors=vectors).bound(held_out.folds)
+    before, after = (one.seen(0).windows.numpy() for one in (material, again))
+    learned = held_out.folds.train[0] | held_out.folds.validation[0]
+    np.testing.assert_array_equal(before[learned], after[learned])
+
+
 @pytest.mark.parametrize("head", [{"head": "ridge"}, QUICK])
 def test_labels_that_are_held_out_change_nothing(cache, tmp_path, head):
     clips, labels = open_cache(cache).clips, open_cache(cache).labels.mean[:, 0]
@@ -201,7 +227,7 @@ def test_another_clip_in_a_group_changes_that_group_alone(cache, tmp_path):
     other = with_columns(other, tmp_path / "one.h5", group=lambda t: ["G2"] * 5)
     before, after = (
         predict(tmp_path / "run", cache, company=company).set_index(["axis", "clip_id"])
-        for company in (None, other)
+        for company in ((), other)
     )
     assert set(before.index) == set(after.index)
     change = (before["prediction"] - after["prediction"]).abs()
@@ -214,6 +240,49 @@ def test_another_clip_in_a_group_changes_that_group_alone(cache, tmp_path):
     assert set(before["company"]) == {"2", "3", "4", ""}
     with pytest.raises(QamroError, match="another number of others than this head learned"):
         predict(tmp_path / "run", cache, company=other, strict=True)
+
+
+def test_company_needs_no_reference_and_a_lost_reference_is_a_reason(cache, tmp_path):
+    train(cache, tmp_path / "run", context="both", head="ridge", cv="group")
+    other = write_synthetic(tmp_path / "other.h5", clips=5, seed=3, prefix="more")
+    plain = predict(tmp_path / "run", cache, company=other)
+    assert plain["clip_id"].nunique() == 40
+    assert plain["prediction"].notna().sum() == 78
+    # clip003 has failed: those that it is the reference of.
+    lost = with_columns(
+        cache, tmp_path / "lost.h5",
+        reference=lambda t: ["clip003" if g == "G0" else r
+                             for g, r in zip(t["group"], t["reference"], strict=True)],
+    )  # fmt: skip
+    table = predict(tmp_path / "run", lost)
+    of_group = table[(table["group"] == "G0") & (table["clip_id"] != "clip003")]
+    assert set(of_group["reason"]) == {"its reference has no features"}
+    assert of_group["prediction"].isna().all()
+    assert table[table["group"] != "G0"]["prediction"].notna().all()
+    assert set(table[table["clip_id"] == "clip003"]["reason"]) == {"not a sound file"}
+
+
+def test_company_of_several_encoders_is_of_each(tmp_path):
+    """A company that one encoder lacks would not be heard."""
+    caches, others = (
+        [
+            write_synthetic(tmp_path / f"{name}{seed}.h5", name=name, seed=seed, **more)
+            for name in ("one", "two")
+        ]
+        for seed, more in ((0, {}), (3, {"clips": 5, "prefix": "more"}))
+    )
+    feature = "one.embedding + two.embedding"
+    train(caches, tmp_path / "run", feature=feature, context="group", head="ridge", cv="group")
+    with pytest.raises(QamroError, match=r"4 clips are not in a cache of each encoder .'more000'"):
+        predict(tmp_path / "run", caches, company=others[0])
+    with pytest.raises(QamroError, match="5 clips are not in a cache of each encoder"):
+        predict(tmp_path / "run", caches, company=others[1:])
+    beside = predict(tmp_path / "run", caches, company=others).set_index(["axis", "clip_id"])
+    whole = predict(tmp_path / "run", [*caches, *others]).set_index(["axis", "clip_id"])
+    assert len(beside) == 80
+    np.testing.assert_allclose(beside["prediction"], whole.loc[beside.index]["prediction"])
+    told = set(beside[beside["group"] == "G0"]["company"])
+    assert told == {"7: learned 3 to 4", ""}
 
 
 def made(folder, encoder, name, ids, columns):
@@ -254,6 +323,30 @@ def test_a_folder_is_grouped_as_it_is_asked(tmp_path, monkeypatch, caplog):
     again = predict(tmp_path / "run", audio=tmp_path / "one", group_by="folder", company=folder)
     assert again["clip_id"].tolist() == [ids[1]]
     np.testing.assert_allclose(again["prediction"], known[[ids[1]]], rtol=1e-6)
+
+
+def test_a_head_that_compares_prompts_takes_groups_of_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "list_encoders", lambda: [mel.INFO, fake_encoder.INFO])
+    ids = [f"song{k % 4}/take{k}.wav" for k in range(12)]
+    prompts = {
+        "prompt": [f"a song {k % 4}" for k in range(12)],
+        "q": [1 + k % 5 for k in range(12)],
+    }
+    cache = made(tmp_path / "train", "fake", "fake", ids, prompts)
+    train(cache, tmp_path / "run", context="group", head="ridge", cv="prompt")
+    assert load_head(tmp_path / "run").context.by == "prompt"
+    known = predict(tmp_path / "run", cache).set_index("clip_id")["prediction"]
+    table = predict(tmp_path / "run", audio=tmp_path / "train", group_by="folder")
+    np.testing.assert_allclose(table["prediction"], known[table["clip_id"]], rtol=1e-6)
+    with pytest.raises(QamroError, match="no clip has a group"):
+        predict(tmp_path / "run", audio=tmp_path / "train")
+
+
+def test_prompts_of_another_spelling_are_one_group():
+    table = pd.DataFrame({"clip_id": list("abc"), "reference": "", "status": "ok", "group": ""})
+    table["prompt"] = ["a dog", "A  dog ", "a cat"]
+    found = company_of(table, np.arange(3), "group", "prompt", "x.h5")
+    assert found.others().tolist() == [1, 1, 0]
 
 
 @pytest.mark.parametrize(

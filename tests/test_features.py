@@ -24,7 +24,7 @@ from qamro_cache.extraction.extract import extract
 from qamro_cache.features.expression import Call, Join, Read, parse
 from qamro_cache.features.lookup import resolved, widths
 from qamro_cache.features.sources import join_caches
-from qamro_cache.features.vectors import clip_vectors
+from qamro_cache.features.vectors import clip_vectors, principal_components
 from qamro_cache.heads.file import load_head
 from qamro_cache.heads.ridge import fit_ridge
 from qamro_cache.scoring.predict import predict
@@ -161,6 +161,35 @@ def test_a_projection_is_the_folds_principal_components(caches):
         _, _, basis = np.linalg.svd(plain[train_rows] - mean, full_matrices=False)
         basis *= np.sign(basis[np.arange(len(basis)), np.abs(basis).argmax(1)])[:, None]
         np.testing.assert_allclose(found, (plain[rows] - mean) @ basis[:5].T, atol=1e-4)
+
+
+@pytest.mark.parametrize("clips", [30, 200])
+def test_a_projection_leaves_out_what_does_not_vary_in_training(clips):
+    """Rounding there would be the unit of a held-out clip: copies, a number that is constant."""
+    made = torch.Generator().manual_seed(0)
+    x = torch.randn(clips // 3, 100, generator=made).repeat(3, 1)
+    x[:, 90:] = 5.0
+    few = min(clips // 3 - 1, 90)
+    fitted = principal_components(x, Call("project", Read("", "x"), few + 4 if clips < 99 else 95))
+    size = fitted.basis.norm(dim=0)
+    known = min(few, len(size)) if clips < 99 else min(clips // 3 - 1, 90)
+    np.testing.assert_allclose(size[:known], 1, rtol=1e-5)
+    assert (size[known:] == 0).all()
+    assert len(size) > known
+
+
+def test_a_prompt_that_the_joined_cache_lacks_is_one_line(tmp_path):
+    """Not another clip's prompt."""
+    caches = [
+        write_synthetic(tmp_path / "one.h5", name="one"),
+        write_synthetic(tmp_path / "two.h5", name="two", promptless=(5, 9)),
+    ]
+    # The prompts are those of the encoder that is named first.
+    with pytest.raises(QamroError, match=r"two.h5 has no prompt of 2 clips .*one.h5.*'clip005'"):
+        train(
+            caches, tmp_path / "run", feature="two.embedding + one.embedding", inputs="concat",
+            cv="3", head="ridge",
+        )  # fmt: skip
 
 
 def test_clips_that_a_cache_lacks_are_named_and_left_out(caches, tmp_path, caplog):

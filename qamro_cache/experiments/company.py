@@ -18,19 +18,18 @@ def company(clips: Clips, cv: str, kind: str, where: str) -> Company:
     table = clips.whole
     no_groups = not (table["group"].iloc[clips.rows] != "").any()
     by = "prompt" if cv == "prompt" or no_groups else "group"
-    if by == "prompt":
-        table = table.assign(prompt=one_spelling(table["prompt"].tolist()))
     return company_of(table, clips.rows, kind, by, where)
 
 
-def training_parts(clips: Clips, folds: Folds, cv: str) -> Bools:
+def training_parts(clips: Clips, folds: Folds, cv: str, *, stopping: bool = False) -> Bools:
     """Tell which clips of the whole table [F, N] belong to each fold's training part.
 
     A clip that is not chosen, or not rated, belongs there unless its system, group, prompt or split
-    is one that the fold holds out.
+    is one that the fold holds out. With ``stopping`` the validation set belongs there too.
     """
-    parts = np.ones((len(folds.train), len(clips.whole)), np.bool_)
-    parts[:, clips.rows] = folds.train
+    learned = folds.train | folds.validation if stopping else folds.train
+    parts = np.ones((len(learned), len(clips.whole)), np.bool_)
+    parts[:, clips.rows] = learned
     if cv not in clips.whole:
         return parts
     names = clips.whole[cv].to_numpy(str)
@@ -39,10 +38,21 @@ def training_parts(clips: Clips, folds: Folds, cv: str) -> Bools:
     if cv == "split":
         names = split_names(clips.whole)
     others = np.setdiff1d(np.arange(len(names)), clips.rows)
-    for part, trained in zip(parts, folds.train, strict=True):
+    for part, trained in zip(parts, learned, strict=True):
         kept, held = names[clips.rows[trained]], names[clips.rows[~trained]]
         part[others] = ~np.isin(names[others], np.setdiff1d(held, kept))
     return parts
+
+
+def closed_parts(clips: Clips, folds: Folds, cv: str) -> list[list[Bools]]:
+    """Return of each fold the clips [N] that have none but each other for company.
+
+    All that are not held out, whom ridge learns from, and the training part alone.
+    """
+    parts = [training_parts(clips, folds, cv)]
+    if folds.validation.any():
+        parts.insert(0, training_parts(clips, folds, cv, stopping=True))
+    return [list(fold) for fold in zip(*parts, strict=True)]
 
 
 def tell_company(found: Company, clips: Clips, parts: Bools) -> None:

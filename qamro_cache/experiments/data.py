@@ -15,7 +15,7 @@ from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.compare import baselines
 from qamro_cache.evaluation.from_cache import own_scores
 from qamro_cache.experiments.clips import Clips
-from qamro_cache.experiments.company import company, tell_company, training_parts
+from qamro_cache.experiments.company import closed_parts, company, tell_company, training_parts
 from qamro_cache.features.context import Company, Context, times
 from qamro_cache.features.expression import Call, Expression, Read, takes_windows
 from qamro_cache.features.lookup import widths
@@ -220,8 +220,16 @@ def load_material(
     rows = torch.from_numpy(clips.rows)
     prompts = None
     if text:
-        _, text_feature = sources.text_source(text_feature)
-        prompts = _prompts(sources.read_text(text_feature), rows)
+        k, text_feature = sources.text_source(text_feature)
+        read = sources.read_text(text_feature)
+        if (lacking := (read.index[rows] < 0).numpy()).any():
+            raise QamroError(
+                f"{sources.caches[k].paths[0]} has no prompt of {int(lacking.sum())} clips that "
+                f"have one in {sources.first.paths[0]}, such as "
+                f"{clips.table['clip_id'].to_numpy(str)[lacking][0]!r}; extract both from the same "
+                "manifest"
+            )
+        prompts = _prompts(read, rows)
     named = text_feature if text else ""
     if takes_windows(expression, context):
         assert isinstance(expression, Read)
@@ -250,25 +258,24 @@ def _views(
     ``width`` is that of a clip's vector.
     """
     rows = torch.from_numpy(clips.rows)
-    parts = None
+    closed: list[list[Bools]] = [[] for _ in folds.train]
     if beside is not None:
-        parts = training_parts(clips, folds, beside.cv)
-        if all(beside.company.agrees(part) for part in parts):
-            parts = None
-    if vectors.shared and parts is None:
-        return [(_heard(vectors.values({}), beside, None)[rows], {})]
+        parts = closed_parts(clips, folds, beside.cv)
+        if not all(beside.company.agrees(part) for fold in parts for part in fold):
+            closed = parts
+    if vectors.shared and not closed[0]:
+        return [(_heard(vectors.values({}), beside, [])[rows], {})]
     size = 4 * len(folds.train) * len(rows) * width
     refuse_memory(size, f"a view of {width:,} numbers a clip for each fold", "use another --cv")
     made = []
     for fold, train in enumerate(folds.train):
         fitted = vectors.fit(rows[torch.from_numpy(train)])
-        part = None if parts is None else parts[fold]
-        made.append((_heard(vectors.values(fitted), beside, part)[rows], fitted))
+        made.append((_heard(vectors.values(fitted), beside, closed[fold])[rows], fitted))
     return made
 
 
-def _heard(values: Tensor, beside: "Beside | None", part: Bools | None) -> Tensor:
-    return values if beside is None else beside.company.seen(values, part)
+def _heard(values: Tensor, beside: "Beside | None", closed: Sequence[Bools]) -> Tensor:
+    return values if beside is None else beside.company.seen(values, closed)
 
 
 def take_windows(read: WindowFeatures, rows: Tensor) -> WindowFeatures:

@@ -72,7 +72,8 @@ def transfer_outcomes(
 def _scores(head: Head, onto: Onto) -> list[Floats]:
     """Return each axis' members' scores [M, C] of the other test's clips."""
     sources, rows = head_sources(head, onto.sources), torch.from_numpy(onto.clips.rows)
-    company = hearing(head, sources.clips, onto.clips.rows, str(sources.paths[0]))
+    scored = np.isin(np.arange(len(sources.clips)), onto.clips.rows)
+    company = hearing(head, sources.clips, scored, str(sources.paths[0]))
     text, _ = prompts(head, sources, "cpu")
     text = None if text is None else text[rows]
     found: dict[int, Floats] = {}

@@ -6,6 +6,7 @@ references; ``both``: one after the other. No label is looked at. Where there is
 itself, so that the difference is zero.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from qamro_cache.datasets.ids import one_spelling
 from qamro_cache.errors import QamroError
 from qamro_cache.features.expression import CONTEXTS as CONTEXTS
 
@@ -82,7 +84,7 @@ class Company:
         return found
 
     def agrees(self, trained: Bools) -> bool:
-        """Tell whether the ``trained`` clips [N] have none but each other for company."""
+        """Tell whether all company of the ``trained`` clips [N] is among them."""
         same = True
         if self.of_groups:
             same = bool((self.others(trained) == self.others())[trained].all())
@@ -90,25 +92,25 @@ class Company:
             same &= bool(trained[self.reference[trained]].all())
         return same
 
-    def seen(self, vectors: Tensor, trained: Bools | None = None) -> Tensor:
+    def seen(self, vectors: Tensor, closed: Sequence[Bools] = ()) -> Tensor:
         """Return the vectors with their company: [N, D] -> [N, 3 D], or 5 D.
 
         Args:
             vectors: of all clips.
-            trained: [N] clips that a fold trains on: they have none but each other for company;
-                all others have everybody. None: everybody has.
+            closed: [N] each, clips that have none but each other for company; of several the
+                last that a clip is in counts. All others have everybody.
         """
         parts = [vectors]
         if self.kind != "group":
-            row = self.reference
-            if trained is not None:
-                row = np.where(trained & ~trained[row], np.arange(len(row)), row)
+            row, own = self.reference, np.arange(len(self.reference))
+            for part in closed:
+                row = np.where(part, np.where(part[self.reference], self.reference, own), row)
             parts += _apart(vectors, vectors[torch.from_numpy(row).to(vectors.device)])
         if self.of_groups:
             center = self._center(vectors, None)
-            if trained is not None:
-                mine = torch.from_numpy(trained).to(vectors.device)[:, None]
-                center = torch.where(mine, self._center(vectors, trained), center)
+            for part in closed:
+                mine = torch.from_numpy(part).to(vectors.device)[:, None]
+                center = torch.where(mine, self._center(vectors, part), center)
             parts += _apart(vectors, center)
         return torch.cat(parts, 1)
 
@@ -149,8 +151,11 @@ def company_of(clips: pd.DataFrame, rows: Ints, kind: str, by: str, where: str) 
     # One that others name is a reference, whether or not it names itself.
     is_reference = np.isin(own, reference[reference != own]) | (reference == own)
     ok = (clips["status"] == "ok").to_numpy()
-    codes = np.unique(clips[by].to_numpy(str), return_inverse=True)[1].astype(np.int64)
-    group = np.where(clips[by].to_numpy(str) == "", -1, codes)
+    names = clips[by].to_numpy(str)
+    if by == "prompt":
+        names = np.array(one_spelling(names.tolist()), str)
+    codes = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    group = np.where(names == "", -1, codes)
     if kind in ("reference", "both"):
         _refuse_references(ids, named, np.where(is_reference & (reference == -2), own, reference),
                            ok, rows, where)  # fmt: skip

@@ -17,12 +17,16 @@ from qamro_cache.memory import refuse_memory
 logger = logging.getLogger("qamro_cache")
 
 
+#: The least std of a component, over the first one's, that is more than rounding in float32.
+_SMALLEST = 1e-6
+
+
 class Projection(NamedTuple):
     """Principal components: (vector - mean) @ basis.
 
     Attributes:
         mean: [D] float32.
-        basis: [D, K] float32, its columns of length 1.
+        basis: [D, K] float32, its columns of length 1, or 0 where the clips do not vary.
     """
 
     mean: Tensor
@@ -115,7 +119,9 @@ def std_rows(rows: Tensor, clip: Tensor, weights: Tensor, num_clips: int) -> Ten
 def principal_components(vectors: Tensor, one: Call) -> Projection:
     """Return the first ``one.size`` principal components of vectors [T, D], largest first.
 
-    Computed in float64; of each component the entry of the largest size is positive.
+    Computed in float64; of each component the entry of the largest size is positive. One along
+    which these clips do not vary (fewer of them differ, say) is 0: what is rounding among them
+    would be enormous, in their units, of another clip.
     """
     clips, width = vectors.shape
     if not one.size < min(clips, width + 1):
@@ -127,12 +133,12 @@ def principal_components(vectors: Tensor, one: Call) -> Projection:
     refuse_memory(8 * (2 * clips * width + 4 * small**2), str(one), "project fewer numbers")
     mean = vectors.double().mean(0)
     rows = vectors.double() - mean
-    if clips >= width:
-        basis = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)[:, : one.size]
-    else:
-        sizes, found = torch.linalg.eigh(rows @ rows.T)
-        lengths = sizes.flip(0)[: one.size].clamp_min(1e-24).sqrt()
-        basis = rows.T @ found.flip(1)[:, : one.size] / lengths
+    sizes, basis = torch.linalg.eigh(rows.T @ rows if clips >= width else rows @ rows.T)
+    sizes, basis = sizes.flip(0)[: one.size], basis.flip(1)[:, : one.size]
+    varies = sizes > _SMALLEST**2 * sizes[0]
+    if clips < width:
+        basis = rows.T @ basis / torch.where(varies, sizes, 1.0).sqrt()
+    basis = basis * varies
     largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
     basis = basis * torch.where(largest < 0, -1.0, 1.0)
     return Projection(mean.float(), basis.float())

@@ -1,7 +1,6 @@
 """Whom new clips are heard beside, for a head that compares; told, flagged or refused."""
 
 import logging
-from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +14,16 @@ logger = logging.getLogger("qamro_cache")
 
 
 def hearing(
-    head: Head, clips: pd.DataFrame, rows: npt.NDArray[np.int64] | None, where: str
+    head: Head, clips: pd.DataFrame, scored: npt.NDArray[np.bool_], where: str
 ) -> Company | None:
     """Return whom clips are heard beside; None for a head that looks at a clip alone.
+
+    A head that compared the clips of a prompt compares those of a group where no prompt is known.
 
     Args:
         head: loaded.
         clips: the whole table.
-        rows: to be scored; None for all.
+        scored: [N] to be scored, and not but company.
         where: the file, for messages.
 
     Raises:
@@ -30,8 +31,18 @@ def hearing(
     """
     if head.context is None:
         return None
-    rows = np.arange(len(clips)) if rows is None else rows
-    return company_of(clips, rows, head.context.kind, head.context.by, where)
+    by = head.context.by if (clips[head.context.by] != "").any() else "group"
+    return company_of(clips, np.flatnonzero(scored), head.context.kind, by, where)
+
+
+def lacks_reference(head: Head, clips: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Tell which clips [N] a head cannot hear beside their reference: that one has no features."""
+    if head.context is None or head.context.kind == "group":
+        return np.zeros(len(clips), np.bool_)
+    lost: npt.NDArray[np.bool_] = (
+        clips["reference"].isin(clips["clip_id"][clips["status"] != "ok"]).to_numpy(bool)
+    )
+    return lost
 
 
 def company_words(
@@ -39,7 +50,6 @@ def company_words(
     company: Company | None,
     clips: pd.DataFrame,
     scored: npt.NDArray[np.bool_],
-    beside: Collection[str],
     *,
     strict: bool,
 ) -> npt.NDArray[np.object_]:
@@ -56,13 +66,13 @@ def company_words(
     for row, count in enumerate(others):
         word = "alone" if count == 0 else str(count)
         words[row] = word if learned[row] or not count else f"{count}: learned {_range(head)}"
-    odd = scored & ~learned & ~clips["clip_id"].isin(list(beside)).to_numpy()
+    odd = scored & ~learned
     words[~scored] = ""
     if odd.any():
         names = clips["clip_id"].to_numpy(str)[odd].tolist()
         named = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         said = (
-            f"{len(names)} clips are alone in their {context.by} or with another number of others "
+            f"{len(names)} clips are alone in their {company.by} or with another number of others "
             f"than this head learned from, {_range(head)} ({named})"
         )
         if strict:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -72,14 +73,16 @@ def grouped(clips: Dataset, by: str) -> Dataset:
     return replace(clips, clips=clips.clips.assign(group=groups))
 
 
-def with_company(clips: Dataset, others: Path, by: str) -> tuple[Dataset, frozenset[str]]:
-    """Add the clips of a manifest or a folder, and return their ids, which are new ones."""
-    beside = grouped(clips_of_folder(others), by) if others.is_dir() else load_manifest(others)
-    more = beside.clips
-    ids = {str(name): f"company:{name}" for name in more["clip_id"]}
-    # Their references are among them, or among those to be scored.
-    named = [ids.get(name, name) for name in more["reference"]]
-    more = more.assign(clip_id=list(ids.values()), reference=named)
-    table = pd.concat([clips.clips, more], ignore_index=True).fillna("")
-    none = labels_from_means((), np.empty((len(table), 0)))
-    return replace(clips, clips=table, labels=none), frozenset(ids.values())
+def with_company(clips: Dataset, others: Sequence[Path], by: str) -> tuple[Dataset, frozenset[str]]:
+    """Add the clips of manifests or folders, and return their ids, which are new ones."""
+    added: list[str] = []
+    for number, path in enumerate(others):
+        more = (grouped(clips_of_folder(path), by) if path.is_dir() else load_manifest(path)).clips
+        ids = {str(name): f"company{number}:{name}" for name in more["clip_id"]}
+        # Their references are among them.
+        named = [ids.get(name, name) for name in more["reference"]]
+        more = more.assign(clip_id=list(ids.values()), reference=named)
+        table = pd.concat([clips.clips, more], ignore_index=True).fillna("")
+        clips = replace(clips, clips=table, labels=labels_from_means((), np.empty((len(table), 0))))
+        added += ids.values()
+    return clips, frozenset(added)

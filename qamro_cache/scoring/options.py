@@ -21,10 +21,10 @@ class PredictOptions(ColumnOptions, WeightsOptions):
         "Groups of --audio, for a head that compares: folder, or a regular expression whose first "
         "group is found in a clip's name.",
     )
-    company: Path | None = setting(
-        None,
-        "More clips that those are heard beside, without predictions: a cache with --cache, else "
-        "a manifest or a folder.",
+    company: tuple[Path, ...] = setting(
+        (),
+        "More clips that those are heard beside, without predictions; may repeat: a cache with "
+        "--cache, one for each encoder, else a manifest or a folder.",
     )
     strict: bool = setting(
         False,

@@ -24,7 +24,7 @@ from qamro_cache.heads.head import AxisHead, Head
 from qamro_cache.heads.network import forward
 from qamro_cache.heads.trained import trained_on
 from qamro_cache.paths import PathLike
-from qamro_cache.scoring.company import company_words, hearing
+from qamro_cache.scoring.company import company_words, hearing, lacks_reference
 from qamro_cache.scoring.notices import point_out
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.request import PredictRequest, predict_request
@@ -119,7 +119,8 @@ def _embedded(
             "give --manifest clips.csv with the columns clip_id, path and prompt"
         )
     # Before anything is embedded: without groups there is nothing to compare.
-    hearing(head, request.clips.clips.assign(status="ok"), None, request.clips.name)
+    table = request.clips.clips.assign(status="ok")
+    hearing(head, table, ~table["clip_id"].isin(request.company).to_numpy(), request.clips.name)
     source = options.audio or options.manifest or request.clips.name
     with embeddings_files(options.out, head, source) as files:
         yield embed(head, request.clips, files, options, device=device, progress=progress)
@@ -146,16 +147,19 @@ def predict_cache(
     sources = head_sources(head, joined)
     clips = sources.clips
     text, missing = prompts(head, sources, device)
+    missing[(missing == "") & lacks_reference(head, clips)] = "its reference has no features"
     scored = (clips["status"] == "ok").to_numpy() & (missing == "")
-    known = np.where(missing != "", missing, clips["reason"].to_numpy(str))
+    failed = clips["reason"].to_numpy(str)
+    known = np.where((missing != "") & (failed == ""), missing, failed)
     reasons = np.where(scored, "", known)
     members = [np.full((len(one.seeds), len(clips)), np.nan) for one in head.axes]
     ood = np.zeros((len(head.axes), len(clips)), bool)
-    company = hearing(head, clips, np.flatnonzero(scored), str(sources.first.paths[0]))
-    told = company_words(head, company, clips, scored, beside, strict=strict)
+    asked = scored & ~clips["clip_id"].isin(list(beside)).to_numpy()
+    company = hearing(head, clips, asked, str(sources.first.paths[0]))
+    told = company_words(head, company, clips, asked, strict=strict)
     for view, axes in seen(head, sources, company, device):
         windows, offsets, weights = view
-        for block in _blocks(offsets.diff().cpu().numpy(), np.flatnonzero(scored)):
+        for block in _blocks(offsets.diff().cpu().numpy(), np.flatnonzero(asked)):
             taken = take_clips(offsets, torch.as_tensor(block, device=offsets.device))
             w, share = windows[taken.windows].float(), weights[taken.windows]
             prompt = None if text is None else text[torch.as_tensor(block, device=text.device)]

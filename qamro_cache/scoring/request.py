@@ -102,17 +102,28 @@ def predict_request(
         raise OptionError("group_by is for a folder of audio; else a column group has the groups")
     joined, company = None, frozenset[str]()
     if cache is not None:
-        beside = [] if options.company is None else [open_cache(options.company)]
+        beside = [open_cache(one) for one in options.company]
         joined = join_caches([*as_list(cache), *beside])
         company = frozenset(name for one in beside for name in one.clips["clip_id"])
+        _refuse_lost(company, joined)
     if options.audio is not None:
         clips = grouped(clips_of_folder(options.audio), options.group_by)
     elif options.manifest is not None:
         clips = load_manifest(options.manifest, columns=options.columns)
-    if clips is not None and options.company is not None:
+    if clips is not None:
         clips, company = with_company(clips, options.company, options.group_by)
     request = PredictRequest(head, joined, clips, company, listed, options)
     for path in (options.out, options.answer):
         if path is not None:
             refuse_disk(_ROW * len(request.clip_ids), path)
     return request
+
+
+def _refuse_lost(company: frozenset[str], joined: Sources) -> None:
+    """Refuse company that one of several encoders has not embedded: it would not be heard."""
+    there = joined.clips["clip_id"][joined.clips["status"] != "missing"]
+    if lost := sorted(company.difference(there)):
+        raise QamroError(
+            f"--company: {len(lost)} clips are not in a cache of each encoder ({lost[0]!r} for "
+            "one); give --company once for each"
+        )
