@@ -146,6 +146,11 @@ def test_labels(tmp_path: Path) -> None:
     first.with_suffix(".flac").write_bytes(b"")
     (said,) = messages(strict, "missing-audio")
     assert said.endswith(f"; {first.stem}.flac lies there, is the table's ending wrong?")
+    # Names that no file has.
+    for name in ("", "a" * 300 + ".wav"):
+        strict.clips["path"] = name
+        (said,) = messages(strict, "missing-audio")
+        assert "lies there" not in said
 
 
 def test_single_ratings_out_of_range_hide_in_a_good_mean(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def sounds(tmp_path_factory):
         row_std=torch.ones(width),
     )
     rows = torch.randn(30, width, generator=torch.Generator().manual_seed(0))
-    head = Head(settings, (width,), name, "", identity_of(spec), (one,), reference_clips(rows))
+    head = Head(settings, (width,), name, "", (identity_of(spec),), (one,), reference_clips(rows))
     save_head(folder / "head.safetensors", replace(head, training={"synthetic": True}))
     return folder
 

@@ -1,5 +1,6 @@
 """What is wrong with a rated set, or should be known before a figure of it is believed."""
 
+import os
 import re
 import shlex
 from collections import defaultdict
@@ -120,7 +121,12 @@ def _file_findings(
     if len(missing):
         message = f"{len(missing)} of {len(clips)} audio files are not there, the first is "
         path = Path(clips["path"].iloc[int(missing[0])])
-        found = [path.stem + end for end in AUDIO_ENDINGS if path.with_suffix(end).exists()]
+        # Path.exists raises for a name that is too long.
+        found = [
+            path.stem + end
+            for end in AUDIO_ENDINGS
+            if path.name and os.path.exists(path.with_suffix(end))  # noqa: PTH110
+        ]
         instead = f"; {found[0]} lies there, is the table's ending wrong?" if found else ""
         yield _finding("missing-audio", f"{message}{path}{instead}")
     if same_audio is None:
