@@ -188,7 +188,7 @@ def _refuse_references(
         names = ", ".join(lacking[:_NAMED]) + (", ..." if len(lacking) > _NAMED else "")
         raise QamroError(
             f"{where}: {len(lacking)} clips name no reference ({names}); name it, or leave them "
-            "out (--without)"
+            "out (in training by --without)"
         )
     for row in rows:
         other = reference[row]
@@ -198,7 +198,9 @@ def _refuse_references(
         if reference[other] not in (-2, other):
             raise QamroError(f"{said} refers on to {named[other]!r}; a reference has itself")
         if not ok[other]:
-            raise QamroError(f"{said} has no features; leave its clips out (--without)")
+            raise QamroError(
+                f"{said} has no features; leave its clips out (in training by --without)"
+            )
 
 
 def _refuse_groups(company: Company, clips: pd.DataFrame, rows: Ints, where: str) -> None:
@@ -216,5 +218,5 @@ def _refuse_groups(company: Company, clips: pd.DataFrame, rows: Ints, where: str
         name = clips[company.by].to_numpy(str)[empty][0]
         raise QamroError(
             f"{where}: {company.by} {name!r} has references only, so there is nothing to compare "
-            f"them with; leave it out (--without {company.by}={name})"
+            f"them with; leave it out (in training by --without {company.by}={name})"
         )
