@@ -74,3 +74,21 @@ def test_groups_that_decide_a_pooled_figure_are_told_with_their_direction(truth)
     assert "12 prompts" in missed["groups_decide"].evidence
     only = codes(levels[None] + noise(4, 1, 120, 1), truth + levels, group=group)
     assert "part of the pooled" in only["groups_decide"].suggestion
+
+
+def test_chance_is_what_the_same_clips_give_in_any_groups():
+    # About as on `codec-mushra`: SRCC .38 over all clips, .52 within signals of eight clips.
+    rng, group = np.random.default_rng(1), np.repeat(np.arange(12), 8)
+    truth = rng.normal(size=96)
+    pred = 0.75 * truth + rng.normal(size=96)
+    moved = pred + rng.normal(size=12)[group]
+    found = codes(moved[None], truth, group=group)["groups_decide"]
+    assert "SRCC over all clips 0." in found.evidence
+    # Groups that mean nothing: in small ones SRCC is lower and differs by chance.
+    told = 0
+    for seed in range(20):
+        rng, group = np.random.default_rng(seed), np.repeat(np.arange(20), 5)
+        truth = rng.normal(size=100)
+        pred = 0.75 * truth + rng.normal(size=100)
+        told += "groups_decide" in codes(pred[None], truth, group=group)
+    assert told <= 3

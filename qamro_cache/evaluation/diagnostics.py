@@ -5,10 +5,12 @@ Few, and each only beyond a threshold whose reason stands beside it. All are rea
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from qamro_cache.evaluation.figures import figures_of
 from qamro_cache.evaluation.judged import Floats, Judged
 
 #: An MSE this many times a baseline's: its RMSE is then 5 % above, which a user of scores can see.
@@ -26,9 +28,9 @@ _FLAT = 0.1
 #: middle third is no measure: predictions drawn to the mean are always best there.
 _UNEVEN, _CLIPS = 2.0, 30
 
-#: Within groups and pooled, SRCC differ by more than this, and by more than two standard errors of
-#: the mean over groups (of n clips in G groups about (1 - r^2) / sqrt(n - G)).
-_POOLED = 0.1
+#: Within groups and pooled, SRCC differ by more than this, and by more than two standard deviations
+#: from what the same clips give when they are dealt to groups of these sizes at random, so often.
+_POOLED, _DEALT = 0.1, 100
 
 
 class Finding(NamedTuple):
@@ -67,7 +69,7 @@ def diagnose(
         error_beside_ranking(scored, baselines),
         seeds(scored),
         quality_ranges(scored),
-        pooled(scored),
+        pooled(scored, pred.mean(0), judged),
     ]
     return [one for one in found if one is not None]
 
@@ -149,11 +151,13 @@ def quality_ranges(scored: Mapping[str, Any]) -> Finding | None:
     )
 
 
-def pooled(scored: Mapping[str, Any]) -> Finding | None:
+def pooled(scored: Mapping[str, Any], pred: Floats, judged: Judged) -> Finding | None:
     """Find groups that decide the pooled correlation (Simpson's paradox)."""
     clips, groups = _value(scored, "clip_srcc"), _value(scored, "group_srcc")
-    free = max(1, scored["clips"] - scored["groups"])
-    if not abs(groups - clips) > max(_POOLED, 2 * (1 - groups**2) / np.sqrt(free)):
+    if not abs(groups - clips) > _POOLED:
+        return None
+    chance = _dealt(pred, judged)
+    if not abs(groups - np.mean(chance)) > 2 * np.std(chance):
         return None
     word, evidence = (
         scored["group_word"],
@@ -166,6 +170,18 @@ def pooled(scored: Mapping[str, Any]) -> Finding | None:
     else:
         why = f"part of the pooled figure is the levels of {word}s"
     return Finding("groups_decide", evidence, f"{within}: {why}")
+
+
+def _dealt(pred: Floats, judged: Judged) -> list[float]:
+    """Return the SRCC within groups of clips that are dealt to the groups at random."""
+    random, known = np.random.default_rng(0), np.flatnonzero(judged.known & np.isfinite(pred))
+    found = []
+    for _ in range(_DEALT if judged.group is not None else 0):
+        group = judged.group.copy()
+        group[known] = random.permutation(group[known])
+        other = replace(judged.only(np.isfinite(pred)), group=group)
+        found += figures_of(pred[None], other, only=["group_srcc"])["group_srcc"]
+    return found
 
 
 def _value(scored: Mapping[str, Any], figure: str, part: str = "value") -> float:
