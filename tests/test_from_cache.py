@@ -90,3 +90,17 @@ def test_features_that_are_not_finite_are_refused_in_one_line(run):
     write_synthetic(folder / "inf.h5", clips=60, own_score=True, factor=float("inf"))
     with pytest.raises(QamroError, match="'embedding' has values that are not finite"):
         evaluate(folder / "run" / "predictions.csv", folder / "inf.h5")
+
+
+def test_all_models_are_judged_by_the_clips_that_the_labels_cache_could_read(run, caplog):
+    folder, _ = run
+    # Predictions of another cache: clip 3 was read there, and is a failed one here.
+    table = pd.read_csv(folder / "run" / "predictions.csv")
+    more = table[table["clip_id"] == "clip004"].assign(clip_id="clip003", prediction=60.0)
+    file = pd.concat([table, more], ignore_index=True)
+    found = evaluate(file, folder / "emb.h5")["axes"]["quality"]
+    counts = {name: one["clips"] for name, one in found["baselines"].items()}
+    assert set(counts.values()) == {found["clips"]} == {59}
+    assert found["left_out"] == 1
+    assert "1 clips that not every baseline" in caplog.text
+    assert figures(found) == figures(evaluate(table, folder / "emb.h5")["axes"]["quality"])

@@ -174,13 +174,14 @@ def pooled(scored: Mapping[str, Any], pred: Floats, judged: Judged) -> Finding |
 
 def _dealt(pred: Floats, judged: Judged) -> list[float]:
     """Return the SRCC within groups of clips that are dealt to the groups at random."""
-    random, known = np.random.default_rng(0), np.flatnonzero(judged.known & np.isfinite(pred))
-    found = []
-    for _ in range(_DEALT if judged.group is not None else 0):
-        group = judged.group.copy()
-        group[known] = random.permutation(group[known])
-        other = replace(judged.only(np.isfinite(pred)), group=group)
-        found += figures_of(pred[None], other, only=["group_srcc"])["group_srcc"]
+    random, judged = np.random.default_rng(0), judged.only(np.isfinite(pred))
+    known, found = judged.known, []
+    given = np.full(len(known), -1) if judged.group is None else judged.group
+    for _ in range(_DEALT):
+        group = given.copy()
+        group[known] = random.permutation(given[known])
+        one = figures_of(pred[None], replace(judged, group=group), only=["group_srcc"])
+        found += one.get("group_srcc", [np.nan])
     return found
 
 

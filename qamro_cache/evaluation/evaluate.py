@@ -25,6 +25,7 @@ from qamro_cache.evaluation.others import (
     Other,
     Source,
     held_against,
+    on_same_clips,
     only_scored,
     read_other,
     scores_beside,
@@ -174,7 +175,8 @@ def _score_axis(
     ways["ratings"] = rated(select_labels(truth.labels, found.rows), index)
     ways |= {"group_kind": truth.group_kind, "interval": interval}
     judged = Judged(target, found.system, published, same_scale=not why, **ways)
-    scored = score(pred, judged)
+    judged = on_same_clips(pred, beside, judged, ours)
+    scored = score(pred, judged) | {"left_out": int(labeled.sum() - judged.known.sum())}
     scored |= held_against(theirs, pred, scored, beside, judged)
     scored |= of_trained(_said(part, found), pred, judged)
     far = part.loc[part["ood"] == "True", "clip_id"] if "ood" in part else None
@@ -184,8 +186,8 @@ def _score_axis(
         "partly_predicted": partial,
         "ood": None if far is None else far.nunique(),  # a clip stands there once a seed
         "published_systems": 0 if published is None else int(np.isfinite(published).sum()),
-        "ceiling": ceiling(judged.only(every)),
-        "error_sources": error_sources(pred, judged.only(every)),
+        "ceiling": ceiling(judged),
+        "error_sources": error_sources(pred, judged),
         "by_system": by_system(pred.mean(0), judged, clips["system"].tolist()),
     }
 

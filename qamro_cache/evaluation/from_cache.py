@@ -95,11 +95,12 @@ def _made(source: Source, held: npt.NDArray[np.str_], target: Floats) -> dict[st
 
 
 def _means(cache: Cache, feature: str) -> Floats:
-    """Return the mean of each clip's windows [N, D], 0 for a clip without any.
+    """Return the mean of each clip's windows [N, D], NaN for a clip that could not be read.
 
     Raises:
         QamroError: a value is not finite.
     """
     sources = join_caches(cache)
     whole = resolved(Read("", feature), sources.identities)
-    return np.asarray(clip_vectors(whole, sources).values({}).double().numpy())
+    means = clip_vectors(whole, sources).values({}).double().numpy()
+    return np.where((cache.clips["status"] == "ok").to_numpy()[:, None], means, np.nan)

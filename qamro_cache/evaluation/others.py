@@ -131,6 +131,17 @@ def only_scored(target: Floats, beside: Mapping[str, Beside], axis: str) -> Floa
     return target
 
 
+def on_same_clips(pred: Floats, beside: Mapping[str, Beside], judged: Judged, axis: str) -> Judged:
+    """Leave out the clips that some seed of a prediction [K, C], or another model, cannot score."""
+    from qamro_cache.evaluation.score import common
+
+    ours = judged.only(np.isfinite(pred).all(0))
+    same = common([scores[None] for scores, _ in beside.values()], ours)
+    if lost := int(ours.known.sum() - same.known.sum()):
+        logger.warning("%s: %d clips that not every baseline predicts are in no row", axis, lost)
+    return same
+
+
 def held_against(
     name: str,
     pred: Floats,
@@ -151,11 +162,10 @@ def held_against(
         ``baselines``: file -> what `score` returns, and ``verdicts``.
     """
     from qamro_cache.evaluation.compare import columns
-    from qamro_cache.evaluation.score import DECIDES, common, score_models
+    from qamro_cache.evaluation.score import DECIDES, score_models
     from qamro_cache.evaluation.verdict import Model, verdicts
 
     models = {other: scores[None] for other, (scores, _) in beside.items()}
-    judged = common([pred, *models.values()], judged)
     own = [other for other, (_, own_units) in beside.items() if own_units]
     found = score_models(models, judged, own_units=own)
     ours, *others = [
