@@ -8,6 +8,11 @@ same share of the label (none in the rows ``null``). Heads are ridge with a fixe
 leave-one-group-out and, inside, by leave-two-groups-out. Since no cell is better than another, what
 a cell chosen by anything but the judged labels reaches is the mean over the cells; the difference
 from it is what an estimate flatters by.
+
+Two things can lift a choice above the mean cell without any label having leaked, and each is
+measured: the heads of one cell may have learned more by luck, which clips of new groups show
+(``fresh``), and predictions of several cells in one ranking are ranked otherwise than those of one
+(``mixed``: the exact choices, with the cells exchanged at random).
 """
 
 import argparse
@@ -29,6 +34,8 @@ from qamro_cache.training.inputs import Folds
 Floats = npt.NDArray[np.float64]
 
 CELLS, WIDTH, PENALTY = 12, 10, 10.0
+#: Clips of new groups that chosen heads are judged by, and exchanges of the cells.
+FRESH, EXCHANGES = 300, 20
 #: name -> groups, clips a group, share of the label in one feature, std of the groups.
 ROWS = {
     "null 8x12": (8, 12, 0.0, 0.5),
@@ -74,9 +81,38 @@ def one_grid(row: str, seed: int) -> dict[str, float]:
     ways = {"approximate": (outer, ~test), "exact": (inner, np.isfinite(inner).all(0))}
     found = {"mean_cell": float(values.mean()), "best_cell": float(values.max())}
     for name, (chosen_by, counted) in ways.items():
-        pooled = pool_choices(choose_by_fold(chosen_by, counted, labels), outer, test)
+        picks = choose_by_fold(chosen_by, counted, labels)
+        pooled = pool_choices(picks, outer, test)
         found[name] = figures_of(pooled[None], judged, only=[DECIDES])[DECIDES][0]
+    orders = [random.permutation(CELLS)[picks] for _ in range(EXCHANGES)]
+    mixed = np.stack([pool_choices(order, outer, test) for order in orders])
+    found["mixed"] = float(np.mean(figures_of(mixed, judged, only=[DECIDES])[DECIDES]))
+    new = on_new_groups(features, labels, folds.train, (share, spread), random)
+    found["fresh"] = (
+        float((new[picks, np.arange(groups)] - new.mean(0)).mean()) + found["mean_cell"]
+    )
     return found
+
+
+def on_new_groups(
+    features: Floats,
+    labels: Floats,
+    train: npt.NDArray[np.bool_],
+    row: tuple[float, float],
+    random: np.random.Generator,
+) -> Floats:
+    """Return the clip SRCC of each cell's heads [CELLS, F] on clips of as many new groups."""
+    share, spread = row
+    fresh = spread * random.standard_normal(FRESH) + random.standard_normal(FRESH)
+    known = np.concatenate([train, np.zeros((len(train), FRESH), np.bool_)], 1)
+    judged = Judged(fresh, np.full(FRESH, -1))
+    found = []
+    for own in features:
+        new = random.standard_normal((FRESH, WIDTH))
+        new[:, 0] += share * fresh
+        pred = heads(np.concatenate([own, new]), np.concatenate([labels, fresh]), known)
+        found.append(figures_of(pred[:, len(labels) :], judged, only=[DECIDES])[DECIDES])
+    return np.array(found)
 
 
 def run_row(row: str, grids: int, seed: int) -> dict[str, Any]:
@@ -84,7 +120,7 @@ def run_row(row: str, grids: int, seed: int) -> dict[str, Any]:
     found = [one_grid(row, seed + k) for k in range(grids)]
     means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
     result: dict[str, Any] = {"grids": grids, "cells": CELLS, DECIDES: means, "flatters_by": {}}
-    for name in ("best_cell", "approximate", "exact"):
+    for name in ("best_cell", "approximate", "exact", "fresh", "mixed"):
         gaps = np.array([one[name] - one["mean_cell"] for one in found])
         error = float(gaps.std(ddof=1) / np.sqrt(grids))
         result["flatters_by"][name] = {"mean": float(gaps.mean()), "standard_error": error}
@@ -96,14 +132,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--grids", type=int, default=200, help="Simulated grids a row.")
     parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--row", choices=ROWS, action="append", help="Only this one.")
     parser.add_argument("--out", type=Path, help="JSON to write.")
     arguments = parser.parse_args()
+    rows = arguments.row or list(ROWS)
     result: dict[str, Any] = {
-        "command": f"python benchmarks/nested.py --grids {arguments.grids} --seed {arguments.seed}",
+        "command": "python benchmarks/nested.py"
+        + "".join(f' --row "{row}"' for row in arguments.row or ())
+        + f" --grids {arguments.grids} --seed {arguments.seed}",
         "date": datetime.date.today().isoformat(),
         "device": f"cpu, {platform.machine()}",
         "synthetic": True,
-        "rows": {row: run_row(row, arguments.grids, arguments.seed) for row in ROWS},
+        "rows": {row: run_row(row, arguments.grids, arguments.seed) for row in rows},
     }
     for row, one in result["rows"].items():
         gaps = one["flatters_by"].items()
