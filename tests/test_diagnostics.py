@@ -41,9 +41,11 @@ def test_ranking_with_a_wrong_level_is_told(truth):
         off = truth.mean() + spread * (truth - truth.mean()) + noise(1, 3, 120, 0.5)
         advice = codes(off, truth, {"ridge": truth + 3})["error_above_baseline"].suggestion
         assert f"too {word}" in advice
-    # Not where the error is no larger than a baseline's, nor where nothing is ranked.
+    # Not where the error is no larger than a baseline's; where nothing is ranked, another model.
     assert codes(pred, truth, {"train mean": np.full(120, 200.0)}) == {}
-    assert "error_above_baseline" not in codes(100 - pred, truth, {"ridge": truth + 5})
+    for name, advice in (("ridge", "--head ridge"), ("train mean", "prefer train mean")):
+        found = codes(100 - pred, truth, {name: truth + 5})["error_above_baseline"]
+        assert advice in found.suggestion
 
 
 def test_a_constant_head_is_told(truth):

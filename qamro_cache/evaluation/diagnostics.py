@@ -66,7 +66,7 @@ def diagnose(
         # Whatever else stands out follows from that.
         return [flat]
     found = [
-        error_beside_ranking(scored, baselines),
+        error_above_baseline(scored, baselines),
         seeds(scored),
         quality_ranges(scored),
         pooled(scored, pred.mean(0), judged),
@@ -90,25 +90,26 @@ def constant(pred: Floats, judged: Judged) -> Finding | None:
     )
 
 
-def error_beside_ranking(
+def error_above_baseline(
     scored: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]
 ) -> Finding | None:
-    """Find an SRCC above 0, with its interval, beside an MSE clearly above a baseline's."""
+    """Find an MSE clearly above a baseline's, whether or not the clips are ranked."""
     mse, srcc = _value(scored, "clip_mse"), _value(scored, "clip_srcc")
-    above = _value(scored, "clip_srcc", "low")
     others = {name: _value(one, "clip_mse") for name, one in baselines.items()}
     others = {name: value for name, value in others.items() if np.isfinite(value)}
-    if not others or not (above if np.isfinite(above) else srcc) > 0:
+    name = min(others, key=others.__getitem__, default="")
+    if not name or not mse > _WORSE * others[name]:
         return None
-    name = min(others, key=others.__getitem__)
-    if not mse > _WORSE * others[name]:
-        return None
-    slope = _value(scored, "clip_slope")
-    advice = "use the scores for ranking only, or rescale them on labeled clips"
+    above, slope = _value(scored, "clip_srcc", "low"), _value(scored, "clip_slope")
+    if (above if np.isfinite(above) else srcc) > 0:
+        advice = "use the scores for ranking only, or rescale them on labeled clips"
+    else:
+        # With its interval it ranks no better than chance, so its scores are good for nothing.
+        advice = "use ridge instead (--head ridge)" if name == "ridge" else f"prefer {name}"
     if slope < 0.8:
-        advice += "; they spread too widely: more weight decay or dropout"
+        advice += "; its scores spread too widely: more weight decay or dropout"
     elif slope > 1.25:
-        advice += "; they spread too narrowly: train for longer"
+        advice += "; its scores spread too narrowly: train for longer"
     return Finding(
         "error_above_baseline",
         f"clip MSE {mse:.4g} is {100 * (mse / others[name] - 1):.0f} % above that of {name} "

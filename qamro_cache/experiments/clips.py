@@ -139,7 +139,7 @@ def choose_clips(sources: Sources, options: RunOptions, *, text: bool = False) -
     lacks = {
         "without features": (clips["status"] != "ok").to_numpy(dtype=bool),
         "without a label": ~np.isfinite(labels.mean).any(1),
-        chosen: ~select_rows(clips, options.only, options.without),
+        f"not among those chosen ({chosen})": ~select_rows(clips, options.only, options.without),
     }
     if text:
         lacks["without a prompt"] = (clips["prompt"] == "").to_numpy(dtype=bool)
