@@ -12,7 +12,8 @@ from it is what an estimate flatters by.
 Two things can lift a choice above the mean cell without any label having leaked, and each is
 measured: the heads of one cell may have learned more by luck, which clips of new groups show
 (``fresh``), and predictions of several cells in one ranking are ranked otherwise than those of one
-(``mixed``: the exact choices, with the cells exchanged at random).
+(``mixed``: the exact choices, with the cells exchanged at random). ``within`` is the exact choice
+by the SRCC within groups, which knows neither pooling nor the mean that a group left out lowers.
 """
 
 import argparse
@@ -84,6 +85,8 @@ def one_grid(row: str, seed: int) -> dict[str, float]:
         picks = choose_by_fold(chosen_by, counted, labels)
         pooled = pool_choices(picks, outer, test)
         found[name] = figures_of(pooled[None], judged, only=[DECIDES])[DECIDES][0]
+    within = figures_of(np.stack([pooled, *outer]), judged, only=["group_srcc"])["group_srcc"]
+    found["within"] = found["mean_cell"] + within[0] - float(np.mean(within[1:]))
     orders = [random.permutation(CELLS)[picks] for _ in range(EXCHANGES)]
     mixed = np.stack([pool_choices(order, outer, test) for order in orders])
     found["mixed"] = float(np.mean(figures_of(mixed, judged, only=[DECIDES])[DECIDES]))
@@ -120,7 +123,7 @@ def run_row(row: str, grids: int, seed: int) -> dict[str, Any]:
     found = [one_grid(row, seed + k) for k in range(grids)]
     means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
     result: dict[str, Any] = {"grids": grids, "cells": CELLS, DECIDES: means, "flatters_by": {}}
-    for name in ("best_cell", "approximate", "exact", "fresh", "mixed"):
+    for name in ("best_cell", "approximate", "exact", "within", "fresh", "mixed"):
         gaps = np.array([one[name] - one["mean_cell"] for one in found])
         error = float(gaps.std(ddof=1) / np.sqrt(grids))
         result["flatters_by"][name] = {"mean": float(gaps.mean()), "standard_error": error}
