@@ -35,7 +35,7 @@ shards.SHARD_SECONDS = 0.02
 add = shards.ShardWriter.add
 def slow(self, content):
     add(self, content)
-    time.sleep(0.4)
+    time.sleep(1.5)
 shards.ShardWriter.add = slow
 """
 SLOW_EPOCHS = """

@@ -53,7 +53,8 @@ def test_a_table_says_what_it_is_of(folder, trained):
     assert one_line(trained).startswith(heading)
     first, second = trained.split("\n\nmatch: synthetic data, ")
     for part in (first, second):
-        assert re.search(r"level +n +MSE +RMSE +LCC +SRCC +KTAU +SRCC, 95 % +seeds", part)
+        assert re.search(r"level +n +MSE +RMSE +LCC +SRCC +KTAU +SRCC, 95 %", part)
+        assert "\nqamro head, mean SRCC of single seeds: clip " in part
         assert "\nclip_srcc|n=31|" in part
     metrics = json.loads((folder / "run" / "metrics.json").read_text())
     figures = metrics["axes"]["quality"]["models"]["qamro head"]["metrics"]
