@@ -79,8 +79,13 @@ def _places(record: Any, depth: int = 8) -> Any:
             yield from _places(record[key], depth - 1)
 
 
-def toml_of(record: dict[str, Any]) -> bytes:
-    """Return a table as TOML; it has no null, so nothing stands there and the file is wrong."""
+def toml_of(record: Any) -> bytes:
+    """Return a table as TOML; it has no null, so nothing stands there and the file is wrong.
+
+    What `mutate_json` left no table of stands alone, which is no TOML either.
+    """
+    if not isinstance(record, dict):
+        return _toml_value(record).encode("utf-8", "surrogateescape")
     lines = (f"{json.dumps(str(key))} = {_toml_value(value)}" for key, value in record.items())
     return "\n".join(lines).encode("utf-8", "surrogateescape")
 
