@@ -98,7 +98,8 @@ def error_above_baseline(
     others = {name: _value(one, "clip_mse") for name, one in baselines.items()}
     others = {name: value for name, value in others.items() if np.isfinite(value)}
     name = min(others, key=others.__getitem__, default="")
-    if not name or not mse > _WORSE * others[name]:
+    # Without any error: all clips have one rating, which is told elsewhere.
+    if not name or others[name] == 0 or not mse > _WORSE * others[name]:
         return None
     above, slope = _value(scored, "clip_srcc", "low"), _value(scored, "clip_slope")
     if (above if np.isfinite(above) else srcc) > 0:
