@@ -74,7 +74,7 @@ def fits(form: str, heads: int, n: int, device: str) -> bool:
     pairs = heads * n * n
     most = {"loop": 1 << 16, "dense": 1 << 26, "pairs": 1 << 30, "fused": 1 << 38}
     if device == "cuda":
-        most |= {"loop": 1 << 12, "dense": 1 << 30, "pairs": 1 << 36}
+        most |= {"loop": 1 << 12, "dense": 1 << 30, "pairs": 1 << 34}
     return (heads == 1 or form != "loop") and pairs <= most.get(form, pairs)
 
 
@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     parser.add_argument("--seconds", type=float, default=0.5, help="time spent on a case")
     parser.add_argument("--crossover", action="store_true")
+    parser.add_argument("--most", type=int, default=1 << 20, help="largest number of samples")
     parser.add_argument("--out", type=Path, help="where to write the JSON")
     args = parser.parse_args()
     name = "loss-crossover" if args.crossover else "loss"
@@ -203,7 +204,7 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     print(f"{'heads':>6} {'N':>8} {'form':>7} {'ms':>12} {'median ms':>12} {'peak MB':>9}")
     for form, heads, n in cases(args.device, args.crossover):
-        if not fits(form, heads, n, args.device):
+        if n > args.most or not fits(form, heads, n, args.device):
             continue
         captured = on_gpu and form == "fused"
         result: dict[str, float | None]
