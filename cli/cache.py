@@ -1,4 +1,4 @@
-"""qamro-cache: look at cache files, verify, join, relabel and export them."""
+"""qamro-cache: look at cache files, verify, join, relabel and export them; look at the machine."""
 
 import json
 from pathlib import Path
@@ -17,6 +17,7 @@ from .common import (
     printable,
     version_option,
 )
+from .doctor_output import show_doctor
 from .options import given, option_of, request_options
 from .tables import show_fields
 
@@ -164,3 +165,15 @@ def export(files: tuple[Path, ...], out: Path, format: str | None) -> None:
 
     names = export_cache(list(files), out, format or _FORMAT.default)
     click.echo(f"{printable(str(out))}: {', '.join(names)}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def doctor(as_json: bool) -> None:
+    """Measure this machine in half a minute, and say what is slow and what to do about it."""
+    notices_to_stderr()
+    from qamro_cache.doctor.examine import doctor as examine
+    from qamro_cache.files import json_text
+
+    record = examine()
+    click.echo(json_text(record)) if as_json else show_doctor(record)

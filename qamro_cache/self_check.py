@@ -16,7 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -80,7 +80,9 @@ def interpreted() -> bool:
 def verdicts(index: int) -> dict[str, Verdict]:
     """Return what is known of every family on a GPU: from the user's cache folder, or found now."""
     identity = _identity(index)
-    path = _folder() / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}.json"
+    path = (
+        verdict_folder() / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}.json"
+    )
     with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads(path.read_text())["families"]
         if all(isinstance(found[family]["problem"], str) for family in FAMILIES):
@@ -95,10 +97,17 @@ def verdicts(index: int) -> dict[str, Verdict]:
 
 
 def try_families(device: str, families: Sequence[str] = FAMILIES) -> dict[str, Verdict]:
-    """Try families in a child; one that kills it is to blame, and the others get another."""
+    """Try families in a child; what it does not try is plain torch there."""
+    return try_each(CHECKER, device, families, {SWITCH: "0"})
+
+
+def try_each(
+    checker: str, device: str, families: Sequence[str], environment: Mapping[str, str]
+) -> dict[str, Verdict]:
+    """Let a module try things in a child; one that kills it is to blame, the others get another."""
     found: dict[str, Verdict] = {}
     while left := [family for family in families if family not in found]:
-        lines, end = _child([device, *left])
+        lines, end = _child([checker, device, *left], environment)
         if not lines:
             # The device could not be reached from there: says nothing about a kernel.
             return {**{one: {"problem": end, "passing": True} for one in left}, **found}
@@ -123,20 +132,15 @@ def _agreed(family: str, index: int) -> bool:
 _verdicts = functools.cache(verdicts)
 
 
-def _child(arguments: Sequence[str]) -> tuple[list[Any], str]:
+def _child(arguments: Sequence[str], given: Mapping[str, str]) -> tuple[list[Any], str]:
     """Return the lines that a child wrote, and how it ended."""
     paths = [str(_PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
-    environment = {
-        **os.environ,
-        # What it does not try is plain torch there.
-        SWITCH: "0",
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-    }
+    environment = {**os.environ, **given, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     # Files, not pipes: a compiler that outlives the child would keep a pipe open.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         try:
             code = subprocess.run(
-                [sys.executable, "-m", CHECKER, *arguments],
+                [sys.executable, "-m", *arguments],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment,
                 timeout=PATIENCE, check=False,
             ).returncode  # fmt: skip
@@ -155,12 +159,8 @@ def _child(arguments: Sequence[str]) -> tuple[list[Any], str]:
     return lines, f"{end}: {said[-1][:200]}" if said else end
 
 
-def _identity(index: int) -> dict[str, Any]:
-    """Return all that a verdict depends on."""
-    code = hashlib.sha256()
-    for pattern in _KERNELS:
-        for path in sorted(_PACKAGE.glob(pattern)):
-            code.update(path.read_bytes())
+def software() -> dict[str, Any]:
+    """Return what kernels are compiled with and run on, the GPU apart."""
     driver = ""
     with suppress(OSError):
         driver = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
@@ -169,8 +169,6 @@ def _identity(index: int) -> dict[str, Any]:
         triton = version("triton")
     compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
     return {
-        "device": torch.cuda.get_device_name(index),
-        "capability": list(torch.cuda.get_device_capability(index)),
         "driver": driver,
         "torch": torch.__version__,
         "triton": triton,
@@ -178,10 +176,24 @@ def _identity(index: int) -> dict[str, Any]:
         # Triton compiles a launcher on the spot.
         "compiler": next(filter(None, map(shutil.which, filter(None, compilers))), None),
         "headers": (Path(sysconfig.get_path("include")) / "Python.h").exists(),
+    }
+
+
+def _identity(index: int) -> dict[str, Any]:
+    """Return all that a verdict depends on."""
+    code = hashlib.sha256()
+    for pattern in _KERNELS:
+        for path in sorted(_PACKAGE.glob(pattern)):
+            code.update(path.read_bytes())
+    return {
+        "device": torch.cuda.get_device_name(index),
+        "capability": list(torch.cuda.get_device_capability(index)),
+        **software(),
         "kernels": code.hexdigest(),
     }
 
 
-def _folder() -> Path:
+def verdict_folder() -> Path:
+    """Return where verdicts are kept, whether or not it is there."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "qamro-cache" / "kernels"

@@ -8,7 +8,7 @@ and on shapes that all do.
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ LIMITS = {"float32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}
 SHAPES = ((20, (33, 17), 70), (64, (64, 32), 64))
 #: Of a stack, two folds.
 HEADS, CLIPS = 3, 96
+
+Judge = Callable[[str, torch.device], Mapping[str, object]]
 
 
 def errors(family: str, device: torch.device) -> Iterator[tuple[float, float]]:
@@ -138,7 +140,7 @@ def judge(family: str, device: torch.device) -> dict[str, object]:
     return record | {"error": figure, "seconds": round(time.perf_counter() - start, 2)}
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], judge: Judge = judge) -> None:
     """Try the families and write a line for each at once: the next may end the process."""
 
     def tell(record: object) -> None:
