@@ -186,7 +186,10 @@ def profile(out: Path, small: bool) -> None:
             kernels = [
                 {
                     "name": event.key[:90],
-                    "ms": round((event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e3, 3),
+                    "ms": round(
+                        (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e3,
+                        3,
+                    ),
                     "count": event.count,
                 }
                 for event in profiler.key_averages()
