@@ -10,6 +10,8 @@ Data are synthetic: 2,048 training clips x 512, 256 dev clips, batch 256, MLP 25
 `usual` is a PyTorch module trained alone with a DataLoader and a vectorized loss, its dev metrics
 by scipy after each epoch; `vmap` is torch.func.vmap over stacked modules. Both are timed on fewer
 heads or epochs where they would take minutes, and scaled; the JSON says so (`measured_share`).
+`compiled`, on a GPU, is a stack of the same heads through torch.compile, an epoch in a CUDA graph:
+what hand-written kernels have to beat. `srcc` is the mean over heads on the dev clips.
 On a GPU every row is run once before it is timed, for the kernels' compilation, and then
 --repeats times; `seconds` is the median of a whole run, from embeddings to predictions, and
 `seconds_epochs` the epochs alone, at the rate between a run's first and last look at its heads:
@@ -26,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +36,7 @@ from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.metrics import srcc
 from qamro_cache.extraction.units import available_processors
 from qamro_cache.files import write_json
 from qamro_cache.training.fit import fit
@@ -91,13 +94,18 @@ def make_jobs(heads: int, epochs: int, folds: int) -> list[Job]:
     return [Job(cells[k % 12], k // 12 // folds, k // 12 % folds) for k in range(heads)]
 
 
+class Run(NamedTuple):
+    """A run: seconds, of the epochs alone (NaN without two looks at the heads), and mean SRCC."""
+
+    seconds: float
+    epochs: float
+    srcc: float
+
+
 def stacked(
     data: Data, heads: int, epochs: int, device: str, chunk: int | None, precision: str
-) -> tuple[float, float]:
-    """Seconds for all heads, dev metrics, early stopping and predictions included; and the epochs.
-
-    The second is NaN where there was no look at the heads in between (see `GPU_LOOK`).
-    """
+) -> Run:
+    """All heads, dev metrics, early stopping and predictions included."""
     looks: list[tuple[float, int]] = []
 
     def look(done: int, total: int, running: int) -> None:
@@ -106,17 +114,21 @@ def stacked(
 
     jobs = make_jobs(heads, epochs, len(data[2].train))
     start = time.perf_counter()
-    parts = 0
+    predictions = []
     for _, result in fit(
         *data, jobs, device=device, chunk=chunk, precision=precision, weights=False, progress=look
     ):
         assert not result.diverged.any()
-        parts += 1
+        predictions.append(result.predictions)
     seconds = time.perf_counter() - start
-    if len(looks) < 2 or parts > 1:
-        return seconds, float("nan")
+    dev = torch.from_numpy(data[2].validation[0])
+    truth = data[1].labels[0, dev]
+    scores = torch.cat(predictions)[:, dev].double()
+    found = float(srcc(scores, truth.expand_as(scores)).mean()) if dev.any() else float("nan")
+    if len(looks) < 2 or len(predictions) > 1:
+        return Run(seconds, float("nan"), found)
     (t0, d0), (t1, d1) = looks[0], looks[-1]
-    return seconds, (t1 - t0) / (d1 - d0) * heads * epochs
+    return Run(seconds, (t1 - t0) / (d1 - d0) * heads * epochs, found)
 
 
 def usual(data: Data, epochs: int, device: str) -> float:
@@ -203,6 +215,73 @@ def vmapped(data: Data, heads: int, epochs: int, device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def compiled(data: Data, heads: int, epochs: int, device: str, precision: str) -> dict[str, float]:
+    """Seconds for ``heads`` heads through torch.compile, without dev metrics (in its favor)."""
+    features, targets, _ = data
+    x_all, y_all = features.windows[:CLIPS].to(device), targets.labels[0, :CLIPS].float().to(device)
+    half = torch.bfloat16 if precision == "bf16" else torch.float32
+    sizes = (WIDTH, 256, 64, 1)
+    params = []
+    for inner, width in itertools.pairwise(sizes):
+        for shape in ((heads, inner, width), (heads, 1, width)):
+            params.append((torch.rand(shape, device=device) * 2 - 1) * inner**-0.5)
+    velocity = [torch.zeros_like(p) for p in params]
+    cells = [(a, b) for a in ALPHAS for b in BETAS]
+    alpha, beta = (
+        torch.tensor([cells[k % 12][i] for k in range(heads)], device=device)[:, None, None]
+        for i in (0, 1)
+    )
+
+    def loss(params: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        hidden = x.to(half).expand(heads, *x.shape)
+        for layer in range(3):
+            weight, bias = params[2 * layer], params[2 * layer + 1]
+            hidden = torch.bmm(hidden, weight.to(half)) + bias.to(half)
+            hidden = hidden.relu() if layer < 2 else hidden
+        pred = hidden.squeeze(-1).float()
+        huber = nn.functional.huber_loss(pred, y.expand_as(pred), reduction="none").mean(-1)
+        gap = y[:, None] - y
+        valid = gap > 0
+        n = (y - y.min()) / (y.max() - y.min())
+        weight = 1 + (beta - 1) * torch.maximum(n[:, None], n)
+        hinge = torch.relu(alpha * gap - (pred.unsqueeze(-1) - pred.unsqueeze(-2)))
+        ranking = (weight * hinge * valid).sum((-2, -1)) / valid.sum().clamp(min=1)
+        return (huber + ranking).sum()
+
+    def step(params: list[Tensor], velocity: list[Tensor], x: Tensor, y: Tensor) -> None:
+        for p, v, grad in zip(params, velocity, torch.func.grad(loss)(params, x, y), strict=True):
+            v.mul_(0.9).add_(grad)
+            p.add_(v, alpha=-5e-4)
+
+    order = torch.randperm(CLIPS, device=device)
+    fused = torch.compile(step, dynamic=False, fullgraph=True)
+
+    def epoch() -> None:
+        for batch in order.split(BATCH):
+            fused(params, velocity, x_all[batch], y_all[batch])
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        start, stream = time.perf_counter(), torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            epoch()
+        stream.synchronize()
+        compiling, graph = time.perf_counter() - start, torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            epoch()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(epochs):
+            order.copy_(torch.randperm(CLIPS, device=device))
+            graph.replay()
+        torch.cuda.synchronize()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert all(p.isfinite().all() for p in params)
+    return {"seconds": time.perf_counter() - start, "compile_seconds": compiling}
 
 
 def ceilings(device: str) -> dict[str, float]:
@@ -292,6 +371,18 @@ def main() -> None:
             rows[-1] |= figures(runs, heads, steps, precision, device)
         print("stacked", rows[-1], flush=True)
         write_json(out, record)
+    if gpu and not args.leave_out:
+        rivals: list[dict[str, Any]] = []
+        record["compiled"] = rivals
+        for heads, precision in itertools.product(sizes, names):
+            rivals.append({"heads": heads, "precision": precision})
+            try:
+                rivals[-1] |= compiled(data, heads, args.epochs, device, precision)
+            except Exception as error:  # whatever its compiler says
+                rivals[-1]["error"] = f"{type(error).__name__}: {str(error)[:200]}"
+            print("compiled", rivals[-1], flush=True)
+            write_json(out, record)
+            torch.cuda.empty_cache()
     usual(data, 1, device)
     times = [usual(data, args.epochs, device) for _ in range(args.usual)]
     single = float(np.median(times))
@@ -321,15 +412,14 @@ def main() -> None:
     print("written to", out)
 
 
-def figures(
-    runs: list[tuple[float, float]], heads: int, steps: int, precision: str, device: str
-) -> dict[str, Any]:
-    """What a row's runs, (seconds, seconds of the epochs) each, come to; ``steps`` of all heads."""
-    seconds, training = (float(value) for value in np.median(runs, 0))
+def figures(runs: list[Run], heads: int, steps: int, precision: str, device: str) -> dict[str, Any]:
+    """What a row's runs come to; ``steps`` of all heads."""
+    seconds, training, found = (float(value) for value in np.median(runs, 0))
     return {
         "seconds": seconds,
         "seconds_epochs": None if np.isnan(training) else training,
-        "runs": [run[0] for run in runs],
+        "runs": [run.seconds for run in runs],
+        "srcc": None if np.isnan(found) else found,
         "heads_per_second": heads / seconds,
         "gflop_s": steps * FLOP / seconds / 1e9,
         "gbyte_s": steps * step_bytes(2 if precision == "bf16" else 4) / seconds / 1e9,
