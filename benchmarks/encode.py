@@ -1,25 +1,38 @@
 """How fast encoders run: upstream's own interface, the bare networks, and ours.
 
-    python benchmarks/encode.py                     # about four minutes on two CPU cores
-    python benchmarks/encode.py --device cuda --batch-size 64 --seconds 10
+    python benchmarks/encode.py
+    python benchmarks/encode.py --ours --device cuda --batch-size 64,256 --seconds 5
+
+First our networks on windows that lie on the device, at each precision, eager and then compiled
+(on a CPU: eager, float32), which needs torch and transformers alone; then, unless --ours or where
+their packages are missing, against upstream's, and from files to the cache.
+
+Takes about four minutes on two CPU cores, of which --ours is one. On a GPU a row takes --seconds
+and some, a compiled row at first some 30 to 90 s to compile, and none over 150 s: so by --ours for
+a batch size half a minute of eager rows, then about five minutes of compiled ones, at most fifteen.
 
 Weights are random in the real architecture (resemblyzer's are its own) and sounds are synthetic:
-figures are of speed and of agreement with upstream, not of quality. Errors are the largest over
-features and clips, as a share of the median distance between clips. The gate is our network's speed
-over that of upstream's, in float32, in turns, so that whatever else the machine does hits both. Of
-resemblyzer the processor time of a clip is measured, on a CPU. Each result is printed and written
-to benchmarks/results/encode-DEVICE.json when it is there.
+figures are of speed and of agreement, not of quality. Errors are the largest over features and
+clips, as a share of the median distance between clips; of resident windows against ours on the CPU
+in float32, else against upstream's. The gate is our network's speed over that of upstream's, in
+float32, in turns, so that whatever else the machine does hits both. Of resemblyzer the processor
+time of a clip is measured, on a CPU. Each row is printed and written to
+benchmarks/results/encode-DEVICE.json when it is there; one that fails says why and loses no other.
 """
 
 import argparse
 import platform
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +45,25 @@ sys.path[0] = str(ROOT / "tests")  # beside this file lies a coverage.py, which 
 from audiobox_reference import make_reference as make_audiobox  # noqa: E402
 from clap_reference import make_reference as make_clap  # noqa: E402
 from clap_reference import sound  # noqa: E402
+from random_networks import make_audiobox as make_our_audiobox  # noqa: E402
+from random_networks import make_clap as make_our_clap  # noqa: E402
 
-from qamro_cache.datasets.manifest import load_manifest  # noqa: E402
 from qamro_cache.encoders import runner  # noqa: E402
-from qamro_cache.encoders.precision import computing_in  # noqa: E402
+from qamro_cache.encoders.precision import PRECISIONS, check_precision, computing_in  # noqa: E402
 from qamro_cache.encoders.protocol import Encoder, EncoderOptions  # noqa: E402
 from qamro_cache.encoders.registry import load_encoder  # noqa: E402
 from qamro_cache.encoders.upstream import relative_error  # noqa: E402
-from qamro_cache.extraction.extract import extract  # noqa: E402
 from qamro_cache.extraction.units import available_processors  # noqa: E402
 from qamro_cache.files import write_json  # noqa: E402
 
 SOUNDS = 4  # different ones
+LONGEST = 150  # seconds that a row may take
+OURS = {"clap": make_our_clap, "audiobox": make_our_audiobox}
+UPSTREAM = {
+    "clap": ("laion_clap", "torchlibrosa", "soundfile", "soxr"),
+    "audiobox": ("audiobox_aesthetics", "torchaudio"),
+    "resemblyzer": ("resemblyzer", "torchaudio"),
+}
 
 
 class Bench:
@@ -80,13 +100,77 @@ class Bench:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    def keep(self, what: str, rate: float | None = None, **more: float) -> None:
+    def keep(self, what: str, rate: float | None = None, **more: Any) -> None:
         """Keep and print one result."""
         self.rows.append({"what": what, "windows_per_second": rate and round(rate, 3), **more})
         speed = f"{rate:10.2f} windows/s" if rate else " " * 20
-        print(f"{speed}  {what}", *(f" {name} {value:.7g}" for name, value in more.items()))
+        shown = {k: f"{v:.7g}" if isinstance(v, float) else v for k, v in more.items()}
+        print(f"{speed}  {what}", *(f" {name} {value}" for name, value in shown.items()))
         sys.stdout.flush()
         self.save(self)
+
+    @contextmanager
+    def guarded(self, what: str, seconds: int = 0, **more: Any) -> Iterator[None]:
+        """Keep what fails, or takes more than ``seconds``, as a row that says why, and go on."""
+
+        def late(*_: object) -> None:
+            raise TimeoutError(f"not done after {seconds} s")
+
+        before = signal.signal(signal.SIGALRM, late)
+        signal.alarm(seconds)
+        try:
+            yield
+        except Exception as error:
+            lines = str(error).splitlines() or [""]
+            self.keep(what, failed=f"{type(error).__name__}: {lines[0]}", **more)
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def network(
+        self, encoder: Any, expected: torch.Tensor, size: int, precision: str, compiled: bool
+    ) -> None:
+        """Measure one of our networks on windows that lie on the device.
+
+        Args:
+            encoder: on the device.
+            expected: its first feature of the first windows, by the CPU in float32.
+            size: windows at once.
+            precision: to compute in.
+            compiled: whether by torch.compile.
+        """
+        name, feature = encoder.spec.name, next(iter(encoder.spec.features))
+        about = {"encoder": name, "precision": precision, "compiled": compiled, "batch_size": size}
+        what = f"{name}, resident, {precision}{', compiled' * compiled}, batches of {size}"
+        encoder.spec = replace(encoder.spec, precision=precision)
+        gpu = self.device.type == "cuda"
+        with self.guarded(what, LONGEST, **about):
+            check_precision(precision, str(self.device))
+            windows = resident(encoder.spec.audio.window, size).to(self.device)
+            valid = torch.full((size,), windows.shape[1], device=self.device)
+            got: dict[str, Any] = {}
+
+            def step() -> None:
+                got.update(encoder.encode(windows, valid))
+
+            if gpu:
+                torch.cuda.reset_peak_memory_stats()
+            if compiled:
+                torch._dynamo.reset()
+                for network in encoder.networks():
+                    network.compile(dynamic=False)
+            first = self.time(step)
+            (rate,) = self.rates(size, step)
+            if compiled:
+                about["compile_seconds"] = round(first - size / rate, 2)
+            if gpu:
+                about["peak_gigabytes"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
+            about |= agreement(got[feature][:SOUNDS], expected)
+            self.keep(what, rate, milliseconds=round(1e3 * size / rate, 3), **about)
+        for network in encoder.networks():
+            network._compiled_call_impl = None
 
     def networks(
         self,
@@ -95,7 +179,7 @@ class Bench:
         theirs: Callable[[torch.Tensor], torch.Tensor],
         load: Callable[[str], Encoder],
     ) -> None:
-        """Measure upstream's bare network and ours on resident windows, in every precision.
+        """Measure upstream's bare network and ours on resident windows, in turns.
 
         Args:
             label: of the encoder.
@@ -103,7 +187,7 @@ class Bench:
             theirs: windows -> what ``feature`` is with us.
             load: our encoder in a precision.
         """
-        encoder, gpu = load("float32"), self.device.type == "cuda"
+        encoder = load("float32")
         windows = resident(encoder.spec.audio.window, self.batch_size).to(self.device)
         valid = torch.full((len(windows),), windows.shape[1], device=self.device)
         with computing_in("float32", self.device):
@@ -115,25 +199,12 @@ class Bench:
         self.keep(f"{label}, upstream's bare network, float32, in turns with ours", theirs_rate)
         got = encoder.encode(windows[:SOUNDS], valid[:SOUNDS])[feature]
         self.keep(f"{label}, ours, float32", rate, **agreement(got, expected))
-        if not gpu:
-            # No speed: a CPU without such arithmetic only imitates it, audiobox for minutes.
-            for precision in ("bfloat16", "float16") if label == "clap" else ():
-                got = load(precision).encode(windows[:1], valid[:1])[feature]
-                self.keep(f"{label}, ours, {precision}, one window", **agreement(got, expected))
+        if self.device.type == "cuda":
             return
-        for precision in ("float32", "tf32", "bfloat16", "float16"):
-            for compiled in (False, True):
-                if (precision, compiled) == ("float32", False):
-                    continue
-                ours = runner.Runner(load(precision), self.device)
-                if compiled:
-                    ours.compile()
-                start = time.perf_counter()
-                got = ours.encode(windows, valid)[feature][:SOUNDS].cpu()
-                seconds = round(time.perf_counter() - start, 2)
-                (rate,) = self.rates(len(windows), lambda r=ours: r.encode(windows, valid))
-                what = f"{label}, ours, {precision}{', compiled' * compiled}"
-                self.keep(what, rate, **agreement(got, expected), first_batch_seconds=seconds)
+        # No speed: a CPU without such arithmetic only imitates it, audiobox for minutes.
+        for precision in ("bfloat16", "float16") if label == "clap" else ():
+            got = load(precision).encode(windows[:1], valid[:1])[feature]
+            self.keep(f"{label}, ours, {precision}, one window", **agreement(got, expected))
 
 
 def agreement(got: torch.Tensor, expected: torch.Tensor) -> dict[str, float]:
@@ -149,9 +220,42 @@ def resident(samples: int, count: int) -> torch.Tensor:
     return torch.from_numpy(np.resize(sounds, (count, samples)))
 
 
+def bench_ours(
+    bench: Bench,
+    folder: Path,
+    names: Sequence[str],
+    sizes: Sequence[int],
+    precisions: Sequence[str],
+    forms: Sequence[str],
+) -> None:
+    """Measure our networks alone, what is quick first."""
+    if "compiled" in forms:
+        import torch._inductor.compile_fx  # not within a row's seconds, which end it half imported
+    found = {}
+    for name in names:
+        with bench.guarded(f"{name}, resident"):
+            (folder / name).mkdir()
+            encoder = OURS[name](folder / name)
+            shutil.rmtree(folder / name)
+            windows = resident(encoder.spec.audio.window, SOUNDS)
+            valid = torch.full((SOUNDS,), windows.shape[1])
+            expected = next(iter(encoder.encode(windows, valid).values()))
+            encoder.network.to(bench.device)
+            encoder.device = bench.device
+            found[name] = encoder, expected
+    for form in forms:
+        for size in sizes:
+            for precision in precisions:
+                for encoder, expected in found.values():
+                    bench.network(encoder, expected, size, precision, form == "compiled")
+
+
 def bench_clap(bench: Bench, folder: Path, clips: int) -> None:
     """CLAP with HTSAT-base: laion_clap's files, its network, our network, our extraction."""
     import soundfile
+
+    from qamro_cache.datasets.manifest import load_manifest
+    from qamro_cache.extraction.extract import extract
 
     reference = make_clap(folder)
     module = reference.module.to(bench.device)
@@ -261,19 +365,35 @@ def processor_seconds(step: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def main() -> None:
-    """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     cuda = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
-    parser.add_argument("--batch-size", type=int, default=64 if cuda else 4)
+    parser.add_argument("--batch-size", help="windows at once, several by commas; 64, on a CPU 4")
     parser.add_argument("--seconds", type=float, default=5, help="least time a measurement")
     parser.add_argument("--clips", type=int, default=1024 if cuda else 4, help="files, 22 s each")
-    parser.add_argument("--only", choices=["clap", "audiobox", "resemblyzer"])
+    parser.add_argument("--only", choices=[*UPSTREAM])
+    parser.add_argument("--ours", action="store_true", help="resident networks of ours alone")
+    parser.add_argument("--precision", help="of resident ones; float16,tf32,float32, on a CPU last")
+    parser.add_argument("--form", help="of resident ones; eager,compiled, on a CPU the first")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
-    if args.batch_size < SOUNDS:
-        parser.error(f"--batch-size starts at {SOUNDS}, the number of different sounds")
+    gpu = torch.device(args.device).type == "cuda"
+    args.sizes = [int(size) for size in (args.batch_size or ("64" if gpu else "4")).split(",")]
+    given = args.precision or ("float16,tf32,float32" if gpu else "float32")
+    args.precisions = given.split(",")
+    args.forms = (args.form or ("eager,compiled" if gpu else "eager")).split(",")
+    if unknown := {*args.precisions} - {*PRECISIONS} | {*args.forms} - {"eager", "compiled"}:
+        parser.error(f"unknown: {', '.join(unknown)}")
+    return args
+
+
+def main() -> None:
+    """Measure and write the result."""
+    args = parse()
     kind = torch.device(args.device).type
     cores = f"CPU, {available_processors()} cores, {platform.machine()}"
     out = args.out or ROOT / "benchmarks" / "results" / f"encode-{kind}.json"
@@ -283,8 +403,9 @@ def main() -> None:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name() if kind == "cuda" else cores,
         "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
         "torch": torch.__version__,
-        "batch_size": args.batch_size,
+        "batch_size": args.sizes[0],
         "note": "random weights (not resemblyzer), synthetic sounds: speed and agreement only",
     }
 
@@ -295,16 +416,24 @@ def main() -> None:
         }
         write_json(out, {**about, **found})
 
-    bench = Bench(args.device, args.seconds, args.batch_size, save)
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("clap", "audiobox"):
-            (Path(folder) / name).mkdir()
-        if args.only in (None, "clap"):
-            bench_clap(bench, Path(folder) / "clap", args.clips)
-        if args.only in (None, "audiobox"):
-            bench_audiobox(bench, Path(folder) / "audiobox")
-        if args.only in (None, "resemblyzer"):
-            bench_resemblyzer(bench)
+    bench = Bench(args.device, args.seconds, args.sizes[0], save)
+    wanted = [args.only] if args.only else [*UPSTREAM]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ours = [name for name in OURS if name in wanted]
+        bench_ours(bench, folder, ours, args.sizes, args.precisions, args.forms)
+        for name in () if args.ours else wanted:
+            if absent := [package for package in UPSTREAM[name] if find_spec(package) is None]:
+                bench.keep(f"{name}, upstream's", skipped=f"no {', '.join(absent)} here")
+                continue
+            with bench.guarded(f"{name}, upstream's"):
+                (folder / name).mkdir()
+                if name == "clap":
+                    bench_clap(bench, folder / name, args.clips)
+                elif name == "audiobox":
+                    bench_audiobox(bench, folder / name)
+                else:
+                    bench_resemblyzer(bench)
     for name, ratio in bench.gates.items():
         print(f"gate: {name}, float32, ours / upstream's bare network: {ratio:.2f} (at least 1)")
     print(f"written to {out}")

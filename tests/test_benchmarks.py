@@ -3,10 +3,14 @@
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+
+from qamro_cache.encoders.precision import computing_in
+from qamro_cache.identity import AudioPolicy, EncoderSpec
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -84,19 +88,74 @@ def test_the_grid_to_its_end(script, monkeypatch):
 
 
 def test_the_encoders(script, monkeypatch):
-    for package in ("transformers", "soundfile"):
-        pytest.importorskip(package)
     module, out = script("encode", "--only", "clap")
+    monkeypatch.setattr(module, "OURS", {})
+    monkeypatch.setattr(module, "UPSTREAM", {"clap": ("json",), "else": ("no_such_package",)})
+    monkeypatch.setattr(module.sys, "argv", [a for a in sys.argv if a not in ("--only", "clap")])
 
     def bench_clap(bench, folder, clips):
         bench.keep("one", 3.0, cosine=1.0)
         bench.gates["clap"] = 1.5
-        bench.keep("two", 4.0)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(module, "bench_clap", bench_clap)
-    with pytest.raises(torch.OutOfMemoryError):
-        module.main()
+    module.main()
     found = json.loads(out.read_text())
-    assert [row["what"] for row in found["results"]] == ["one", "two"]
+    assert [row["what"] for row in found["results"]] == [
+        "one", "clap, upstream's", "else, upstream's",
+    ]  # fmt: skip
+    assert found["results"][1]["failed"] == "OutOfMemoryError: CUDA out of memory"
+    assert found["results"][2]["skipped"] == "no no_such_package here"
     assert found["ours_over_bare_upstream_network_float32"] == {"clap": 1.5}
+
+
+class Tiny:
+    """An encoder of one product, which has memory for seven windows."""
+
+    def __init__(self, folder):
+        policy = AudioPolicy(1, 16, 16)
+        self.spec = EncoderSpec("tiny", "1", policy, {"a": (3,)})
+        self.network, self.device = torch.nn.Linear(16, 3), torch.device("cpu")
+        self.network.compile = self.compile
+
+    def compile(self, dynamic):
+        self.network._compiled_call_impl = self.network.forward
+        if self.spec.precision == "bfloat16":
+            time.sleep(30)
+
+    def networks(self):
+        return [self.network]
+
+    def encode(self, windows, valid):
+        if len(windows) > 7:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        with computing_in(self.spec.precision, self.device):
+            return {"a": self.network(windows)}
+
+
+def test_our_networks_alone(script, monkeypatch):
+    """Each precision and form and size is a row, whichever of them fails or takes too long."""
+    lists = ("--precision", "float32,bfloat16,tf32", "--form", "eager,compiled")
+    module, out = script("encode", "--ours", "--batch-size", "4,8", "--seconds", "0", *lists)
+    monkeypatch.setattr(module, "OURS", {"clap": Tiny})
+    monkeypatch.setattr(module, "LONGEST", 3)
+    module.main()
+    rows = json.loads(out.read_text())["results"]
+    keys = [(row["compiled"], row["batch_size"], row["precision"]) for row in rows]
+    assert keys == [
+        (compiled, size, precision)
+        for compiled in (False, True)
+        for size in (4, 8)
+        for precision in ("float32", "bfloat16", "tf32")
+    ]
+    for row, (compiled, size, precision) in zip(rows, keys, strict=True):
+        if precision == "tf32":
+            assert "needs a CUDA device" in row["failed"]
+        elif compiled and precision == "bfloat16":
+            assert row["failed"] == "TimeoutError: not done after 3 s"
+        elif size == 8:
+            assert row["failed"] == "OutOfMemoryError: CUDA out of memory"
+        else:
+            assert row["windows_per_second"] > 0
+            assert row["error"] <= (1e-6 if precision == "float32" else 0.1)
+            assert ("compile_seconds" in row) == compiled

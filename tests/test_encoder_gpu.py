@@ -1,14 +1,16 @@
 """On a GPU: the CPU's features, in every precision, plain and compiled, whatever the memory."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
 pytest.importorskip("transformers")
 
 from clap_reference import sound
+from random_networks import make_audiobox, make_clap
 
-from qamro_cache.encoders.protocol import EncoderOptions
-from qamro_cache.encoders.registry import load_encoder
 from qamro_cache.encoders.runner import Runner
 
 pytestmark = [
@@ -20,19 +22,23 @@ pytestmark = [
 LIMITS = {"float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 1e-1}
 
 
-@pytest.fixture(scope="module", params=["clap", "audiobox"])
-def case(request):
-    """Encoder's name, its checkpoint's options, windows, valid and the CPU's features."""
-    reference = request.getfixturevalue(f"{request.param}_reference")
-    if request.param == "clap":
-        options = {"checkpoint": str(reference.checkpoint), "tokenizer": "none"}
-    else:
-        options = {"checkpoint": str(reference.file)}
-    encoder = load_encoder(request.param, EncoderOptions(**options))
+@pytest.fixture(scope="module", params=[make_clap, make_audiobox])
+def case(request, tmp_path_factory):
+    """An encoder on the CPU, windows, valid and the CPU's features."""
+    encoder = request.param(tmp_path_factory.mktemp("checkpoint"))
     size = encoder.spec.audio.window
     windows = torch.stack([torch.from_numpy(sound(seed, size)) for seed in range(4)])
     valid = torch.tensor([size, size, size // 2, size // 3])
-    return request.param, options, windows, valid, encoder.encode(windows, valid)
+    return encoder, windows, valid, encoder.encode(windows, valid)
+
+
+def on_gpu(encoder, precision="float32"):
+    """The same encoder on the GPU."""
+    encoder = copy.deepcopy(encoder)
+    encoder.network.to("cuda")
+    encoder.device = torch.device("cuda")
+    encoder.spec = replace(encoder.spec, precision=precision)
+    return encoder
 
 
 def error(got: torch.Tensor, expected: torch.Tensor) -> float:
@@ -43,9 +49,9 @@ def error(got: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("precision", list(LIMITS))
 @pytest.mark.parametrize("compiled", [False, True])
 def test_equals_the_cpu(case, precision, compiled):
-    name, options, windows, valid, expected = case
-    encoder = load_encoder(name, EncoderOptions(**options, precision=precision), "cuda")
-    runner = Runner(encoder, "cuda")
+    encoder, windows, valid, expected = case
+    torch._dynamo.reset()
+    runner = Runner(on_gpu(encoder, precision), "cuda")
     if compiled:
         runner.compile()
     got = runner.encode(windows.cuda(), valid.cuda())
@@ -56,16 +62,15 @@ def test_equals_the_cpu(case, precision, compiled):
 
 
 def test_does_not_change_the_process_settings(case):
-    name, options, windows, valid, _ = case
+    encoder, windows, valid, _ = case
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    encoder = load_encoder(name, EncoderOptions(**options, precision="tf32"), "cuda")
-    encoder.encode(windows.cuda(), valid.cuda())
+    on_gpu(encoder, "tf32").encode(windows.cuda(), valid.cuda())
     assert before == (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
 
 
 def test_halves_when_memory_runs_out(case, caplog):
-    name, options, windows, valid, expected = case
-    encoder = load_encoder(name, EncoderOptions(**options), "cuda")
+    encoder, windows, valid, expected = case
+    encoder = on_gpu(encoder)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     encoder.encode(windows[:1].cuda(), valid[:1].cuda())

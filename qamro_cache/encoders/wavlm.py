@@ -4,7 +4,8 @@ Chen et al. 2022 (arXiv 2110.13900), as Audiobox-Aesthetics uses it; parameter n
 its checkpoints. Against the published module: the positional convolution goes by FFT, which GPUs
 otherwise run without their tensor cores, the feature extractor's convolutions are two-dimensional
 ones with the channels last, for the same reason, and the table of relative positions is looked up
-once.
+once. Its rows are so long that the fused attention reads them as they are, and in half precision
+they are gated in it: a bias [B, 12, 499, 499] a layer is most of what attention reads and writes.
 """
 
 import math
@@ -23,6 +24,7 @@ CHANNELS = 512
 CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # kernel, stride
 POSITION_KERNEL = 128
 POSITION_GROUPS = 16
+ALIGNED = 8  # attention's kernels want the rows of a bias this many numbers apart, or copy it all
 
 
 class FeatureExtractor(nn.Module):
@@ -128,7 +130,16 @@ class Attention(nn.Module):
         self.grep_a = nn.Parameter(torch.ones(1, HEADS, 1, 1))
 
     def forward(self, x: Tensor, distances: Tensor, padding: Tensor) -> Tensor:
-        """[B, T, 768], bias [heads, T, T], additive mask [B, 1, 1, T] -> [B, T, 768]."""
+        """Attend from and to every frame.
+
+        Args:
+            x: [B, T, 768].
+            distances: bias [heads, T, T'], T' being T or more, so that rows are aligned.
+            padding: [B, 1, 1, T'], 0 or -inf, added to the bias.
+
+        Returns:
+            [B, T, 768]; what is in columns from T on is not read.
+        """
         B, T, _ = x.shape
         heads = x.view(B, T, HEADS, -1).transpose(1, 2)  # [B, heads, T, 64]
         gates = self.grep_linear(heads).view(B, HEADS, T, 2, 4).sum(-1).sigmoid()
@@ -137,8 +148,8 @@ class Attention(nn.Module):
             projection(x).view(B, T, HEADS, -1).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        bias = (gate * distances + padding).to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        bias = torch.addcmul(padding.to(q.dtype), gate.to(q.dtype), distances.to(q.dtype))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[..., :T])
         result: Tensor = self.out_proj(out.transpose(1, 2).reshape(B, T, WIDTH))
         return result
 
@@ -191,7 +202,8 @@ class WavLM(nn.Module):
         positions.fold(frames)
         table = self.encoder.get_parameter("layers.0.self_attn.relative_attention_bias.weight")
         buckets = distance_buckets(frames).to(table.device)
-        self.distances = table.detach()[buckets].permute(2, 0, 1).contiguous()
+        distances = table.detach()[buckets].permute(2, 0, 1)  # [heads, T, T]
+        self.distances = F.pad(distances, (0, -frames % ALIGNED))
 
     def forward(self, windows: Tensor, valid: Tensor) -> Tensor:
         """Mean of each layer over the frames that are audio.
@@ -207,7 +219,7 @@ class WavLM(nn.Module):
         x = self.post_extract_proj(self.layer_norm(features)).float()
         inside = valid_frames(valid, windows.shape[1], x.shape[1])  # [B, T]
         padding = torch.zeros(inside.shape, device=x.device).masked_fill(~inside, -math.inf)
-        padding = padding[:, None, None]
+        padding = F.pad(padding, (0, self.distances.shape[2] - x.shape[1]))[:, None, None]
         share = (inside / inside.sum(1, keepdim=True).clamp(min=1)).float()[:, None]  # [B, 1, T]
         x = x * inside[..., None]
         x = self.encoder.layer_norm(x + self.encoder.pos_conv[0](x))
