@@ -110,7 +110,7 @@ def show_summary(summary: "Summary", as_json: bool) -> None:
     kind = "synthetic " if summary.synthetic else ""
     click.echo(
         f"{printable(str(summary.out))}: {summary.ok} {kind}clips, {summary.failures} failed, "
-        f"{summary.windows} windows"
+        f"{summary.windows} windows, computed in {summary.precision}"
     )
     if stats.clips_done:
         click.echo(

@@ -51,7 +51,7 @@ def test_argument_is_refused_or_needed(plug_ins):
     with pytest.raises(QamroError, match="x needs NAME"):
         registry.load_encoder("x")
     loaded = registry.load_encoder("x:a:b", device="cuda:1")
-    assert loaded == ("a:b", EncoderOptions(), "cuda:1")
+    assert loaded == ("a:b", EncoderOptions(precision="float32"), "cuda:1")
 
 
 def test_everything_missing_is_said_in_one_line(plug_ins):

@@ -247,4 +247,5 @@ INFO = EncoderInfo(
         "int16",
         "backend",
     ),
+    half=True,
 )

@@ -61,16 +61,18 @@ class EncoderOptions(WeightsOptions):
     """What a user may set about an encoder, where the encoder takes it.
 
     Attributes:
-        precision: ``float32``, ``tf32``, ``bfloat16`` or ``float16``.
+        precision: ``float32``, ``tf32``, ``bfloat16`` or ``float16``; ``auto``: as
+            `encoders.precision.choose_precision` has it.
         rate_policy: ``resample`` or ``as-is``.
         int16: truncate samples to 16 bits where the encoder's upstream does; False: nowhere.
         backend: whose network computes: ``ours``, or ``upstream``, the package of its authors.
     """
 
     precision: str = setting(
-        "float32",
-        "What the encoder computes in.",
-        choices=("float32", "tf32", "bfloat16", "float16"),
+        "auto",
+        "What the encoder computes in; auto: as in --out, else float16 on a GPU for clap and "
+        "audiobox, else float32.",
+        choices=("auto", "float32", "tf32", "bfloat16", "float16"),
     )
     rate_policy: str = setting(
         "resample",
@@ -99,6 +101,7 @@ class EncoderInfo:
         load: (argument after the colon, options, device) -> encoder in eval mode.
         argument: what comes after the colon, for example ``NAME-or-folder``; empty: nothing may.
         takes: names of the `EncoderOptions` that it honors; whoever gives another is refused.
+        half: whether tests hold its error in float16 under 1 % of the distance between two clips.
     """
 
     name: str
@@ -110,3 +113,4 @@ class EncoderInfo:
     load: Callable[[str, EncoderOptions, str], Encoder]
     argument: str = ""
     takes: Collection[str] = ()
+    half: bool = False

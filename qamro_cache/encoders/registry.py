@@ -7,7 +7,7 @@ point names an ``EncoderInfo``. docs/encoders.md shows a complete one.
 import importlib
 import logging
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -101,11 +101,13 @@ def load_encoder(name: str, options: EncoderOptions | None = None, device: str =
 
 def load_found(info: EncoderInfo, argument: str, options: EncoderOptions, device: str) -> Encoder:
     """Load what `find_encoder` found and nothing is missing of; see `load_encoder`."""
-    from qamro_cache.encoders.precision import check_precision
+    from qamro_cache.encoders.precision import check_precision, choose_precision
 
+    options = replace(options, precision=choose_precision(info, options, device))
+    usual = replace(EncoderOptions(), precision="float32")
     for field in fields(options):
         value = getattr(options, field.name)
-        if value != field.default and field.name not in info.takes:
+        if value != getattr(usual, field.name) and field.name not in info.takes:
             raise QamroError(
                 f"encoder {info.name} takes no {field.name} (given: {value!r}); leave it out"
             )

@@ -31,6 +31,7 @@ from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes, without_references
 from qamro_cache.experiments.parts import Part
 from qamro_cache.experiments.plan import Plan, joined, make_plan
+from qamro_cache.experiments.precision import keep_precision
 from qamro_cache.experiments.request import AblateRequest, ablate_request
 from qamro_cache.experiments.store import GRID_FILES, keep_stack, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
@@ -138,6 +139,7 @@ def _trained(
         return [], Trained(0, 0.0)
     parts = zip(request.parts, materials, strict=True)
     plans = [_plan(part, material, request.cells, options) for part, material in parts]
+    keep_precision(request.out / "done", options.precision)
     for together in _same_folds(plans):
         done_in = request.out / "done"
         one = _train_missing(together, done_in, device, options.precision, progress)

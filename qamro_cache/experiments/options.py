@@ -60,7 +60,9 @@ class RunOptions(ChoiceOptions, ColumnOptions, ScaleOptions):
     )
     device: str = setting("", "Torch device.", default_help="a GPU if there is one")
     precision: str = setting(
-        "float32", "Precision of products on a GPU.", choices=("float32", "tf32", "bf16")
+        "auto",
+        "Precision of products on a GPU; auto: that of the results in --out, else float32.",
+        choices=("auto", "float32", "tf32", "bf16"),
     )
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ from qamro_cache.experiments.grid import (
 from qamro_cache.experiments.onto import Onto, open_onto
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.parts import Part, parts_of_grid
+from qamro_cache.experiments.precision import decided
 from qamro_cache.experiments.readings import Reading, one_reading, with_layers
 from qamro_cache.experiments.store import refuse_other_run
 from qamro_cache.features.expression import Expression
@@ -116,6 +117,7 @@ def train_request(
     out = as_path(out, "a folder")
     replaceable_folder(out)
     refuse_device(options.device)
+    options = decided(options, out, [recipe], anew=options.overwrite)
     sources, expression = _reading(cache, options, recipe)
     text = recipe.head.inputs != "audio"
     if text:
@@ -185,6 +187,7 @@ def ablate_request(
     refuse_device(options.device)
     if (out / "head.safetensors").exists():
         raise QamroError(f"{out} holds a run of qamro-train; name another folder for the grid")
+    options = decided(options, out, [cell.recipe for cell in cells], anew=False)
     sources = join_caches(caches)
     cells = with_layers(cells, sources)
     onto = open_onto(options, cells, sources.caches)

@@ -32,7 +32,7 @@ from qamro_cache.extraction.estimate import feature_bytes
 from qamro_cache.extraction.folder import WorkFolder
 from qamro_cache.extraction.publish import publish
 from qamro_cache.extraction.request import ExtractRequest
-from qamro_cache.extraction.reuse import find_kept
+from qamro_cache.extraction.reuse import as_earlier, find_kept
 from qamro_cache.extraction.shards import ShardWriter
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import plan_units, shard_path, shard_rows
@@ -65,6 +65,7 @@ class Summary:
         stats: of this run.
         synthetic: whether the clips and their ratings are made by a program.
         max_failures: failed clips that are not too many.
+        precision: that the encoder computed in.
     """
 
     out: Path
@@ -75,6 +76,7 @@ class Summary:
     stats: Stats
     synthetic: bool = False
     max_failures: int = 0
+    precision: str = ""
 
     @property
     def failures(self) -> int:
@@ -96,6 +98,7 @@ class Summary:
             "failures": self.failures,
             "failed": self.failed,
             "windows": self.windows,
+            "precision": self.precision,
             "extracted": self.stats.clips_done,
             "reused": self.stats.clips_reused,
             "odd_levels": {oddity: count for oddity, (count, _) in self.stats.odd.items()},
@@ -143,6 +146,7 @@ def extract(
         )
     if isinstance(encoder, str):
         refuse_encoder(encoder)
+        request = as_earlier(request, as_path(out), encoder)
     plain_target(as_path(out))
     clips = load_clips(dataset, manifest, request)
     with closing(make_engine(encoder, request, clips.clips["path"].tolist())) as engine:
@@ -216,7 +220,8 @@ def run_extraction(
         folder.clear()
     for oddity, (count, names) in stats.odd.items():
         logger.warning("%s", oddity_message(oddity, count, names))
-    return _summary(out, made, stats, dataset.synthetic, request.max_failures)
+    summary = _summary(out, made, stats, dataset.synthetic, request.max_failures)
+    return replace(summary, precision=engine.spec.precision)
 
 
 def _summary(out: Path, made: Tables, stats: Stats, synthetic: bool, max_failures: int) -> Summary:

@@ -20,6 +20,11 @@ from qamro_cache.temporary import NO_LOCKS, locked, remove_leftovers
 logger = logging.getLogger("qamro_cache")
 
 
+def work_folder(out: Path) -> Path:
+    """Return where the shards of an unfinished extraction lie."""
+    return out.with_name(out.name + ".parts")
+
+
 class WorkFolder:
     """The shards of an unfinished extraction, owned by one process at a time.
 
@@ -28,7 +33,7 @@ class WorkFolder:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.path = out.with_name(out.name + ".parts")
+        self.path = work_folder(out)
         self._lock = ExitStack()
         self._next = 0
         self._written: list[Path] = []

@@ -3,24 +3,57 @@
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from qamro_cache.cache.checks import refuse_mixture
+from qamro_cache.cache.container import open_container
 from qamro_cache.cache.content import Header
+from qamro_cache.cache.layout import header_of
 from qamro_cache.cache.tables import Tables, open_tables
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.contents import storable_time
-from qamro_cache.extraction.folder import WorkFolder
-from qamro_cache.extraction.units import ClipJob
+from qamro_cache.extraction.folder import WorkFolder, work_folder
+from qamro_cache.extraction.request import ExtractRequest
+from qamro_cache.extraction.units import ClipJob, shard_path
 
 logger = logging.getLogger("qamro_cache")
 
 
 _COMPARED = (*ClipJob._fields, "status", "audio_sha256", "audio_bytes", "audio_mtime_ns")
+
+
+def as_earlier(request: ExtractRequest, out: Path, encoder: str) -> ExtractRequest:
+    """Let ``--precision auto`` be that of what is there of this encoder, which another would spoil.
+
+    Args:
+        request: of the extraction.
+        out: the cache file; of a part, those of the other parts are looked at too.
+        encoder: its name.
+    """
+    if request.precision != "auto":
+        return request
+    files = [out, *_parts_of(out)]
+    if request.part is not None:
+        beside = out.parent.glob(f"{escape(out.stem)}-*-of-*{escape(out.suffix)}")
+        files += [file for path in sorted(beside) for file in (path, *_parts_of(path))]
+        files += _parts_of(shard_path(out, request.part))
+    for path in filter(Path.is_file, files):
+        with suppress(QamroError):  # said where it is opened for its clips
+            identity = header_of(open_container(path)).identity
+            if identity["name"].partition(":")[0] == encoder.partition(":")[0]:
+                return replace(request, precision=identity["precision"])
+    return request
+
+
+def _parts_of(out: Path) -> list[Path]:
+    return sorted(work_folder(out).glob("part-*.h5"))
 
 
 def find_kept(

@@ -1,0 +1,79 @@
+"""What ``--precision auto`` of a training is: that of the folder, else what is quick and exact."""
+
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from qamro_cache.devices import usable_device
+from qamro_cache.experiments.options import RunOptions
+from qamro_cache.files import write_text
+from qamro_cache.settings import settings_of
+from qamro_cache.training.recipe import Recipe
+
+logger = logging.getLogger("qamro_cache")
+
+#: On a GPU. To be tf32 once benchmarks/grid.py has shown it to be faster there than float32.
+ON_A_GPU = "float32"
+
+Options = TypeVar("Options", bound=RunOptions)
+
+
+def decided(options: Options, out: Path, recipes: Sequence[Recipe], *, anew: bool) -> Options:
+    """Return the options with a precision by its name.
+
+    Args:
+        options: of a run or a grid.
+        out: its folder; what has been trained there has the precision that ``auto`` is.
+        recipes: of its heads: TF32 is for ordinary ones alone, whose products were tried.
+        anew: whether what is there will be replaced.
+    """
+    if options.precision != "auto":
+        return options
+    earlier = "" if anew else _earlier(out)
+    found = earlier or _of_the_device(options.device, recipes)
+    if found != "float32":
+        logger.info("--precision auto: %s%s", found, f", as in {out}" if earlier else "")
+    return replace(options, precision=found)
+
+
+def keep_precision(done: Path, precision: str) -> None:
+    """Leave beside a grid's results what they are computed in: a stopped one goes on in it."""
+    path = done / "precision"
+    with suppress(OSError, ValueError):
+        if path.read_text(encoding="utf-8") == precision:
+            return
+    done.mkdir(parents=True, exist_ok=True)
+    write_text(path, precision)
+
+
+def _earlier(out: Path) -> str:
+    """Return the precision of what is in a folder; empty where that is not known."""
+    found: object = ""
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        found = json.loads((out / "config.json").read_text(encoding="utf-8"))["precision"]
+    # A grid's, that may not have come to its end.
+    with suppress(OSError, ValueError):
+        found = (out / "done" / "precision").read_text(encoding="utf-8")
+    known = settings_of(RunOptions)["precision"].choices[1:]
+    return found if isinstance(found, str) and found in known else ""
+
+
+def _of_the_device(name: str, recipes: Sequence[Recipe]) -> str:
+    if ON_A_GPU == "float32":
+        return ON_A_GPU  # whatever the device, which torch is needed to ask for
+    import torch
+
+    from qamro_cache.self_check import usable
+    from qamro_cache.training.net import is_layered
+
+    device = torch.device(usable_device(name))
+    trained = [recipe for recipe in recipes if recipe.head.kind != "ridge"]
+    covered = trained and all(is_layered(one.head) and not one.dropout for one in trained)
+    if device.type != "cuda" or not covered:
+        return "float32"
+    new = torch.cuda.get_device_capability(device) >= (8, 0)
+    return ON_A_GPU if new and usable("products", device) else "float32"
