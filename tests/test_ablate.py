@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,10 +98,27 @@ def test_cells_and_their_tables(cache, tmp_path):
             (summary["alpha"] == alpha) & (summary["beta"] == beta) & (summary["axis"] == axis)
         ].to_dict("records")
         assert row["clip_srcc"] == pytest.approx(spearmanr(*rows.to_numpy().T)[0], abs=1e-4)
+    of_best(cache, tmp_path, best)
     chosen = best["axes"]["quality"]
     top = summary[(summary["axis"] == "quality") & (summary["model"] == "head")]
     assert chosen["clip_srcc"] == pytest.approx(top["clip_srcc"].max())
     assert json.loads((tmp_path / "best.json").read_text())["synthetic"] is True
+
+
+def of_best(cache, folder, best):
+    """Hold the predictions of the highest cells against those of train(), cell by cell."""
+    table = pd.read_csv(folder / "predictions.csv")
+    for axis, one in best["axes"].items():
+        names = {k: v for k, v in one["cell"].items() if v is not None}
+        train(cache, folder / "best", cv="group", seeds=2, axis=axis, **names, **QUICK)
+        alone = pd.read_csv(folder / "best" / "predictions.csv")
+        shutil.rmtree(folder / "best")
+        mine = table[table["axis"] == axis].reset_index(drop=True)
+        keys = ["seed", "clip_id"]
+        alone = alone.sort_values(keys).reset_index(drop=True)
+        mine = mine.sort_values(keys).reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine, alone[mine.columns], atol=1e-4)
+    assert len(table) == 2 * 2 * 39
 
 
 def test_ways_to_hold_clips_out_are_a_dimension(cache, tmp_path):

@@ -109,7 +109,7 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
             outcomes += _outcomes(request, part, plans[place], origin, *more)
         held_out = part.held_out
         split = {"split": held_out.question, "copies": held_out.copies.record()}
-        files = {"cache": [str(path.absolute()) for path in part.sources.paths]}
+        files = {"cache": [str(path) for path in part.sources.paths]}
         materials.append({**material.origin(), **files, **split, "heads": heads_of(part, request)})
         questions[held_out.cv, held_out.question] = {"cv": held_out.cv, **split}
     if any(cell.context in ("reference", "both") for cell in cells):
@@ -185,6 +185,7 @@ def _write(
         "precision": options.precision,
         "given": request.given,
         "materials": materials,
+        "audio": _audio(request),
         "cells": [{**cell.names, "recipe": flat_recipe(cell.recipe)} for cell in cells],
     }
     synthetic = any(item["synthetic"] for item in materials)
@@ -201,6 +202,17 @@ def _write(
             replace(one, judged=replace(one.judged, interval=options.kind)) for one in outcomes
         ]
         return write_tables(new, outcomes, about)
+
+
+def _audio(request: AblateRequest) -> dict[str, str]:
+    """Return where the judged clips are on this machine."""
+    onto = [] if request.onto is None else [request.onto.clips]
+    tables = [clips.table for clips in onto or [part.clips for part in request.parts]]
+    return {
+        name: path
+        for table in tables
+        for name, path in zip(table["clip_id"], table["path"], strict=True)
+    }
 
 
 def _plan(part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions) -> Plan:

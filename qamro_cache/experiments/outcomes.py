@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from qamro_cache.evaluation.judged import Floats
 from qamro_cache.evaluation.nested import Inside
@@ -14,6 +15,7 @@ from qamro_cache.experiments.plan import Plan
 from qamro_cache.experiments.tables import Outcome
 from qamro_cache.experiments.thinned import learned_from
 from qamro_cache.training.closed_form import is_closed
+from qamro_cache.training.inputs import Folds
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.schedule import make_schedule, pair_coverage
 
@@ -41,6 +43,7 @@ def head_outcomes(
         by_seed = groups.setdefault((plan.cells[k], plan.axes[k]), {})
         by_seed.setdefault(job.seed, []).append(k)
     coverage, labels = _Coverage(plan), plan.material.clips.labels.mean.T
+    clips = named_clips(plan.material.clips.table, plan.folds)
     outcomes = []
     for (cell, axis), by_seed in groups.items():
         failed = [done[plan.keys[k]]["diverged"] for heads in by_seed.values() for k in heads]
@@ -70,12 +73,21 @@ def head_outcomes(
                 {name: np.array(values) for name, values in details.items()},
                 trained=not all(failed),
                 inside=Inside(plan.folds.test, labels[axis], inner.get((cell, axis))),
+                clips=clips,
                 amounts=learned_from(plan.folds, plan.material.clips, axis, cells[cell].raters),
             )
         )
     diverged = np.array([bool(done[key]["diverged"]) for key in plan.keys], np.bool_)
     warn_of_diverged(plan.jobs, diverged)
     return outcomes
+
+
+def named_clips(table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
+    """Return what clips are called, and the fold that holds each out; empty where none does."""
+    fold = np.full(len(table), "", object)
+    for name, held in zip(folds.names, folds.test, strict=True):
+        fold[held] = name
+    return table[["clip_id", "system", "group"]].assign(fold=fold)
 
 
 def baseline_outcomes(

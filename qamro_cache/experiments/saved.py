@@ -98,7 +98,7 @@ def _files(runs: Sequence[Run]) -> dict[str, Any]:
         table = run.material.clips.table
         audio |= dict(zip(table["clip_id"], table["path"], strict=True))
     paths = runs[0].material.sources.paths
-    return {"cache": [str(path.absolute()) for path in paths], "audio": audio}
+    return {"cache": [str(path) for path in paths], "audio": audio}
 
 
 def head_of(recipe: Recipe, members: Sequence[_Members], config: Mapping[str, Any]) -> Head:

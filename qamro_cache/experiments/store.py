@@ -20,7 +20,9 @@ logger = logging.getLogger("qamro_cache")
 RUN_FILES = ("config.json", "metrics.json", "predictions.csv", "head.safetensors")
 
 #: What qamro-ablate writes into its folder, beside ``done/``, where trained results are kept.
-GRID_FILES = ("config.json", "results.csv", "summary.csv", "study.csv", "best.json")
+GRID_FILES = (
+    "config.json", "results.csv", "summary.csv", "study.csv", "best.json", "predictions.csv"
+)  # fmt: skip
 
 #: Kept of each head in ``done/``.
 _KEPT = {"predictions": "f", "best_epoch": "i", "diverged": "b", "stability": "f"}

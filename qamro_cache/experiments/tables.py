@@ -20,6 +20,9 @@ from qamro_cache.files import write_json, write_table
 
 Floats = npt.NDArray[np.float64]
 
+#: Columns of ``predictions.csv``; where ways to hold clips out are compared, ``cv`` too.
+_PREDICTED = ["clip_id", "system", "group", "fold", "axis", "seed", "prediction", "target"]
+
 #: What stands behind the figures of a row.
 _COUNTS = ("clips", "systems", "groups", "left_out")
 #: Settings whose names are those of counts, as columns.
@@ -45,6 +48,7 @@ class Outcome:
             batches).
         trained: whether some head did not diverge; otherwise it is no candidate for the best cell.
         inside: what a cell can be chosen by for each fold; None of a baseline.
+        clips: [C] of a cell: ``clip_id``, ``system``, ``group`` and ``fold`` of the clips.
         amounts: how much the model learned from, see `learned_from`.
     """
 
@@ -57,6 +61,7 @@ class Outcome:
     details: Mapping[str, Floats]
     trained: bool = True
     inside: Inside | None = None
+    clips: pd.DataFrame | None = None
     amounts: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -67,9 +72,9 @@ def write_tables(
 ) -> dict[str, Any]:
     """Write ``results.csv``, ``summary.csv`` and ``best.json``; return what the last one holds.
 
-    And ``study.csv``, where cells differ in how much their heads learn from. ``about`` is of
-    ``best.json``: the set and whether it is ``synthetic``, and the ``questions``, what the ways to
-    hold out ask of a model, with the copies found in each.
+    And ``predictions.csv``, of the highest cells, and ``study.csv``, where cells differ in how much
+    their heads learn from. ``about`` is of ``best.json``: the set and whether it is ``synthetic``,
+    and the ``questions``, what the ways to hold out ask of a model, with the copies found in each.
     """
     results, summary, study = [], [], []
     # Cells that hold out other clips answer another question: no common clips, no best one.
@@ -79,8 +84,10 @@ def write_tables(
     best: dict[str, Any] = {}
     scores: dict[int, dict[str, Any]] = {}
     ceilings: list[tuple[Outcome, dict[str, Any]]] = []
+    chosen = []
     for name, same in asked.items():
         found, best[name] = _compare(same)
+        chosen += [_predictions(one) for one in same if _is_cell(one, best[name]["cell"])]
         if best[name]["ceiling"]:
             ceilings.append((same[0], best[name]["ceiling"]))
         scores |= {id(one): scored for one, scored in zip(same, found, strict=True)}
@@ -106,9 +113,28 @@ def write_tables(
         if about["synthetic"]:
             table["synthetic"] = True
         write_table(out / f"{name}.csv", table)
+    table = pd.concat(chosen) if chosen else pd.DataFrame(columns=_PREDICTED)
+    write_table(out / "predictions.csv", table)
     record = {**about, "axes": best}
     write_json(out / "best.json", record)
     return record
+
+
+def _is_cell(outcome: Outcome, names: Mapping[str, Any] | None) -> bool:
+    return outcome.model == "head" and outcome.trained and dict(outcome.names) == names
+
+
+def _predictions(outcome: Outcome) -> pd.DataFrame:
+    """Return the rows of ``predictions.csv``: a clip that is judged and seed each."""
+    assert outcome.clips is not None
+    known = outcome.judged.known
+    cv = {name: value for name, value in outcome.names.items() if name == "cv"}
+    clips = outcome.clips[known].assign(axis=outcome.axis, **cv)
+    target = outcome.judged.target[known]
+    return pd.concat(
+        clips.assign(seed=seed, prediction=row[known], target=target)
+        for seed, row in zip(outcome.seeds, outcome.predictions, strict=True)
+    )
 
 
 def _columns(names: Mapping[str, Any]) -> dict[str, Any]:

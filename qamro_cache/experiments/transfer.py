@@ -95,7 +95,9 @@ def _outcome(part: Part, cell: Cell, target: int, pred: Floats, onto: Onto) -> O
     amounts = learned_from(part.held_out.folds, part.clips, target, raters=0)
     amounts["calibrate"] = used
     seeds = range(len(pred))
-    return Outcome({}, "head", ours.name, seeds, pred, units, {}, amounts=amounts)
+    clips = onto.clips.table[["clip_id", "system", "group"]].assign(fold="")
+    head = Outcome({}, "head", ours.name, seeds, pred, units, {}, clips=clips)
+    return replace(head, amounts=amounts)
 
 
 def _judged(part: Part, target: int, onto: Onto) -> tuple[int, Judged]:

@@ -59,7 +59,8 @@ class Question:
 
 def questions(folder: Folder) -> list[Question]:
     """Return what a grid asks, an axis and a way to hold out each."""
-    table = folder.table
+    table = folder.summary
+    assert table is not None
     ways = table["cv"] if "cv" in table else [None] * len(table)
     asked = [question(axis, cv) for axis, cv in zip(table["axis"], ways, strict=True)]
     found = []

@@ -1,6 +1,6 @@
-"""The page of several runs on the same clips: paired differences, side by side."""
+"""The page of several runs and grids on the same clips: paired differences, side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from qamro_cache.evaluation.figures import MAIN_FIGURES
 from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.score import DECIDES, score_models
 from qamro_cache.evaluation.verdict import Model, verdicts
+from qamro_cache.reports.choice import nested_words
 from qamro_cache.reports.clips import Predicted
 from qamro_cache.reports.looks import WORST, by_clip
 from qamro_cache.reports.page import (
@@ -27,35 +28,28 @@ from qamro_cache.reports.page import (
     figures_first,
 )
 from qamro_cache.reports.read import Folder
-from qamro_cache.reports.run import axis_of, kind_of
+from qamro_cache.reports.run import kind_of
 from qamro_cache.reports.scores import headline, score_blocks
 
-#: Runs whose clips are drawn.
-_DRAWN = 4
+#: Runs whose clips are drawn, and values of a setting that are listed.
+_DRAWN, _LISTED = 4, 6
 
 
 def comparison_page(folders: Sequence[Folder]) -> Page:
-    """Return the page of several runs, each held against the first.
+    """Return the page of several runs, each held against the first; a grid is its highest cell.
 
     Raises:
-        QamroError: one is a grid, no axis or clip is common, or they were judged by other ratings.
+        QamroError: no axis or clip is common, or they were judged by other ratings.
     """
-    for folder in folders:
-        if folder.grid:
-            raise QamroError(
-                f"{folder.path} is of qamro-ablate, which compares its cells itself; several "
-                "folders on one page are runs of qamro-train"
-            )
     names = _names(folders)
     runs = dict(zip(names, folders, strict=True))
     first = folders[0]
     axes = [
-        axis
-        for axis in first.record["axes"]
-        if all(axis in folder.record["axes"] for folder in folders)
+        axis for axis in first.record["axes"] if all(_answers(folder, axis) for folder in folders)
     ]
     if not axes:
-        raise QamroError(f"{', '.join(str(one.path) for one in folders)} have no axis in common")
+        asked = "; ".join(f"{one.path}: {', '.join(one.record['axes'])}" for one in folders)
+        raise QamroError(f"these have predictions of no axis in common ({asked})")
     lead, sections = [], []
     for axis in axes:
         words, blocks = _axis(axis, runs)
@@ -67,8 +61,14 @@ def comparison_page(folders: Sequence[Folder]) -> Page:
         [Section("What differs", _differences(runs)), *sections,
          Section("What was run", [Words([folder.command], "code") for folder in folders])],
         any(folder.record["synthetic"] for folder in folders),
-        "comparison of runs",
+        "comparison",
     )  # fmt: skip
+
+
+def _answers(folder: Folder, axis: str) -> bool:
+    """Tell whether there are predictions of an axis: a grid may have no highest cell."""
+    found = folder.record["axes"].get(axis)
+    return found is not None and (not folder.grid or found["cell"] is not None)
 
 
 def _names(folders: Sequence[Folder]) -> list[str]:
@@ -76,12 +76,12 @@ def _names(folders: Sequence[Folder]) -> list[str]:
     if len(set(names)) < len(names):
         names = [str(folder.path) for folder in folders]
     if len(set(names)) < len(names):
-        raise QamroError("a folder is named twice; name each run once")
+        raise QamroError("a folder is named twice; name each once")
     return names
 
 
 def _axis(axis: str, runs: Mapping[str, Folder]) -> tuple[list[str], list[Block]]:
-    found = _common(axis, {name: axis_of(folder, axis) for name, folder in runs.items()})
+    found = _common(axis, {name: folder.predicted(axis) for name, folder in runs.items()})
     (name, first), *others = found.items()
     judged = _judged(runs, first)
     scored = score_models({one: of.pred for one, of in found.items()}, judged)
@@ -92,15 +92,25 @@ def _axis(axis: str, runs: Mapping[str, Folder]) -> tuple[list[str], list[Block]
     for other, _ in others:
         for said in verdicts(models[other], [models[name]], {name}, judged):
             lines.append(f"{axis}: {other} {said['words']}.")
+    lines += [words for one, folder in runs.items() for words in _choice(axis, one, folder)]
     blocks = score_blocks(axis, scored, None, name, kind_of(runs[name]))
     blocks[1:1] = [_gaps(axis, found, judged)]
-    low, high = runs[name].record["axes"][axis]["range"]
-    scale = Scale(axis, low, high)
+    scale = Scale(axis, float(judged.target.min()), float(judged.target.max()))
     drawn: list[Block] = [
         by_clip(f"{axis}, {one}", of, scale, held_out=True)
         for one, of in list(found.items())[:_DRAWN]
     ]
     return lines, figures_first([*blocks, *drawn, _apart(axis, found)])
+
+
+def _choice(axis: str, name: str, folder: Folder) -> list[str]:
+    """Say which cell a grid stands for, and what choosing it is worth."""
+    record = folder.record["axes"][axis]
+    if not folder.grid or record["cells"] < 2:
+        return []
+    cell = ", ".join(f"{key}={value}" for key, value in record["cell"].items())
+    lines = [f"{axis}: {name} stands for its highest cell, {cell}, {record['note']}."]
+    return lines + [f"{axis}, {name}: {words}." for words in nested_words(record)]
 
 
 def _common(axis: str, found: Mapping[str, Predicted]) -> dict[str, Predicted]:
@@ -124,7 +134,7 @@ def _common(axis: str, found: Mapping[str, Predicted]) -> dict[str, Predicted]:
 
 def _judged(runs: Mapping[str, Folder], first: Predicted) -> Judged:
     folder = next(iter(runs.values()))
-    ways = {str(one.config.get("cv", "")) for one in runs.values()}
+    ways = {one.cv for one in runs.values()}
     cv = ways.pop() if len(ways) == 1 else ""
     word = "prompt" if cv == "prompt" else "group"
     return first.judged(cv, word, kind_of(folder))
@@ -145,10 +155,10 @@ def _gaps(axis: str, found: Mapping[str, Predicted], judged: Judged) -> Table:
     ]
     return Table(
         f"{axis}: differences from {name}",
-        ["run", *(figure.replace("_", " ") for figure in known)],
+        ["folder", *(figure.replace("_", " ") for figure in known)],
         rows,
         paper=True,
-        note="Each run's figure less the first's on the same clips, with the 95 % interval of the "
+        note=f"Its figure less that of {name} on the same clips, with the 95 % interval of the "
         "paired difference. An interval that holds 0 does not tell them apart; of an error less "
         "is better.",
     )
@@ -168,7 +178,7 @@ def _apart(axis: str, found: Mapping[str, Predicted]) -> Table:
 
 
 def _differences(runs: Mapping[str, Folder]) -> list[Block]:
-    """Return the settings that are not the same in all runs."""
+    """Return the settings that are not the same in all."""
     settings: dict[str, dict[str, str]] = {name: _settings(one) for name, one in runs.items()}
     every = dict.fromkeys(key for one in settings.values() for key in one)
     differ = [key for key in every if len({one.get(key, "-") for one in settings.values()}) > 1]
@@ -181,16 +191,29 @@ def _differences(runs: Mapping[str, Folder]) -> list[Block]:
              if key not in differ]  # fmt: skip
     return [
         Table("Settings that differ", ["setting", *runs], rows, left=1 + len(runs)),
-        Facts([(key, value) for key, value in alike if key in _ORIGIN]),
+        Facts([(key, value) for key, value in alike if key in (*_ORIGIN, "cv", "seeds")]),
     ]
 
 
-_ORIGIN = ("dataset", "encoder", "feature", "cv", "seeds")
+_ORIGIN = ("dataset", "encoder", "feature")
 
 
 def _settings(folder: Folder) -> dict[str, str]:
+    """Return what a folder's heads were made with; of a grid all values of its cells."""
     config: Mapping[str, Any] = folder.config
-    found = {name: str(config.get(name, "")) for name in (*_ORIGIN, "stop")}
-    given = {k: v for k, v in config.get("given", {}).items() if k not in ("device", "overwrite")}
-    flat = {**config.get("recipe", {}), **given}
-    return found | {name: str(value) for name, value in flat.items() if name not in found}
+    origins: Sequence[Mapping[str, Any]] = config.get("materials", [config])
+    found = {name: _values(one.get(name, "") for one in origins) for name in _ORIGIN}
+    found |= {"cv": folder.cv, "seeds": str(config.get("seeds", ""))}
+    cells = config.get("cells", [config])
+    recipes = [one["recipe"] for one in cells]
+    for name in dict.fromkeys(name for one in recipes for name in one):
+        found[name] = _values(one[name] for one in recipes if name in one)
+    for name, value in config.get("given", {}).items():
+        if name not in (*found, "device", "overwrite", "grid"):
+            found[name] = _values(value if isinstance(value, list) else [value])
+    return found
+
+
+def _values(values: Iterable[Any]) -> str:
+    found = dict.fromkeys(map(str, values))
+    return ", ".join(found) if len(found) <= _LISTED else f"{len(found)} values"

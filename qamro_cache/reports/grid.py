@@ -5,19 +5,24 @@ from typing import Any
 
 import pandas as pd
 
+from qamro_cache.evaluation.by_system import by_system as system_records
 from qamro_cache.reports.cells import Question, estimate, key_of, questions, shown
 from qamro_cache.reports.choice import choice_words, nested_words
 from qamro_cache.reports.grid_figures import grid_figures
+from qamro_cache.reports.looks import by_system, looks
 from qamro_cache.reports.page import (
     Block,
     Facts,
     Page,
+    Scale,
     Section,
     Table,
     Value,
     Words,
+    figures_first,
 )
 from qamro_cache.reports.read import Folder
+from qamro_cache.reports.run import noun_of
 
 #: Columns of the table of all cells, with intervals where there are some.
 _SHOWN = ("clip_mse", "clip_lcc", "clip_srcc", "system_srcc", "group_srcc")
@@ -30,6 +35,8 @@ def grid_page(folder: Folder) -> Page:
     for one in questions(folder):
         lead += _words(one)
         sections.append(Section(one.name, _blocks(one)))
+        if one.record["cell"] is not None:
+            sections.append(Section(f"{one.name}: the highest cell's clips", _best(one, folder)))
     lead += [f"How clips were held out: {asks['split']}." for asks in record["questions"]]
     materials = config.get("materials", [])
     named = dict.fromkeys(
@@ -63,6 +70,22 @@ def _blocks(one: Question) -> list[Block]:
         _table(one),
         Words([line for line in (words, str(signature)) if line]),
     ]
+
+
+def _best(one: Question, folder: Folder) -> list[Block]:
+    """Return what the highest cell predicts of the clips that it did not learn from."""
+    of = folder.predicted(one.name)
+    cv = str(one.rows[0].get("cv", folder.cv))
+    noun = noun_of(folder, "prompt" if cv == "prompt" else "group")
+    scale = Scale(one.name, float(of.target.min()), float(of.target.max()))
+    means = system_records(of.mean, of.judged(cv, "", ""), of.system)
+    systems = by_system(one.name, means, scale)
+    cell = ", ".join(f"{name}={value}" for name, value in one.record["cell"].items())
+    words = f"Predictions of {cell or 'the only cell'}."
+    if one.record["cells"] > 1:
+        words += f" It is one of {one.record['cells']} cells, {one.record['note']}."
+    shown = looks(one.name, of, noun, scale, held_out=True)
+    return [Words([words]), *figures_first([*systems[:1], *shown, *systems[1:]])]
 
 
 def _table(one: Question) -> Table:
@@ -106,7 +129,8 @@ def _facts(folder: Folder) -> list[Block]:
             ("held out", one["split"]),
             ("heads", f"{one['heads']:,}"),
         ]
-    first: pd.Series[Any] = folder.table.iloc[0]
+    assert folder.summary is not None
+    first: pd.Series[Any] = folder.summary.iloc[0]
     facts += [
         ("counts", f"{first['clips']} clips, {first['systems']} systems, {first['groups']} groups"),
         ("cells", str(len(config.get("cells", [])))),

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from qamro_cache.errors import QamroError, words_of
+from qamro_cache.experiments.tables import question
+from qamro_cache.reports.clips import Predicted, predicted_of
 
 #: Options whose value says nothing that the page does not say by itself.
 _TOLD = ("overwrite", "device")
@@ -23,22 +26,42 @@ class Folder:
         path: of the folder.
         config: of ``config.json``.
         record: of ``metrics.json``, or ``best.json``.
-        table: of ``predictions.csv``, or ``summary.csv``.
-        grid: whether it is of ``qamro-ablate``.
+        predictions: of ``predictions.csv``; of a grid those of its highest cells.
+        summary: of ``summary.csv``, None of a run.
         study: of ``study.csv``, None without one.
     """
 
     path: Path
     config: Mapping[str, Any]
     record: Mapping[str, Any]
-    table: pd.DataFrame
-    grid: bool
+    predictions: pd.DataFrame
+    summary: pd.DataFrame | None = None
     study: pd.DataFrame | None = None
 
     @property
     def name(self) -> str:
         """The folder's own name."""
         return self.path.resolve().name
+
+    @property
+    def grid(self) -> bool:
+        """Whether it is of ``qamro-ablate``."""
+        return self.summary is not None
+
+    @property
+    def cv(self) -> str:
+        """How clips were held out; empty where ways are compared."""
+        ways = {str(one.get("cv", "")) for one in self.record.get("questions", [self.config])}
+        return ways.pop() if len(ways) == 1 else ""
+
+    def predicted(self, name: str) -> Predicted:
+        """Return the predictions of an axis, or of another question that a grid asks."""
+        table = self.predictions
+        ways = table["cv"] if "cv" in table else [None] * len(table)
+        mine = [question(*one) == name for one in zip(table["axis"], ways, strict=True)]
+        part = table[np.array(mine, np.bool_)]
+        cv = next(iter(part["cv"]), "") if "cv" in part else self.cv
+        return predicted_of(part, self.config.get("audio", {}), cv)
 
     @property
     def command(self) -> str:
@@ -81,17 +104,14 @@ def read_folder(path: Path) -> Folder:
     Raises:
         QamroError: it is none, or a file of it cannot be read.
     """
-    for record, table, grid in (
-        ("metrics.json", "predictions.csv", False),
-        ("best.json", "summary.csv", True),
-    ):
+    for record in ("metrics.json", "best.json"):
         if (path / record).is_file():
             return Folder(
                 path,
                 _json(path / "config.json"),
                 _json(path / record),
-                _table(path / table),
-                grid,
+                _table(path / "predictions.csv"),
+                _table(path / "summary.csv") if record == "best.json" else None,
                 _table(path / "study.csv") if (path / "study.csv").is_file() else None,
             )
     raise QamroError(

@@ -34,7 +34,7 @@ def report(
     form: str = "html",
     audio: str = "link",
 ) -> Path:
-    """Make a page of the folder of a run or a grid, or one that compares several runs.
+    """Make a page of the folder of a run or a grid, or one that compares several of them.
 
     Args:
         folders: that ``qamro-train`` or ``qamro-ablate`` wrote.
@@ -49,7 +49,7 @@ def report(
         The file.
 
     Raises:
-        QamroError: a folder holds neither, several are no runs of the same clips, or the file
+        QamroError: a folder holds neither, several are not of the same clips, or the file
             cannot be written.
     """
     from qamro_cache.reports.read import read_folder

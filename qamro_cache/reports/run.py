@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qamro_cache.datasets.registry import group_kind
-from qamro_cache.reports.clips import Predicted, predicted_of
 from qamro_cache.reports.looks import by_system, looks
 from qamro_cache.reports.numbers import compact
 from qamro_cache.reports.page import (
@@ -32,7 +31,7 @@ def run_page(folder: Folder) -> Page:
         ours = next(iter(found["models"]))
         lead.append(headline(axis, found["models"][ours]))
         lead += [f"{axis}: {one['words']}." for one in found["verdicts"]]
-        of = axis_of(folder, axis)
+        of = folder.predicted(axis)
         scale = Scale(axis, *found["range"])
         noun = noun_of(folder, found["models"][ours]["group_word"])
         sources = found["error_sources"]
@@ -52,12 +51,6 @@ def run_page(folder: Folder) -> Page:
         bool(record["synthetic"]),
         "run of qamro-train",
     )  # fmt: skip
-
-
-def axis_of(folder: Folder, axis: str) -> Predicted:
-    """Return the predictions of one axis of a run."""
-    part = folder.table[folder.table["axis"] == axis]
-    return predicted_of(part, folder.config.get("audio", {}), folder.config.get("cv", ""))
 
 
 def noun_of(folder: Folder, word: str) -> str:
