@@ -150,12 +150,15 @@ def _gaps(axis: str, found: Mapping[str, Predicted], judged: Judged) -> Table:
     known = [f for f in MAIN_FIGURES if any(gaps[other, f] is not None for other, _ in others)]
     known = [figure for figure in known if not figure.endswith("mse_fit")]
     rows: list[list[Value]] = [
-        [other, *(None if (gap := gaps[other, f]) is None else Estimate(*gap) for f in known)]
-        for other, _ in others
+        [
+            figure.replace("_", " "),
+            *(None if (gap := gaps[o, figure]) is None else Estimate(*gap) for o, _ in others),
+        ]
+        for figure in known
     ]
     return Table(
         f"{axis}: differences from {name}",
-        ["folder", *(figure.replace("_", " ") for figure in known)],
+        ["figure", *(other for other, _ in others)],
         rows,
         paper=True,
         note=f"Its figure less that of {name} on the same clips, with the 95 % interval of the "

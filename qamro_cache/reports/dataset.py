@@ -37,12 +37,12 @@ def dataset_page(dataset: Dataset, report: Mapping[str, Any] | None = None) -> P
         f"{audio['unreadable']} of them cannot be read.",
         f"{len(problems)} things should be known before a figure is believed."
         if problems
-        else "Nothing is wrong with it, as far as was looked.",
+        else "No problem was found.",
     ]
     heard = listen(list(clips["path"]))
     sections = [
         Section("What should be known", [
-            Words(problems, "warning") if problems else Words(["Nothing."], "good"),
+            Words(problems, "warning") if problems else Words(["No problem was found."], "good"),
             *([Words(list(report["notes"]))] if report["notes"] else []),
         ]),
         *(

@@ -51,7 +51,7 @@ def looks(
     groups = ranked_groups(of)
     if groups:
         figures += _ranks(axis, of, groups, noun)
-    return [*figures, _errors(axis, of), *_pairs(axis, of, noun)]
+    return [*figures, _errors(axis, of, noun), *_pairs(axis, of, noun)]
 
 
 def _ends(scale: Scale, values: Floats) -> tuple[float, float]:
@@ -84,6 +84,12 @@ def by_system(axis: str, records: Sequence[Mapping[str, Any]], scale: Scale) -> 
     known = np.array([*spans["rated"], *spans["predicted"]])
     inside = known[(known >= scale.low) & (known <= scale.high)]
     x, y = _both("predicted", scale, np.concatenate([inside.ravel(), known[:, 0]]))
+    same_scale = "error" in records[0]
+    if not same_scale:
+        rated, predicted = (np.array(one) for one in spans.values())
+        inside = rated[(rated >= scale.low) & (rated <= scale.high)]
+        x = Scale(x.label, *_ends(scale, np.concatenate([inside, rated[:, 0]])))
+        y = Scale(y.label, *_ends(scale, predicted.ravel()))
     names = tuple(f"{one['system']} ({one['clips']} clips)" for one in records)
     figure = Scatter(
         f"{axis}: systems",
@@ -97,8 +103,9 @@ def by_system(axis: str, records: Sequence[Mapping[str, Any]], scale: Scale) -> 
             (_or(a[1], a[0]), _or(a[2], a[0]), _or(b[1], b[0]), _or(b[2], b[0]))
             for a, b in zip(*spans.values(), strict=True)
         ],
+        diagonal=same_scale,
     )
-    shown = ["rated", "predicted", *(["error"] if "error" in records[0] else [])]
+    shown = ["rated", "predicted", *(["error"] if same_scale else [])]
     rows: list[list[Value]] = [
         [
             str(one["system"]),
@@ -179,7 +186,7 @@ def _ranks(axis: str, of: Predicted, groups: Sequence[Ranked], noun: str) -> lis
     return figures
 
 
-def _errors(axis: str, of: Predicted) -> Table:
+def _errors(axis: str, of: Predicted, noun: str) -> Table:
     std = of.pred.std(0, ddof=1) if len(of.pred) > 1 else None
     rows: list[list[Value]] = [
         [
@@ -189,11 +196,12 @@ def _errors(axis: str, of: Predicted) -> Table:
             float(of.target[k]),
             float(of.mean[k]),
             float(of.mean[k] - of.target[k]),
-            None if std is None else float(std[k]),
+            *([] if std is None else [float(std[k])]),
         ]
         for k in largest_errors(of, WORST)
     ]
-    columns = ["clip", "system", "group", "rated", "predicted", "error", "std of seeds"]
+    columns = ["clip", "system", noun, "rated", "predicted", "error"]
+    columns += [] if std is None else ["std of seeds"]
     return Table(f"{axis}: the largest errors", columns, rows, left=3)
 
 

@@ -141,16 +141,22 @@ def _level_table(
         std = value_of(srcc, "seeds_std")
         seeds = f"{number(srcc['seeds_mean'])} ± {number(std)}" if math.isfinite(std) else ""
         rows.append([model, *(None if one is None else estimate_of(one) for one in found), seeds])
+    columns = [
+        "model",
+        *(name.upper().replace("_FIT", " (fit)") for name in names),
+        "SRCC of seeds",
+    ]
     bound = (ceiling or {}).get("figures", {})
     if any(f"{level}_{name}" in bound for name in names):
         values = [value_of(bound, f"{level}_{name}") for name in names]
         shown = [Estimate(v) if math.isfinite(v) else None for v in values]
         rows.append(["raters' ceiling", *shown, ""])
-    first = next(iter(models.values()))
-    words = level_words(level, first, noun)
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    words = level_words(level, next(iter(models.values())), noun)
     return Table(
         f"{axis}, {words}",
-        ["model", *(name.upper().replace("_FIT", " (fit)") for name in names), "SRCC of seeds"],
+        columns,
         rows,
         strong=frozenset(k for k, row in enumerate(rows) if row[0] == strong),
         paper=True,
