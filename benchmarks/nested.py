@@ -72,7 +72,7 @@ def one_grid(row: str, seed: int) -> dict[str, float]:
     for cell, own in enumerate(features):
         outer[cell] = heads(own, labels, folds.train)[group, np.arange(len(group))]
         for pred, held, served in zip(
-            heads(own, labels, inside.folds.train), inside.folds.test, inside.serves, strict=True
+            heads(own, labels, inside.train), inside.test, inside.serves, strict=True
         ):
             for fold in served:
                 where = held & ~test[fold]

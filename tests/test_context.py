@@ -17,7 +17,9 @@ from qamro_cache.encoders import mel, registry
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.company import training_parts
+from qamro_cache.experiments.nested import inner_folds
 from qamro_cache.experiments.request import train_request
+from qamro_cache.experiments.thinned import thinned
 from qamro_cache.experiments.train import _material, train
 from qamro_cache.extraction.extract import extract
 from qamro_cache.features.context import CONTEXTS, Context, company_of, times
@@ -148,6 +150,41 @@ def test_a_held_out_sound_changes_no_validation_clip(tmp_path, kind, cv):
     before, after = (one.seen(0).windows.numpy() for one in (material, again))
     learned = held_out.folds.train[0] | held_out.folds.validation[0]
     np.testing.assert_array_equal(before[learned], after[learned])
+
+
+@pytest.mark.parametrize("cv", ["group", "4", "2", "system"])
+def test_what_is_judged_inside_a_fold_hears_nothing_that_the_fold_holds_out(cache, tmp_path, cv):
+    """A cell that is chosen for a fold is chosen without the sound of that fold's clips."""
+    request = train_request(cache, tmp_path / "run", {"context": "both", "cv": cv, "head": "ridge"})
+    (clips, held_out), = request.groups  # fmt: skip
+    outer, material = held_out.folds, _material(request, clips, held_out)
+    inner = inner_folds(outer)
+    plain = material.bound(inner)
+    leaves = {leaf: values.clone() for leaf, values in material.vectors.leaves.items()}
+    for values in leaves.values():
+        values[torch.from_numpy(clips.rows[outer.test[1]])] += 100
+    vectors = dataclasses.replace(material.vectors, leaves=leaves)
+    again = dataclasses.replace(material, vectors=vectors).bound(inner)
+    mine = [n for n, served in enumerate(inner.serves) if 1 in served]
+    assert mine
+    for n in mine:
+        before, after = (one.seen(n).windows.numpy() for one in (plain, again))
+        rest = ~outer.test[1]
+        np.testing.assert_array_equal(before[rest], after[rest])
+        assert (before[~rest] != after[~rest]).any()
+
+
+def test_fewer_labels_leave_the_company_as_it_is(cache, tmp_path):
+    """A study of fewer clips or systems is of labels: all clips of the training part are heard."""
+    request = train_request(cache, tmp_path, {"context": "group", "cv": "group", "head": "ridge"})
+    (clips, held_out), = request.groups  # fmt: skip
+    whole = _material(request, clips, held_out)
+    for few in ((12, 0), (0, 2)):
+        folds = thinned(held_out.folds, clips, *few)
+        assert folds.train.sum() < held_out.folds.train.sum()
+        one = whole.bound(folds)
+        assert len(one.features) == 1
+        assert torch.equal(one.seen(0).windows, whole.seen(0).windows)
 
 
 @pytest.mark.parametrize("head", [{"head": "ridge"}, QUICK])

@@ -105,16 +105,16 @@ def test_inner_folds_lie_inside_and_hold_everything_out_once(cache, cv, inner):
     assert len(found.serves) == (count * (count - 1) // 2 if count > 2 else 5 * count)
     judged = np.zeros(folds.test.shape, int)
     for n, served in enumerate(found.serves):
-        learned = found.folds.train[n] | found.folds.validation[n]
-        assert found.folds.validation[n].any() == inner
+        learned = found.train[n] | found.validation[n]
+        assert found.validation[n].any() == inner
         for fold in served:
             assert not (learned & folds.test[fold]).any()
-            asked = found.folds.test[n] & ~folds.test[fold]
+            asked = found.test[n] & ~folds.test[fold]
             assert not (learned & asked).any()
             judged[fold] += asked
             if cv in ("group", "system", "prompt"):
                 names = table[cv].to_numpy()
-                assert not set(names[learned]) & set(names[found.folds.test[n]])
+                assert not set(names[learned]) & set(names[found.test[n]])
     learned = folds.train | folds.validation
     np.testing.assert_array_equal(judged, learned.astype(int))
 

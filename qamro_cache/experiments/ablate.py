@@ -19,7 +19,6 @@ from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import refuse_heads, stacks
 from qamro_cache.experiments.grid import CELL, Cell, Grid
 from qamro_cache.experiments.nested import (
-    Inner,
     Trained,
     heads_of,
     inner_folds,
@@ -40,6 +39,7 @@ from qamro_cache.files import replace_folder, replaceable_folder, write_json
 from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented
 from qamro_cache.temporary import remove_leftovers
+from qamro_cache.training.inputs import Folds
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import flat_recipe
 from qamro_cache.training.schedule import passes_notice
@@ -152,7 +152,7 @@ def _outcomes(
     part: Part,
     plan: Plan,
     origin: Mapping[str, Any],
-    inner: Inner | None,
+    inner: Folds | None,
     first: Trained,
     device: str,
     progress: ProgressCallback | None,
@@ -162,10 +162,10 @@ def _outcomes(
     cv, clips = part.held_out.cv, len(part.clips.rows)
     inside = {}
     if inner is not None:
-        more = _jobs_of(part, plan.material.bound(inner.folds), cells, options)
+        more = _jobs_of(part, plan.material.bound(inner), cells, options)
         tell_time(len(more.jobs), first)
         _train_missing([more], done_in, device, options.precision, progress)
-        inside = inner_predictions(more, inner, plan.folds, read_stacks(done_in, clips))
+        inside = inner_predictions(more, read_stacks(done_in, clips))
     found = head_outcomes(plan, read_stacks(done_in, clips), origin, cells, cv, inside)
     return found + baseline_outcomes(plan, origin, cv, every=options.baselines == "all")
 

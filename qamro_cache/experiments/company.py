@@ -27,6 +27,8 @@ def training_parts(clips: Clips, folds: Folds, cv: str, *, stopping: bool = Fals
     A clip that is not chosen, or not rated, belongs there unless its system, group, prompt or split
     is one that the fold holds out. With ``stopping`` the validation set belongs there too.
     """
+    # With fewer labels the same clips are heard.
+    folds = folds.whole or folds
     learned = folds.train | folds.validation if stopping else folds.train
     parts = np.ones((len(learned), len(clips.whole)), np.bool_)
     parts[:, clips.rows] = learned
@@ -47,12 +49,20 @@ def training_parts(clips: Clips, folds: Folds, cv: str, *, stopping: bool = Fals
 def closed_parts(clips: Clips, folds: Folds, cv: str) -> list[list[Bools]]:
     """Return of each fold the clips [N] that have none but each other for company.
 
-    All that are not held out, whom ridge learns from, and the training part alone.
+    All that folds which it serves learn from (what it holds out is judged there, and may not hear
+    what they hold out); all that it does not hold out, whom ridge learns from; and the training
+    part alone.
     """
     parts = [training_parts(clips, folds, cv)]
     if folds.validation.any():
         parts.insert(0, training_parts(clips, folds, cv, stopping=True))
-    return [list(fold) for fold in zip(*parts, strict=True)]
+    closed = [list(fold) for fold in zip(*parts, strict=True)]
+    if folds.outer is None:
+        return closed
+    around = training_parts(clips, folds.outer, cv, stopping=True)
+    return [
+        [*around[list(serves)], *fold] for serves, fold in zip(folds.serves, closed, strict=True)
+    ]
 
 
 def tell_company(found: Company, clips: Clips, parts: Bools) -> None:

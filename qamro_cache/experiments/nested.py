@@ -23,20 +23,7 @@ logger = logging.getLogger("qamro_cache")
 _PARTS = 5
 
 
-class Inner(NamedTuple):
-    """Folds inside other folds.
-
-    Attributes:
-        folds: N inner folds. What one holds out is judged for each fold that it serves, but for
-            the clips that this fold holds out itself.
-        serves: the outer folds that each one serves.
-    """
-
-    folds: Folds
-    serves: list[tuple[int, ...]]
-
-
-def inner_folds(outer: Folds) -> Inner:
+def inner_folds(outer: Folds) -> Folds:
     """Return the folds inside other folds' training clips.
 
     Three folds or more that hold all clips out in turn: two of them are left out at a time, and a
@@ -67,7 +54,8 @@ def inner_folds(outer: Folds) -> Inner:
     if outer.validation.any():
         kept = [keep_for_stopping(one, outer.groups, k) for k, one in enumerate(train)]
         validation = np.stack(kept)
-    return Inner(Folds(train & ~validation, validation, test, (), outer.groups), serves)
+    made = train & ~validation, validation, test
+    return Folds(*made, groups=outer.groups, outer=outer, serves=serves)
 
 
 def parts_of(learned: Bools, groups: npt.NDArray[np.int64] | None) -> list[Bools]:
@@ -91,7 +79,7 @@ def heads_of(part: Part, request: AblateRequest) -> int:
     return seeds * len(part.clips.axes) * len(part.held_out.folds.test)
 
 
-def tell_cost(request: AblateRequest, insides: Sequence[Inner | None]) -> None:
+def tell_cost(request: AblateRequest, insides: Sequence[Folds | None]) -> None:
     """Say, before anything is trained, what the heads of inner folds cost.
 
     Args:
@@ -131,16 +119,16 @@ def tell_time(heads: int, first: Trained) -> None:
 
 
 def inner_predictions(
-    plan: Plan, inner: Inner, outer: Folds, done: Mapping[str, Mapping[str, Any]]
+    plan: Plan, done: Mapping[str, Mapping[str, Any]]
 ) -> dict[tuple[int, int], Floats]:
     """Put the inner heads' predictions together: (cell, axis) -> `Inside.pred` [F, C].
 
     Args:
         plan: of the inner folds.
-        inner: these.
-        outer: folds that they lie in.
         done: key -> one head's result.
     """
+    inner, outer = plan.folds, plan.folds.outer
+    assert outer is not None
     total: dict[tuple[int, int], Floats] = {}
     count: dict[tuple[int, int], Floats] = {}
     seeds: dict[tuple[int, int], set[int]] = {}
@@ -153,7 +141,7 @@ def inner_predictions(
         mean = training_mean(plan.targets, plan.folds, job)
         pred = np.full(outer.test.shape[1], mean) if one["diverged"] else one["predictions"]
         for fold in inner.serves[job.fold]:
-            where = inner.folds.test[job.fold] & ~outer.test[fold]
+            where = inner.test[job.fold] & ~outer.test[fold]
             total[name][fold, where] += pred[where]
             count[name][fold, where] += 1
     return {

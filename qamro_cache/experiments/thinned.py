@@ -46,7 +46,7 @@ def thinned(folds: Folds, clips: Clips, most_clips: int, most_systems: int) -> F
             validation[fold] = _first(validation[fold], by_clip, stopping)
     if not train.any(1).all():
         raise QamroError("a fold has no clip left to learn from; take more --clips or --systems")
-    return replace(folds, train=train, validation=validation)
+    return replace(folds, train=train, validation=validation, whole=folds)
 
 
 def _first(mask: Bools, turn: npt.NDArray[np.int64], most: int) -> Bools:

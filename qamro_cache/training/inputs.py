@@ -67,6 +67,11 @@ class Folds:
         names: what each fold holds out, for people.
         groups: [C] clips of one number stay together where a part of the training clips is held
             out once more; None: any clip may be.
+        whole: folds that hold out the same and learn from more clips: of fewer labels, the same
+            clips are heard.
+        outer: folds that these lie in, for a nested estimate.
+        serves: of each fold those outer ones for which it judges what it holds out, but for what
+            they hold out themselves.
     """
 
     train: Bools
@@ -74,6 +79,9 @@ class Folds:
     test: Bools
     names: Sequence[str] = ()
     groups: npt.NDArray[np.int64] | None = None
+    whole: "Folds | None" = None
+    outer: "Folds | None" = None
+    serves: Sequence[tuple[int, ...]] = ()
 
     def __post_init__(self) -> None:
         counts = self.train.astype(np.int8) + self.validation + self.test
