@@ -172,22 +172,21 @@ def seams():
     """Where each family comes in: what it may be, and what it may not."""
     pytest.importorskip("triton")
     from qamro_cache.losses import fused
-    from qamro_cache.training.gpu import graph, kernel_net, passes, ranks, step_loss
-
-    def plain(head, precision=""):
-        return LayeredNet(head)
+    from qamro_cache.training.gpu import graph, judge, kernel_net, passes, ranks, step_loss
 
     good = {
         "graph": [(graph, "GraphEpochs", EagerEpochs)],
         "loss": [(fused, "value_and_grad", pairs.value_and_grad)],
-        "measures": [(ranks, "stability", stopping.stability)],
+        "measures": [
+            (ranks, "stability", stopping.stability), (judge, "judge", stopping.judge),
+        ],
         "passes": [
-            (passes, "keep", stopping.keep_best), (kernel_net, "PassNet", plain),
+            (passes, "keep", stopping.keep_best), (kernel_net, "PassNet", LayeredNet),
             (kernel_net, "StepAdamW", AdamW),
         ],
         "step loss": [(step_loss, "FusedStepLoss", ComposedStepLoss)],
         "products": [
-            (kernel_net, "KernelNet", plain), (kernel_net, "KernelSGD", SGD),
+            (kernel_net, "KernelNet", LayeredNet), (kernel_net, "KernelSGD", SGD),
             (kernel_net, "KernelAdamW", AdamW),
         ],
     }  # fmt: skip
@@ -197,7 +196,7 @@ def seams():
         "measures": lambda *given: stopping.stability(*given) * 0.99,
         "passes": lambda best, p, better: best.copy_(p),
         "step loss": OneLossUp,
-        "products": lambda head, precision: RowMissed(head),
+        "products": RowMissed,
     }
     return good, bad
 

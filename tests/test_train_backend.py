@@ -20,7 +20,10 @@ from qamro_cache.training.recipe import Recipe
 from qamro_cache.training.step_loss import ComposedStepLoss
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-PLAIN = {stopping.stability, stopping.keep_best, EagerEpochs, ComposedStepLoss, LayeredNet}
+PLAIN = {
+    stopping.stability, stopping.judge, stopping.keep_best, EagerEpochs, ComposedStepLoss,
+    LayeredNet,
+}  # fmt: skip
 
 
 def parts(chosen):
@@ -71,9 +74,9 @@ def test_a_gpu_without_triton_gets_plain_torch(agreed, precision, graph):
 
 def test_a_gpu_with_triton_gets_kernels(agreed):
     pytest.importorskip("triton")
-    from qamro_cache.training.gpu import graph, kernel_net, passes, ranks, step_loss
+    from qamro_cache.training.gpu import graph, judge, kernel_net, passes, ranks, step_loss
 
-    every = {ranks.stability, passes.keep, graph.GraphEpochs}
+    every = {ranks.stability, judge.judge, passes.keep, graph.GraphEpochs}
     assert parts(choose_backend(Recipe(), CUDA, torch.float64)) == every | {
         LayeredNet,
         SGD,
@@ -83,6 +86,9 @@ def test_a_gpu_with_triton_gets_kernels(agreed):
     adam = Recipe(optimizer="adamw")
     assert parts(choose_backend(adam, CUDA)) == every | {kernel_net.PassNet, kernel_net.StepAdamW}
     lower = {"precision": "tf32"}
+    between = {kernel_net.PassNet, kernel_net.StepAdamW}
+    assert parts(choose_backend(adam, CUDA, **lower)) == every | between
+    lower = {"precision": "bf16"}
     ours = {kernel_net.KernelNet, kernel_net.KernelAdamW}
     assert parts(choose_backend(adam, CUDA, **lower)) == every | ours
     assert parts(choose_backend(Recipe(), CUDA, **lower)) == every | {
@@ -91,7 +97,7 @@ def test_a_gpu_with_triton_gets_kernels(agreed):
     }
     other = dataclasses.replace(adam, loss=parse_loss("mse"), dropout=0.2)
     assert parts(choose_backend(other, CUDA, **lower)) == every - {step_loss.FusedStepLoss} | {
-        kernel_net.PassNet,
+        AutogradNet,
         kernel_net.StepAdamW,
         ComposedStepLoss,
     }
@@ -103,21 +109,21 @@ def test_a_gpu_with_triton_gets_kernels(agreed):
 @pytest.mark.parametrize("refused", [family for family in FAMILIES if family != "loss"])
 def test_a_refused_family_is_taken_back_alone(agreed, refused):
     pytest.importorskip("triton")
-    from qamro_cache.training.gpu import graph, kernel_net, passes, ranks, step_loss
+    from qamro_cache.training.gpu import graph, judge, kernel_net, passes, ranks, step_loss
 
     recipe = Recipe(optimizer="adamw")
-    before = parts(choose_backend(recipe, CUDA, precision="tf32"))
+    before = parts(choose_backend(recipe, CUDA, precision="bf16"))
     agreed.remove(refused)
-    after = parts(choose_backend(recipe, CUDA, precision="tf32"))
+    after = parts(choose_backend(recipe, CUDA, precision="bf16"))
     instead = {
         "graph": ({graph.GraphEpochs}, {EagerEpochs}),
-        "measures": ({ranks.stability}, {stopping.stability}),
+        "measures": ({ranks.stability, judge.judge}, {stopping.stability, stopping.judge}),
         "passes": ({passes.keep}, {stopping.keep_best}),
         "step loss": ({step_loss.FusedStepLoss}, {ComposedStepLoss}),
-        # Between PyTorch's products there still is one pass.
+        # The optimizer still is one pass.
         "products": (
             {kernel_net.KernelNet, kernel_net.KernelAdamW},
-            {kernel_net.PassNet, kernel_net.StepAdamW},
+            {AutogradNet, kernel_net.StepAdamW},
         ),
     }
     gone, come = instead[refused]

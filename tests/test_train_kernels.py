@@ -14,13 +14,18 @@ from test_train_stack import collect, make_data, make_folds, trained, varied_job
 
 from qamro_cache.evaluation import metrics
 from qamro_cache.heads.network import Architecture, Rows, init_params
+from qamro_cache.losses.loss import parse_loss
+from qamro_cache.training import stopping
+from qamro_cache.training.batches import Batch
 from qamro_cache.training.net import Dropout, Group, LayeredNet
 from qamro_cache.training.recipe import Job, Recipe
+from qamro_cache.training.state import HeadState
+from qamro_cache.training.step_loss import ComposedStepLoss
 
 pytest.importorskip("triton")
 import triton
 
-from qamro_cache.training.gpu import kernels, passes, ranks, step_loss
+from qamro_cache.training.gpu import judge, kernels, passes, ranks, step_loss
 from qamro_cache.training.gpu.epilogue import ACTIVATIONS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -251,6 +256,81 @@ def test_stability_interpreted():
     assert torch.allclose(ours, expected, rtol=1e-12, atol=0, equal_nan=True)
 
 
+def drawn_state(heads, seed):
+    """Heads in every state of training, some with a loss that is NaN, infinite or the best yet."""
+    g = torch.Generator().manual_seed(seed)
+
+    def bits():
+        return torch.rand(heads, generator=g) < 0.6
+
+    def whole(high):
+        return torch.randint(high, (heads,), generator=g)
+
+    values = dict.fromkeys(item.name for item in dataclasses.fields(HeadState))
+    values |= {name: bits() for name in ("has_validation", "finite", "diverged", "finished")}
+    values |= {"max_epochs": whole(8), "patience": whole(4), "best_epoch": whole(6)}
+    values["best_loss"] = torch.rand(heads, generator=g)
+    loss, stability = torch.rand(heads, generator=g), torch.rand(heads, generator=g).double()
+    loss[::7], loss[3::7] = torch.nan, torch.inf
+    ids = torch.randperm(heads + 5, generator=g)[:heads]
+    history = torch.full((9, 2, heads + 5), torch.nan)
+    epochs = torch.zeros(heads + 5, dtype=torch.int64)
+    progress = stopping.Progress(torch.tensor(5), ids, epochs, history)
+    return HeadState(**values), progress, loss, stability
+
+
+@interpreted
+@pytest.mark.parametrize("watched", [True, False])
+def test_judge_interpreted(watched):
+    outcomes = []
+    for form in (judge.judge, stopping.judge):
+        state, progress, *seen = drawn_state(200, 0)
+        better = form(state, progress, *(seen if watched else (None, None)))
+        changed = {"finite", "diverged", "finished", "best_loss", "best_epoch"}
+        outcomes.append([better, *progress, *(getattr(state, name) for name in sorted(changed))])
+    assert 0 < outcomes[0][0].sum() < 200
+    for ours, expected in zip(*outcomes, strict=True):
+        assert torch.equal(ours.nan_to_num(-9), expected.nan_to_num(-9))
+
+
+@interpreted
+@pytest.mark.parametrize("normalize", ["batch", "train"])
+@pytest.mark.parametrize("clips", [1, 70, 256, 300])
+def test_step_loss_interpreted(clips, normalize):
+    """A step and a validation: as from PyTorch's operations, with clips that do not count."""
+    heads, total = 3, 400
+    g = torch.Generator().manual_seed(clips)
+    values = dict.fromkeys(item.name for item in dataclasses.fields(HeadState))
+    target = torch.randint(4, 21, (heads, total), generator=g) / 4
+    ranking = f"0.5*qamro(alpha=0.3,beta=5,normalize={normalize})@standardized"
+    loss = parse_loss(f"huber(delta=0.7)@standardized + {ranking}")
+    assert step_loss.fuses(loss)
+    validation = torch.rand(heads, clips, generator=g) < 0.7
+    values |= {
+        "loss_numbers": torch.tensor([loss.numbers] * heads),
+        "label_mean": torch.tensor([2.0, 3.0, 4.0]), "label_std": torch.tensor([1.0, 0.5, 2.0]),
+        "label_low": torch.tensor([1.0, 2.0, 1.5]), "label_high": torch.tensor([5.0, 4.0, 4.5]),
+        "target": target, "train": torch.rand(heads, total, generator=g) < 0.8,
+        "order": torch.tensor([0, 1, 0]), "finite": torch.ones(heads, dtype=torch.bool),
+        "validation_target": target[:, :clips], "validation_mask": validation,
+    }  # fmt: skip
+    state = HeadState(**values)
+    order = torch.stack([torch.randperm(total, generator=g)[:clips] for _ in range(2)])
+    batch = Batch(order, torch.rand(2, clips, generator=g) < 0.9, everybody=False)
+    scores = torch.randn(heads, clips, generator=g)
+    outcomes = []
+    for form in (step_loss.FusedStepLoss(state, loss), ComposedStepLoss(state, loss)):
+        outcomes.append((*form.step(scores, batch), form.validation(scores)))
+    (grad, mask, value), (grad_2, mask_2, value_2) = outcomes
+    assert torch.equal(mask, mask_2)
+    assert near(grad, grad_2.double())
+    assert near(value, value_2.double())
+    scores[1, 0] = torch.nan
+    state.train[1], batch.valid[1] = True, True
+    step_loss.FusedStepLoss(state, loss).step(scores, batch)
+    assert state.finite.tolist() == [True, False, True]
+
+
 RECIPES = {
     "sgd": Recipe(head=Architecture(widths=(9, 5)), batch_size=3),
     "adamw, own": Recipe(
@@ -270,12 +350,16 @@ def short_jobs(name):
 
 @interpreted
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_stack_interpreted(name):
+def test_a_stack_interpreted(name, monkeypatch):
     """Equals the torch path to 1e-5 of the labels' deviation, alone or with neighbors."""
+    from qamro_cache.training.gpu.kernel_net import KernelNet
+
+    # What is left of bfloat16 would hide a mistake.
+    monkeypatch.setattr(KernelNet, "stored", F32)
     features, targets = make_data()
     jobs = short_jobs(name)
     options = {"dtype": F32, "chunk": len(jobs)}
-    ours = collect(features, targets, make_folds(), jobs, precision="tf32", **options)
+    ours = collect(features, targets, make_folds(), jobs, precision="bf16", **options)
     theirs = collect(features, targets, make_folds(), jobs, **options)
     for job, a, b in zip(jobs, ours, theirs, strict=True):
         assert trained(a) == trained(b)
@@ -285,7 +369,7 @@ def test_a_stack_interpreted(name):
             assert torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-3, equal_nan=True)
     if name == "sgd":
         return  # many steps, slowly
-    alone = collect(features, targets, make_folds(), jobs[:1], precision="tf32", dtype=F32)[0]
+    alone = collect(features, targets, make_folds(), jobs[:1], precision="bf16", dtype=F32)[0]
     for key, p in alone["params"].items():
         assert torch.allclose(p, ours[0]["params"][key], rtol=1e-5, atol=1e-6)
 
@@ -303,39 +387,36 @@ def test_bfloat16_interpreted():
         assert 0 < difference < 3e-2 * targets.labels[0].std()
 
 
-BLOCKS = {"BM": 64, "BN": 64, "BK": 64}
-WIDE = {"BM": 128, "BN": 64, "BK": 64}
 STEP = {"B1": 0.9, "B2": 0.999, "EPS_": 1e-8}
-#: What a grid of MLP 256-64-1 on 512 inputs with batch 256 launches.
+UPDATE = {**STEP, "BM": 64, "BN": 64, "BK": 128}
+FORWARD = {"SHARED": True, "BACKWARD": False, "ACTIVATION": "relu", "BN": 64}
+#: What a grid of MLP 256-64-1 on 512 inputs with batch 256 launches, and with what options.
 COMPILED = {
-    "forward": (
-        kernels._product, {"SHARED": True, "BACKWARD": False, "ACTIVATION": "relu", **WIDE}
-    ),
+    "forward": (kernels._product, {**FORWARD, "BM": 256, "BK": 32}, {"num_warps": 8}),
+    "few": (kernels._product, {**FORWARD, "BM": 128, "BK": 64}, {}),
     "backward": (
-        kernels._product, {"SHARED": False, "BACKWARD": True, "ACTIVATION": "relu", **WIDE}
+        kernels._product,
+        {**FORWARD, "SHARED": False, "BACKWARD": True, "BM": 128, "BK": 64},
+        {"num_stages": 1},
     ),
-    "sgd": (kernels._update, {"SHARED": True, "ADAM": False, **STEP, **BLOCKS}),
-    "adamw": (kernels._update, {"SHARED": True, "ADAM": True, **STEP, **BLOCKS}),
+    "sgd": (kernels._update, {"SHARED": True, "ADAM": False, **UPDATE}, {"num_stages": 2}),
+    "adamw": (kernels._update, {"SHARED": True, "ADAM": True, **UPDATE}, {"num_stages": 2}),
     "output": (
         kernels._score_update,
         {"ADAM": True, "ACTIVATION": "relu", **STEP, "BM": 64, "BN": 64},
+        {},
     ),
 }  # fmt: skip
 
 
-def compiled(name, dtype, capability, aligned=True):
-    """A kernel compiled for a GPU that need not be here; ``aligned``: sizes are multiples of 16.
-
-    With float32 rows a block's inner dimension is half as long.
-    """
+def compiled(name, capability, aligned=True):
+    """A kernel compiled for a GPU that need not be here; ``aligned``: sizes are multiples of 16."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel, constants = COMPILED[name]
-    if dtype == "fp32" and "BK" in constants:
-        constants = {**constants, "BK": 32}
+    kernel, constants, options = COMPILED[name]
     names = kernel.arg_names
-    types = dict.fromkeys(names, "*fp32") | dict.fromkeys(("x", "dz", "kept", "out"), f"*{dtype}")
+    types = dict.fromkeys(names, "*fp32") | dict.fromkeys(("x", "dz", "kept", "out"), "*bf16")
     sizes = ("rows", "inner", "width", "w_inner", "w_outer")
     types |= dict.fromkeys(sizes, "i32")
     types |= {"group": "*i64"} | dict.fromkeys(constants, "constexpr")
@@ -351,7 +432,7 @@ def compiled(name, dtype, capability, aligned=True):
         if (k,) not in places and (aligned or key not in sizes)
     }
     source = ASTSource(kernel, {key: types[key] for key in names}, places, divisible)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
 def spills(made, folder):
@@ -367,7 +448,7 @@ def spills(made, folder):
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiles_for_a_gpu_without_spilling(name, tmp_path):
     """For an H100, in bfloat16: on tensor cores, in registers alone."""
-    made = compiled(name, "bf16", 90)
+    made = compiled(name, 90)
     assert not re.search(r"\b(atom|red)\.", made.asm["ptx"])
     assert ("wgmma" in made.asm["ptx"]) == (name != "output")
     assert not spills(made, tmp_path)
@@ -377,37 +458,34 @@ def test_compiles_for_a_gpu_without_spilling(name, tmp_path):
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("capability", [80, 86, 90, 120])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", COMPILED)
-def test_compiles_for_every_gpu(name, dtype, capability, aligned, tmp_path):
+def test_compiles_for_every_gpu(name, capability, aligned, tmp_path):
     """In the 99 KB that a block may have on the smallest, and on sizes that no block divides."""
-    made = compiled(name, dtype, capability, aligned)
+    made = compiled(name, capability, aligned)
     assert made.metadata.shared <= 99 << 10
     code = made.asm["ptx"]
     assert not re.search(r"\b(atom|red)\.", code)
-    if name != "output":
-        assert re.search(r"mma\S*\.tf32" if dtype == "fp32" else r"mma\S*\.bf16", code)
-        # Nothing rounds an operand: a tensor core takes its first 10 bits.
-        assert "cvt.rna.tf32" not in code
-    # In bfloat16 the step's product has too few registers before and after the H100: it is slower.
-    known = name in ("sgd", "adamw") and dtype == "bf16" and capability != 90
+    assert name == "output" or re.search(r"mma\S*\.bf16", code)
+    # The step's product has too few registers before and after the H100: it is slower there.
+    known = name in ("sgd", "adamw") and capability != 90
     assert known or not aligned or not spills(made, tmp_path)
 
 
 #: Pointers of the kernels that are few and small, by name; every other argument is a number.
 POINTERS = {
     "*fp32": "x y z bias dh kept total best p first second grad rates target scores ranking slopes"
-    " numbers values before",
-    "*u8": "mask train valid better finite",
-    "*i64": "clips order",
-    "*fp64": "out",
+    " values before pred labels qualities loss best_loss history",
+    "*u8": "mask train valid better finite validated diverged finished",
+    "*i32": "clips",
+    "*i64": "order max_epochs patience best_epoch epoch ids epochs",
+    "*fp64": "out numbers ranges stability",
 }
 SMALL = {
     "srcc": (ranks._srcc, {"BLOCK": 64}),
-    "batch": (step_loss._batch, {"BLOCK": 256}),
-    "combine": (step_loss._combine, {"STEP": True, "BLOCK": 256}),
+    "loss": (step_loss._loss, {"STEP": True, "RANGED": False, "ROWS": 256, "UNROLL": 4}),
     "activate": (passes._activate, {"ACTIVATION": "relu", "BLOCK": 1024}),
     "differentiate": (passes._differentiate, {"ACTIVATION": "tanh", "BM": 64, "BN": 64}),
+    "judge": (judge._judge, {"WATCHED": True, "BLOCK": 128}),
     "keep": (passes._keep, {"BLOCK": 1024}),
     "adamw": (passes._adamw, {**STEP, "BLOCK": 1024}),
 }
@@ -439,7 +517,7 @@ def test_small_kernels_compile_for_a_gpu(name, one):
 gpu = pytest.mark.gpu
 cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 #: Largest difference from float32 after 20 epochs, in the labels' deviation.
-TOLERANCES = {"tf32": 2e-2, "bf16": 1e-1}
+TOLERANCES = {"tf32": 2e-2, "bf16": 2e-1}
 
 
 def gpu_jobs(optimizer):
@@ -461,7 +539,9 @@ def test_lower_precision_on_the_gpu(precision, optimizer):
     ours = collect(features, targets, make_folds(), jobs, precision=precision, **options)
     theirs = collect(features, targets, make_folds(), jobs, **options)
     alone = collect(features, targets, make_folds(), jobs[4:5], precision=precision, **options)
-    assert torch.allclose(alone[0]["params"]["0.weight"], ours[4]["params"]["0.weight"], atol=1e-5)
+    # The vendor's products may sum in another order when there are fewer.
+    exact = {"tf32": 2e-2, "bf16": 1e-5}[precision] * targets.labels[0].std()
+    assert (alone[0]["predictions"] - ours[4]["predictions"]).abs().max() < exact
     for a, b in zip(ours, theirs, strict=True):
         difference = (a["predictions"] - b["predictions"]).abs().max()
         assert difference < TOLERANCES[precision] * targets.labels[0].std()

@@ -7,6 +7,7 @@ learned part; `forward` is both, for whoever only wants scores.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -159,10 +160,17 @@ def init_params(
             value = torch.ones(len(unique), *shape)
         else:
             fan_in = shapes[name.replace("bias", "weight")][0]
-            drawn = [torch.rand(shape, generator=g) for g in generators]
-            value = (torch.stack(drawn) * 2 - 1) * fan_in**-0.5
+            value = (_draw(shape, generators).to(device) * 2 - 1) * fan_in**-0.5
         params[name] = value.to(device=device, dtype=dtype)[position]
     return params
+
+
+def _draw(shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
+    """Return uniform numbers [G, ...], each generator's own; drawn side by side."""
+    drawn = torch.empty(len(generators), *shape)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda g, out: torch.rand(shape, generator=g, out=out), generators, drawn))
+    return drawn
 
 
 def fold_standardization(params: Params, mean: Tensor, std: Tensor) -> dict[str, Tensor]:

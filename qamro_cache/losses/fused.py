@@ -48,7 +48,7 @@ def _lowest_and_span(y, mask, row, y_row, mask_row, n, MASKED: tl.constexpr, ROW
 
 
 @triton.jit
-def _compare(
+def compare(
     scores, qualities, labels, stderr, mine, n, extra,
     NOISY: tl.constexpr, DTYPE: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
@@ -138,7 +138,7 @@ def _kernel(
     tl.debug_barrier()
 
     mine = part * ROWS + tl.arange(0, ROWS)
-    value, slope, count = _compare(
+    value, slope, count = compare(
         scores, qualities, labels, stderr + row * stderr_row, mine, n, extra, NOISY, DTYPE, UNROLL
     )
     total = tl.sum(value.to(tl.float64), axis=0) / 2  # each pair was met from both its ends

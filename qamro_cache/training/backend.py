@@ -32,6 +32,7 @@ class Backend:
         optimizer: makes the optimizer of parameters and heads; it goes with the net.
         loss: makes the loss of heads.
         stability: SRCC [H] of predictions [H, S] with the epoch's before, by a mask [H, S].
+        judge: decides what an epoch's validation loss means for each head.
         keep_best: copies a parameter [H, ...] to the best one of the heads [H] that are better.
         epochs: runs a stack's epochs, from what trains one and the batches.
         products: in which the epochs run: the precision of PyTorch's float32 products.
@@ -42,6 +43,9 @@ class Backend:
     optimizer: Callable[[Mapping[str, Tensor], HeadState], Optimizer]
     loss: Callable[[HeadState], StepLoss]
     stability: Callable[[Tensor, Tensor, Tensor], Tensor] = stopping.stability
+    judge: Callable[[HeadState, stopping.Progress, Tensor | None, Tensor | None], Tensor] = (
+        stopping.judge
+    )
     keep_best: Callable[[Tensor, Tensor, Tensor], None] = stopping.keep_best
     epochs: Callable[[TrainEpoch, Batches], EpochRunner] = EagerEpochs
     products: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -98,13 +102,13 @@ def backend_of(
 
         backend = replace(backend, epochs=graph.GraphEpochs)
     if uses("measures"):
-        from qamro_cache.training.gpu import ranks
+        from qamro_cache.training.gpu import judge, ranks
 
-        backend = replace(backend, stability=ranks.stability)
+        backend = replace(backend, stability=ranks.stability, judge=judge.judge)
     if dtype == torch.float32 and not windows and uses("step loss"):
         backend = _with_step_loss(backend, recipe)
-    if dtype == torch.float32 and precision != "float32" and uses("products"):
-        backend = _with_products(backend, recipe, precision)
+    if precision == "bf16" and uses("products"):
+        backend = _with_products(backend, recipe)
     return _with_passes(backend, recipe, dtype, precision) if uses("passes") else backend
 
 
@@ -132,14 +136,14 @@ def _with_step_loss(backend: Backend, recipe: Recipe) -> Backend:
     return replace(backend, loss=partial(step_loss.FusedStepLoss, loss=recipe.loss))
 
 
-def _with_products(backend: Backend, recipe: Recipe, precision: str) -> Backend:
+def _with_products(backend: Backend, recipe: Recipe) -> Backend:
     from qamro_cache.training.gpu import kernel_net
 
     if not kernel_net.covers(recipe.head, dropout=recipe.dropout > 0):
         return backend
     return replace(
         backend,
-        net=partial(kernel_net.KernelNet, recipe.head, precision),
+        net=partial(kernel_net.KernelNet, recipe.head),
         optimizer=kernel_net.KernelSGD if recipe.optimizer == "sgd" else kernel_net.KernelAdamW,
     )
 

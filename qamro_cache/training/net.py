@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from qamro_cache.heads.architecture import Architecture
-from qamro_cache.heads.network import Layers, Rows, activate, score_rows
+from qamro_cache.heads.network import Layers, Rows, activate, score_rows, take_rows
+from qamro_cache.training.batches import Batch
 from qamro_cache.training.optimizer import Optimizer
 
 
@@ -25,8 +26,25 @@ class Group(NamedTuple):
     heads: slice
 
 
+class View(NamedTuple):
+    """Consecutive heads that see the same rows of all clips, in one order of batches."""
+
+    rows: Rows
+    offsets: Tensor | None
+    order: int
+    heads: slice
+
+    def take(self, batch: Batch) -> Group:
+        """Return the rows of the batch's clips."""
+        rows = take_rows(self.rows, self.offsets, batch.clips[self.order], batch.row_cap)
+        return Group(rows, self.heads)
+
+
 class Net(Protocol):
     """What a stack asks of its heads' network."""
+
+    def take(self, views: Sequence[View], batch: Batch) -> list[Group]:
+        """Return the rows of a batch's clips as `forward` takes them."""
 
     def forward(
         self,
@@ -89,12 +107,17 @@ class LayeredNet(Layers):
     for each would cost more page faults than arithmetic.
     """
 
+    #: Activations are stored as this; None: as the weights are.
+    stored: torch.dtype | None = None
+
     def __init__(self, head: Architecture) -> None:
         super().__init__(head)
         self.names = [*map(str, range(len(head.widths))), "output"]
         self.buffers: dict[tuple[str, int], Tensor] = {}
-        #: Activations are stored as this; None: as the weights are.
-        self.stored: torch.dtype | None = None
+
+    def take(self, views: Sequence[View], batch: Batch) -> list[Group]:
+        """Return the rows of a batch's clips."""
+        return [view.take(batch) for view in views]
 
     def forward(
         self,
@@ -226,6 +249,10 @@ class AutogradNet:
 
     def __init__(self, head: Architecture, half: bool = False) -> None:
         self.head, self.half = head, half
+
+    def take(self, views: Sequence[View], batch: Batch) -> list[Group]:
+        """Return the rows of a batch's clips."""
+        return [view.take(batch) for view in views]
 
     def forward(
         self,

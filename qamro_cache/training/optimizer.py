@@ -60,10 +60,11 @@ class SGD:
         self.decays = bool((state.weight_decay != 0).any())
         same = bool((state.momentum == state.momentum[0]).all())
         self.momentum = float(state.momentum[0]) if same else None
+        self.down = -state.lr
 
     def begin(self, active: Tensor | None) -> None:
         """Start a step; ``active`` [H] says which heads take it, None all."""
-        self.lr = self.state.lr
+        self.taken = self.down
         # One momentum for all and nothing to skip: the product itself shrinks the old velocity.
         self.fused = active is None and self.momentum is not None and not self.decays
         if self.fused:
@@ -72,7 +73,7 @@ class SGD:
         if active is not None:
             momentum = torch.where(active, momentum, 1)
             decay = torch.where(active, decay, 0)
-            self.lr = torch.where(active, self.lr, 0)
+            self.taken = torch.where(active, self.down, 0)
         for name, p in self.params.items():
             velocity = self.velocity[name].mul_(_like(momentum, p))
             if self.decays:
@@ -85,12 +86,13 @@ class SGD:
 
     def add(self, name: str, grad: Tensor) -> None:
         """Add a gradient of the parameter's shape."""
-        self.velocity[name].mul_(self._old()).add_(grad)
+        velocity = self.velocity[name]
+        torch.add(grad, velocity, alpha=self._old(), out=velocity)
 
     def step(self) -> None:
         """Move the parameters."""
         for name, p in self.params.items():
-            p.addcmul_(self.velocity[name], _like(-self.lr, p))
+            p.addcmul_(self.velocity[name], _like(self.taken, p))
 
     def _old(self) -> float:
         return self.momentum if self.fused and self.momentum is not None else 1.0

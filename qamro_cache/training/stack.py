@@ -9,14 +9,14 @@ from qamro_cache.heads.network import init_params, score_rows, take_rows
 from qamro_cache.training.backend import Backend
 from qamro_cache.training.batches import Batch, Batches
 from qamro_cache.training.inputs import Inputs
-from qamro_cache.training.net import Dropout, Group
+from qamro_cache.training.net import Dropout, View
 from qamro_cache.training.optimizer import select_
 from qamro_cache.training.prepare import rows_of_folds, start_from
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result, empty_result
 from qamro_cache.training.schedule import make_schedule
 from qamro_cache.training.state import make_state
-from qamro_cache.training.stopping import judge
+from qamro_cache.training.stopping import Progress
 
 #: Tensors of a stack, and of its results, that training changes.
 _CHANGING = ("ids", "steps", "epoch", "epochs", "history")
@@ -67,15 +67,15 @@ class Stack:
         start_from(self.params, self.state, jobs, initial or {})
         self.best = {name: p.clone() for name, p in self.params.items()}
         self.net, self.optimizer = backend.net(), backend.optimizer(self.params, self.state)
-        self.loss, self.groups = backend.loss(self.state), _runs(self.keys)
+        self.loss = backend.loss(self.state)
+        self._group()
         self.steps = torch.zeros((), dtype=torch.int64, device=self.device)
         self.epoch = torch.zeros((), dtype=torch.int64, device=self.device)
         # What is kept of all heads, running or not; `ids` says which of them still are.
         heads = len(jobs)
         self.ids = torch.arange(heads, device=self.device)
         #: Validation loss and stability of each epoch.
-        self.blank = torch.full((2, heads), torch.nan, device=self.device)
-        self.history = self.blank.repeat(self.max_epochs, 1, 1)
+        self.history = torch.full((self.max_epochs, 2, heads), torch.nan, device=self.device)
         self.epochs = torch.zeros(heads, dtype=torch.int64, device=self.device)
         standardized = self.folds[seen[0]].moments is not None
         self.results = empty_result(
@@ -93,33 +93,28 @@ class Stack:
         self._judge()
 
     def _step(self, batch: Batch) -> None:
-        state, offsets = self.state, self.inputs.offsets
-        groups = [
-            Group(
-                take_rows(self.folds[fold].rows, offsets, batch.clips[order], batch.row_cap), heads
-            )
-            for fold, order, heads in self.groups
-        ]
+        state = self.state
+        groups = self.net.take(self.views, batch)
         dropout = Dropout(state.dropout, state.seed, self.steps) if self.drops else None
         scores = self.net.forward(self.params, groups, state.bounds, dropout)
         grad, mask = self.loss.step(scores, batch)
         self.optimizer.begin(None if batch.everybody else mask.any(1))
         self.net.backward(grad, self.optimizer)
         self.optimizer.step()
-        self.steps += 1
+        if self.drops:
+            self.steps += 1
 
     def _judge(self) -> None:
         """Measure on the validation sets, keep the best weights, and see who is finished."""
-        running = ~self.state.finished
-        loss = self._watch(running) if self.has_validation else None
-        better = judge(self.state, self.epoch + 1, loss)
+        loss, stability = self._watch() if self.has_validation else (None, None)
+        progress = Progress(self.epoch, self.ids, self.epochs, self.history)
+        better = self.backend.judge(self.state, progress, loss, stability)
         for name, p in self.params.items():
             self.backend.keep_best(self.best[name], p, better)
-        self.epochs[self.ids] += running
         self.epoch += 1
 
-    def _watch(self, running: Tensor) -> Tensor:
-        """Score the validation sets into the history; return the loss [H]."""
+    def _watch(self) -> tuple[Tensor, Tensor]:
+        """Score the validation sets; return the loss [H] and the scores' stability [H]."""
         state = self.state
         scores = torch.zeros_like(state.validation_target)
         for fold, _, heads in self.groups:
@@ -134,12 +129,7 @@ class Stack:
         pred = state.predictions(scores)
         stability = self.backend.stability(pred, state.validation_before, state.validation_mask)
         state.validation_before.copy_(pred)
-        figures = torch.stack([x.to(self.history.dtype) for x in (loss, stability)])
-        figures = torch.where(running & state.has_validation, figures, torch.nan)
-        # The number of the epoch is on the device: written by index, nothing waits for it.
-        row = self.blank.index_copy(1, self.ids, figures)
-        self.history.index_copy_(0, self.epoch.reshape(1), row.unsqueeze(0))
-        return loss
+        return loss, stability
 
     def retire(self) -> int:
         """Take the finished heads out of the stack; return how many still run.
@@ -207,7 +197,16 @@ class Stack:
         select_(self.params, here)
         select_(self.best, here)
         self.optimizer.select(here, self.params, self.state)
-        self.loss, self.groups = self.backend.loss(self.state), _runs(self.keys)
+        self.loss = self.backend.loss(self.state)
+        self._group()
+
+    def _group(self) -> None:
+        """Find the heads that see the same rows."""
+        self.groups = _runs(self.keys)
+        self.views = [
+            View(self.folds[fold].rows, self.inputs.offsets, order, heads)
+            for fold, order, heads in self.groups
+        ]
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return all that training changes, by name, between two epochs; not copied."""

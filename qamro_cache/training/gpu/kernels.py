@@ -6,11 +6,10 @@ the optimizer's step in the gradient's. No gradient of a weight is ever written,
 and its momentum are read and written once a step. Sums have a fixed order and nothing is added
 atomically, so that two runs agree to the last bit, and a head does not depend on its neighbors.
 
-Rows are [groups, B, K], shared by heads with the same ``group`` [H]; None: a head has its own. The
-type of the rows is what products are computed in: bfloat16, or float32 as TF32. Weights and the
-optimizer's state are float32, sums too. Static shapes and no look at a value on the host, so a
-CUDA graph can capture all of it; block sizes follow from the shapes (no search): as large as leave
-room for two programs a multiprocessor of an H100, one to load while the other computes.
+Rows are [groups, B, K] in bfloat16, shared by heads with the same ``group`` [H]; None: a head has
+its own. Weights and the optimizer's state are float32, sums too. Static shapes and no look at a
+value on the host, so a CUDA graph can capture all of it; block sizes follow from the shapes: those
+that were fastest on an H100 among 69 tried, in the memory that a multiprocessor has anywhere.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -29,6 +28,9 @@ from qamro_cache.training.gpu.epilogue import (
     store_state,
 )
 from qamro_cache.training.optimizer import BETA1, BETA2, EPS
+
+#: Of fewer heads the programs are made smaller, so that every multiprocessor has one.
+FEW_HEADS = 64
 
 
 class Layer(NamedTuple):
@@ -71,7 +73,7 @@ def _product(
             mask=(k[:, None] < inner) & (n < width),
             other=0.0,
         )
-        total = tl.dot(a, b.to(a.dtype), total, input_precision="tf32")
+        total = tl.dot(a, b.to(a.dtype), total)
     kept += head * rows * width
     out += head * rows * width
     at = m * width + n
@@ -116,7 +118,7 @@ def _update(
         k = start + tl.arange(0, BK)[:, None]
         a = tl.load(x + k * inner + m[None, :], mask=(k < rows) & (m[None, :] < inner), other=0.0)
         b = tl.load(dz + k * width + n, mask=(k < rows) & (n < width), other=0.0)
-        grad = tl.dot(tl.trans(a), b, grad, input_precision="tf32")
+        grad = tl.dot(tl.trans(a), b, grad)
     p, one, two = step(p, one, two, grad, rates, ADAM, B1, B2, EPS_)
     store_state(weight, first_w, second_w, at, inside, p, one, two, ADAM)
     if tile % down == 0:
@@ -198,7 +200,10 @@ def backward(dz: Tensor, weight: Tensor, kept: Tensor, out: Tensor, activation: 
 def _launch_product(x, group, weight, bias, kept, out, activation, *, backward) -> None:
     heads, rows, width = out.shape
     inner = x.shape[2]
-    bm, bn, bk = block_of(rows, 128), block_of(width, 64), block_of(inner, _depth(x))
+    # Going forward a program takes all rows, so that each weight is read once; where there are few
+    # heads, more programs have less to do. Going back there is little to sum over.
+    most, depth = (128, 64) if backward or heads < FEW_HEADS else (256, 32)
+    bm, bn, bk = block_of(rows, most), block_of(width, 64), block_of(inner, depth)
     w_inner, w_outer = (1, inner) if backward else (width, 1)
     grid = (heads * triton.cdiv(rows, bm) * triton.cdiv(width, bn),)
     with torch.cuda.device_of(x):  # Triton launches on the current device
@@ -207,6 +212,7 @@ def _launch_product(x, group, weight, bias, kept, out, activation, *, backward) 
             rows, inner, width, w_inner, w_outer,
             SHARED=group is not None, BACKWARD=backward, ACTIVATION=activation,
             BM=bm, BN=bn, BK=bk,
+            num_warps=4 if bm < 256 else 8, num_stages=1 if backward else 3,
         )  # fmt: skip
 
 
@@ -214,12 +220,12 @@ def update(x: Tensor, group: Tensor | None, dz: Tensor, layer: Layer, rates: Ten
     """Take a step with the gradients of a layer: x^T @ dz [H, K, N] and dz's sum over rows."""
     heads, rows, width = dz.shape
     inner = x.shape[2]
-    bm, bn, bk = block_of(inner, 64), block_of(width, 64), block_of(rows, _depth(x))
+    bm, bn, bk = block_of(inner, 64), block_of(width, 64), block_of(rows, 128)
     grid = (heads * triton.cdiv(inner, bm) * triton.cdiv(width, bn),)
     with torch.cuda.device_of(x):
         _update[grid](
             x, x if group is None else group, dz, *_pointers(layer), rates, rows, inner, width,
-            SHARED=group is not None, **_constants(layer), BM=bm, BN=bn, BK=bk,
+            SHARED=group is not None, **_constants(layer), BM=bm, BN=bn, BK=bk, num_stages=2,
         )  # fmt: skip
 
 
@@ -264,8 +270,3 @@ def _constants(layer: Layer) -> dict[str, object]:
 def block_of(size: int, most: int) -> int:
     """Return the block of a dimension: no larger than it need be, at least what a dot takes."""
     return int(max(16, min(most, triton.next_power_of_2(size))))
-
-
-def _depth(x: Tensor) -> int:
-    """Return how much of the summed dimension a block takes: 128 bytes of a row."""
-    return 128 // x.element_size()

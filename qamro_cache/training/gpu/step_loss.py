@@ -1,8 +1,9 @@
-"""The usual loss of a step in a few launches: Huber plus QAMRO on standardized labels, on a GPU.
+"""The usual loss of a step in one launch: Huber plus QAMRO on standardized labels, on a GPU.
 
 `qamro_cache.losses.composed` adds up any losses from small operations, some fifty a step; with few
-heads a GPU spends its time on launching those. Here the ranking term is its own kernel and all else
-is one before it and one after it. Heads score in standardized labels, so nothing is converted.
+heads a GPU spends its time on launching those. Here a program takes a head: it looks up the labels
+of its batch, compares every pair as `qamro_cache.losses.fused` does, and adds Huber's loss. Heads
+score in standardized labels, so nothing is converted.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -11,64 +12,73 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qamro_cache.losses.fused import LAUNCH, MOST_ROWS, SAMPLES_PER_WARP, UNROLL, compare
 from qamro_cache.losses.loss import Loss
-from qamro_cache.losses.qamro import qamro_value_and_grad
 from qamro_cache.training.batches import Batch
 from qamro_cache.training.state import HeadState
+from qamro_cache.training.step_loss import ComposedStepLoss
 
-_BLOCK = 256
 
-
-@triton.jit
-def _batch(
-    clips, valid, order, target, train, y, mask, n, clips_row, valid_row, width,
-    BLOCK: tl.constexpr,
+@triton.jit(do_not_specialize=["clips_row", "valid_row"], do_not_specialize_on_alignment=["clips"])
+def _loss(
+    pred, clips, valid, order, target, train, ranges, numbers, finite,
+    scores, qualities, labels, mask, values, grad,
+    n, width, clips_row, valid_row,
+    STEP: tl.constexpr, RANGED: tl.constexpr, ROWS: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Labels of a head's batch, and which of its clips count."""
+    """A head's loss and its gradient; not ``STEP``: ``train`` says which of the targets count.
+
+    ``numbers`` are a head's five: Huber's weight and delta, QAMRO's weight, alpha and beta.
+    """
     head = tl.program_id(0).to(tl.int64)
-    turn = tl.load(order + head)
-    for start in range(0, n, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        inside = at < n
+    at = tl.arange(0, ROWS)
+    inside = at < n
+    clip = head * width + at
+    counts = inside
+    if STEP:
+        turn = tl.load(order + head)
         clip = head * width + tl.load(clips + turn * clips_row + at, mask=inside, other=0)
-        counts = tl.load(train + clip, mask=inside, other=0)
-        counts = counts & tl.load(valid + turn * valid_row + at, mask=inside, other=0)
-        tl.store(y + head * n + at, tl.load(target + clip, mask=inside, other=0.0), mask=inside)
-        tl.store(mask + head * n + at, counts, mask=inside)
+        counts = counts & (tl.load(valid + turn * valid_row + at, mask=inside, other=0) != 0)
+    counts = counts & (tl.load(train + clip, mask=inside, other=0) != 0)
+    y = tl.load(target + clip, mask=counts, other=float("nan"))
+    p = tl.load(pred + head * n + at, mask=counts, other=0.0)
+    huber, delta = tl.load(numbers + 5 * head), tl.load(numbers + 5 * head + 1)
+    qamro, alpha = tl.load(numbers + 5 * head + 2), tl.load(numbers + 5 * head + 3)
+    extra = (tl.load(numbers + 5 * head + 4) - 1.0).to(tl.float32)
 
+    wide = tl.where(counts, y.to(tl.float64), 0.0)
+    if RANGED:
+        low = tl.load(ranges + 2 * head)
+        span = tl.load(ranges + 2 * head + 1) - low
+    else:
+        low = tl.min(tl.where(counts, y.to(tl.float64), float("inf")), axis=0)
+        span = tl.max(tl.where(counts, y.to(tl.float64), float("-inf")), axis=0) - low
+    span = tl.where(span > 0, span, 1.0)
+    quality = tl.minimum(tl.maximum((wide - low) / span, 0.0), 1.0)
+    scores, qualities, labels = scores + head * n, qualities + head * n, labels + head * n
+    tl.store(scores + at, (alpha * wide - p.to(tl.float64)).to(tl.float32), mask=inside)
+    tl.store(qualities + at, quality.to(tl.float32), mask=inside)
+    tl.store(labels + at, y, mask=inside)
+    tl.debug_barrier()
+    charged, slope, worse = compare(
+        scores, qualities, labels, labels, at, n, extra, False, tl.float32, UNROLL
+    )
+    # Each pair was met from both its ends.
+    pairs = tl.maximum(tl.sum(worse.to(tl.int64), axis=0), 1).to(tl.float64)
+    ranking = (tl.sum(charged.to(tl.float64), axis=0) / 2 / pairs).to(tl.float32)
 
-@triton.jit
-def _combine(
-    scores, y, mask, ranking, slopes, numbers, values, grad, finite, n,
-    STEP: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Add Huber's loss and the ranking term by the head's numbers: weight, delta, weight."""
-    head = tl.program_id(0).to(tl.int64)
-    huber, delta = tl.load(numbers + 3 * head), tl.load(numbers + 3 * head + 1)
-    qamro = tl.load(numbers + 3 * head + 2)
-    counts = tl.zeros((BLOCK,), tl.int32)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, n, BLOCK):
-        at = head * n + start + tl.arange(0, BLOCK)
-        m = tl.load(mask + at, mask=at < (head + 1) * n, other=0) != 0
-        error = tl.load(scores + at, mask=m, other=0.0) - tl.load(y + at, mask=m, other=0.0)
-        slope = tl.where(error > delta, delta, tl.where(error < -delta, -delta, error))
-        total += slope * (error - slope / 2)
-        counts += m.to(tl.int32)
-    count = tl.maximum(tl.sum(counts), 1).to(tl.float32)
-    value = huber * (tl.sum(total) / count) + qamro * tl.load(ranking + head)
+    huber, delta, qamro = huber.to(tl.float32), delta.to(tl.float32), qamro.to(tl.float32)
+    error = tl.where(counts, p - y, 0.0)
+    clipped = tl.where(error > delta, delta, tl.where(error < -delta, -delta, error))
+    count = tl.maximum(tl.sum(counts.to(tl.int32), axis=0), 1).to(tl.float32)
+    value = huber * (tl.sum(clipped * (error - clipped / 2), axis=0) / count) + qamro * ranking
     tl.store(values + head, value)
     if STEP:
         good = tl.load(finite + head) != 0
         tl.store(finite + head, (good & (value - value == 0)).to(tl.uint8))
-    for start in range(0, n, BLOCK):
-        at = head * n + start + tl.arange(0, BLOCK)
-        inside = at < (head + 1) * n
-        m = tl.load(mask + at, mask=inside, other=0) != 0
-        error = tl.load(scores + at, mask=m, other=0.0) - tl.load(y + at, mask=m, other=0.0)
-        slope = tl.where(error > delta, delta, tl.where(error < -delta, -delta, error))
-        rank = tl.load(slopes + at, mask=inside, other=0.0)
-        tl.store(grad + at, huber * (slope / count) + qamro * rank, mask=inside)
+        tl.store(mask + head * n + at, counts.to(tl.uint8), mask=inside)
+        total = huber * (clipped / count) + qamro * (slope / -pairs.to(tl.float32))
+        tl.store(grad + head * n + at, total, mask=inside)
 
 
 def fuses(loss: Loss) -> bool:
@@ -77,47 +87,56 @@ def fuses(loss: Loss) -> bool:
     return [(term.name, term.units) for term in loss.terms] == usual
 
 
-class FusedStepLoss:
-    """`ComposedStepLoss` of the usual loss, for float32 heads on one row a clip."""
+class FusedStepLoss(ComposedStepLoss):
+    """`ComposedStepLoss` of the usual loss, for float32 heads on one row a clip.
+
+    More clips than a program takes are left to the general form, whose ranking term is a kernel.
+    """
 
     def __init__(self, state: HeadState, loss: Loss) -> None:
         """Standardize the labels, once."""
-        self.state, self.normalize = state, str(dict(loss.terms[1].parameters)["normalize"])
-        self.numbers = state.loss_numbers[:, :3].float().contiguous()
-        # What the ranking term would otherwise convert at every step.
-        self.alpha, self.beta = (state.loss_numbers[:, k].double() for k in (3, 4))
-        low, high = (state.standardized(x) for x in (state.label_low, state.label_high))
-        self.label_range = low.double(), high.double()
+        super().__init__(state, loss)
+        self.ranged = str(dict(loss.terms[1].parameters)["normalize"]) != "batch"
+        self.numbers = state.loss_numbers[:, :5].double().contiguous()
+        ends = (state.standardized(x) for x in (state.label_low, state.label_high))
+        self.ranges = torch.stack([x.double() for x in ends], 1)
         self.target = state.standardized(state.target).contiguous()
         self.validation_target = state.standardized(state.validation_target).contiguous()
 
     def step(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the gradient [H, b] and the samples that count [H, b], see `StepLoss`."""
-        clips, valid, state = batch.clips, batch.valid, self.state
-        heads, n = scores.shape
-        y, mask = torch.empty_like(scores), scores.new_empty(scores.shape, dtype=torch.bool)
-        bits = valid.view(torch.uint8), state.train.view(torch.uint8)
-        with torch.cuda.device_of(scores):  # Triton launches on the current device
-            _batch[(heads,)](
-                clips, bits[0], state.order, self.target, bits[1], y,
-                mask.view(torch.uint8), n, clips.stride(0), valid.stride(0),
-                self.target.shape[1], BLOCK=_BLOCK,
-            )  # fmt: skip
-        return self._loss(scores, y, mask, step=True)[1], mask
+        if scores.shape[1] > MOST_ROWS:
+            return super().step(scores, batch)
+        mask, grad = scores.new_empty(scores.shape, dtype=torch.bool), torch.empty_like(scores)
+        self._launch(scores, self.target, self.state.train, batch, mask, grad)
+        return grad, mask
 
     def validation(self, scores: Tensor) -> Tensor:
         """Return the loss [H] of scores [H, S] on the validation sets."""
-        return self._loss(scores, self.validation_target, self.state.validation_mask, step=False)[0]
+        if scores.shape[1] > MOST_ROWS:
+            return super().validation(scores)
+        mask = self.state.validation_mask
+        return self._launch(scores, self.validation_target, mask, None, mask, scores)
 
-    def _loss(self, scores: Tensor, y: Tensor, mask: Tensor, step: bool) -> tuple[Tensor, Tensor]:
-        value, slopes = qamro_value_and_grad(
-            scores, y, alpha=self.alpha, beta=self.beta, normalize=self.normalize,
-            label_range=None if self.normalize == "batch" else self.label_range, mask=mask,
-        )  # fmt: skip
-        total, grad = torch.empty_like(value), torch.empty_like(scores)
-        with torch.cuda.device_of(scores):
-            _combine[(len(scores),)](
-                scores, y, mask.view(torch.uint8), value, slopes, self.numbers, total, grad,
-                self.state.finite.view(torch.uint8), scores.shape[1], STEP=step, BLOCK=_BLOCK,
+    def _launch(
+        self, scores: Tensor, target: Tensor, counts: Tensor, batch: Batch | None, mask: Tensor,
+        grad: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Write mask and gradient of a step; return the loss [H]."""
+        scores, (heads, n), order = scores.contiguous(), scores.shape, self.state.order
+        value = scores.new_empty(heads)
+        if not heads * n:
+            return value.zero_()
+        scratch = [torch.empty_like(scores) for _ in range(3)]
+        clips, valid = (order, counts) if batch is None else (batch.clips, batch.valid)
+        rows = max(SAMPLES_PER_WARP, triton.next_power_of_2(n))
+        with torch.cuda.device_of(scores):  # Triton launches on the current device
+            _loss[(heads,)](
+                scores, clips, valid.view(torch.uint8), order, target, counts.view(torch.uint8),
+                self.ranges, self.numbers, self.state.finite.view(torch.uint8),
+                *scratch, mask.view(torch.uint8), value, grad,
+                n, target.shape[1], clips.stride(0), valid.stride(0),
+                STEP=batch is not None, RANGED=self.ranged, ROWS=rows, UNROLL=UNROLL,
+                num_warps=rows // SAMPLES_PER_WARP, **LAUNCH,
             )  # fmt: skip
-        return total, grad
+        return value
