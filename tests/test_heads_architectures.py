@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qamro_cache.features.pooling import max_rows, mean_rows, take_clips, window_shares
 from qamro_cache.heads.network import (
@@ -234,3 +235,34 @@ def test_gradient_of_every_pooling(windows):
             lambda *p, n=names, s=settings, r=rows: score_rows(s, dict(zip(n, p, strict=True)), r),
             leaves,
         )
+
+
+class Seen(TorchDispatchMode):
+    """The names of all operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention", "scores"])
+def test_a_gpu_adds_windows_in_their_order(windows, monkeypatch, pooling):
+    """The form for a GPU, on the CPU: the same numbers, and no sum whose order is chance's."""
+    settings = Architecture(widths=(3,), pooling=pooling)
+    found, seen = [], []
+    for gpu in (False, True):
+        monkeypatch.setattr(torch.Tensor, "is_cuda", gpu)
+        params = params_of(settings, (6,))
+        leaves = [tensor.requires_grad_() for tensor in params.values()]
+        with Seen() as operations:
+            scores = forward(settings, params, *windows)
+            grads = torch.autograd.grad(scores.square().sum(), leaves)
+        found.append([scores, *grads])
+        seen.append({n for n in operations.names if "index_add" in n or "scatter_add" in n})
+    assert seen == [{"index_add_"}, set()]
+    for plain, ordered in zip(*found, strict=True):
+        torch.testing.assert_close(ordered, plain, atol=0, rtol=0)

@@ -19,6 +19,7 @@ from torch import Tensor
 from qamro_cache.datasets.ids import one_spelling
 from qamro_cache.errors import QamroError
 from qamro_cache.features.expression import CONTEXTS as CONTEXTS
+from qamro_cache.features.pooling import sum_windows
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -122,9 +123,10 @@ class Company:
         def there(values: npt.NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(vectors.device)
 
-        rows, exact = there(np.flatnonzero(mine)), vectors.double()
-        sums = exact.new_zeros(self.group.max(initial=-1) + 2, vectors.shape[1])
-        sums.index_add_(0, there(self.group[mine]), exact[rows])
+        rows, exact = np.flatnonzero(mine), vectors.double()
+        rows = rows[np.argsort(self.group[rows], kind="stable")]
+        groups = self.group.max(initial=-1) + 2
+        sums = sum_windows(exact[there(rows)], there(self.group[rows]), groups)
         others = there(self.others(allowed))[:, None]
         total = sums[there(self.group)] - exact * there(mine)[:, None]
         return torch.where(others > 0, total / others.clamp_min(1), exact).to(vectors.dtype)

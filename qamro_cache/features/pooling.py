@@ -40,17 +40,39 @@ def clip_of_window(offsets: Tensor) -> Tensor:
     return clips.repeat_interleave(offsets.diff())
 
 
+def sum_windows(values: Tensor, clip: Tensor, num_clips: int, dim: int = 0) -> Tensor:
+    """Sum each clip's windows along ``dim``, which becomes as long as there are clips.
+
+    Always in the windows' order: a GPU's index_add takes whichever comes first, and rounds
+    otherwise each time.
+
+    Args:
+        values: [..., W, ...].
+        clip: [W] int64, ascending.
+        num_clips: of them.
+        dim: of the windows.
+    """
+    if not values.is_cuda:
+        shape = (*values.shape[:dim], num_clips, *values.shape[dim + 1 :])
+        return values.new_zeros(shape).index_add_(dim, clip, values)
+    offsets = torch.searchsorted(clip, torch.arange(num_clips + 1, device=clip.device))
+    rows = values.movedim(dim, 0).contiguous()
+    # The check of the offsets, which are right, would wait for the device.
+    return torch.segment_reduce(rows, "sum", offsets=offsets, initial=0, unsafe=True).movedim(
+        0, dim
+    )
+
+
 def window_shares(clip: Tensor, weights: Tensor, num_clips: int) -> Tensor:
     """Return the windows' weights divided by their clip's sum [W]; each clip's shares add to 1."""
-    total = weights.new_zeros(num_clips).index_add_(0, clip, weights)
+    total = sum_windows(weights, clip, num_clips)
     return weights / total.clamp_min(torch.finfo(weights.dtype).tiny)[clip]
 
 
 def mean_rows(rows: Tensor, clip: Tensor, weights: Tensor, num_clips: int) -> Tensor:
     """Weighted mean of each clip's windows: [W, ...] -> [C, ...]."""
     shares = window_shares(clip, weights.to(rows.dtype), num_clips)
-    scaled = rows * shares.reshape(-1, *[1] * (rows.ndim - 1))
-    return rows.new_zeros((num_clips, *rows.shape[1:])).index_add_(0, clip, scaled)
+    return sum_windows(rows * shares.reshape(-1, *[1] * (rows.ndim - 1)), clip, num_clips)
 
 
 def max_rows(rows: Tensor, clip: Tensor, num_clips: int) -> Tensor:
@@ -63,18 +85,20 @@ def max_rows(rows: Tensor, clip: Tensor, num_clips: int) -> Tensor:
 def sum_scores(scores: Tensor, clip: Tensor, shares: Tensor, num_clips: int) -> Tensor:
     """Weighted sum of window values [H, W, ...] over each clip: [H, C, ...]."""
     scaled = scores * shares.reshape(*shares.shape, *[1] * (scores.ndim - 2))
-    zeros = scores.new_zeros((scores.shape[0], num_clips, *scores.shape[2:]))
-    return zeros.index_add(1, clip, scaled)
+    return sum_windows(scaled, clip, num_clips, dim=1)
 
 
-def attention_shares(logits: Tensor, clip: Tensor, weights: Tensor, num_clips: int) -> Tensor:
-    """Softmax of logits [H, W] over each clip's windows, times their weights: shares [H, W].
+def attend(values: Tensor, logits: Tensor, clip: Tensor, weights: Tensor, num_clips: int) -> Tensor:
+    """Mean of window values [H, W, D] over each clip, by the softmax of logits [H, W]: [H, C, D].
 
-    Equal logits give the weighted mean; a window of weight 0 (padding) gets no share.
+    The softmax is times the windows' weights: equal logits give the weighted mean, and a window
+    of weight 0 (padding) counts nothing.
     """
     index = clip.expand(logits.shape)
     lowest = logits.detach().new_full((logits.shape[0], num_clips), -torch.inf)
     highest = lowest.scatter_reduce(1, index, logits.detach(), "amax")
     powers = (logits - highest.gather(1, index)).exp() * weights
-    total = powers.new_zeros((logits.shape[0], num_clips)).index_add(1, clip, powers)
-    return powers / total.clamp_min(torch.finfo(logits.dtype).tiny).gather(1, index)
+    total = sum_windows(powers, clip, num_clips, dim=1)
+    # Divided at last: the gradient of a division by each window's total is a sum over windows.
+    sums = sum_scores(values, clip, powers, num_clips)
+    return sums / total.clamp_min(torch.finfo(logits.dtype).tiny)[..., None]

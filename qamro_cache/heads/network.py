@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qamro_cache.features.pooling import (
-    attention_shares,
+    attend,
     clip_of_window,
     max_rows,
     mean_rows,
@@ -241,9 +241,8 @@ def score_rows(
         if architecture.pooling == "attention" and windows is not None:
             # Pooling commutes with the first product, which makes it narrow.
             logits = torch.matmul(params["attention"], values.T)
-            shares = attention_shares(logits, *windows)
-            pooled = sum_scores(torch.bmm(hidden, weight), windows.clip, shares, windows.num_clips)
-            hidden, windows = pooled + bias, None
+            hidden = attend(torch.bmm(hidden, weight), logits, *windows) + bias
+            windows = None
         else:
             hidden = layers.product(k, hidden, weight, bias)
         if name == "output":
