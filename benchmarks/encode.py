@@ -48,7 +48,6 @@ from clap_reference import sound  # noqa: E402
 from random_networks import make_audiobox as make_our_audiobox  # noqa: E402
 from random_networks import make_clap as make_our_clap  # noqa: E402
 
-from qamro_cache.encoders import runner  # noqa: E402
 from qamro_cache.encoders.precision import PRECISIONS, check_precision, computing_in  # noqa: E402
 from qamro_cache.encoders.protocol import Encoder, EncoderOptions  # noqa: E402
 from qamro_cache.encoders.registry import load_encoder  # noqa: E402
@@ -285,10 +284,7 @@ def bench_clap(bench: Bench, folder: Path, clips: int) -> None:
             return module.model.audio_branch(inputs, device=bench.device)["embedding"]
 
     bench.networks("clap", "pooled", their_network, load)
-    precision, how = "float32", ""
-    if bench.device.type == "cuda":
-        # As for a set of millions: the warm-up turn compiles.
-        precision, how, runner.COMPILE_FROM = "float16", ", compiled", 0
+    precision = "float16" if bench.device.type == "cuda" else "float32"
     manifest = folder / "clips.csv"
     manifest.write_text("clip_id,path\n" + "".join(f"{Path(f).stem},{f}\n" for f in files))
     encoder, dataset, run = load(precision), load_manifest(manifest), iter(range(10**9))
@@ -302,7 +298,7 @@ def bench_clap(bench: Bench, folder: Path, clips: int) -> None:
     bench.keep("clap, laion_clap's file API, 22 s WAV, one clip a call", alone)
     bench.keep("clap, laion_clap's file API, 22 s WAV, 64 clips a call", together)
     (rate,) = bench.rates(3 * clips, end_to_end)
-    bench.keep(f"clap, ours, 22 s WAV to the cache, {precision}{how}", rate)
+    bench.keep(f"clap, ours, 22 s WAV to the cache, {precision}", rate)
 
 
 def bench_audiobox(bench: Bench, folder: Path) -> None:

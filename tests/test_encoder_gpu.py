@@ -53,7 +53,7 @@ def test_equals_the_cpu(case, precision, compiled):
     torch._dynamo.reset()
     runner = Runner(on_gpu(encoder, precision), "cuda")
     if compiled:
-        runner.compile()
+        runner.compile(len(windows))
     got = runner.encode(windows.cuda(), valid.cuda())
     if compiled:
         assert runner.batch == len(windows), "it fell back to running without"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from qamro_cache.encoders.runner import COMPILE_FROM, Runner
+from qamro_cache.encoders.runner import Runner
 from qamro_cache.errors import QamroError
 
 
@@ -56,43 +56,9 @@ def test_one_window_that_does_not_fit_is_an_error():
         Runner(Small(room=0), "cpu").encode(WINDOWS, VALID)
 
 
-def test_nothing_is_compiled_for_little_work_or_without_a_gpu():
-    for windows in (0, COMPILE_FROM):
-        encoder = Small()
-        assert Runner(encoder, "cpu", windows).batch == 0
-        assert encoder.network._compiled_call_impl is None
-
-
-def test_work_that_comes_in_parts_is_judged_as_a_whole(tmp_path, monkeypatch):
-    """A Ray worker is given a few units at a time; whether compiling pays, all of them decide."""
-    pytest.importorskip("soundfile")
-    from extraction_support import make_clips
-    from fake_encoder import FakeEncoder
-
-    from qamro_cache.extraction import pipeline
-    from qamro_cache.extraction.stats import Stats
-    from qamro_cache.extraction.units import plan_units
-
-    made = []
-
-    def record(encoder, device, windows):
-        made.append(windows)
-        return Runner(encoder, device, windows)
-
-    monkeypatch.setattr(pipeline, "Runner", record)
-    clips = make_clips(tmp_path, 8).clips
-    units, paths = plan_units(clips, (), 4), clips["path"].tolist()
-    parts = pipeline.Pipeline(FakeEncoder(), "cpu", 4, 1, "float32", paths)
-    for unit in units:
-        assert len(list(parts.run([unit], Stats(), COMPILE_FROM))) == 1
-    whole = pipeline.Pipeline(FakeEncoder(), "cpu", 4, 1, "float32", paths)
-    assert len(list(whole.run(units, Stats()))) == 2
-    assert made == [COMPILE_FROM, 8]
-
-
-def compiled(encoder) -> Runner:
+def compiled(encoder, size=11) -> Runner:
     runner = Runner(encoder, "cpu")
-    runner.compile()
+    runner.compile(size)
     return runner
 
 
@@ -107,6 +73,26 @@ def test_a_compiled_batch_has_one_size():
     assert encoder.sizes == [11, 11, 11]  # the first is compared with the same without
     assert torch.equal(rest["a"], first["a"][:4])
     assert torch.equal(rest["valid"], VALID[:4])
+
+
+def test_a_larger_batch_than_the_compiled_one_goes_in_parts():
+    """Another size would be compiled anew."""
+    encoder = Small()
+    runner = compiled(encoder, 4)
+    encoder.network._compiled_call_impl = encoder.network.forward
+    got = runner.encode(WINDOWS, VALID)
+    assert encoder.sizes == [4, 4, 4, 4]  # 4, the same without, 4, and 3 that are filled up
+    torch.testing.assert_close(got["a"], encoder.network(WINDOWS).detach())
+    assert torch.equal(got["valid"], VALID)
+
+
+def test_memory_that_runs_out_of_a_filled_up_batch_halves_what_was_computed():
+    encoder = Small(room=6)
+    runner = compiled(encoder)
+    encoder.network._compiled_call_impl = encoder.network.forward
+    runner.encode(WINDOWS[:2], VALID[:2])
+    assert encoder.sizes[:2] == [11, 5]
+    assert (runner.limit, runner.batch) == (5, 5)
 
 
 def test_goes_on_without_where_compiling_fails(caplog):
@@ -148,11 +134,12 @@ def test_a_compiled_network_that_computes_something_else_is_not_used(caplog, wro
         assert "encoder small computes something else when compiled" in caplog.text
 
 
-def test_nothing_is_compiled_where_kernels_are_switched_off(monkeypatch):
-    monkeypatch.setattr(Runner, "compile", lambda self: setattr(self, "batch", -1))
-    assert Runner(Small(), "cuda", COMPILE_FROM).batch == -1
+def test_what_can_be_compiled(monkeypatch):
+    assert Runner(Small(), "cuda").compilable
+    assert not Runner(Small(), "cpu").compilable
+    assert not Runner(SimpleNamespace(), "cuda").compilable
     monkeypatch.setenv("QAMRO_KERNELS", "0")
-    assert Runner(Small(), "cuda", COMPILE_FROM).batch == 0
+    assert not Runner(Small(), "cuda").compilable
 
 
 @pytest.mark.slow

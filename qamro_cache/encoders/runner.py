@@ -1,6 +1,7 @@
-"""Run an encoder over batches: smaller ones when memory runs out, compiled where that pays."""
+"""Run an encoder over batches: smaller ones when memory runs out, compiled when told to."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 import torch
@@ -9,10 +10,6 @@ from torch import Tensor, nn
 from qamro_cache.encoders.protocol import Encoder
 from qamro_cache.errors import QamroError
 from qamro_cache.self_check import switched_off
-
-#: Windows from which compiling pays on a GPU. It takes about 60 s there and saves about 0.26 ms a
-#: window (HTS-AT in half precision on an H100: 2,244 windows/s without, 5,317 with).
-COMPILE_FROM = 200_000
 
 #: Largest distance of a window's features from those without compiling, relative to their size.
 #: In half precision both are rounded, each in its own order.
@@ -24,32 +21,33 @@ logger = logging.getLogger("qamro_cache")
 class Runner:
     """Encodes batches of any size; keeps what it learned about memory.
 
+    Attributes:
+        compilable: whether it is on a GPU, has ``networks()``, the modules that do the work, and
+            kernels are not switched off.
+
     Args:
-        encoder: in eval mode; its networks are compiled if it has ``networks()``, the modules
-            that do the work, and the work is large.
-        windows: about how many will come; 0 where not known.
+        encoder: in eval mode.
         device: of the encoder.
     """
 
-    def __init__(self, encoder: Encoder, device: str | torch.device, windows: int = 0) -> None:
+    def __init__(self, encoder: Encoder, device: str | torch.device) -> None:
         self.encoder, self.device = encoder, torch.device(device)
         self.limit = 0  # most windows at once; 0 until memory has run out
         self.batch = 0  # windows of a compiled batch
         self.compared = False  # with what is computed without compiling
         networks: Callable[[], list[nn.Module]] | None = getattr(encoder, "networks", None)
         self.networks = networks() if networks else []
-        if self.device.type == "cuda" and windows >= COMPILE_FROM and not switched_off():
-            self.compile()
+        self.compilable = self.device.type == "cuda" and bool(self.networks) and not switched_off()
 
-    def compile(self) -> None:
-        """Compile the networks for batches of one size; the first batch then takes a minute.
+    def compile(self, size: int) -> None:
+        """Compile the networks for batches of ``size`` windows; the next one then takes a minute.
 
         PyTorch keeps the compiled code on the disk (TORCHINDUCTOR_CACHE_DIR), so that the next
         run takes seconds.
         """
         for network in self.networks:
             network.compile(dynamic=False)
-            self.batch = -1  # the first batch decides
+            self.batch = min(size, self.limit or size)
 
     def encode(self, windows: Tensor, valid: Tensor) -> Mapping[str, Tensor]:
         """Encode [B, window], B > 0, as ``Encoder.encode`` does, in parts where B is too much.
@@ -60,14 +58,14 @@ class Runner:
         parts: list[Mapping[str, Tensor]] = []
         start = 0
         while start < len(windows):
-            part = slice(start, start + (self.limit or len(windows)))
+            part = slice(start, start + (self.batch or self.limit or len(windows)))
             try:
                 parts.append(self._encode(windows[part], valid[part]))
                 start = part.stop
                 continue
             except torch.OutOfMemoryError:
                 pass  # what the attempt held is free only outside of this clause
-            self._halve(len(windows[part]))
+            self._halve(self.batch or len(windows[part]))
         if len(parts) == 1:
             return parts[0]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -87,13 +85,9 @@ class Runner:
     def _encode(self, windows: Tensor, valid: Tensor) -> Mapping[str, Tensor]:
         if not self.batch:
             return self.encoder.encode(windows, valid)
-        if self.batch < 0:
-            self.batch = len(windows)
-        lacking = self.batch - len(windows)
-        if lacking < 0:
-            return self.encoder.encode(windows, valid)
-        # One compiled size serves all: the last, smaller batch is filled up with its first row.
+        # One compiled size serves all: a smaller batch is filled up with its own rows.
         rows = torch.arange(self.batch, device=windows.device) % len(windows)
+        before = time.monotonic()
         try:
             features = self.encoder.encode(windows[rows], valid[rows])
         except torch.OutOfMemoryError:
@@ -102,9 +96,11 @@ class Runner:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             return self._without(f"cannot be compiled here ({reason})", windows, valid)
         features = {name: value[: len(windows)] for name, value in features.items()}
-        if not self.compared and not self._agrees(features, windows, valid):
-            return self._without("computes something else when compiled", windows, valid)
-        self.compared = True
+        if not self.compared:
+            if not self._agrees(features, windows, valid):
+                return self._without("computes something else when compiled", windows, valid)
+            self.compared = True
+            logger.info("compiled and compared in %.0f s", time.monotonic() - before)
         return features
 
     def _agrees(self, features: Mapping[str, Tensor], windows: Tensor, valid: Tensor) -> bool:

@@ -10,7 +10,7 @@ from qamro_cache.encoders.protocol import EncoderOptions
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.request import ExtractRequest
 from qamro_cache.extraction.stats import Stats
-from qamro_cache.extraction.units import Unit, available_processors, default_batch
+from qamro_cache.extraction.units import Unit, available_processors, default_batch, unit_size
 
 if TYPE_CHECKING:
     from qamro_cache.encoders.protocol import Encoder
@@ -21,7 +21,8 @@ class LocalEngine:
     """One encoder, in this process.
 
     Attributes:
-        batch_size: most windows a batch, and clips a unit.
+        batch_size: most windows a batch.
+        unit: clips a unit.
         spec: of the encoder.
         provenance: what of the engine is recorded in the cache.
 
@@ -38,6 +39,7 @@ class LocalEngine:
         from qamro_cache.extraction.pipeline import Pipeline
 
         self.batch_size = request.batch_size or default_batch(device)
+        self.unit = unit_size(self.batch_size, device)
         self.workers = request.workers or available_processors()
         self.spec = encoder.spec
         self._pipeline = Pipeline(

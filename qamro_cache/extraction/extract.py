@@ -200,7 +200,7 @@ def run_extraction(
     with WorkFolder(out) as folder:
         kept, done = find_kept(dataset, out, header, folder, request.retry_failed)
         stats.clips_reused = len(done)
-        units = plan_units(dataset.clips, done, engine.batch_size)
+        units = plan_units(dataset.clips, done, engine.unit)
         # What is new lies in shards and then in the output as well, beside what was there.
         new = feature_bytes(units, engine.spec, request.dtype)
         there = sum(source.container.path.stat().st_size for source in kept)

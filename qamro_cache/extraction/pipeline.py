@@ -2,21 +2,27 @@
 
     unit -> decoding threads -> a bounded queue of windows a clip -> batcher -> batches -> encoder
 
-The bounds on the queues hold the memory, however long a clip is.
+The bounds on the queues hold the memory, however long a clip is. A GPU is never waited for at the
+end of a unit: while it works on what it was given, the host puts earlier units together.
 """
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from qamro_cache.audio.check import oddity_of
 from qamro_cache.cache.content import CacheContent
+from qamro_cache.devices import pinned
 from qamro_cache.encoders.runner import Runner
 from qamro_cache.errors import QamroError
-from qamro_cache.extraction.batches import Batcher, WindowBatch
+from qamro_cache.extraction.batches import Batcher, UnitEnd, WindowBatch
+from qamro_cache.extraction.compiling import Compiling
 from qamro_cache.extraction.contents import unit_content
-from qamro_cache.extraction.decoding import Decoding
+from qamro_cache.extraction.decoding import Clip, Decoding
 from qamro_cache.extraction.source import SourceFolder
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import Unit
@@ -25,6 +31,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qamro_cache.encoders.protocol import Encoder
+
+
+#: Units whose features may be on their way from a GPU while it is given the next one.
+AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Flying:
+    """A unit whose features are on their way to the host.
+
+    Attributes:
+        clips: of the unit.
+        features: name -> parts [B, ...], filled by now or when ``there`` has come.
+        there: an event of the GPU; None where nothing is waited for.
+    """
+
+    clips: list[Clip]
+    features: "dict[str, list[Tensor]]"
+    there: Any
 
 
 class Pipeline:
@@ -49,10 +74,12 @@ class Pipeline:
         paths: Sequence[str],
     ) -> None:
         self.encoder, self.device, self.batch_size = encoder, device, batch_size
-        self.runner: Runner | None = None
+        self.runner = Runner(encoder, device)
+        self.compiling: Compiling | None = None
         self.workers, self.stored_dtype = workers, stored_dtype
         self.source = SourceFolder(paths)
-        self._pinned = device.startswith("cuda")
+        self._gpu = device.startswith("cuda")
+        self._aside: Any = None  # a stream for prompts, which do not wait for the windows
 
     def run(self, units: Sequence[Unit], stats: Stats, clips: int = 0) -> Iterator[CacheContent]:
         """Yield the content of each unit, in order.
@@ -62,13 +89,12 @@ class Pipeline:
             stats: what has been done so far is added to them.
             clips: that will come in all, where this is the first of several calls.
         """
-        if self.runner is None:
-            # A clip is a window at least, which is enough to tell whether compiling pays.
+        if self.compiling is None:
             clips = clips or sum(map(len, units))
-            self.runner = Runner(self.encoder, self.device, clips)
+            self.compiling = Compiling(self.runner, self.batch_size, clips)
         stop = threading.Event()
         decoding = Decoding(self.encoder.spec.audio, self.workers, self.source, stop, stats)
-        batcher = Batcher(decoding, self.batch_size, self._pinned, stop)
+        batcher = Batcher(decoding, self.batch_size, self._gpu, stop)
         batcher.start(units)
         try:
             yield from self._encode(batcher, stats)
@@ -78,34 +104,77 @@ class Pipeline:
             decoding.close()
 
     def _encode(self, batcher: Batcher, stats: Stats) -> Iterator[CacheContent]:
+        flying: deque[Flying] = deque()
+        features = self._no_features()
+        failed: Exception | None = None
+        try:
+            while (item := self._next(batcher, stats)) is not None:
+                start = time.monotonic()
+                begun = sum(len(unit.clips) for unit in flying)
+                if isinstance(item, WindowBatch):
+                    for name, values in self._encode_batch(item).items():
+                        features[name].append(values)
+                    stats.add(encode_seconds=time.monotonic() - start, windows=len(item.windows))
+                    stats.move(begun + item.clips_begun)
+                    continue
+                flying.append(Flying(item.clips, features, self._mark()))
+                features = self._no_features()
+                stats.clips_begun = begun + len(item.clips)
+                if len(flying) > (AHEAD if self._gpu else 0):
+                    yield self._landed(flying.popleft(), stats)
+        except Exception as error:
+            failed = error
+        while flying:  # also where the encoder has failed at a later unit
+            yield self._landed(flying.popleft(), stats)
+        if failed is not None:
+            raise failed
+
+    def _next(self, batcher: Batcher, stats: Stats) -> WindowBatch | UnitEnd | None:
+        before = time.monotonic()
+        item = batcher.next()
+        stats.add(wait_seconds=time.monotonic() - before)
+        return item
+
+    def _no_features(self) -> "dict[str, list[Tensor]]":
+        return {name: [] for name in self.encoder.spec.features}
+
+    def _mark(self) -> Any:
+        """Return an event that comes when the GPU has done what it was given so far."""
+        if not self._gpu:
+            return None
         import torch
 
-        features: dict[str, list[Tensor]] = {name: [] for name in self.encoder.spec.features}
-        while True:
-            before = time.monotonic()
-            item = batcher.next()
-            stats.add(wait_seconds=time.monotonic() - before)
-            if item is None:
-                return
-            start = time.monotonic()
-            if isinstance(item, WindowBatch):
-                for name, values in self._encode_batch(item).items():
-                    features[name].append(values)
-                stats.add(encode_seconds=time.monotonic() - start, windows=len(item.windows))
-                stats.move(item.clips_begun)
-                continue
-            if self._pinned:
-                torch.cuda.synchronize(self.device)
-            content = unit_content(self.encoder, item.clips, features, self.stored_dtype)
-            stats.add(encode_seconds=time.monotonic() - start)
-            stats.clips_begun = 0.0
-            for clip, status in zip(item.clips, content.clips["status"], strict=True):
-                stats.add(clips_done=1, failed=status != "ok")
-                oddity = oddity_of(clip.decoder.peak, clip.decoder.mixed_peak)
-                if status == "ok" and oddity:
-                    stats.count_odd(oddity, [clip.job.clip_id])
-            yield content
-            features = {name: [] for name in features}
+        event = torch.cuda.Event(blocking=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def _beside(self) -> AbstractContextManager[Any]:
+        """Let a GPU encode prompts beside the windows that it was given before."""
+        if not self._gpu:
+            return nullcontext()
+        import torch
+
+        if self._aside is None:
+            self._aside = torch.cuda.Stream(self.device, priority=-1)
+        return torch.cuda.stream(self._aside)
+
+    def _landed(self, unit: Flying, stats: Stats) -> CacheContent:
+        """Wait for a unit's features, and put its content together."""
+        start = time.monotonic()
+        if unit.there is not None:
+            unit.there.synchronize()
+        with self._beside():
+            content = unit_content(self.encoder, unit.clips, unit.features, self.stored_dtype)
+        stats.add(encode_seconds=time.monotonic() - start)
+        stats.clips_begun = max(0.0, stats.clips_begun - len(unit.clips))
+        for clip, status in zip(unit.clips, content.clips["status"], strict=True):
+            stats.add(clips_done=1, failed=status != "ok")
+            oddity = oddity_of(clip.decoder.peak, clip.decoder.mixed_peak)
+            if status == "ok" and oddity:
+                stats.count_odd(oddity, [clip.job.clip_id])
+        assert self.compiling is not None
+        self.compiling.note(len(unit.clips), stats)
+        return content
 
     def _encode_batch(self, batch: WindowBatch) -> "dict[str, Tensor]":
         """Encode, and start the copy back; on a GPU neither waits for the other."""
@@ -114,10 +183,9 @@ class Pipeline:
         spec = self.encoder.spec
         dtype = getattr(torch, self.stored_dtype)
         with torch.inference_mode():
-            assert self.runner is not None
             outputs = self.runner.encode(
-                batch.windows.to(self.device, non_blocking=True),
-                batch.valid.to(self.device, non_blocking=True),
+                batch.windows.to(self.device, non_blocking=self._gpu),
+                batch.valid.to(self.device, non_blocking=self._gpu),
             )
             for name, shape in spec.features.items():
                 found = tuple(outputs[name].shape) if name in outputs else "nothing"
@@ -126,7 +194,9 @@ class Pipeline:
                         f"encoder {spec.name} gave {found} as feature {name}, "
                         f"not {(len(batch.windows), *shape)}"
                     )
-            return {
-                name: outputs[name].detach().to(dtype).to("cpu", non_blocking=True)
-                for name in spec.features
-            }
+            return {name: self._to_host(outputs[name].to(dtype)) for name in spec.features}
+
+    def _to_host(self, values: "Tensor") -> "Tensor":
+        if not self._gpu:
+            return values.detach().cpu()
+        return pinned(values.shape, values.dtype).copy_(values, non_blocking=True)

@@ -114,7 +114,7 @@ class RayEngine:
             share = found.get("CPU", available_processors()) / self.num_workers
             self.workers = request.workers or max(1, int(share))
             device = "cuda" if gpus else "cpu"
-            self.batch_size = request.batch_size or default_batch(device)
+            self.batch_size = self.unit = request.batch_size or default_batch(device)
             settings = (self.batch_size, self.workers, request.dtype, list(paths))
             self._make = ray.put(partial(_make_pipeline, load, device, *settings))
             self._actor = ray.remote(EncodingWorker).options(

@@ -1,6 +1,6 @@
-"""Units of work: as many clips of the manifest, in its order, as a batch has windows.
+"""Units of work: as many clips of the manifest, in its order, as a batch or some have windows.
 
-A slow machine has small batches, so that little is lost when it is stopped. Batches never cross a
+A slow machine has small units, so that little is lost when it is stopped. Batches never cross a
 unit and a shard is a whole number of units, so what a clip is batched with does not depend on
 where an earlier run was stopped.
 """
@@ -14,8 +14,10 @@ import pandas as pd
 
 from qamro_cache.errors import QamroError
 
-#: Windows a batch and clips a unit where none are named.
+#: Windows a batch where none are named.
 CPU_BATCH, GPU_BATCH = 8, 64
+#: Clips a unit on a GPU, in batches: a unit's last batch is not full.
+GPU_UNIT = 4
 
 
 class ClipJob(NamedTuple):
@@ -33,6 +35,11 @@ Unit = tuple[ClipJob, ...]
 def default_batch(device: str) -> int:
     """Return the batch size for a device."""
     return CPU_BATCH if device.startswith("cpu") else GPU_BATCH
+
+
+def unit_size(batch_size: int, device: str) -> int:
+    """Return the clips of a unit on a device."""
+    return batch_size if device.startswith("cpu") else GPU_UNIT * batch_size
 
 
 def available_processors() -> int:
