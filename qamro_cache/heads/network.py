@@ -154,10 +154,8 @@ def init_params(
     params: dict[str, Tensor] = {}
     generators = [torch.Generator().manual_seed(seed) for seed in unique]
     for name, shape in shapes.items():
-        if name in ("layers", "attention") or name.endswith("norm.bias"):
-            value = torch.zeros(len(unique), *shape)
-        elif name.endswith("norm.weight"):
-            value = torch.ones(len(unique), *shape)
+        if name in ("layers", "attention") or ".norm." in name:
+            value = torch.full((len(unique), *shape), float(name.endswith("norm.weight")))
         else:
             fan_in = shapes[name.replace("bias", "weight")][0]
             value = (_draw(shape, generators).to(device) * 2 - 1) * fan_in**-0.5
@@ -167,10 +165,8 @@ def init_params(
 
 def _draw(shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
     """Return uniform numbers [G, ...], each generator's own; drawn side by side."""
-    drawn = torch.empty(len(generators), *shape)
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda g, out: torch.rand(shape, generator=g, out=out), generators, drawn))
-    return drawn
+        return torch.stack(list(pool.map(lambda g: torch.rand(shape, generator=g), generators)))
 
 
 def fold_standardization(params: Params, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
@@ -183,8 +179,7 @@ def fold_standardization(params: Params, mean: Tensor, std: Tensor) -> dict[str,
     """
     first = "0" if "0.weight" in params else "output"
     weight = params[f"{first}.weight"]
-    heads = weight.shape[0]
-    mean, std = mean.expand(heads, -1), std.expand(heads, -1)
+    mean, std = mean.expand(len(weight), -1), std.expand(len(weight), -1)
     folded = dict(params)
     folded[f"{first}.weight"] = raw = weight / std.unsqueeze(-1)
     folded[f"{first}.bias"] = params[f"{first}.bias"] - (mean.unsqueeze(-1) * raw).sum(1)
@@ -241,8 +236,7 @@ def score_rows(
         if architecture.pooling == "attention" and windows is not None:
             # Pooling commutes with the first product, which makes it narrow.
             logits = torch.matmul(params["attention"], values.T)
-            hidden = attend(torch.bmm(hidden, weight), logits, *windows) + bias
-            windows = None
+            hidden, windows = attend(torch.bmm(hidden, weight), logits, *windows) + bias, None
         else:
             hidden = layers.product(k, hidden, weight, bias)
         if name == "output":
