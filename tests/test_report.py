@@ -25,6 +25,7 @@ from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.compare import paired_gap
 from qamro_cache.evaluation.judged import Judged, Rated, codes_of, ways_of
 from qamro_cache.reports.clips import predicted_of, ranked_groups, worst_pairs
+from qamro_cache.reports.looks import by_system
 from qamro_cache.reports.numbers import compact, number
 from qamro_cache.reports.page import Scale, Scatter
 from qamro_cache.reports.plots import plot
@@ -94,7 +95,7 @@ def test_a_page_of_a_run_says_what_its_files_say(made, tmp_path):
         for one in axis["diagnostics"]:
             assert one["evidence"] in page.text
         for line in axis["error_sources"]["words"]:
-            assert line in page.text
+            assert f"{line[0].upper()}{line[1:]}." in page.text
     assert "Synthetic data" in page.text
     assert "--cv group" in page.text
     assert "identity" in page.text
@@ -403,6 +404,13 @@ def test_evaluations_of_anybodys_predictions_have_a_page(made, tmp_path):
     assert f"SRCC over {scored['clips']} clips {srcc}" in page.text
     assert f"{scored['clips']} clips." in page.text, "the figure has the clips that were chosen"
     assert "on another scale" in page.text
+    records = [{"system": "a", "clips": 2, "rated": 20.0, "predicted": 1.5},
+               {"system": "b", "clips": 2, "rated": 90.0, "predicted": 4.0}]  # fmt: skip
+    figure, table = by_system("quality", records, Scale("quality", 0, 100))
+    assert not figure.diagonal
+    assert 4 < figure.y.high < 5, "its own scale"
+    assert figure.x.high > 90
+    assert "error" not in table.columns
 
 
 def test_a_set_has_a_page_before_it_is_extracted(tmp_path):

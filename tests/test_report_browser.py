@@ -1,8 +1,11 @@
 """Pages of `qamro-report` in a real browser: nothing fails, nothing is fetched, all can be used."""
 
+import base64
 import itertools
 import json
+import re
 import shutil
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -17,6 +20,7 @@ from qamro_cache.evaluation.evaluate import run_evaluate
 from qamro_cache.evaluation.request import evaluate_request
 from qamro_cache.reports.dataset import dataset_page
 from qamro_cache.reports.evaluation import evaluation_page
+from qamro_cache.reports.page import Page, Section, Table
 from qamro_cache.reports.report import write_page
 
 pytestmark = pytest.mark.slow
@@ -63,7 +67,13 @@ def pages(tmp_path_factory):
         "run": report(folder / "run"),
         "embedded": report(folder / "run", folder / "embedded.html", audio="embed"),
         "grid": report(folder / "grid"),
+        "long": write_page(long_page(), folder / "long.html"),
     }
+
+
+def long_page():
+    rows = [[f"row {k}", float(k)] for k in range(150)]
+    return Page("long", ["long"], [Section("long", [Table("long", ["first", "second"], rows)])])
 
 
 @pytest.mark.parametrize(
@@ -111,8 +121,11 @@ def test_every_figure_has_its_points(browser, pages):
         assert sum(by_title[f"{axis}: systems"]["dots"]) == 5
         assert by_title[f"{axis}: ranks within each group"]["squares"] == 39
     browser.open(pages["grid"])
-    squares = browser.run("return document.querySelectorAll('svg .square').length")
-    assert squares == 6
+    squares = browser.run("""
+        return Object.fromEntries([...document.querySelectorAll("figure")].map((one) =>
+            [one.querySelector("h3").textContent, one.querySelectorAll(".square").length]))""")
+    assert squares["quality: alpha x beta"] == 6
+    assert squares["quality: ranks within each group"] == 39
 
 
 def test_tables_sort_by_click_and_by_key(browser, pages):
@@ -178,9 +191,43 @@ def test_marks_speak_to_the_pointer_and_to_the_keys(browser, pages):
     assert len(figure.find_elements(By.CSS_SELECTOR, "path.dim")) == 4
 
 
+@pytest.mark.parametrize("name", ["run", "grid", "hostile", "comparison", "set", "evaluation"])
+def test_no_table_is_cut_on_paper(browser, pages, name):
+    browser.open(pages[name], 680)
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    cut = browser.run("""
+        return [...document.querySelectorAll("table")].filter((table) =>
+            table.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+            .map((table) => table.innerText.slice(0, 200))""")
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert not cut
+
+
+def test_a_table_repeats_its_header_on_each_page_of_paper(browser, pages, tmp_path):
+    if not shutil.which("pdftotext"):
+        pytest.skip("pdftotext is not installed (poppler-utils)")
+    browser.open(pages["long"])
+    printed = browser.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
+    (tmp_path / "a.pdf").write_bytes(base64.b64decode(printed["data"]))
+    text = subprocess.run(["pdftotext", "-layout", tmp_path / "a.pdf", "-"], capture_output=True,
+                          text=True, check=True).stdout  # fmt: skip
+    sheets = [one for one in text.split("\f") if re.search(r"^ *row \d+ ", one, re.MULTILINE)]
+    assert len(sheets) > 1
+    for sheet in sheets:
+        assert re.search("first +second", sheet)
+    assert re.search(r"row 99 ", text)
+    assert not re.search(r"row 100 ", text)
+    assert "The first 100 rows" in text
+
+
+@pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("name", ["run", "embedded"])
-def test_players_play(browser, pages, name):
-    browser.open(pages[name])
+def test_players_play(browser, pages, name, width):
+    browser.open(pages[name], width)
+    wide = browser.run(
+        "return [...document.querySelectorAll('audio')].map((one) => one.offsetWidth)"
+    )
+    assert min(wide) >= 190, "there is room for the button that plays"
     browser.requests()
     played = browser.driver.execute_async_script("""
         const done = arguments[0], player = document.querySelector("audio");

@@ -11,7 +11,18 @@ from qamro_cache.datasets.report import report_tables
 from qamro_cache.evaluation.judged import Floats
 from qamro_cache.reports.listening import Heard, listen
 from qamro_cache.reports.numbers import number, ticks
-from qamro_cache.reports.page import Bars, Block, Facts, Page, Section, Sound, Table, Value, Words
+from qamro_cache.reports.page import (
+    Bars,
+    Block,
+    Facts,
+    Page,
+    Section,
+    Sound,
+    Table,
+    Value,
+    Words,
+    sentences,
+)
 from qamro_cache.reports.raters import rater_blocks
 
 #: Clips of a table of the odd ones, and copies that are named, at most.
@@ -43,7 +54,7 @@ def dataset_page(dataset: Dataset, report: Mapping[str, Any] | None = None) -> P
     sections = [
         Section("What should be known", [
             Words(problems, "warning") if problems else Words(["No problem was found."], "good"),
-            *([Words(list(report["notes"]))] if report["notes"] else []),
+            *([sentences(report["notes"])] if report["notes"] else []),
         ]),
         *(
             Section(axis.name, _ratings(dataset, index, report["axes"][axis.name]))

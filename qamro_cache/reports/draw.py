@@ -82,7 +82,8 @@ def _scatter(figure: Scatter) -> Drawing:
 
 
 def _forest(figure: Forest) -> Drawing:
-    left, top, step = 150.0, 8.0, 24.0
+    names = [short(row.name) for row in figure.rows]
+    left, top, step = 18 + 6.8 * max(map(len, names), default=1), 8.0, 24.0
     bottom = top + step * len(figure.rows) + 4
     x = Side(figure.x, left, WIDTH - 14)
     parts, marks = [], []
@@ -90,15 +91,15 @@ def _forest(figure: Forest) -> Drawing:
         parts.append(line(x.at(value), top, x.at(value), bottom, "grid"))
         parts.append(text(x.at(value), bottom + 14, compact(value), "tick mid"))
     if figure.line is not None and math.isfinite(figure.line[1]):
-        name, value = figure.line
+        label, value = figure.line
         parts.append(line(x.at(value), top, x.at(value), bottom, "reference"))
         end = x.at(value) > (left + WIDTH) / 2
-        words = f"{name} {number(value)}"
+        words = f"{label} {number(value)}"
         parts.append(text(x.at(value), bottom + 28, words, f"legend {'end' if end else ''}"))
-    for place, row in enumerate(figure.rows):
+    for place, (name, row) in enumerate(zip(names, figure.rows, strict=True)):
         y = top + step * (place + 0.5)
         strong = " strong" if row.strong else ""
-        parts.append(text(left - 8, y + 4, short(row.name, 22), f"name end{strong}"))
+        parts.append(text(left - 8, y + 4, name, f"name end{strong}"))
         parts += [_dot(x.at(v), y + 6, "single") for v in row.singles if math.isfinite(v)]
         value, low, high = row.estimate
         words = f"{row.name}: {number(value)}"
@@ -141,7 +142,7 @@ def _heat(figure: Heat) -> Drawing:
                 parts.append(_square(square, figure.scale, x, y, wide, high))
                 marks.append((x + wide / 2, y + high / 2, square.about))
     bottom = top + high * len(figure.rows) + 8
-    parts += _legend(figure.scale, left, bottom)
+    parts += _legend(figure.scale, left, bottom, max(120.0, wide * len(figure.columns)))
     return Drawing(closed(figure.title, figure.about, width, bottom + 34, parts), marks)
 
 
@@ -166,8 +167,8 @@ def _square(one: Square, scale: Scale, x: float, y: float, wide: float, high: fl
     return "".join(parts)
 
 
-def _legend(scale: Scale, left: float, y: float) -> list[str]:
-    width = (WIDTH - left - 8) / 40
+def _legend(scale: Scale, left: float, y: float, wide: float) -> list[str]:
+    width = wide / 40
     parts = [
         f'<rect x="{left + k * width:.1f}" y="{y:.1f}" width="{width + 0.3:.1f}" height="8" '
         f'fill="{heat_color(k / 39)[0]}"/>'

@@ -14,7 +14,7 @@ from qamro_cache.evaluation.request import EvaluateRequest
 from qamro_cache.reports.clips import Predicted, predicted_of
 from qamro_cache.reports.looks import by_system, looks
 from qamro_cache.reports.page import Block, Facts, Page, Scale, Section, Words, figures_first
-from qamro_cache.reports.scores import headline, score_blocks
+from qamro_cache.reports.scores import headline, score_blocks, source_words
 
 #: The predictions, where no model has a name.
 _OURS = "predictions"
@@ -32,8 +32,7 @@ def evaluation_page(request: EvaluateRequest, result: Mapping[str, Any]) -> Page
         if scored["without_trained"]:
             models["not trained on"] = scored["without_trained"]
         models |= scored["baselines"]
-        blocks: list[Block] = [*_warnings(scored)]
-        blocks += [Words(scored["error_sources"]["words"])] if scored["error_sources"] else []
+        blocks = _warnings(scored) + source_words(scored["error_sources"])
         noun = request.truth.group_kind or scored["group_word"]
         blocks += score_blocks(axis, models, scored["ceiling"], _OURS, noun)
         scale = Scale(axis, *scored["scale"])

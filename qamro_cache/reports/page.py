@@ -55,6 +55,11 @@ class Words:
     kind: str = "plain"
 
 
+def sentences(lines: Sequence[str]) -> Words:
+    """Return remarks as sentences: a capital letter first, a full stop last."""
+    return Words([f"{line[:1].upper()}{line[1:].removesuffix('.')}." for line in lines])
+
+
 @dataclass(frozen=True)
 class Facts:
     """Names with their values beside them."""

@@ -1,5 +1,7 @@
 """Whether raters agree: each against the others, and what a perfect predictor would reach."""
 
+import math
+
 import numpy as np
 
 from qamro_cache.datasets.records import Dataset
@@ -20,13 +22,14 @@ def rater_blocks(dataset: Dataset, index: int) -> list[Block]:
         labels.mean[:, index],
         codes_of(dataset.clips["system"].to_numpy(dtype=str)),
         **ways_of(dataset.clips),
+        group_kind=dataset.group_kind,
         ratings=ratings,
     )
     if found := ceiling(judged):
         shown = {
             "clips": found["figures"].get("clip_srcc"),
             "systems": found["figures"].get("system_srcc"),
-            "clips within groups": found["figures"].get("group_srcc"),
+            f"clips within {judged.group_noun}s": found["figures"].get("group_srcc"),
         }
         words = ", ".join(f"{number(v)} over {k}" for k, v in shown.items() if number(v) != "-")
         bound = ", a lower bound since it is not known who rated what" * found["lower_bound"]
@@ -46,6 +49,7 @@ def _table(axis: str, ratings: Rated, names: tuple[str, ...]) -> Table:
 
     others = mean_of_others(ratings)
     rows: list[list[Value]] = []
+    order: list[tuple[bool, float]] = []
     for rater, name in enumerate(names):
         mine = ratings.rater == rater
         if not mine.any():
@@ -59,9 +63,11 @@ def _table(axis: str, ratings: Rated, names: tuple[str, ...]) -> Table:
         offset = float(np.mean(ratings.score[known] - others[known])) if known.any() else None
         rows.append([name, str(int(mine.sum())), float(score.mean()), float(score.std()), offset,
                      srcc])  # fmt: skip
+        order.append((math.isnan(srcc), srcc))
     columns = ["rater", "ratings", "mean", "std", "above the others by", "SRCC with the others"]
-    note = "The others: the mean of all other ratings of the same clip."
-    return Table(f"{axis}: raters", columns, rows, note=note)
+    note = "The others: the mean of all other ratings of the same clip. Who agrees least is first."
+    ranked = [row for _, row in sorted(zip(order, rows, strict=True), key=lambda one: one[0])]
+    return Table(f"{axis}: raters", columns, ranked, note=note)
 
 
 def mean_of_others(ratings: Rated) -> Floats:

@@ -19,7 +19,7 @@ from qamro_cache.reports.page import (
     figures_first,
 )
 from qamro_cache.reports.read import Folder
-from qamro_cache.reports.scores import headline, score_blocks, value_of
+from qamro_cache.reports.scores import headline, score_blocks, source_words, value_of
 from qamro_cache.training.recipe import RECIPE
 
 
@@ -34,9 +34,7 @@ def run_page(folder: Folder) -> Page:
         of = folder.predicted(axis)
         scale = Scale(axis, *found["range"])
         noun = noun_of(folder, found["models"][ours]["group_word"])
-        sources = found["error_sources"]
-        blocks: list[Block] = [*findings(found["diagnostics"])]
-        blocks += [Words(sources["words"])] if sources else []
+        blocks = findings(found["diagnostics"]) + source_words(found["error_sources"])
         blocks += score_blocks(axis, found["models"], found["ceiling"], ours, noun)
         systems = by_system(axis, found["by_system"], scale)
         blocks += [*systems[:1], *looks(axis, of, noun, scale, held_out=True), *systems[1:]]

@@ -17,6 +17,7 @@ from qamro_cache.reports.page import (
     Table,
     Value,
     Words,
+    sentences,
 )
 
 _NONE = float("nan")
@@ -49,6 +50,11 @@ def headline(name: str, scored: Scored) -> str:
     if math.isfinite(low):
         interval = f" (95 % {number(low)} to {number(high)}, {scored['population']})"
     return f"{name}: SRCC over {scored['clips']} clips {number(value)}{interval}."
+
+
+def source_words(found: Mapping[str, Any] | None) -> list[Block]:
+    """Return where the error comes from, in sentences; nothing where that is not known."""
+    return [sentences(found["words"])] if found else []
 
 
 def level_words(level: str, scored: Scored, noun: str) -> str:
