@@ -425,7 +425,7 @@ def test_figures_without_references_stand_beside_those_with_them(cache, tmp_path
     """x - c = 0 marks a reference, which listeners rate highest."""
     record = train(cache, tmp_path, context="reference", cv="group", axis="quality", head="ridge")
     beside = record["axes"]["quality"]["without_references"]
-    found = beside["models"]["qamro head"]["metrics"]["clip_srcc"]["value"]
+    found = beside["models"]["ridge head"]["metrics"]["clip_srcc"]["value"]
     table = pd.read_csv(tmp_path / "predictions.csv")
     kept = table[table["system"] != "S0"]
     assert beside["clips"] == len(kept)

@@ -29,7 +29,7 @@ NAMES = {"figure": {*FIGURES}, "setting": {*CELL}, "option": {*settings_of(Train
 #: To a section whose keys stand for a row's.
 LINK = r"\]\(#(a-model|a-verdict|the-ceiling|error-sources|a-system|copies)\)"
 QUICK = {"epochs": 1, "widths": [4]}
-ONE = {"seeds": 1, "axis": "quality", "resamples": 0}
+ONE = {"seeds": 1, "axis": "quality"}
 
 
 def test_tables_and_the_map_are_those_of_the_code():
@@ -83,7 +83,7 @@ def written(tmp_path_factory):
     known["trained_on"] = ["yes" if name < "clip010" else "no" for name in known["clip_id"]]
     known.to_csv(folder / "some.csv", index=False)
     scored = [
-        evaluate(folder / name, emb, baseline=[folder / "theirs.csv"], resamples=0)
+        evaluate(folder / name, emb, baseline=[folder / "theirs.csv"])
         for name in ("a/predictions.csv", "some.csv")
     ]
 

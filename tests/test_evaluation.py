@@ -265,6 +265,12 @@ def test_what_heads_have_learned_is_said():
         ):
             judged = Judged(target, system, group=group, cv=cv, interval=kind)
             assert score(pred[None], judged)["population"] == over + words
+    songs = Judged(target, system, group=group, cv="group", interval=Kind(over="group"))
+    scored = score(pred[None], songs)
+    assert scored["population"] == (
+        "these 6 systems, over groups; of these heads, which have learned from the same systems"
+    )
+    assert "|ci=jackknife:groups|" in scored["signature"]
     neither = Judged(target, np.full(30, -1), cv="5")
     assert score(pred[None], neither)["population"] == "over clips; of these heads"
 

@@ -10,6 +10,7 @@ import torch
 from reference_metrics import reference as of_sample
 from reference_metrics import within_groups
 
+from qamro_cache.evaluation.choice import evidence
 from qamro_cache.evaluation.figures import MAIN_FIGURES
 from qamro_cache.evaluation.intervals import Figure, figure_of, interval, intervals
 from qamro_cache.evaluation.left_out import left_out, system_pairs
@@ -127,6 +128,30 @@ def test_the_population_in_words():
     assert words(system, some) == (
         "over systems and songs (3 clips without a song: each stands for one)"
     )
+
+
+@pytest.mark.parametrize("over", ["system", "group"])
+def test_over_one_way_the_other_stays_as_it_is(over):
+    """The figures of clips are those of a test that knows one way alone."""
+    pred, target, system, group = listening_test(9, 6)
+    none = np.full(len(target), -1)
+    sample = make_sample(target, system, ("song", group), over=over)
+    words = {"system": "these 6 songs, over systems", "group": "these 9 systems, over songs"}
+    assert sample.ways.population == words[over]
+    ways = (system, none) if over == "system" else (none, group)
+    alone = make_sample(target, ways[0], ("song", ways[1]))
+    found, want = (intervals(pred, one, FIGURES) for one in (sample, alone))
+    for figure in FIGURES:
+        mine = found[figure.name]
+        if figure.level == "clip" or (figure.level, over) == ("system", "system"):
+            np.testing.assert_array_equal(np.stack(mine), np.stack(want[figure.name]))
+        elif figure.level == "group":
+            assert (mine.low < mine.value).all()
+            assert (mine.value < mine.high).all()
+        else:  # ranks of systems that stay jump without a song
+            assert np.isfinite(mine.value).all()
+            assert np.isnan(mine.low).all()
+            assert evidence(figure, pred, sample) is None
 
 
 def test_many_labels_are_merged_the_same_way_each_time():

@@ -75,7 +75,7 @@ def test_a_cache_is_a_path_or_open(made, tmp_path):
         assert merge_caches([cache], tmp_path / f"m{k}.h5") == 40
         assert export_cache(cache, tmp_path / f"e{k}")
         record = train(cache, tmp_path / f"run{k}", **RIDGE)
-        assert record["axes"]["quality"]["models"]["qamro head"]["clips"] == 39
+        assert record["axes"]["quality"]["models"]["ridge head"]["clips"] == 39
         best = ablate(cache, tmp_path / f"grid{k}", **RIDGE, resamples=0)
         assert best["axes"]["quality"]["cell"] == {}
         table = predict(made / "run" / "head.safetensors", cache)

@@ -15,6 +15,7 @@ from synthetic_cache import write_synthetic
 
 from qamro_cache import open_cache, train
 from qamro_cache.evaluation.baselines import COSTS, NEIGHBORS, nearest, support_vectors
+from qamro_cache.evaluation.compare import paired_gap
 from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.kinds import Kind
 from qamro_cache.evaluation.verdict import Model, verdicts
@@ -116,7 +117,7 @@ def test_verdicts_say_what_the_intervals_say(judged):
     for one, theirs in zip(found, (8.2, 0.5, 60), strict=True):
         assert one["difference"] == pytest.approx(ours.value - one["value"])
         assert one["low"] <= one["difference"] <= one["high"], theirs
-        assert one["words"].endswith(", over systems)")
+        assert one["within"] is None
     assert found[0]["words"].startswith("beats ridge (a): no (clip SRCC difference ")
     assert found[1]["words"].startswith("beats kNN: no, it is clearly lower (clip SRCC differ")
     assert found[2]["words"].startswith("beats mos: yes (clip SRCC difference .")
@@ -135,7 +136,30 @@ def test_a_verdict_needs_an_interval_and_a_figure(judged):
     assert verdicts(ours, [still], {"ours"}, judged) == []
     bare = Judged(judged.target, np.full(80, -1))
     (one,) = verdicts(ours, [ridge], {"ridge"}, bare)
-    assert one["words"].endswith(", over clips)")
+    assert one["beats"] is not None
+
+
+def test_a_verdict_within_groups(judged):
+    grouped = replace(judged, group=np.arange(80) // 8, group_kind="song")
+    ours, theirs = model("ours", judged, 8), model("ridge", judged, 30)
+    (one,) = verdicts(ours, [theirs], {"ridge"}, grouped)
+    within = one["within"]
+    mine, ridge = (
+        np.mean(
+            [spearmanr(who.pred[at], judged.target[at])[0] for at in np.split(np.arange(80), 10)]
+        )
+        for who in (ours, theirs)
+    )
+    assert within["value"] == pytest.approx(ridge)
+    assert within["difference"] == pytest.approx(mine - ridge)
+    gap = paired_gap(ours.pred, theirs.pred, grouped, "group_srcc")
+    assert (within["low"], within["high"]) == (gap.low, gap.high)
+    assert within["beats"] is (gap.low > 0)
+    said = "yes" if within["beats"] else "no"
+    assert f"; within songs: {said} (" in one["words"]
+    # Groups of one clip each tell nothing, and no word is lost on them.
+    alone = replace(judged, group=np.arange(80))
+    assert verdicts(ours, [theirs], {"ridge"}, alone)[0]["within"] is None
 
 
 def test_train_holds_heads_against_the_encoders_own_score(cache, tmp_path):
@@ -157,7 +181,7 @@ def test_train_holds_heads_against_the_encoders_own_score(cache, tmp_path):
         assert {"clip_mse", "clip_mae"} < set(axis["models"]["ridge"]["metrics"])
         assert [one["baseline"] for one in axis["verdicts"]][:2] == ["fake mos", "ridge"]
         for one in axis["verdicts"]:
-            assert f"{name}: {one['words']}" in result.stdout
+            assert f"{name}: {one['words']}" in " ".join(result.stdout.split())
 
 
 def test_a_score_of_the_encoder_does_not_move_the_heads(cache, tmp_path):
@@ -185,7 +209,7 @@ def test_baselines_take_part_in_the_best_cell(cache, tmp_path):
     assert np.isnan(rows.loc["fake mos", "clip_mse"])
     assert {one["baseline"] for one in best["verdicts"]} == {"fake mos", "ridge", top}
     for one in best["verdicts"]:
-        assert f"quality: this cell {one['words']}" in result.stdout
+        assert f"quality: this cell {one['words']}" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize(("noise", "clear"), [(4.0, False), (60.0, True)])

@@ -18,7 +18,7 @@ from qamro_cache.datasets.selection import describe, select_rows
 from qamro_cache.errors import QamroError, unknown
 from qamro_cache.evaluation.by_system import by_system
 from qamro_cache.evaluation.files import name_of, origin_of, read_predictions
-from qamro_cache.evaluation.judged import Judged, rated, warn_of_small_numbers, ways_of
+from qamro_cache.evaluation.judged import Judged, check_judged, rated, ways_of
 from qamro_cache.evaluation.kinds import Kind
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.evaluation.others import (
@@ -45,9 +45,9 @@ def evaluate(
     """Score predictions as the challenge does, with intervals and the raters' ceiling.
 
     Args:
-        predictions: ``predictions.csv`` of qamro-train or qamro-predict (columns clip_id, axis,
-            prediction, optionally seed and scale; of labels with one axis, axis may be left out),
-            such a table as `predict` returns it, or a challenge's ``answer.txt``.
+        predictions: ``predictions.csv`` of qamro-train, or the run's folder, or of qamro-predict
+            (columns clip_id, axis, prediction, optionally seed and scale; of labels with one axis,
+            axis may be left out), such a table as `predict` returns it, or an ``answer.txt``.
         labels: the truth: a data set, a cache (``.h5``, or open), or a CSV with clip_id, optionally
             system and split, and a column an axis; or name ``dataset``.
         options: those of qamro-evaluate by their names; ``axis_map`` may be a mapping of predicted
@@ -170,11 +170,11 @@ def _score_axis(
         logger.warning(off)
     if why and every.any():
         logger.info("%s: MSE (fit), the error after the best straight line: %s", ours, why)
-    warn_of_small_numbers(ours, Judged(np.where(every, target, np.nan), found.system))
     ways = ways_of(clips)
     ways["ratings"] = rated(select_labels(truth.labels, found.rows), index)
     ways |= {"group_kind": truth.group_kind, "interval": interval}
     judged = Judged(target, found.system, published, same_scale=not why, **ways)
+    check_judged(ours, judged.only(every))
     judged = on_same_clips(pred, beside, judged, ours)
     scored = score(pred, judged) | {"left_out": int(labeled.sum() - judged.known.sum())}
     scored |= held_against(theirs, pred, scored, beside, judged)

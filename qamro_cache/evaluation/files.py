@@ -33,6 +33,15 @@ def read_truth(labels: CacheLike, columns: Sequence[str] = ()) -> Dataset:
     return Dataset(cache.dataset, cache.clips, cache.labels, cache.synthetic, group_kind=kind)
 
 
+def predictions_file(path: Path) -> Path:
+    """Return the file of predictions; that of a folder is the run's of qamro-train in it."""
+    if not path.is_dir():
+        return path
+    if (path / "predictions.csv").is_file():
+        return path / "predictions.csv"
+    raise QamroError(f"{path} is a folder without predictions.csv; name a run of qamro-train")
+
+
 def name_of(predictions: Path | pd.DataFrame) -> Path:
     """Return what a message calls predictions by: their file."""
     return predictions if isinstance(predictions, Path) else Path("the table of predictions")

@@ -63,7 +63,8 @@ def baselines_beside(
             made = _made(source, held, target)
             found |= {name: Beside(scores[rows], False) for name, scores in made.items()}
     if why:
-        logger.info("%s: no ridge, kNN and training mean beside it: %s", ours, why)
+        own = "" if source is not None else "encoder's own score, "
+        logger.info("%s: no %sridge, kNN and training mean beside it: %s", ours, own, why)
     return found
 
 

@@ -96,10 +96,15 @@ def intervals(pred: Floats, sample: Sample, wanted: Sequence[Figure]) -> dict[st
 
 
 def too_few(figure: Figure, sample: Sample) -> bool:
-    """Whether there are too few clusters, or systems, for any statement beyond the sample."""
-    if figure.level == "system" and sample.system.max() + 1 < FEWEST_SYSTEMS:
+    """Whether there are too few clusters, or systems, for any statement beyond the sample.
+
+    Of systems that stay as they are there is none either: without a group their ranks jump.
+    """
+    over = sample.ways.over
+    few = sample.system.max() + 1 < FEWEST_SYSTEMS or over[0].noun != "system"
+    if figure.level == "system" and few:
         return True
-    return min(way.labels for way in sample.ways.over) < FEWEST_LABELS
+    return min(way.labels for way in over) < FEWEST_LABELS
 
 
 def interval(

@@ -10,6 +10,7 @@ import pandas as pd
 
 from qamro_cache.datasets.records import Labels
 from qamro_cache.datasets.selection import named_reference
+from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.kinds import JACKKNIFE, Kind
 
 logger = logging.getLogger("qamro_cache")
@@ -123,9 +124,18 @@ def codes_of(names: npt.NDArray[np.str_]) -> Ints:
     return np.where(names == "", -1, index).astype(np.int64)
 
 
-def warn_of_small_numbers(axis: str, judged: Judged) -> None:
-    """Log a line where the figures of an axis say nothing, or next to nothing."""
-    known = judged.known
+def check_judged(axis: str, judged: Judged) -> None:
+    """Log a line where the figures of an axis say nothing, or next to nothing.
+
+    Raises:
+        QamroError: intervals are to be over a way alone that no judged clip has a label of.
+    """
+    known, over = judged.known, judged.interval.over
+    group = np.full(len(known), -1) if judged.group is None else judged.group
+    named = {"": known, "system": judged.system >= 0, "group": group >= 0}[over]
+    if known.any() and not (named & known).any():
+        noun = "system" if over == "system" else "group or prompt"
+        raise QamroError(f"--over {over}: no clip has a {noun}; name them, or leave out --over")
     target, system = judged.target[known], judged.system[known]
     if len(target) and np.ptp(target) == 0:
         logger.warning(

@@ -10,11 +10,22 @@ KINDS: Mapping[str, str] = {
 }
 
 
+#: What an interval may be over, of those ways alone that `Kind.over` names.
+OVER = ("system", "group")
+
+
 class Kind(NamedTuple):
-    """A kind of 95 % interval, of `KINDS`, with the draws of one that draws."""
+    """A kind of 95 % interval.
+
+    Attributes:
+        name: of `KINDS`.
+        draws: of one that draws.
+        over: of `OVER` the one way that it is over, the other stays as it is; empty for both.
+    """
 
     name: str = "jackknife"
     draws: int = 0
+    over: str = ""
 
 
 #: Where none is named.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from qamro_cache.datasets.options import ColumnOptions, ScaleOptions
 from qamro_cache.errors import OptionError
-from qamro_cache.evaluation.kinds import KINDS, Kind
+from qamro_cache.evaluation.kinds import KINDS, OVER, Kind
 from qamro_cache.settings import check_settings, setting
 
 #: Draws of a bootstrap where nobody said.
@@ -36,6 +36,13 @@ class IntervalOptions:
         choices=("", *KINDS),
         default_help="jackknife",
     )
+    over: str = setting(
+        "",
+        "What would differ in another test: the systems alone, or the groups (or prompts) alone "
+        "while these systems stay, as in leave-one-group-out.",
+        choices=("", *OVER),
+        default_help="both",
+    )
     resamples: int | None = setting(
         None,
         "Draws of the bootstrap, which this asks for; 0: no intervals.",
@@ -50,14 +57,16 @@ class IntervalOptions:
         """The kind of interval, with the draws of a bootstrap (0: no interval).
 
         Raises:
-            OptionError: draws are asked of a kind that takes none.
+            OptionError: draws are asked of a kind that takes none, or a way of one that has one.
         """
         name = self.interval or ("jackknife" if self.resamples is None else "bootstrap")
         if name == "bootstrap":
+            if self.over:
+                raise OptionError("--over is for the jackknife; the bootstrap is over systems")
             return Kind(name, _DRAWS if self.resamples is None else self.resamples)
         if self.resamples is not None:
             raise OptionError(f"--resamples is for --interval bootstrap; the {name} draws none")
-        return Kind(name)
+        return Kind(name, over=self.over)
 
 
 @dataclass(frozen=True, kw_only=True)

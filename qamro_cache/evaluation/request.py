@@ -13,7 +13,7 @@ from qamro_cache.datasets.options import parse_scales, refuse_columns
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import OptionError
-from qamro_cache.evaluation.files import is_table, read_truth
+from qamro_cache.evaluation.files import is_table, predictions_file, read_truth
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.paths import PathLike, as_path
 from qamro_cache.settings import from_options
@@ -44,7 +44,7 @@ def evaluate_request(
     """Check what is asked of `evaluate`, and read the labels.
 
     Args:
-        predictions: file, or a table of `predict`.
+        predictions: file, folder of a run, or a table of `predict`.
         labels: the truth: a data set, a cache (``.h5``, or open) or a CSV; or name ``dataset``.
         given: fields of `EvaluateOptions`. ``axis_map`` may be a mapping.
 
@@ -68,5 +68,7 @@ def evaluate_request(
         scaled = with_scales(truth.labels, parse_scales(options.scale), clip_ids)
         truth = replace(truth, labels=scaled)
     if not isinstance(predictions, pd.DataFrame):
-        predictions = as_path(predictions, "a file of predictions")
+        predictions = predictions_file(as_path(predictions, "a file of predictions"))
+    inside = tuple(map(predictions_file, options.baseline))
+    options = replace(options, baseline=inside)
     return EvaluateRequest(predictions, truth, options, cache)

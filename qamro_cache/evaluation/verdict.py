@@ -1,16 +1,21 @@
 """Whether a model beats its baselines, in words: paired differences of the figure that decides."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from qamro_cache.evaluation.figures import figures_of
 from qamro_cache.evaluation.judged import Floats, Judged
 from qamro_cache.evaluation.limits import intervals_of
 from qamro_cache.evaluation.score import DECIDES
-from qamro_cache.evaluation.ways import sample_of
 
 #: The figure as a person reads it.
 _IN_WORDS = "clip SRCC"
+
+#: What choosing among clips of one group takes, beside it.
+_WITHIN = "group_srcc"
 
 
 class Model(NamedTuple):
@@ -47,8 +52,9 @@ def verdicts(
     Returns:
         A record each: ``baseline`` (its name), ``metric``, its ``value``, the ``difference`` (ours
         less the baseline's) with the 95 % interval ``low`` to ``high``, ``beats`` (whether that is
-        above 0; None without an interval), ``highest`` (whether it is the highest baseline) and
-        the ``words``. JSON types.
+        above 0; None without an interval), ``within`` (the same of the mean SRCC within groups;
+        None where that cannot be told), ``highest`` (whether it is the highest baseline) and
+        the ``words``. JSON types. What intervals are over is said by the figures they stand by.
     """
     found = [one for one in baselines if math.isfinite(one.value)]
     top = max(found, key=lambda one: one.value, default=None)
@@ -61,30 +67,51 @@ def verdicts(
 
 
 def _verdict(ours: Model, baseline: Model, judged: Judged) -> dict[str, Any]:
-    gap = intervals_of(judged).gap(ours.pred, baseline.pred, judged, DECIDES)
-    low, high = (math.nan, math.nan) if gap is None else (gap.low, gap.high)
-    difference = ours.value - baseline.value
-    beats = low > 0 if math.isfinite(low) else None
+    found = _difference(ours, baseline, judged, DECIDES, ours.value - baseline.value)
+    difference = found["difference"]
     if math.isnan(difference):
         words = f"not known, its {_IN_WORDS} is undefined"
-    elif beats is None:
+    elif found["beats"] is None:
         words = f"not known, without an interval ({_IN_WORDS} difference {_number(difference)})"
     else:
-        answer = "yes" if beats else "no, it is clearly lower" if high < 0 else "no"
-        words = (
-            f"{answer} ({_IN_WORDS} difference {_number(difference)}, {_number(low)} to "
-            f"{_number(high)}, {sample_of(judged).ways.population})"
-        )
+        words = _answer(found, f"{_IN_WORDS} difference ")
+    within = _within(ours, baseline, judged)
+    if within:
+        words += f"; within {judged.group_noun}s: {_answer(within)}"
     return {
         "baseline": baseline.name,
         "metric": DECIDES,
         "value": baseline.value,
-        "difference": difference,
-        "low": low,
-        "high": high,
-        "beats": beats,
+        **found,
+        "within": within,
         "words": f"beats {baseline.name}: {words}",
     }
+
+
+def _within(ours: Model, baseline: Model, judged: Judged) -> dict[str, Any] | None:
+    """Hold a model against a baseline within groups; None where nothing can be told there."""
+    both = figures_of(np.stack([ours.pred, baseline.pred]), judged, only=[_WITHIN])
+    if _WITHIN not in both:
+        return None
+    mine, theirs = both[_WITHIN]
+    found = _difference(ours, baseline, judged, _WITHIN, mine - theirs)
+    return {"metric": _WITHIN, "value": theirs, **found} if found["beats"] is not None else None
+
+
+def _difference(
+    ours: Model, baseline: Model, judged: Judged, figure: str, difference: float
+) -> dict[str, Any]:
+    gap = intervals_of(judged).gap(ours.pred, baseline.pred, judged, figure)
+    low, high = (math.nan, math.nan) if gap is None else (gap.low, gap.high)
+    beats = low > 0 if math.isfinite(low) else None
+    return {"difference": difference, "low": low, "high": high, "beats": beats}
+
+
+def _answer(found: Mapping[str, Any], what: str = "") -> str:
+    """Answer in words, with the difference: ``no (clip SRCC difference .012, -.134 to .158)``."""
+    answer = "yes" if found["beats"] else "no, it is clearly lower" if found["high"] < 0 else "no"
+    numbers = (_number(found[name]) for name in ("difference", "low", "high"))
+    return "{} ({}{}, {} to {})".format(answer, what, *numbers)
 
 
 def _number(value: float) -> str:

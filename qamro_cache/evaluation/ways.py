@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qamro_cache.evaluation.judged import Bools, Floats, Ints, Judged
+from qamro_cache.evaluation.kinds import OVER
 
 #: More labels of a way than this are merged at random: 200 left-out samples tell a variance.
 MOST_LABELS = 200
@@ -66,7 +67,7 @@ class Ways:
         return ways
 
 
-def make_ways(clips: int, *named: tuple[str, Ints]) -> Ways:
+def make_ways(clips: int, *named: tuple[str, Ints], over: str = "") -> Ways:
     """Say what an interval is over.
 
     Args:
@@ -74,10 +75,11 @@ def make_ways(clips: int, *named: tuple[str, Ints]) -> Ways:
         named: noun and labels [N] (-1 for none) of at most two ways, systems first. A way without
             any label is absent, one of fewer than three is fixed; without a way that is neither,
             the clips are the clusters.
+        over: as `Kind.over`: the other way is fixed.
     """
-    over: list[Way] = []
+    free: list[Way] = []
     fixed: list[Way] = []
-    for noun, given in named:
+    for kind, (noun, given) in zip(OVER, named, strict=False):
         known = given >= 0
         if not known.any():
             continue
@@ -85,10 +87,11 @@ def make_ways(clips: int, *named: tuple[str, Ints]) -> Ways:
         count, alone = int(label.max()) + 1, int((~known).sum())
         label[~known] = count + np.arange(alone)
         way = Way(noun, label, count + alone, alone)
-        (over if way.labels >= FEWEST_LABELS else fixed).append(way)
-    if not over:
-        over.append(Way("clip", np.arange(clips), clips))
-    return Ways(tuple(over), tuple(fixed))
+        varies = way.labels >= FEWEST_LABELS and over in ("", kind)
+        (free if varies else fixed).append(way)
+    if not free:
+        free.append(Way("clip", np.arange(clips), clips))
+    return Ways(tuple(free), tuple(fixed))
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,17 @@ class Sample:
 
 
 def make_sample(
-    target: Floats, system: Ints, second: tuple[str, Ints], truth: Floats | None = None
+    target: Floats,
+    system: Ints,
+    second: tuple[str, Ints],
+    truth: Floats | None = None,
+    over: str = "",
 ) -> Sample:
-    """Make a sample of labels [N], systems [N], the second way (noun, [N]) and `Sample.truth`."""
-    ways = make_ways(len(target), ("system", system), second)
+    """Make a sample of labels [N], systems [N], the second way (noun, [N]) and `Sample.truth`.
+
+    ``over`` is as in `make_ways`.
+    """
+    ways = make_ways(len(target), ("system", system), second, over=over)
     return Sample(target, ways, system, second[1], truth)
 
 
@@ -127,7 +137,8 @@ def sample_of(judged: Judged) -> Sample:
     system = place - int((system < 0).any())
     truth = None if judged.system_truth is None else judged.system_truth[names[names >= 0]]
     group = np.full(len(system), -1) if judged.group is None else judged.group[known]
-    return make_sample(judged.target[known], system, (judged.group_noun, group), truth)
+    second = judged.group_noun, group
+    return make_sample(judged.target[known], system, second, truth, judged.interval.over)
 
 
 def with_systems(pred: Floats, sample: Sample) -> tuple[Floats, Sample]:

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,9 +197,6 @@ def _write(
         chosen = defaults_chosen_on(*(str(item["dataset"]) for item in materials))
         about = {**origin, "synthetic": synthetic, "defaults_chosen_on": chosen}
         about["questions"] = questions
-        outcomes = [
-            replace(one, judged=replace(one.judged, interval=options.kind)) for one in outcomes
-        ]
         return write_tables(new, outcomes, about)
 
 

@@ -16,13 +16,8 @@ from qamro_cache.datasets.records import Axis, Labels, select_axes, select_label
 from qamro_cache.datasets.registry import group_kind
 from qamro_cache.datasets.selection import describe, reference_like, select_rows
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.judged import (
-    Judged,
-    codes_of,
-    rated,
-    warn_of_small_numbers,
-    ways_of,
-)
+from qamro_cache.evaluation.judged import Judged, check_judged, codes_of, rated, ways_of
+from qamro_cache.evaluation.kinds import JACKKNIFE, Kind
 from qamro_cache.experiments.copies import Copies, find_copies
 from qamro_cache.experiments.folds import default_cv, joined, make_folds
 from qamro_cache.experiments.options import RunOptions
@@ -43,6 +38,7 @@ class Clips:
         whole: that table, with the systems, groups and splits of a label file.
         chosen: ``--only`` and ``--without`` in words.
         group_kind: what a group is, in a word; empty where that is not known.
+        interval: the kind that figures on them have.
     """
 
     table: pd.DataFrame
@@ -51,6 +47,7 @@ class Clips:
     whole: pd.DataFrame
     chosen: str = ""
     group_kind: str = ""
+    interval: Kind = JACKKNIFE
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -72,6 +69,7 @@ class Clips:
         target = np.where(folds.test.any(0), self.labels.mean[:, axis], np.nan)
         ways = ways_of(self.table, cv)
         ways |= {"ratings": rated(self.labels, axis), "group_kind": self.group_kind}
+        ways["interval"] = self.interval
         return Judged(target, self.systems(), cv=cv, **ways)
 
 
@@ -155,7 +153,8 @@ def choose_clips(sources: Sources, options: RunOptions, *, text: bool = False) -
     table = clips.iloc[rows].reset_index(drop=True)
     # A label file may have groups of its own.
     kind = "" if options.labels is not None else group_kind(sources.first.dataset)
-    return Clips(table, select_labels(labels, rows), rows, clips, chosen, kind)
+    rated_on = select_labels(labels, rows)
+    return Clips(table, rated_on, rows, clips, chosen, kind, options.kind)
 
 
 def _point_out_untaught(clips: Clips, index: int, folds: Folds) -> None:
@@ -257,7 +256,7 @@ def _held_out(
         )
     for index, axis in enumerate(clips.axes):
         _point_out_untaught(clips, index, folds)
-        warn_of_small_numbers(axis.name, clips.judged(index, folds, cv))
+        check_judged(axis.name, clips.judged(index, folds, cv))
     return HeldOut(cv, inner, folds, question, copies)
 
 

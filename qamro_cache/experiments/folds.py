@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.datasets.columns import CALLED, key
 from qamro_cache.datasets.ids import one_spelling
 from qamro_cache.errors import OptionError, QamroError, nearest, quoted
 from qamro_cache.experiments.options import CV_CHOICES, CV_WORDS
@@ -160,7 +161,9 @@ def _refuse_number(cv: str, most: int) -> None:
     """Refuse what is no number of folds of so many rated clips."""
     # More digits than an int may have are a ValueError of Python's own.
     if not re.fullmatch(r"0*([2-9]|[1-9]\d{1,8})", cv, re.ASCII):
-        raise OptionError(f"--cv {quoted(cv)}: use {CV_CHOICES}, at least 2{nearest(cv, CV_WORDS)}")
+        meant = [name for name in CV_WORDS if key(cv) in CALLED.get(name, ())]
+        hint = f"; did you mean {meant[0]!r}?" if meant else nearest(cv, CV_WORDS)
+        raise OptionError(f"--cv {quoted(cv)}: use {CV_CHOICES}, at least 2{hint}")
     if int(cv) > most:
         raise QamroError(f"--cv {cv}: use {CV_CHOICES} (2 to the {most} rated clips)")
 
@@ -218,7 +221,8 @@ def _by_split(
         for name in ("system", "prompt")
         if (clips[name] != "").any()
     ]
-    line = f"fixed split, judged on {held}; {', '.join(shared) or 'no system or prompt is known'}"
+    known = ", ".join(shared) or "no system or prompt of a clip is named"
+    line = f"fixed split, judged on {held}; {known}"
     parts = (train & ~validation)[None], validation[None], judged[None]
     return Folds(*parts, (held,), groups), line
 
@@ -251,6 +255,7 @@ def _overlap(clips: pd.DataFrame, cv: str) -> str:
     seen = [
         name for name in ("system", "group", "prompt") if name != cv and (clips[name] != "").any()
     ]
-    return (
-        f"a held-out clip's {' and '.join(seen)} may be seen" if seen else "nothing else is known"
-    )
+    if seen:
+        return f"a held-out clip's {' and '.join(seen)} may be seen"
+    names = " or ".join(name for name in ("system", "group", "prompt") if name != cv)
+    return f"no {names} of a clip is named"

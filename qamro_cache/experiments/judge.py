@@ -15,14 +15,15 @@ from qamro_cache.evaluation.score import DECIDES, common, score_models
 from qamro_cache.evaluation.variance import error_sources
 from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.experiments.clips import HeldOut
-from qamro_cache.experiments.data import Material
+from qamro_cache.experiments.data import Beside, Material
 from qamro_cache.experiments.fitting import Fitted, Starts, pool_folds
 from qamro_cache.experiments.gain import group_gain
 from qamro_cache.heads.published import published_scores
 from qamro_cache.training.recipe import Recipe
 
-#: What the trained heads are called among models.
-_HEAD = "qamro head"
+#: What the trained heads are called among models; where they are ridges, no baseline is beside them
+#: that is the same once more.
+_HEAD, _RIDGE = "qamro head", "ridge head"
 
 #: The same heads with no loss but Huber's.
 _HUBER = "Huber alone"
@@ -53,12 +54,15 @@ def judge(
     """Score the heads and the baselines on the same held-out clips, axis by axis."""
     folds = held_out.folds
     pooled = pool_folds(fitted, folds)
+    closed = fitted.jobs[0].recipe.head.kind == "ridge"
+    head = _RIDGE if closed else _HEAD
     systems = material.clips.table["system"].to_numpy(dtype=str)
     metrics: dict[str, Any] = {}
     for target, axis in enumerate(material.clips.axes):
         judged = material.clips.judged(target, folds, held_out.cv)
         beside = {**own[target], **material.baselines(target, every=every)}
-        models = {_HEAD: pooled[target]}
+        ridge = beside.pop("ridge") if closed else beside["ridge"]
+        models = {head: pooled[target]}
         if huber is not None:
             models[_HUBER] = pool_folds(huber, folds)[target]
         models |= {name: pred[None] for name, pred in beside.items()}
@@ -68,8 +72,8 @@ def judge(
             for name, one in scored.items()
         ]
         same = common(models.values(), judged)
-        compared = {name: scored[name] for name in models if name not in (_HEAD, *own[target])}
-        found = diagnose(scored[_HEAD], compared, pooled[target], same)
+        compared = {name: scored[name] for name in models if name not in (head, *own[target])}
+        found = diagnose(scored[head], compared, pooled[target], same)
         mine = fitted.of_target(target)
         metrics[axis.name] = {
             "range": [axis.low, axis.high],
@@ -85,7 +89,11 @@ def judge(
         }
         if curve := _by_epoch(fitted, mine):
             metrics[axis.name]["validation_loss"] = curve
-        metrics[axis.name] |= _of_context(material, held_out, target, models, judged, own[target])
+        if material.beside is None:
+            gain = group_gain(material, held_out, target, ridge, judged)
+            metrics[axis.name] |= {} if gain is None else {"context_group": gain}
+        else:
+            metrics[axis.name] |= _without_references(material.beside, models, judged, own[target])
         if np.isfinite(fitted.penalty[mine]).any():
             metrics[axis.name]["median_penalty"] = float(np.nanmedian(fitted.penalty[mine]))
     return metrics
@@ -115,22 +123,14 @@ def _by_epoch(fitted: Fitted, heads: Sequence[int]) -> list[dict[str, float]]:
     return found
 
 
-def _of_context(
-    material: Material,
-    held_out: HeldOut,
-    target: int,
+def _without_references(
+    beside: Beside,
     models: Mapping[str, npt.NDArray[np.float64]],
     judged: Judged,
     own: Mapping[str, npt.NDArray[np.float64]],
 ) -> dict[str, Any]:
-    """Return the figures without references, which a difference of zero gives away.
-
-    Where clips are looked at alone: what their group would give.
-    """
-    if material.beside is None:
-        found = group_gain(material, held_out, target, models["ridge"][0], judged)
-        return {} if found is None else {"context_group": found}
-    if material.beside.company.kind == "group" or judged.reference is None:
+    """Return the figures without references, which a difference of zero gives away."""
+    if beside.company.kind == "group" or judged.reference is None:
         return {}
     kept = judged.only(~judged.reference)
     same = common(models.values(), kept)

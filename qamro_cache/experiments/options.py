@@ -38,7 +38,7 @@ class Reads:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(ChoiceOptions, ColumnOptions, ScaleOptions):
+class RunOptions(ChoiceOptions, IntervalOptions, ColumnOptions, ScaleOptions):
     """What `train` and `ablate` take beside their recipes."""
 
     axis: tuple[str, ...] = setting((), "Axis to train for; may repeat.", default_help="all")
@@ -88,7 +88,7 @@ class TrainOptions(RunOptions, Reads):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateOptions(RunOptions, IntervalOptions):
+class AblateOptions(RunOptions):
     """What `ablate` takes beside the caches, the folder and the cells."""
 
     onto: Path | None = setting(

@@ -109,6 +109,7 @@ def train_request(
     mine, recipe_given = _split(given, TrainOptions, RECIPE)
     options: TrainOptions = from_options(TrainOptions, mine)
     recipe = checked_recipe(recipe_given)
+    _ = options.kind
     _tell_missing(options.baselines)
     if recipe.head.kind == "ridge":
         _refuse_training(mine, ("seeds", "stop", "precision", "init"))

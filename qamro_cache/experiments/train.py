@@ -16,6 +16,7 @@ from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.bootstrap import refuse_resamples
 from qamro_cache.experiments.clips import AxisGroup, Clips, HeldOut
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, refuse_heads
@@ -142,6 +143,7 @@ def _train_axes(
     beside = every and plain != recipe and recipe.head.kind != "ridge"
     trained = 1 + len(folds.train) * (1 + beside)
     kept = 1 + len(folds.train) * options.save_folds
+    refuse_resamples(options.kind.draws, len(clips.rows))
     _check_room(material, recipe, options.seeds * trained, options.seeds * kept, request.out)
 
     def fit_jobs(of: Material, jobs: list[Job], progress: ProgressCallback | None) -> Fitted:
