@@ -8,10 +8,13 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
-from qamro_cache.errors import OptionError, QamroError, quoted, unknown, words_of
+from qamro_cache.errors import OptionError, QamroError, mistakes_of, quoted, unknown, words_of
 
 #: Letters of an error or a notice at most.
 LONGEST_LINE = 440
+
+#: Seconds between two lines that say how far the work is, where no terminal shows a bar.
+SECONDS_A_LINE = 30
 
 #: What holds after Ctrl-C of a command that keeps nothing of what it has not finished.
 STARTS_OVER = "files are whole or as they were, and the same command starts from the beginning"
@@ -81,7 +84,8 @@ def _run(command: Any, stopped: str, *args: Any, **kwargs: Any) -> NoReturn:
         _silence_stdout()
         sys.exit(1)
     except QamroError as error:
-        fail(str(error))
+        first, *others = mistakes_of(error)
+        fail(first, *others)
     except (MemoryError, RuntimeError) as error:
         # Of torch, on a processor: a RuntimeError like any other but for its words.
         if not isinstance(error, MemoryError) and "memory" not in str(error):
@@ -108,9 +112,11 @@ def _refuse_a_gone_folder() -> None:
         fail("the working folder is gone; change to another and run the command again")
 
 
-def fail(message: str, code: int = 1) -> NoReturn:
-    """Say what is wrong in one line on stderr and leave."""
+def fail(message: str, *others: str, code: int = 1) -> NoReturn:
+    """Say what is wrong on stderr, a mistake a line, and leave."""
     click.echo(f"error: {short(message)}", err=True)
+    for other in others:
+        click.echo(f"also: {short(other)}", err=True)
     sys.exit(code)
 
 

@@ -140,7 +140,7 @@ HEAD = "clip_id,path,quality\n"
         (HEAD + "a,a.wav,3\nb,b, take 2.wav,3\n", 3, ["4 cells", "quotes"]),
         (HEAD + "a;a.wav;3\n", 2, ["semicolons"]),
         (HEAD + ",a.wav,3\n", 2, ["clip_id is empty"]),
-        (HEAD + "a,,3\n", 2, ["path is empty"]),
+        (HEAD + "a,,3\n", None, ["no row names a file"]),
         ("clip_id,path,quality,quality\na,a.wav,3,3\n", 1, ["twice"]),
         ("clip_id,path,,quality\na,a.wav,3,3\n", 1, ["no name"]),
         (HEAD, 2, ["no clips"]),

@@ -17,7 +17,7 @@ from qamro_cache.datasets.records import (
     labels_from_ratings,
 )
 from qamro_cache.datasets.tables import Text, factorize
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, Together, at_rows
 
 #: Of the columns of a clip, those that hold names.
 ID_COLUMNS = ("clip_id", "system", "group", "split", "reference")
@@ -63,19 +63,22 @@ def group_rows(
         raise QamroError(f"{where}, row 1: there is no column 'clip_id'; name each row's clip")
     ids = columns["clip_id"]
     empty = np.flatnonzero(ids == "")
-    if len(empty):
-        row = row_numbers[int(empty[0])]
-        raise QamroError(f"{where}, row {row}: clip_id is empty; give the clip a name")
+    mistakes = Together()
+    with mistakes:
+        if len(empty):
+            rows = at_rows(where, row_numbers[empty])
+            raise QamroError(f"{rows}clip_id is empty; give the clip a name")
     code, names = factorize(ids)
     first = np.full(len(names), len(ids), np.intp)
     np.minimum.at(first, code, np.arange(len(ids)))
-    if not raters and len(names) < len(ids):
-        again = int(np.flatnonzero(first[code] != np.arange(len(ids)))[0])
-        raise QamroError(
-            f"{where}, row {row_numbers[again]}: clip_id {ids[again]!r} is already in row "
-            f"{row_numbers[int(first[code[again]])]}; remove one, or name each row's rater in a "
-            "column `rater`"
-        )
+    again = np.flatnonzero((first[code] != np.arange(len(ids))) & (ids != ""))
+    with mistakes:
+        if not raters and len(again):
+            raise QamroError(
+                f"{at_rows(where, row_numbers[again])}clip_id {ids[again[0]]!r} is already in row "
+                f"{row_numbers[int(first[code[again[0]]])]}; remove one, or name each row's rater "
+                "in a column `rater`"
+            )
     clips = {}
     for name in CLIP_COLUMNS:
         values = columns.get(name)
@@ -85,14 +88,16 @@ def group_rows(
         clips[name] = values[first]
         if len(names) == len(ids):
             continue
-        differs = np.flatnonzero(values != clips[name][code])
-        if len(differs):
-            row = int(differs[0])
-            raise QamroError(
-                f"{where}, row {row_numbers[row]}: clip {ids[row]!r} has {name} {values[row]!r} "
-                f"here and {clips[name][code[row]]!r} in row "
-                f"{row_numbers[int(first[code[row]])]}; make them the same"
-            )
+        differs = np.flatnonzero((values != clips[name][code]) & (ids != ""))
+        with mistakes:
+            if raters and len(differs):
+                row = int(differs[0])
+                raise QamroError(
+                    f"{at_rows(where, row_numbers[differs])}clip {ids[row]!r} has {name} "
+                    f"{values[row]!r} here and {clips[name][code[row]]!r} in row "
+                    f"{row_numbers[int(first[code[row]])]}; make them the same"
+                )
+    mistakes.tell()
     frame = pd.DataFrame({name: pd.Series(clips[name], dtype=object) for name in CLIP_COLUMNS})
     return ClipRows(frame, code, first, where)
 

@@ -1,24 +1,26 @@
-"""The cells of a person's table: numbers with decimal commas, clips named by their files, paths."""
+"""The cells of a person's table: numbers with decimal commas, clips named by their files."""
 
 import logging
-import os
 import re
 from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.datasets.options import as_option
 from qamro_cache.datasets.tables import Text, factorize, text
-from qamro_cache.errors import QamroError, quoted
+from qamro_cache.errors import QamroError
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?\s*")
-_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\")
 
 logger = logging.getLogger("qamro_cache")
+
+
+def is_number(cell: str) -> bool:
+    """Return whether a cell is a number with a decimal point, or none."""
+    return _NUMBER.fullmatch(cell) is not None
 
 
 def all_numbers(values: Text) -> bool:
@@ -30,17 +32,21 @@ def all_numbers(values: Text) -> bool:
 def stems_of_paths(path: Path, table: pd.DataFrame, column: str) -> Text:
     """Return each row's clip_id: its file's name, without folder and ending.
 
+    Where two files of different folders have one name, the ids are the paths without ending.
+
     Args:
         path: of the table.
         table: with ``path``.
         column: what that is called in the file, for messages.
 
     Raises:
-        QamroError: two files have one stem.
+        QamroError: two files differ by their endings alone.
     """
     codes, files = factorize(text(table, "path"))
-    stems = [file.strip().replace("\\", "/").rpartition("/")[2] for file in files]
-    stems = [stem.rpartition(".")[0] or stem for stem in stems]
+    plain = [file.strip().replace("\\", "/") for file in files]
+    stems = [_stem(file.rpartition("/")[2]) for file in plain]
+    if len(set(stems)) < len(set(plain)):
+        stems = [_stem(file) for file in plain]
     first: dict[str, int] = {}
     for place, stem in enumerate(stems):
         other = first.setdefault(stem, place)
@@ -53,6 +59,11 @@ def stems_of_paths(path: Path, table: pd.DataFrame, column: str) -> Text:
                 f"{as_option('clip_id', column)}"
             )
     return np.array(stems, object)[codes]
+
+
+def _stem(name: str) -> str:
+    folder, slash, name = name.rpartition("/")
+    return folder + slash + (name.rpartition(".")[0] or name)
 
 
 def decimal_points(path: Path, table: pd.DataFrame, fields: Container[str]) -> pd.DataFrame:
@@ -80,50 +91,3 @@ def decimal_points(path: Path, table: pd.DataFrame, fields: Container[str]) -> p
     if told:
         logger.info("%s: commas in numbers are decimal commas, the first is %s", path, told)
     return table
-
-
-def audio_paths(path: Path, names: Text, rows: npt.NDArray[np.int64], start: str) -> list[str]:
-    r"""Return each clip's file, from names as people write them.
-
-    A name is taken as it stands where there is such a file. Else blanks around it are none of it,
-    and a relative one with ``\`` for ``/`` is read as Windows does.
-
-    Args:
-        path: of the table.
-        names: [C] as written.
-        rows: [C] their rows in the table.
-        start: folder that relative names start from, with its ``/``.
-
-    Raises:
-        QamroError: a name that no file of this machine can have.
-    """
-    made, mended = [], 0
-    for name, row in zip(names, rows, strict=True):
-        found = name if name.startswith("/") else start + name
-        odd = name != name.strip() or "\\" in name or "://" in name or name[1:2] == ":"
-        if (odd or name[:2] == "~/") and not os.path.isfile(found):  # noqa: PTH113
-            better = name.strip()
-            why = _foreign(better)
-            if why:
-                raise QamroError(f"{path}, row {row}: {quoted(better)} is {why}")
-            better = better.replace("\\", "/")
-            found = better if better.startswith("/") else start + better
-            mended += 1
-        # Plain strings, not Path objects: a million of them are made here.
-        made.append(found)
-    if mended:
-        logger.info("%s: %d paths are read without blanks around them, and \\ as /", path, mended)
-    return made
-
-
-def _foreign(name: str) -> str:
-    if _WINDOWS.match(name):
-        return (
-            "a path of a Windows machine; write it as it is on this machine, or from the folder "
-            "that --data-dir names, with / between"
-        )
-    if "://" in name:
-        return "an address and no file; download it and write its path"
-    if name.startswith("~/"):
-        return "no whole path; write it out from /, or from the folder that --data-dir names"
-    return ""

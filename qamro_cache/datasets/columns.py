@@ -5,11 +5,12 @@ A table whose columns are called as `FIELDS` are is read as it stands.
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from qamro_cache.audio.endings import ENDINGS
@@ -18,7 +19,8 @@ from qamro_cache.datasets.form import NAMELESS, find_form
 from qamro_cache.datasets.options import as_option, parse_columns
 from qamro_cache.datasets.records import CLIP_COLUMNS
 from qamro_cache.datasets.tables import factorize, read_table, repeated, text, without_doubles
-from qamro_cache.errors import QamroError, nearest, quoted
+from qamro_cache.datasets.unfold import unfold_people
+from qamro_cache.errors import QamroError, Together, listed_rows, nearest, quoted
 
 #: Fields that are never numbers.
 _WORDS = ("path", "prompt", "axis")
@@ -35,7 +37,10 @@ CALLED: Mapping[str, tuple[str, ...]] = {
         *("audio", "audiofile", "audiopath"),
     ),
     "system": ("systemid", "systemname", "sys", "method", "condition", "model", "algorithm"),
-    "group": ("groupid", "song", "sentence"),
+    "group": (
+        *("groupid", "song", "songid", "sentence", "sentenceid", "signal", "signalid"),
+        *("item", "itemid", "track", "content"),
+    ),
     "prompt": ("text", "caption"),
     "split": ("set", "subset", "partition"),
     "reference": ("referenceid", "referenceclip"),
@@ -57,11 +62,13 @@ class PeopleTable:
         path: of the file.
         frame: as of `read_table`; what is no field is an axis, or nothing that is known.
         long: whether a row is a score of the axis that its column ``axis`` names.
+        lists: columns whose cells held lists: there is a row an entry.
     """
 
     path: Path
     frame: pd.DataFrame
     long: bool
+    lists: tuple[str, ...] = ()
 
 
 def key(name: str) -> str:
@@ -85,11 +92,18 @@ def read_people(path: Path, need: Sequence[str], asked: Sequence[str] = ()) -> P
     spoken |= {key(column) for column in told.values()}
     form = find_form(path, lambda name: key(name) in spoken)
     names = list(form.names)
-    is_what = {field: _told(path, names, column) for field, column in told.items()}
+    is_what: dict[str, str] = {}
+    mistakes = Together()
+    # What is told, and turns out unclear, is not missed once more.
+    spoken_of = set(told)
+    for field, column in told.items():
+        with mistakes:
+            is_what[field] = _told(path, names, column)
     spoken = {key(name) for field in ("clip_id", "path") for name in (field, *CALLED[field])}
     files = [name for name in names if key(name) in spoken]
     files += [is_what[field] for field in ("clip_id", "path") if field in is_what]
     frame = _without_nameless(path, read_table(path, form=form, file_names=files))
+    frame, lists = unfold_people(path, frame, CLIP_COLUMNS)
     right = all(field in names and field not in told for field in need)
     repeats = right and bool(repeated(frame[["clip_id"]]).any())
     for field in FIELDS:
@@ -97,12 +111,20 @@ def read_people(path: Path, need: Sequence[str], asked: Sequence[str] = ()) -> P
             # Where the needed columns are called right, a column of numbers is an axis whatever it
             # is called, but for the raters whom several rows of a clip need.
             words = right and not (field == "rater" and repeats)
-            _understand(path, frame, field, is_what, words=words or field in _WORDS)
-    made = _renamed(path, frame, is_what, need)
+            words = words or field in _WORDS
+            with mistakes:
+                spoken_of.add(field)
+                _understand(path, frame, field, is_what, words=words, lists=lists)
+                spoken_of.remove(field)
+    with mistakes:
+        _refuse_missing(path, frame, is_what, need, spoken_of)
+    mistakes.tell()
+    made = _renamed(path, frame, is_what, "path" in need)
     _notice(path, frame, is_what, told)
     if form.separator != ",":
         made = decimal_points(path, made, FIELDS)
-    return PeopleTable(path, without_doubles(made, path), "axis" in is_what)
+    made = without_doubles(made, path)
+    return PeopleTable(path, made, "axis" in is_what, tuple(lists))
 
 
 def _told(path: Path, names: Sequence[str], column: str) -> str:
@@ -119,11 +141,18 @@ def _told(path: Path, names: Sequence[str], column: str) -> str:
 
 
 def _understand(
-    path: Path, frame: pd.DataFrame, field: str, is_what: dict[str, str], *, words: bool
+    path: Path,
+    frame: pd.DataFrame,
+    field: str,
+    is_what: dict[str, str],
+    *,
+    words: bool,
+    lists: Sequence[str],
 ) -> None:
     """Add the column that is a field, if one is; with ``words`` none that holds numbers alone.
 
-    A column that is called as the field is it, whatever it holds, unless it is ``axis``.
+    A column that is called as the field is it, whatever it holds, unless it is ``axis``. Of
+    ``lists`` the plural is understood too: ``participant_ids``.
     """
     # A file may name its clip, too.
     taken = [column for other, column in is_what.items() if {other, field} != {"clip_id", "path"}]
@@ -132,7 +161,9 @@ def _understand(
         is_what[field] = field
         return
     ours = [name for name in free if key(name) == key(field)]
-    theirs = [name for name in free if key(name) in CALLED[field]]
+    called = {name: key(name).removesuffix("s" if name in lists else "") for name in free}
+    theirs = [name for name in free if called[name] in (*CALLED[field], key(field))]
+    theirs = [name for name in theirs if name not in ours]
     for found in (ours, theirs):
         if words:
             found = [name for name in found if not all_numbers(text(frame, name))]
@@ -160,30 +191,67 @@ def _without_nameless(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
+def _refuse_missing(
+    path: Path,
+    frame: pd.DataFrame,
+    is_what: Mapping[str, str],
+    need: Sequence[str],
+    unclear: Container[str],
+) -> None:
+    """Refuse a table without a field that is needed; a clip may be called after its file."""
+    there = {*is_what, *frame.columns.difference(list(is_what.values()))}
+    named = "path" in there or "path" in need
+    for field in need:
+        if field in there or field in unclear or (field == "clip_id" and named):
+            continue
+        free = frame.drop(columns=list(is_what.values()))
+        raise QamroError(
+            f"{path}, row 1: there is no column {field!r} (columns: "
+            f"{', '.join(map(str, frame.columns))}); add it, or say which it is with "
+            f"{as_option(field, _audio_column(free) or 'COLUMN')}"
+        )
+
+
 def _renamed(
-    path: Path, frame: pd.DataFrame, is_what: Mapping[str, str], need: Sequence[str]
+    path: Path, frame: pd.DataFrame, is_what: Mapping[str, str], files: bool
 ) -> pd.DataFrame:
-    """Return the table with its fields under their own names, and a clip_id."""
+    """Return the table with its fields under their own names, and a clip_id.
+
+    Rows without a file are left out, if a row needs one (``files``) or is called after it.
+    """
     made: dict[str, pd.Series[Any]] = {}
     for name in map(str, frame.columns):
         fields = [field for field, column in is_what.items() if column == name]
         # A column whose name another took is not used.
         fields = fields or ([] if name in is_what else [name])
         made |= dict.fromkeys(fields, frame[name])
-    for field in need:
-        if field not in made and not (field == "clip_id" and "path" in made):
-            free = frame.drop(columns=list(is_what.values()))
-            raise QamroError(
-                f"{path}, row 1: there is no column {field!r} (columns: "
-                f"{', '.join(map(str, frame.columns))}); add it, or say which it is with "
-                f"{as_option(field, _audio_column(free) or 'COLUMN')}"
-            )
     table = frame if list(made) == list(frame.columns) else pd.DataFrame(made)
+    if files or is_what.get("clip_id", is_what.get("path")) == is_what.get("path"):
+        table = _without_files(path, table)
     if "clip_id" not in made:
         table["clip_id"] = stems_of_paths(path, table, is_what["path"])
     elif key(is_what["clip_id"]) in CALLED["clip_id"] and "path" in made:
         _refuse_row_numbers(path, table, is_what)
     return table
+
+
+def _without_files(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the clips that name no file, with a notice."""
+    if "path" not in table:
+        return table
+    bare = np.array([not cell.strip() for cell in text(table, "path")], np.bool_)
+    if "clip_id" in table:  # another row may name it
+        ids = text(table, "clip_id")
+        named = set(ids[~bare])
+        bare &= np.array([clip_id not in named for clip_id in ids], np.bool_)
+    if not bare.any():
+        return table
+    if bare.all():
+        raise QamroError(f"{path}: no row names a file; write each clip's path")
+    rows = listed_rows(table.index[bare])
+    verb = "names no file and is" if rows.startswith("row ") else "name no file and are"
+    logger.warning("%s: %s %s left out", path, rows, verb)
+    return table[~bare]
 
 
 def _audio_column(frame: pd.DataFrame) -> str:

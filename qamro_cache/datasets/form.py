@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, at_rows
 
 _WIDE_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
@@ -140,6 +140,8 @@ def check_form(path: Path, form: Form, columns: Sequence[str] | None, errors: st
             for _ in range(form.skipped):
                 file.readline()
             header: list[str] = []
+            ragged: list[int] = []
+            first: list[str] = []
             number = 0
             for number, row in enumerate(csv.reader(file, **form.dialect), 1):
                 if number == 1:
@@ -147,11 +149,14 @@ def check_form(path: Path, form: Form, columns: Sequence[str] | None, errors: st
                     if not columns:
                         continue
                 if len(row) != len(header) and row:
-                    raise QamroError(_ragged(path, number, row, header, form.separator))
+                    ragged.append(number)
+                    first = first or row
     except UnicodeDecodeError:
         raise QamroError(_bad_encoding(path)) from None
     except csv.Error as error:
         raise QamroError(f"{path}, row {number + 1}: {error}; mend the quotes there") from None
+    if ragged:
+        raise QamroError(_ragged(path, ragged, first, header, form.separator))
     if not header:
         raise QamroError(f"{path}: is empty; its first row must name the columns")
     return header
@@ -179,14 +184,17 @@ def _header(path: Path, row: list[str], form: Form) -> list[str]:
     return names
 
 
-def _ragged(path: Path, number: int, row: list[str], header: list[str], separator: str) -> str:
+def _ragged(
+    path: Path, numbers: Sequence[int], row: list[str], header: list[str], separator: str
+) -> str:
     hint = f"put quotes around a cell that holds {_SEPARATORS.get(separator, repr(separator))}"
     if len(row) < len(header):
         hint = "complete the row"
         for other, word in _SEPARATORS.items():
             if other != separator and len(row) == 1 and row[0].count(other) == len(header) - 1:
                 hint = f"it is separated by {word}: use {_SEPARATORS.get(separator, separator)}"
-    return f"{path}, row {number}: {len(row)} cells where there are {len(header)} columns; {hint}"
+    there = f"{len(row)} cells where there are {len(header)} columns"
+    return f"{at_rows(path, numbers)}{there}; {hint}"
 
 
 def escaped(cell: str) -> int | None:

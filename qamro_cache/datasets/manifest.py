@@ -4,9 +4,8 @@ import os
 import shlex
 from collections.abc import Sequence
 
-import numpy as np
-
-from qamro_cache.datasets.cells import audio_paths
+from qamro_cache.datasets.audio_files import audio_paths, refuse_foreign
+from qamro_cache.datasets.columns import PeopleTable
 from qamro_cache.datasets.ids import resolved_references
 from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.rated import read_rated
@@ -31,7 +30,7 @@ def load_manifest(
             ``clip_id``; optionally ``system``, ``prompt``, ``split``, ``group``, ``reference`` (a
             clip's id), ``rater``; every other column is an axis of numbers (empty: not rated).
             With a ``rater`` column several rows may rate one clip; rows with the same in every
-            cell count once.
+            cell count once. Clips without a path are left out with a notice.
         data_dir: folder that relative audio paths start from; None: the manifest's own.
         columns: what columns are, for example ``path=filename,quality=mos``.
         axes: those to take; none: all.
@@ -42,18 +41,18 @@ def load_manifest(
     """
     path = as_path(path, "a manifest")
     scales = parse_scales(scale)
-    table = read_rated(path, ("path", "clip_id"), columns=columns, axes=axes)
+    # Links stay as they are.
+    start = os.path.join(os.path.abspath(data_dir or path.parent), "")  # noqa: PTH100, PTH118
+
+    def check(people: PeopleTable) -> None:
+        refuse_foreign(path, text(people.frame, "path"), people.frame.index, start)
+
+    table = read_rated(path, ("path", "clip_id"), columns=columns, axes=axes, check=check)
     clips = table.rows.clips
     if clips.empty:
         raise QamroError(f"{path}, row 2: there are no clips; add a row for each")
-    names, rows = text(clips, "path"), table.numbers[table.rows.first]
-    no_path = np.flatnonzero(names == "")
-    if len(no_path):
-        raise QamroError(f"{path}, row {rows[no_path[0]]}: path is empty; name the file")
     labels = table.labels(scales)
-    # Links stay as they are.
-    start = os.path.join(os.path.abspath(data_dir or path.parent), "")  # noqa: PTH100, PTH118
-    clips["path"] = audio_paths(path, names, rows, start)
+    clips["path"] = audio_paths(path, text(clips, "path"), start, search=data_dir is None)
     clips["reference"] = resolved_references(clips, str(path))
     notes = tuple(
         f"scale of {axis.name}: {axis.low:g} to {axis.high:g}, guessed from the scores seen; "

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from qamro_cache.datasets.ids import clean_ids, point_out_case
 from qamro_cache.datasets.options import Scales, as_option
 from qamro_cache.datasets.records import CLIP_COLUMNS, Axis, Labels
 from qamro_cache.datasets.tables import Text, factorize, numbers, text
-from qamro_cache.errors import QamroError, quoted, unknown
+from qamro_cache.errors import QamroError, Together, at_rows, quoted, unknown
 
 #: What to do about a cell that is no number.
 _MEND = (
-    "correct it, leave it empty, remove the column if it holds no scores, or name the axes (--axis "
-    "of qamro-extract and qamro-train)"
+    "correct it (several raters' scores in a cell: 3;4;5), leave it empty, remove the column if it "
+    "holds no scores, or name the axes (--axis of qamro-extract and qamro-train)"
 )
 _STARTS_A_NUMBER = re.compile(r"\s*[+-]?[.,]?\d")
 
@@ -93,6 +93,7 @@ def read_rated(
     axes: Sequence[str] = (),
     fields: Sequence[str] = CLIP_COLUMNS,
     strict: bool = True,
+    check: Callable[[PeopleTable], None] = lambda table: None,
 ) -> RatedTable:
     """Read a table of clips and scores.
 
@@ -104,6 +105,7 @@ def read_rated(
             about scores.
         fields: of the clips, that are of use.
         strict: whether every one of ``axes`` must be there; else those that are, or all for none.
+        check: raises what else is wrong with the table, to be told with the rest.
 
     Raises:
         QamroError: one line with the file, the row and what to do.
@@ -112,28 +114,50 @@ def read_rated(
     frame = table.frame
     found = {name: text(frame, name) for name in fields if name in frame.columns}
     raters = text(frame, "rater") if "rater" in frame.columns else None
+    if raters is None and table.lists:
+        raters = np.full(len(frame), "", object)  # nobody is named
     rows_numbers = frame.index.to_numpy(dtype=np.int64)
     several = raters is not None or table.long
-    rows = group_rows(found, str(path), rows_numbers, raters=several)
-    make = _long_scores if table.long else _wide_scores
     names = axes if strict else [name for name in axes if name in frame.columns]
-    scores = make(table, rows, names, raters)
+    mistakes = Together()
+    rows, scores = None, {}
+    with mistakes:
+        check(table)
+    with mistakes:
+        rows = group_rows(found, str(path), rows_numbers, raters=several)
+    with mistakes:
+        scores = (
+            _long_scores(table, rows, names, raters)
+            if table.long
+            else _wide_scores(table, rows, names)
+        )
+    mistakes.tell()
+    assert rows is not None
     return RatedTable(path, rows_numbers, tuple(found), rows, raters, scores)
 
 
 def _wide_scores(
-    table: PeopleTable, rows: ClipRows, axes: Sequence[str], raters: Text | None
+    table: PeopleTable, rows: ClipRows | None, axes: Sequence[str]
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Read a column an axis."""
+    """Read a column an axis; without ``rows``, whose mistakes are told, for its mistakes alone."""
     frame, path = table.frame, table.path
     others = [str(name) for name in frame.columns if name not in FIELDS or _is_axis(table, name)]
-    for name in axes:
-        if name not in others:
-            raise unknown(f"{path}, row 1: no column is the axis", name, others)
-    taken = list(axes) or [name for name in others if not _says_nothing(table, rows, name)]
+    mistakes = Together()
+    taken: list[str] = []
+    for name in axes or others:
+        with mistakes:
+            if name not in others:
+                raise unknown(f"{path}, row 1: no column is the axis", name, others)
+            if axes or not _says_nothing(table, rows, name):
+                taken.append(name)
+    scores = {}
+    for name in taken:
+        with mistakes:
+            scores[name] = numbers(frame, name, path, mend=_MEND)
+    mistakes.tell()
     point_out_case(taken, "columns", str(path))
     _notice_unused(table, [name for name in others if name not in taken])
-    return {name: numbers(frame, name, path, mend=_MEND) for name in taken}
+    return scores
 
 
 def _notice_unused(table: PeopleTable, names: Sequence[str]) -> None:
@@ -145,7 +169,7 @@ def _is_axis(table: PeopleTable, name: str) -> bool:
     return name == "axis" and not table.long
 
 
-def _says_nothing(table: PeopleTable, rows: ClipRows, name: str) -> bool:
+def _says_nothing(table: PeopleTable, rows: ClipRows | None, name: str) -> bool:
     """Return whether a column is words about clips, and no scores.
 
     Raises:
@@ -155,11 +179,13 @@ def _says_nothing(table: PeopleTable, rows: ClipRows, name: str) -> bool:
     cells = [cell for cell in factorize(values)[1] if cell.strip()]
     if not cells or any(_STARTS_A_NUMBER.match(cell) for cell in cells):
         return False
+    if rows is None:
+        return True
     odd = np.flatnonzero(values != values[rows.first][rows.code])
     if len(odd):
         raise QamroError(
-            f"{table.path}, row {table.frame.index[int(odd[0])]}: {quoted(values[odd[0]])} in "
-            f"column {name!r} is no number, and another row of the clip has another; remove the "
+            f"{at_rows(table.path, table.frame.index[odd])}{quoted(values[odd[0]])} in column "
+            f"{name!r} is no number, and another row of the clip has another; remove the "
             "column, name the axes (--axis of qamro-extract and qamro-train), or, if it names the "
             f"axis of each row's score, say {as_option('axis', name)}"
         )
@@ -167,7 +193,7 @@ def _says_nothing(table: PeopleTable, rows: ClipRows, name: str) -> bool:
 
 
 def _long_scores(
-    table: PeopleTable, rows: ClipRows, axes: Sequence[str], raters: Text | None
+    table: PeopleTable, rows: ClipRows | None, axes: Sequence[str], raters: Text | None
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Read a score a row, of the axis that the row names."""
     frame, path = table.frame, table.path
@@ -183,9 +209,9 @@ def _long_scores(
     score = numbers(frame, found[0], path, mend=_MEND)
     codes, names = factorize(clean_ids(text(frame, "axis"), "axis", str(path)))
     if "" in names:
-        row = frame.index[int(np.argmax(codes == list(names).index("")))]
-        raise QamroError(f"{path}, row {row}: names no axis; name it")
-    if raters is None:
+        bare = frame.index[codes == list(names).index("")]
+        raise QamroError(f"{at_rows(path, bare)}names no axis; name it")
+    if raters is None and rows is not None:
         _refuse_several(table, rows, codes)
     for name in axes:
         if name not in names:
@@ -205,6 +231,6 @@ def _refuse_several(table: PeopleTable, rows: ClipRows, axis: npt.NDArray[np.int
     if len(again):
         clip = rows.clips["clip_id"].iloc[int(rows.code[again[0]])]
         raise QamroError(
-            f"{table.path}, row {table.frame.index[int(again[0])]}: clip {clip!r} has a score on "
-            "this axis already; remove one, or name each row's rater in a column `rater`"
+            f"{at_rows(table.path, table.frame.index[again])}clip {clip!r} has a score on this "
+            "axis already; remove one, or name each row's rater in a column `rater`"
         )

@@ -14,16 +14,21 @@ class Table(NamedTuple):
 
 
 def report_tables(report: Mapping[str, Any]) -> list[Table]:
-    """Turn the report of ``check_dataset`` into tables of splits, axes and problems."""
+    """Turn the report of ``check_dataset`` into tables: of splits, axes and, last, problems."""
     name = report["dataset"] + (" (synthetic)" if report["synthetic"] else "")
+    records, kinds = report["splits"], ("systems", "groups", "prompts", "audio")
     splits = [
         (
             split or "(none)",
             *(str(record[key]) for key in ("clips", "labeled", "missing_audio")),
             *(str(record[key]) for key in ("systems", "groups", "prompts")),
-            *(_shares(record["shared"], key) for key in ("systems", "groups", "prompts", "audio")),
         )
-        for split, record in report["splits"].items()
+        for split, record in records.items()
+    ]
+    shared = [
+        (split or "(none)", other or "(none)", *(str(counts.get(kind, "-")) for kind in kinds))
+        for split, record in records.items()
+        for other, counts in record["shared"].items()
     ]
     axes = [
         (
@@ -37,15 +42,18 @@ def report_tables(report: Mapping[str, Any]) -> list[Table]:
         )
         for axis, record in report["axes"].items()
     ]
-    shared = tuple(f"shared {what}" for what in ("systems", "groups", "prompts", "audio"))
     scores = ("mean", "std", "min", "max")
-    ratings = ("clips", "ratings", "a clip", "standard error")
+    ratings = ("clips", "ratings", "a clip", "std error")
     return [
         Table(
             f"{name}: splits",
-            ("split", "clips", "labeled", "no audio", "systems", "groups", "prompts", *shared),
+            ("split", "clips", "labeled", "no audio", "systems", "groups", "prompts"),
             splits,
             1,
+        ),
+        *(
+            [Table(f"{name}: shared by splits", ("split", "with", *kinds), shared, 2)]
+            * bool(shared)
         ),
         Table(f"{name}: axes", ("axis", "scale", *scores, *ratings), axes, 1),
         Table(
@@ -68,11 +76,6 @@ def _opened(audio: Mapping[str, int] | None) -> list[tuple[str, str]]:
     of = f" (a random sample of {audio['files']})" if audio["opened"] < audio["files"] else ""
     opened = f"{audio['opened']} audio files were opened{of}, {audio['unreadable']} cannot be read"
     return [("note", opened)]
-
-
-def _shares(shared: Mapping[str, Mapping[str, int]], key: str) -> str:
-    parts = [f"{counts[key]} with {split}" for split, counts in shared.items() if counts.get(key)]
-    return ", ".join(parts) or "-"
 
 
 def _text(value: float | None) -> str:

@@ -20,7 +20,7 @@ from qamro_cache.datasets.form import (
     named_separator,
     not_utf8,
 )
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, at_rows, quoted
 
 #: Objects of Python strings: the one string storage that every supported pandas has.
 Text = npt.NDArray[np.object_]
@@ -177,6 +177,7 @@ def numbers(
     # Most columns repeat few values: convert each once.
     codes, values = factorize(cells)
     table = np.full(len(values), np.nan)
+    wrong = []
     for index, cell in enumerate(values):
         try:
             number = float(cell) if cell.strip() else np.nan
@@ -185,9 +186,13 @@ def numbers(
         except ValueError:
             bad = True
         if bad:
-            row = frame.index[int(np.argmax(codes == index))]
-            raise QamroError(
-                f"{path}, row {row}: {cell!r} in column {column!r} is not a finite number; {mend}"
-            )
-        table[index] = number
+            wrong.append(index)
+        else:
+            table[index] = number
+    if wrong:
+        rows = np.flatnonzero(np.isin(codes, wrong))
+        raise QamroError(
+            f"{at_rows(path, frame.index[rows])}{quoted(cells[rows[0]])} in column {column!r} is "
+            f"not a finite number; {mend}"
+        )
     return table[codes]
