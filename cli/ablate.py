@@ -9,7 +9,7 @@ from qamro_cache.experiments.grid import CELL, shipped_grids
 from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.reports.numbers import number, short_span
 
-from .common import OneLine, notices_to_stderr, printable, version_option
+from .common import OneLine, notices_to_stderr, version_option
 from .completion import complete
 from .options import (
     CACHES,
@@ -21,7 +21,7 @@ from .options import (
     setting_options,
 )
 from .report import page_of_folder, page_to_make
-from .tables import show_heading, show_table
+from .tables import show_heading, show_lines, show_table
 from .training_bar import training_bar
 
 if TYPE_CHECKING:
@@ -122,12 +122,11 @@ def _show(out: Path, best: dict[str, Any]) -> None:
         held_out = [split[first["cv"]]] if "cv" in first else dict.fromkeys(split.values())
         show_heading(str(axis), {**best, "split": "; ".join(held_out)}, first)
         show_table([*named, *_SHOWN], rows, left=len(named))
-        click.echo(printable(first["signature"]))
-        click.echo(printable(choice_words(str(axis), best["axes"][axis])))
-        for line in nested_words(best["axes"][axis]):
-            click.echo(printable(f"{axis}: {line}"))
-        for verdict in best["axes"][axis]["verdicts"]:
-            click.echo(printable(f"{axis}: this cell {verdict['words']}"))
+        found = best["axes"][axis]
+        show_lines(first["signature"])
+        lines = [f"{axis}: {line}" for line in nested_words(found)]
+        lines += [f"{axis}: this cell {verdict['words']}" for verdict in found["verdicts"]]
+        show_lines(choice_words(str(axis), found), *lines, hang=2)
 
 
 def _cell(row: "pd.Series[Any]", name: str) -> str:

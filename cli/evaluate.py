@@ -19,8 +19,8 @@ from .tables import SYSTEM_COLUMNS, show_scores, show_systems, show_words
     type=File,
     required=True,
     multiple=True,
-    help="predictions.csv, or a challenge's answer.txt; of several the first is held against the "
-    "others.",
+    help="predictions.csv or the folder of its run, or a challenge's answer.txt; of several the "
+    "first is held against the others.",
 )
 @click.option("--labels", type=File, help="The truth: a CSV of clips and scores, or a cache (.h5).")
 @request_options(EvaluateOptions)
@@ -66,6 +66,8 @@ def main(
 
 def _show(result: dict[str, Any], predictions: Path, by: str | None) -> None:
     """Print a table an axis, with what must be known of its figures."""
+    from qamro_cache.heads.trained import known_words
+
     held_out = [result["split"] or f"predictions of {predictions}", result["chosen"]]
     origin = {**result, "split": "; judged: ".join(filter(None, held_out))}
     for place, (axis, scored) in enumerate(result["axes"].items()):
@@ -79,13 +81,10 @@ def _show(result: dict[str, Any], predictions: Path, by: str | None) -> None:
         if by == "system":
             show_systems(axis, scored["by_system"], SYSTEM_COLUMNS)
         if scored["trained_on"]:
-            near = scored["trained_on_near"]
-            alike = f" ({near} of them sound like a clip that it was trained on)" if near else ""
-            click.echo(
-                f"{axis}: the head was trained on {scored['trained_on']} of {scored['clips']} "
-                f"clips{alike}; figures of these are no sign of how good it is",
-                err=True,
-            )
+            known, near = scored["trained_on"], scored["trained_on_near"]
+            said = known_words(known, near, f"{scored['clips']} clips")
+            said = f"{axis}: {said}; figures of these are no sign of how good it is"
+            click.echo(said, err=True)
         if scored["published_systems"]:
             click.echo(
                 f"{axis}: the truth of {scored['published_systems']} systems is their published "

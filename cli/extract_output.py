@@ -8,7 +8,7 @@ import click
 
 from .common import fail, printable, short
 from .report import page_of, page_to_make
-from .tables import show_fields, show_table
+from .tables import show_fields, show_lines, show_table
 
 if TYPE_CHECKING:
     from qamro_cache.encoders.protocol import EncoderOptions
@@ -84,7 +84,11 @@ def show_findings(
     for place, table in enumerate(report_tables(report)):
         if place:
             click.echo()
-        show_table(table.columns, table.rows, title=table.title, left=table.left)
+        if table.left < len(table.columns):
+            show_table(table.columns, table.rows, title=table.title, left=table.left)
+        else:  # sentences
+            show_lines(table.title)
+            show_fields([(what, said) for what, said in table.rows], indent=2)
 
 
 def show_summary(summary: "Summary", as_json: bool) -> None:

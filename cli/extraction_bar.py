@@ -4,6 +4,8 @@ from typing import Any
 
 import click
 
+from .common import SECONDS_A_LINE
+
 
 class ExtractionBar:
     """A progress bar on stderr; plain lines now and then where stderr is no terminal."""
@@ -43,8 +45,7 @@ class ExtractionBar:
             f"{'' if left is None else _duration(left) + ' left'}"
         )
         if self._progress.disable:
-            # Once a minute in a log file.
-            if stats.elapsed - self._last > 60:
+            if stats.elapsed - self._last > SECONDS_A_LINE:
                 self._last = stats.elapsed
                 click.echo(f"{shown}/{stats.clips_total} clips: {note}", err=True)
             return

@@ -98,14 +98,24 @@ def _show(table: "pd.DataFrame", title: str, out: Path | None) -> None:
                 str(axis),
                 f"{known.sum()}",
                 f"{(~known).sum()}",
-                f"{part['trained_on'].isin(KNOWN).sum()}",
+                *(f"{(part['trained_on'] == word).sum()}" for word in KNOWN),
                 f"{part['ood'].sum()}",
                 number(part["prediction"].mean()),
                 number(part["std"].mean()),
                 str(part["scale"].iloc[0]),
             ]
         )
-    columns = ["axis", "clips", "failed", "trained on", "ood", "mean", "seeds' std", "scale"]
+    columns = [
+        "axis",
+        "clips",
+        "failed",
+        "trained on",
+        "near",
+        "ood",
+        "mean",
+        "seeds' std",
+        "scale",
+    ]
     show_table(columns, rows, title=title)
     for axis, means in system_means(table).groupby("axis", sort=False):
         show_systems(str(axis), means.to_dict("records"), ["prediction"])

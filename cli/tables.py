@@ -47,12 +47,25 @@ def show_table(
     console.print(table)
 
 
-def show_lines(*lines: str) -> None:
-    """Print lines of text within 80 columns, without those that are empty."""
+def show_lines(*lines: str, hang: int = 0) -> None:
+    """Print lines of text within 80 columns, without those that are empty.
+
+    Args:
+        lines: each begins a line.
+        hang: blanks before what of a line goes on in the next.
+    """
     import textwrap
 
     for line in filter(None, lines):
-        click.echo(textwrap.fill(printable(line), 80, break_on_hyphens=False))
+        # A signature, or a path, stays in one piece.
+        wrapped = textwrap.fill(
+            printable(line),
+            80,
+            subsequent_indent=" " * hang,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        click.echo(wrapped)
 
 
 def show_heading(axis: str, origin: Mapping[str, Any], scored: Mapping[str, Any]) -> None:
@@ -140,9 +153,9 @@ def show_scores(
     columns = ["", "level", "n", *shown, f"{_WITH_INTERVAL.upper()}, 95 %"]
     show_heading(axis, origin, next(iter(models.values())))
     show_table(columns, rows, left=2)
-    show_lines(*_single_seeds(found))
+    show_lines(*_single_seeds(found), hang=2)
     if ceiling:
-        click.echo(_panels(ceiling))
+        show_lines(_panels(ceiling), hang=2)
     _show_counts(models)
 
 
@@ -151,13 +164,13 @@ def _show_counts(models: Mapping[str, Mapping[str, Any]]) -> None:
     scored = next(iter(models.values()))
     if scored["left_out"] and len(models) > 1:
         missing = "rated clips in no row, because some model has no prediction"
-        click.echo(f"{missing}: {scored['left_out']}")
+        show_lines(f"{missing}: {scored['left_out']}")
     if scored["groups_left_out"]:
         word = scored["group_word"]
         alone = f"{word}s in no {word} row, because of one clip or one label"
-        click.echo(f"{alone}: {scored['groups_left_out']}")
+        show_lines(f"{alone}: {scored['groups_left_out']}")
     if scored["signature"]:
-        click.echo(printable(scored["signature"]))
+        show_lines(scored["signature"])
 
 
 def show_systems(axis: str, records: Sequence[Mapping[Any, Any]], values: Sequence[str]) -> None:
@@ -220,5 +233,5 @@ def show_words(axis: str, found: Mapping[str, Any]) -> None:
     """Print the verdicts on an axis, and where its errors come from."""
     sources = found["error_sources"]
     lines = [verdict["words"] for verdict in found["verdicts"]]
-    for line in [*lines, *(sources["words"] if sources else ())]:
-        click.echo(printable(f"{axis}: {line}"))
+    lines += sources["words"] if sources else ()
+    show_lines(*(f"{axis}: {line}" for line in lines), hang=2)

@@ -21,7 +21,7 @@ from .options import (
     setting_options,
 )
 from .report import page_of_folder, page_to_make
-from .tables import SYSTEM_COLUMNS, show_scores, show_systems, show_words
+from .tables import SYSTEM_COLUMNS, show_lines, show_scores, show_systems, show_words
 from .training_bar import training_bar
 
 
@@ -72,14 +72,12 @@ def main(
             show_scores(title, record, beside["models"], beside["ceiling"])
         show_words(name, axis)
         for one in axis["diagnostics"]:
-            said = printable(f"{name}: {one['evidence']}. To try: {one['suggestion']}")
-            click.echo(click.wrap_text(said, 80, subsequent_indent="  "))
+            show_lines(f"{name}: {one['evidence']}. To try: {one['suggestion']}", hang=2)
         if by == "system":
             show_systems(name, axis["by_system"], SYSTEM_COLUMNS)
     for name, axis in record["axes"].items():
         if "context_group" in axis:
-            click.echo(printable(f"{name}: {axis['context_group']['words']}"))
-    click.echo(
-        printable(f"written to {out}: head.safetensors, metrics.json, predictions.csv"), err=True
-    )
+            show_lines(f"{name}: {axis['context_group']['words']}", hang=2)
+    written = f"written to {out}: head.safetensors, metrics.json, predictions.csv"
+    click.echo(printable(written), err=True)
     page_of_folder(out, page)

@@ -172,7 +172,8 @@ def test_the_table_says_what_is_not_told_apart(cache, tmp_path):
     assert "95 % intervals over systems and groups; of these heads" in result.stdout
     assert "|ci=jackknife:systems+groups|" in result.stdout
     again = [*arguments, "--resamples", 0]
-    assert "nothing tells the 3 cells apart: there are no intervals" in run(*again).stdout
+    told = " ".join(run(*again).stdout.split())
+    assert "nothing tells the 3 cells apart: there are no intervals" in told
     wrong = run(*again, "--interval", "jackknife")
     assert wrong.exit_code == 2
     assert "--resamples is for --interval bootstrap" in wrong.stderr

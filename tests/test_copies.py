@@ -19,6 +19,7 @@ from qamro_cache.experiments.request import train_request
 from qamro_cache.experiments.train import train
 from qamro_cache.extraction.extract import extract
 from qamro_cache.heads.file import load_head
+from qamro_cache.heads.trained import known_words
 from qamro_cache.scoring.predict import predict
 
 SETS = {"codec-mushra": "audio", "cvssp-separation": "site/sounds"}
@@ -196,7 +197,7 @@ def test_a_head_says_which_clips_sound_like_those_it_learned_from(real, tmp_path
     said = np.where(learned, form.map(wanted).fillna("yes"), "no")
     assert predicted["trained_on"].tolist() == said.tolist()
     known, near = (said != "no").sum(), (said == "near").sum()
-    assert f"trained on {known} of these {len(table)} clips ({near} sound like" in caplog.text
+    assert known_words(known, near, f"these {len(table)} clips") in caplog.text
     scored = evaluate(tmp_path / "p.csv", cache, resamples=0)["axes"]["quality"]
     assert scored["trained_on_near"] == near
     assert scored["without_trained"]["clips"] == (said == "no").sum()
@@ -256,3 +257,14 @@ def test_a_random_part_without_clips_is_no_fold():
         make_folds(clips, "6", np.ones(6, bool), inner=False, together=np.zeros(6, int))
     with pytest.raises(QamroError, match="which has 1 after those that copies join"):
         make_folds(clips, "group", np.ones(6, bool), inner=False, together=np.zeros(6, int))
+
+
+def test_clips_known_and_clips_alike_are_told_apart():
+    words = known_words(9, 0, "these 10 clips")
+    assert words == "the head was trained on 9 of these 10 clips"
+    words = known_words(9, 4, "10 clips")
+    assert words == (
+        "the head was trained on 5 of 10 clips, and 4 more sound like one that it was trained on"
+    )
+    words = known_words(4, 4, "10 clips")
+    assert words == "4 of 10 clips sound like a clip that the head was trained on"

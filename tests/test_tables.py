@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from qamro_cache_cli.ablate import main as ablate_command
 from qamro_cache_cli.evaluate import main as evaluate_command
+from qamro_cache_cli.extract import main as extract_command
 from qamro_cache_cli.train import main as train_command
 from scipy import stats
 from synthetic_cache import write_synthetic
@@ -61,6 +62,27 @@ def test_a_table_says_what_it_is_of(folder, trained):
     row = re.search(r"qamro head +clip +31 +(\S+) +(\S+)", first)
     assert float(row[1]) == pytest.approx(figures["clip_mse"]["value"], rel=1e-2)
     assert float(row[2]) == pytest.approx(figures["clip_mse"]["value"] ** 0.5, rel=1e-2)
+
+
+def test_what_is_printed_fits_eighty_columns(folder, trained):
+    ask = ("--predictions", folder / "run", "--labels", folder / "emb.h5")
+    grid = ("--cache", folder / "emb.h5", "--out", folder / "narrow", *QUICK, "--axis", "quality")
+    demo = ("--dataset", "demo", "--data-dir", folder / "demo", "--dry-run")
+    printed = [
+        trained,
+        said(evaluate_command, *ask, "--by", "system"),
+        said(extract_command, *demo),
+        # A grid has as many columns as it has settings.
+        re.sub(r"(?m)^.*\S   *\S.*$", "", said(ablate_command, *grid, "--lr", "0.01,0.1")),
+    ]
+    assert "this cell beats ridge" in printed[-1]
+    long = [
+        line
+        for text in printed
+        for line in text.splitlines()
+        if len(line) > 80 and not line.startswith("clip_srcc|")  # a word to paste
+    ]
+    assert not long
 
 
 def test_an_evaluation_says_how_the_run_held_out(folder, trained):

@@ -9,6 +9,10 @@ import sys
 import time
 
 import pytest
+from qamro_cache_cli.extraction_bar import ExtractionBar
+from qamro_cache_cli.training_bar import training_bar
+
+from qamro_cache.extraction.stats import Stats
 
 #: Notices while a bar moves.
 SCRIPT = """
@@ -33,7 +37,7 @@ if sys.argv[1] == "training":
         notices(lambda k: progress(k, 8, 5))
 else:
     with ExtractionBar() as bar:
-        stats = Stats(clips_total=8)
+        stats = Stats(clips_total=8, started=0.0)
         notices(lambda k: bar.show(stats))
 logger.info("after the bar")
 """
@@ -94,3 +98,19 @@ def test_notices_never_stand_on_the_bars_line(bar):
     moved = [line for line in seen if "heads running" in line or "clips/s" in line]
     assert moved, "there was no bar"
     assert not [line for line in moved if "notice" in line]
+
+
+@pytest.mark.parametrize("bar", ["training", "extraction"])
+def test_a_log_file_has_a_line_now_and_then(bar, monkeypatch, capsys):
+    """By a clock of the test's own: eight steps of ten seconds."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stats = Stats(clips_total=8, started=0.0)
+    with training_bar() if bar == "training" else ExtractionBar() as shown:
+        for k in range(1, 9):
+            now[0], stats.clips_done = 10.0 * k, k
+            shown(k, 8, 5) if bar == "training" else shown.show(stats)
+    said = capsys.readouterr().err.splitlines()
+    share = "50 %, 5 heads" if bar == "training" else "4/8 clips"
+    assert len(said) == 2
+    assert share in said[0]

@@ -118,6 +118,20 @@ def trained_on(
     return said
 
 
+def known_words(known: int, near: int, of: str) -> str:
+    """Say how many clips a head knows the labels of.
+
+    Args:
+        known: clips that are ``yes`` or ``near``.
+        near: those that are ``near`` alone.
+        of: the clips among which they are: ``these 8 clips``.
+    """
+    if known == near:
+        return f"{near} of {of} sound like a clip that the head was trained on"
+    words = f"the head was trained on {known - near} of {of}"
+    return f"{words}, and {near} more sound like one that it was trained on" if near else words
+
+
 def _signatures(clips: pd.DataFrame) -> Bytes:
     """Return [C, 2, 16] uint8 of a cache's clips."""
     found = np.zeros((len(clips), *SIGNATURE), np.uint8)

@@ -186,7 +186,7 @@ def _copies(dataset: Dataset) -> list[Block]:
 
 
 def _splits(report: Mapping[str, Any]) -> list[Block]:
-    tables = report_tables(report)[:2]
+    tables = report_tables(report)[:-1]
     return [Table(one.title, one.columns, one.rows, left=one.left) for one in tables]
 
 

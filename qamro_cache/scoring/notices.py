@@ -4,7 +4,7 @@ import logging
 
 import pandas as pd
 
-from qamro_cache.heads.trained import KNOWN
+from qamro_cache.heads.trained import KNOWN, known_words
 
 logger = logging.getLogger("qamro_cache")
 
@@ -18,11 +18,9 @@ def point_out(table: pd.DataFrame) -> None:
     near = of_known[of_known["trained_on"] == "near"]["clip_id"].nunique()
     if known:
         logger.warning(
-            "the head was trained on %d of these %d clips%s: what it says about them is no sign of "
-            "how good it is; that is in the predictions.csv of its qamro-train run",
-            known,
-            clips,
-            f" ({near} sound like a clip that it was trained on)" if near else "",
+            "%s: what it says about them is no sign of how good it is; that is in the "
+            "predictions.csv of its qamro-train run",
+            known_words(known, near, f"these {clips} clips"),
         )
     far = scored[scored["ood"]]["clip_id"].nunique()
     if 2 * far > clips:
