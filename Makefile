@@ -25,7 +25,7 @@ slow: $(VENV)/.test  ## run the tests that take longer: real audio, interpreted 
 fuzz: $(VENV)/.test  ## 10,000 hostile files a door and 1,000 command lines, within the hour; the result goes to benchmarks/results
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz --cases 10000 --out benchmarks/results/fuzz.json
 
-faults: $(VENV)/.test  ## 60 failing system calls under each command that writes; the result goes to benchmarks/results
+faults: $(VENV)/.test  ## 60 failing system calls under each command that writes (30 where figures are drawn), a quarter of an hour; the result goes to benchmarks/results
 	FAULTS_OUT=benchmarks/results/faults.json OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/test_faults.py
 
 check: $(VENV)/.test  ## ruff (lint and format), mypy and the arrows between rooms, without changing a file

@@ -221,8 +221,8 @@ def _by_split(
         for name in ("system", "prompt")
         if (clips[name] != "").any()
     ]
-    known = ", ".join(shared) or "no system or prompt of a clip is named"
-    line = f"fixed split, judged on {held}; {known}"
+    overlap = ", ".join(shared) or "no system or prompt of a clip is named"
+    line = f"fixed split, judged on {held}; {overlap}"
     parts = (train & ~validation)[None], validation[None], judged[None]
     return Folds(*parts, (held,), groups), line
 
