@@ -59,13 +59,13 @@ def show_lines(*lines: str, hang: int = 0) -> None:
     for line in filter(None, lines):
         # A signature, or a path, stays in one piece.
         wrapped = textwrap.fill(
-            printable(line),
+            printable(line).replace(" %", "\0%"),  # stays with its number
             80,
             subsequent_indent=" " * hang,
             break_on_hyphens=False,
             break_long_words=False,
         )
-        click.echo(wrapped)
+        click.echo(wrapped.replace("\0", " "))
 
 
 def show_heading(axis: str, origin: Mapping[str, Any], scored: Mapping[str, Any]) -> None:

@@ -217,10 +217,14 @@ def test_a_cell_below_ridge_is_not_clearly_best(judged, tmp_path, noise, clear):
     """Clearly above every other cell, and only then above what must be beaten."""
     cells = [({"lr": 0.1}, "head", 8.0), ({"lr": 0.2}, "head", 90.0), ({}, "ridge", noise)]
     judged = replace(judged, interval=Kind("bootstrap", 200))
+    clips = pd.DataFrame({"clip_id": [f"c{k}" for k in range(80)]})
     outcomes = [
-        Outcome(names, kind, "quality", [0], model(kind, judged, width).pred[None], judged, {})
+        Outcome(
+            names, kind, "quality", [0], model(kind, judged, width).pred[None], judged, {},
+            clips=clips,
+        )
         for names, kind, width in cells
-    ]
+    ]  # fmt: skip
     best = write_tables(tmp_path, outcomes, {"synthetic": True})["axes"]["quality"]
     assert best["cell"] == {"lr": 0.1}
     assert best["not_told_apart"] == []
