@@ -92,9 +92,15 @@ def main(
         best = run_ablate(request, progress)
     if as_json:
         click.echo(json_text(best))
+    elif "left" in best:
+        show_lines(
+            f"{out}: {best['heads'] - best['left']} of {best['heads']} heads are "
+            "done; the tables are written when the other parts have trained the rest"
+        )
     else:
         _show(out, best)
-    page_of_folder(out, page)
+    if "left" not in best:
+        page_of_folder(out, page)
 
 
 def _show(out: Path, best: dict[str, Any]) -> None:

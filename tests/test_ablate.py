@@ -184,7 +184,7 @@ def test_what_is_done_is_not_trained_again(cache, tmp_path, monkeypatch):
     ablate(cache, tmp_path, grid=grid, seeds=1, cv="3", axis=["match"], resamples=0)
     before = (tmp_path / "results.csv").read_bytes()
     trained = []
-    from qamro_cache.experiments import ablate as module
+    from qamro_cache.experiments import missing as module
 
     real = module.stacks
 

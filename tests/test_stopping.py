@@ -160,7 +160,7 @@ def test_a_grid_of_one_stack_goes_on_within_it(cache, tmp_path, sign, caplog):
     else:
         assert code == -sign
     assert there()
-    assert not list(out.glob("done/*")), "a stack was finished before the signal"
+    assert not list(out.glob("done/*.safetensors")), "a stack was finished before the signal"
     with caplog.at_level("INFO", logger="qamro_cache"):
         ablate(cache, out, device="cpu", **options)
     assert "12 heads are part way" in caplog.text

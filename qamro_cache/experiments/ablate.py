@@ -1,22 +1,19 @@
 """Train every cell of a grid on the same folds at once, and compare them honestly."""
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.registry import defaults_chosen_on
-from qamro_cache.devices import usable_device
 from qamro_cache.evaluation.bootstrap import refuse_resamples
-from qamro_cache.experiments.begun import Begun
 from qamro_cache.experiments.data import Material, load_material
-from qamro_cache.experiments.fitting import refuse_heads, stacks
+from qamro_cache.experiments.fitting import refuse_heads
 from qamro_cache.experiments.grid import CELL, Cell, Grid
+from qamro_cache.experiments.missing import Missing
 from qamro_cache.experiments.nested import (
     Trained,
     heads_of,
@@ -28,10 +25,10 @@ from qamro_cache.experiments.nested import (
 from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes, without_references
 from qamro_cache.experiments.parts import Part
-from qamro_cache.experiments.plan import Plan, joined, make_plan
+from qamro_cache.experiments.plan import Plan, make_plan
 from qamro_cache.experiments.precision import keep_precision
 from qamro_cache.experiments.request import AblateRequest, ablate_request
-from qamro_cache.experiments.store import GRID_FILES, keep_stack, read_stacks
+from qamro_cache.experiments.store import GRID_FILES, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
 from qamro_cache.experiments.transfer import transfer_outcomes
 from qamro_cache.files import replace_folder, replaceable_folder, write_json
@@ -71,7 +68,8 @@ def ablate(
             values, which replaces the grid's.
 
     Returns:
-        What ``best.json`` holds.
+        What ``best.json`` holds; of a part (``shard``) that is done before others are, how many
+        ``heads`` there are and how many are ``left`` to them.
 
     Raises:
         QamroError: a cache, label file, grid or option cannot be used.
@@ -84,18 +82,35 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     options, out, cells = request.options, request.out, request.cells
     # A run that was killed while the folders changed places may have left ``done/`` beside.
     remove_leftovers(replaceable_folder(out), GRID_FILES)
-    device = usable_device(options.device)
-    encoders = {part.sources.identity_sha256 for part in request.parts}
-    varied = {name for cell in cells for name in cell.names}
     outer = [part.held_out.folds for part in request.parts]
     insides = [inner_folds(folds) if options.nested else None for folds in outer]
     tell_cost(request, insides)
-    outcomes: list[Outcome] = []
-    materials = []
-    questions: dict[tuple[str, str], dict[str, Any]] = {}
     read = [_material(part, cells) for part in request.parts]
-    plans, first = _trained(request, read, device, progress)
-    for place, (part, material, inner) in enumerate(zip(request.parts, read, insides, strict=True)):
+    with closing(Missing(options, out, progress)) as missing:
+        if request.onto is not None:
+            return _tables(request, missing.device, read, progress=progress)
+        plans, inner_plans = _trained(request, read, insides, missing)
+    with missing.alone():
+        every = [*plans, *filter(None, inner_plans)]
+        if left := missing.left(every):
+            return {"heads": sum(len(plan.keys) for plan in every), "left": left}
+        return _tables(request, missing.device, read, plans, inner_plans)
+
+
+def _tables(
+    request: AblateRequest,
+    device: str,
+    read: Sequence[Material],
+    plans: Sequence[Plan] = (),
+    inner_plans: Sequence[Plan | None] = (),
+    progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Compare what was trained, or train for another test, and write the folder."""
+    cells, outcomes, materials = request.cells, [], []
+    encoders = {part.sources.identity_sha256 for part in request.parts}
+    varied = {name for cell in cells for name in cell.names}
+    questions: dict[tuple[str, str], dict[str, Any]] = {}
+    for place, (part, material) in enumerate(zip(request.parts, read, strict=True)):
         origin = {"encoder": material.encoder} if len(encoders) > 1 else {}
         # What baselines depend on too.
         reads = {"feature": material.feature, "context": part.context, "cv": part.held_out.cv}
@@ -104,8 +119,7 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
         if request.onto is not None:
             outcomes += transfer_outcomes(request, part, material, origin, device, progress)
         else:
-            more = (inner, first, device, progress)
-            outcomes += _outcomes(request, part, plans[place], origin, *more)
+            outcomes += _outcomes(request, part, plans[place], origin, inner_plans[place])
         held_out = part.held_out
         split = {"split": held_out.question, "copies": held_out.copies.record()}
         files = {"cache": [str(path) for path in part.sources.paths]}
@@ -129,21 +143,29 @@ def _material(part: Part, cells: Sequence[Cell]) -> Material:
 def _trained(
     request: AblateRequest,
     materials: Sequence[Material],
-    device: str,
-    progress: ProgressCallback | None,
-) -> tuple[list[Plan], Trained]:
-    """Train what is missing of all parts, in stacks that those of the same folds share."""
-    options, heads, seconds = request.options, 0, 0.0
-    if request.onto is not None:
-        return [], Trained(0, 0.0)
-    parts = zip(request.parts, materials, strict=True)
-    plans = [_plan(part, material, request.cells, options) for part, material in parts]
-    keep_precision(request.out / "done", options.precision)
-    for together in _same_folds(plans):
-        done_in = request.out / "done"
-        one = _train_missing(together, done_in, device, options.precision, progress)
-        heads, seconds = heads + one.heads, seconds + one.seconds
-    return plans, Trained(heads, seconds)
+    insides: Sequence[Folds | None],
+    missing: Missing,
+) -> tuple[list[Plan], list[Plan | None]]:
+    """Train what is missing of all parts, in stacks that those of the same folds share.
+
+    Returns:
+        The plan of each part, and that of its inner folds.
+    """
+    options, cells = request.options, request.cells
+    parts = list(zip(request.parts, materials, strict=True))
+    plans = [_plan(part, material, cells, options) for part, material in parts]
+    keep_precision(missing.done, options.precision)
+    first = [missing.train(together) for together in _same_folds(plans)]
+    heads, seconds = (sum(one[k] for one in first) for k in (0, 1))
+    inner_plans: list[Plan | None] = []
+    for (part, material), inner in zip(parts, insides, strict=True):
+        more = None
+        if inner is not None:
+            more = _jobs_of(part, material.bound(inner), cells, options)
+            tell_time(len(more.jobs), Trained(int(heads), seconds))
+            missing.train([more])
+        inner_plans.append(more)
+    return plans, inner_plans
 
 
 def _outcomes(
@@ -151,22 +173,15 @@ def _outcomes(
     part: Part,
     plan: Plan,
     origin: Mapping[str, Any],
-    inner: Folds | None,
-    first: Trained,
-    device: str,
-    progress: ProgressCallback | None,
+    more: Plan | None,
 ) -> list[Outcome]:
-    """Return the predictions of one part's cells and baselines; train the inner folds' heads."""
-    options, cells, done_in = request.options, request.cells, request.out / "done"
-    cv, clips = part.held_out.cv, len(part.clips.rows)
+    """Return the predictions of one part's cells and baselines; ``more``: of the inner folds."""
+    cv, done = part.held_out.cv, read_stacks(request.out / "done", len(part.clips.rows))
     inside = {}
-    if inner is not None:
-        more = _jobs_of(part, plan.material.bound(inner), cells, options)
-        tell_time(len(more.jobs), first)
-        _train_missing([more], done_in, device, options.precision, progress)
-        inside = inner_predictions(more, read_stacks(done_in, clips))
-    found = head_outcomes(plan, read_stacks(done_in, clips), origin, cells, cv, inside)
-    return found + baseline_outcomes(plan, origin, cv, every=options.baselines == "all")
+    if more is not None:
+        inside = inner_predictions(more, done)
+    found = head_outcomes(plan, done, origin, request.cells, cv, inside)
+    return found + baseline_outcomes(plan, origin, cv, every=request.options.baselines == "all")
 
 
 def _write(
@@ -238,55 +253,3 @@ def _same_folds(plans: Sequence[Plan]) -> list[list[Plan]]:
         key = masks.tobytes() + plan.material.clips.rows.tobytes()
         found.setdefault(key, []).append(plan)
     return list(found.values())
-
-
-def _train_missing(
-    plans: Sequence[Plan],
-    folder: Path,
-    device: str,
-    precision: str,
-    progress: ProgressCallback | None,
-) -> Trained:
-    """Train the jobs that have no result yet, and keep each stack's results when it is done."""
-    began = time.monotonic()
-    folds, keys = plans[0].folds, [key for plan in plans for key in plan.keys]
-    done = read_stacks(folder, len(plans[0].material.clips.rows))
-    missing = [k for k, key in enumerate(keys) if key not in done]
-    if not missing:
-        return Trained(0, 0.0)
-    if len(missing) < len(keys):
-        logger.info("%d of %d heads are done already", len(keys) - len(missing), len(keys))
-    views, targets, jobs = joined(plans)
-    # Finished stacks are too coarse: all heads of a small grid may be in one.
-    begun = Begun(folder.with_name("begun"))
-    going_on = begun.read({keys[k]: place for place, k in enumerate(missing)})
-    if going_on:
-        logger.info("%d heads are part way", sum(len(positions) for positions, _ in going_on))
-    options: dict[str, Any] = {"device": device, "precision": precision, "progress": progress}
-    options |= {
-        "weights": False,
-        "begun": going_on,
-        "keep": lambda where, kept: begun.keep([keys[missing[k]] for k in where], kept),
-    }
-    chosen = [jobs[k] for k in missing]
-    for where, result in stacks(views, targets, folds, chosen, **options):
-        heads = [missing[k] for k in where]
-        test = folds.test[[jobs[k].fold for k in heads]]
-        results: Mapping[str, Any] = {
-            "predictions": np.where(test, result.predictions.float().numpy(), np.nan),
-            "best_epoch": result.best_epoch.numpy(),
-            "diverged": result.diverged.numpy(),
-            "stability": _mean_known(result.stability.double().numpy()),
-        }
-        keep_stack(folder, [keys[k] for k in heads], results)
-        begun.remove([keys[k] for k in heads])
-    begun.close()
-    return Trained(len(missing), time.monotonic() - began)
-
-
-def _mean_known(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return each column's mean over its numbers; NaN for a column without any."""
-    seen = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        means: npt.NDArray[np.float64] = np.where(seen, values, 0).sum(0) / seen.sum(0)
-    return means

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qamro_cache.datasets.options import ColumnOptions, ScaleOptions, parse_scales, refuse_columns
+from qamro_cache.errors import OptionError
 from qamro_cache.evaluation.options import ChoiceOptions, IntervalOptions
 from qamro_cache.features.expression import CONTEXTS
 from qamro_cache.settings import check_settings, setting
+from qamro_cache.spread import RayOptions, parse_shard
 
 #: What ``cv`` takes.
 CV_WORDS = ("system", "group", "prompt", "split")
@@ -88,9 +90,13 @@ class TrainOptions(RunOptions, Reads):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateOptions(RunOptions):
+class AblateOptions(RunOptions, RayOptions):
     """What `ablate` takes beside the caches, the folder and the cells."""
 
+    shard: str = setting(
+        "all",
+        "Train the i-th of n parts of the heads, as i/n; the last part to end writes the tables.",
+    )
     onto: Path | None = setting(
         None, "Cache of another listening test to judge by: heads learn from all clips of --cache."
     )
@@ -99,3 +105,10 @@ class AblateOptions(RunOptions):
         "Train heads inside the folds' training clips too: what is the best cell worth where it is "
         "chosen without the clips it is judged by?",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        spread = parse_shard(self.shard) or self.ray
+        if spread and self.onto is not None:
+            raise OptionError("--shard and --ray do not go with --onto, which trains few heads")
+        self.refuse_without_ray(self.device)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from qamro_cache.devices import usable_device
-from qamro_cache.experiments.options import RunOptions
+from qamro_cache.experiments.options import AblateOptions, RunOptions
 from qamro_cache.files import write_text
 from qamro_cache.settings import settings_of
 from qamro_cache.training.recipe import Recipe
@@ -34,7 +34,8 @@ def decided(options: Options, out: Path, recipes: Sequence[Recipe], *, anew: boo
     if options.precision != "auto":
         return options
     earlier = "" if anew else _earlier(out)
-    found = earlier or _of_the_device(options.device, recipes)
+    away = isinstance(options, AblateOptions) and bool(options.ray)  # not known what is there
+    found = earlier or ("float32" if away else _of_the_device(options.device, recipes))
     if found != "float32":
         logger.info("--precision auto: %s%s", found, f", as in {out}" if earlier else "")
     return replace(options, precision=found)

@@ -39,6 +39,7 @@ from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.memory import refuse_disk
 from qamro_cache.paths import PathLike, as_path
 from qamro_cache.settings import from_options, settings_of
+from qamro_cache.spread import RayOptions
 from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
 
 logger = logging.getLogger("qamro_cache")
@@ -195,8 +196,12 @@ def ablate_request(
     parts = parts_of_grid(sources, cells, options, onto)
     _refuse_disk(out / "done", parts, options.seeds)
     named = {} if isinstance(grid, Grid) or not grid else {"grid": str(grid)}
+    # Whoever trains a part of it, the grid is the same.
+    grid_given = {
+        name: mine[name] for name in mine if name not in ("shard", *settings_of(RayOptions))
+    }
     return AblateRequest(
-        out, options, cells, parts, _as_json({**named, **mine, **cells_given}), onto
+        out, options, cells, parts, _as_json({**named, **grid_given, **cells_given}), onto
     )
 
 

@@ -146,8 +146,9 @@ def extract(
         )
     if isinstance(encoder, str):
         refuse_encoder(encoder)
-        request = as_earlier(request, as_path(out), encoder)
     plain_target(as_path(out))
+    if isinstance(encoder, str):
+        request = as_earlier(request, as_path(out), encoder)
     clips = load_clips(dataset, manifest, request)
     with closing(make_engine(encoder, request, clips.clips["path"].tolist())) as engine:
         notice_guessed(clips.labels.axes)

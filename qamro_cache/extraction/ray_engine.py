@@ -1,37 +1,29 @@
 """Many encoders at once on a Ray cluster, or on this machine: one actor an encoder.
 
-Work is handed out in chunks of units; results come back to this process, which alone writes. A
-worker that dies is replaced and its chunks are done again. What a clip is batched with is decided
-by its unit, so the cache has the content of a run in one process.
+Work is handed out in chunks of units. What a clip is batched with is decided by its unit, so the
+cache has the content of a run in one process.
 """
 
-import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qamro_cache.cache.content import CacheContent
-from qamro_cache.encoders.support import install_line
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.request import ExtractRequest
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import Unit, available_processors, default_batch
 from qamro_cache.identity import EncoderSpec
+from qamro_cache.spread import RayPool
 
 if TYPE_CHECKING:
     from qamro_cache.encoders.protocol import Encoder
     from qamro_cache.extraction.pipeline import Pipeline
 
-logger = logging.getLogger("qamro_cache")
-
 #: Most units a chunk: enough to keep a GPU busy, little to do again.
 CHUNK = 8
-#: Chunks each worker has been given, so that it need not wait for this process.
+#: Chunks each worker has been given.
 AHEAD = 2
-#: Times a chunk may take its worker down before the run stops.
-ATTEMPTS = 3
 
 
 def _make_pipeline(load: "Callable[[str], Encoder]", device: str, *settings: Any) -> "Pipeline":
@@ -44,7 +36,7 @@ class EncodingWorker:
     """The actor: one encoder and its pipeline.
 
     Args:
-        make: makes the pipeline; one object, which Ray sends to each machine once.
+        make: makes the pipeline.
     """
 
     def __init__(self, make: "Callable[[], Pipeline]") -> None:
@@ -69,12 +61,6 @@ class EncodingWorker:
             return str(error)
 
 
-@dataclass
-class _Chunk:
-    units: list[Unit]
-    attempts: int = 0
-
-
 class RayEngine:
     """Hands units to Ray actors.
 
@@ -86,8 +72,7 @@ class RayEngine:
         paths: of all clips, as the workers see them.
 
     Raises:
-        QamroError: Ray is not installed, the cluster cannot be reached or is too small, or the
-            encoder cannot be loaded there.
+        QamroError: as `RayPool`, or the encoder cannot be loaded there.
     """
 
     def __init__(
@@ -96,32 +81,17 @@ class RayEngine:
         request: ExtractRequest,
         paths: Sequence[str],
     ) -> None:
+        self.num_workers = request.num_workers
+        self._pool = RayPool(request)
         try:
-            import ray as imported
-        except ImportError as error:
-            raise QamroError(f"Ray is not installed; {install_line('ray')}") from error
-        ray: Any = imported
-        self._ray = ray
-        self._connect(request.ray)
-        try:
-            self.num_workers, gpus = request.num_workers, request.gpus_per_worker
-            found = ray.cluster_resources()
-            if found.get("GPU", 0) < self.num_workers * gpus:
-                raise QamroError(
-                    f"{self.num_workers} workers with {gpus:g} GPUs each do not fit: "
-                    f"the cluster has {found.get('GPU', 0):g}"
-                )
-            share = found.get("CPU", available_processors()) / self.num_workers
+            share = self._pool.share or available_processors() / self.num_workers
             self.workers = request.workers or max(1, int(share))
-            device = "cuda" if gpus else "cpu"
+            device = "cuda" if request.gpus_per_worker else "cpu"
             self.batch_size = self.unit = request.batch_size or default_batch(device)
             settings = (self.batch_size, self.workers, request.dtype, list(paths))
-            self._make = ray.put(partial(_make_pipeline, load, device, *settings))
-            self._actor = ray.remote(EncodingWorker).options(
-                num_cpus=min(self.workers, share), num_gpus=gpus, max_restarts=0
-            )
-            self._idle = [self._start() for _ in range(self.num_workers)]
-            self.spec = self._first_spec()
+            make = partial(_make_pipeline, load, device, *settings)
+            self._pool.start(EncodingWorker, make, min(self.workers, share))
+            self.spec: EncoderSpec = self._pool.ask("spec")
             #: What is recorded in the cache.
             self.provenance: dict[str, Any] = {
                 "ray_workers": self.num_workers,
@@ -133,78 +103,22 @@ class RayEngine:
 
     def run(self, units: Sequence[Unit], stats: Stats) -> Iterator[CacheContent]:
         """Yield the content of each unit, in the order in which they are finished."""
-        ray = self._ray
         stats.encoders, stats.workers = self.num_workers, self.num_workers * self.workers
         size = max(1, min(CHUNK, len(units) // (4 * self.num_workers)))
-        todo = deque(
-            _Chunk(list(units[index : index + size])) for index in range(0, len(units), size)
-        )
         share = sum(map(len, units)) // self.num_workers
-        actors = list(self._idle)
-        running: dict[Any, tuple[Any, _Chunk]] = {}  # result -> worker, chunk
-        while todo or running:
-            for actor in actors:
-                while todo and sum(a is actor for a, _ in running.values()) < AHEAD:
-                    chunk = todo.popleft()
-                    running[actor.run.remote(chunk.units, share)] = (actor, chunk)
-            (done, *_), _ = ray.wait(list(running), num_returns=1)
-            actor, chunk = running.pop(done)
-            try:
-                result = ray.get(done)
-            except ray.exceptions.RayError as error:
-                # Every chunk that this worker held fails in the same way; do them all again.
-                chunk.attempts += 1
-                if chunk.attempts >= ATTEMPTS:
-                    clips = [clip.clip_id for unit in chunk.units for clip in unit]
-                    raise QamroError(
-                        f"the worker died {ATTEMPTS} times on the {len(clips)} clips "
-                        f"from {clips[0]!r} on ({type(error).__name__}); look for too little "
-                        "memory or a file that crashes its decoder"
-                    ) from error
-                todo.appendleft(chunk)
-                if any(actor is known for known in actors):
-                    logger.warning(
-                        "a worker was lost (%s); another takes its place", type(error).__name__
-                    )
-                    actors = [known for known in actors if known is not actor]
-                    ray.kill(actor)
-                    actors.append(self._start())
-                continue
-            if isinstance(result, str):
-                raise QamroError(result)
-            contents, worked = result
+        tasks = [(list(units[k : k + size]), share) for k in range(0, len(units), size)]
+
+        def named(place: int) -> str:
+            clips = [clip.clip_id for unit in tasks[place][0] for clip in unit]
+            return (
+                f"the {len(clips)} clips from {clips[0]!r} on: look for too little memory or a "
+                "file that crashes its decoder"
+            )
+
+        for _, (contents, worked) in self._pool.run(tasks, named, AHEAD):
             stats.merge(worked)
             yield from contents
-        self._idle = actors
 
     def close(self) -> None:
         """Leave the cluster; a local one ends."""
-        self._ray.shutdown()
-
-    def _connect(self, address: str) -> None:
-        try:
-            self._ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=False if address == "local" else None,
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise QamroError(
-                f"no Ray cluster at {address!r} ({str(error).splitlines()[0]})"
-            ) from error
-
-    def _start(self) -> Any:
-        return self._actor.remote(self._make)
-
-    def _first_spec(self) -> EncoderSpec:
-        try:
-            found = self._ray.get(self._idle[0].spec.remote())
-        except self._ray.exceptions.RayError as error:
-            raise QamroError(
-                f"a Ray worker cannot start ({str(error).splitlines()[-1][:200]}); "
-                "is this program installed on the cluster's machines?"
-            ) from error
-        if isinstance(found, str):
-            raise QamroError(found)
-        return found  # type: ignore[no-any-return]
+        self._pool.close()

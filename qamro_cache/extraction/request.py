@@ -1,17 +1,16 @@
 """What an extraction, or a deep verification, is asked to do, checked before torch loads."""
 
-import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from qamro_cache.datasets.options import ColumnOptions, ScaleOptions, parse_columns, parse_scales
 from qamro_cache.encoders.protocol import EncoderOptions, WeightsOptions
-from qamro_cache.errors import OptionError
 from qamro_cache.settings import setting
+from qamro_cache.spread import RayOptions, parse_shard
 
 
 @dataclass(frozen=True)
-class ExtractRequest(ColumnOptions, ScaleOptions, EncoderOptions):
+class ExtractRequest(ColumnOptions, ScaleOptions, EncoderOptions, RayOptions):
     """The options of ``extract`` and of qamro-extract; those of the encoder come first.
 
     Raises:
@@ -47,42 +46,18 @@ class ExtractRequest(ColumnOptions, ScaleOptions, EncoderOptions):
     )
     max_failures: int = setting(0, "Failed clips beyond which to exit with 3.", low=0)
     retry_failed: bool = setting(False, "Try clips again that failed before.")
-    ray: str = setting("", "Address of a Ray cluster to encode on; local: this machine.")
-    num_workers: int = setting(
-        1, "Encoders at once, with --ray.", low=1, high=1024, why="each is a process"
-    )
-    gpus_per_worker: float = setting(
-        0.0,
-        "GPUs of each, or a part of one; 0: processors only.",
-        low=0,
-        high=16,
-        why="an encoder uses one GPU",
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_columns(self.columns)
         parse_scales(self.scale)
-        # More digits than an int may have are a ValueError of Python's own.
-        if self.shard != "all" and not (
-            (found := re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard, re.ASCII))
-            and 1 <= int(found[1]) <= int(found[2])
-        ):
-            raise OptionError(
-                f"shard {self.shard!r} is not i/n with i from 1 to n, for example 3/8"
-            )
-        if not self.ray and (self.num_workers != 1 or self.gpus_per_worker):
-            raise OptionError("--num-workers and --gpus-per-worker need --ray ADDRESS")
-        if self.ray and self.device:
-            raise OptionError("--device does not go with --ray; use --gpus-per-worker")
+        parse_shard(self.shard)
+        self.refuse_without_ray(self.device)
 
     @property
     def part(self) -> tuple[int, int] | None:
         """(i, n) of ``shard``; None for all clips."""
-        if self.shard == "all":
-            return None
-        index, count = self.shard.split("/")
-        return int(index), int(count)
+        return parse_shard(self.shard)
 
     @property
     def encoder_options(self) -> EncoderOptions:

@@ -1,13 +1,13 @@
 """Which heads train in one stack: buckets of one shape, in chunks that fit the device."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 
 from qamro_cache.heads.network import parameter_shapes
-from qamro_cache.training.inputs import Inputs
+from qamro_cache.training.inputs import Features, Inputs
 from qamro_cache.training.recipe import Job, Recipe
 from qamro_cache.training.stack import EVAL_CLIPS
 
@@ -19,6 +19,9 @@ logger = logging.getLogger("qamro_cache")
 CPU_CHUNK_BYTES = 64 << 20
 #: On a GPU, the share of the free memory that the heads may take.
 GPU_SHARE = 0.7
+
+#: Positions of jobs.
+Pieces = list[list[int]]
 
 
 def buckets(jobs: Sequence[Job], kinds: Sequence[object]) -> list[list[int]]:
@@ -42,6 +45,31 @@ def evenly(positions: list[int], size: int) -> list[list[int]]:
     chunks = -(-len(positions) // size)
     edges = [k * len(positions) // chunks for k in range(chunks + 1)]
     return [positions[a:b] for a, b in pairwise(edges)]
+
+
+def kinds_of(views: Sequence[Features]) -> list[object]:
+    """Return a kind for each view: those of one have windows of one shape, as many a clip."""
+    kinds = [(tuple(one.windows.shape[1:]), tuple(one.offsets.tolist())) for one in views]
+    return [kinds.index(kind) for kind in kinds]
+
+
+def pieces(jobs: Sequence[Job], views: Sequence[Features], size: Callable[[int], int]) -> Pieces:
+    """Cut jobs into pieces that are trained apart, the same ones on every machine.
+
+    No piece has a single head, if its bucket has more: products of one matrix end in other last
+    bits than those of several.
+
+    Args:
+        jobs: the heads.
+        views: that they see.
+        size: heads of a piece at most, of so many that could share a stack.
+    """
+    found = []
+    for positions in buckets(jobs, kinds_of(views)):
+        heads = len(positions)
+        count = max(1, min(-(-heads // size(heads)), heads // 2))
+        found += evenly(positions, -(-heads // count))
+    return found
 
 
 def chunk_size(

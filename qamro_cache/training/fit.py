@@ -11,7 +11,13 @@ from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.network import Rows, prepare_rows
 from qamro_cache.memory import refuse_memory
 from qamro_cache.training.backend import choose_backend
-from qamro_cache.training.chunks import buckets, bytes_per_head, chunk_size, evenly
+from qamro_cache.training.chunks import (
+    buckets,
+    bytes_per_head,
+    chunk_size,
+    evenly,
+    kinds_of,
+)
 from qamro_cache.training.closed_form import is_closed, solve
 from qamro_cache.training.inputs import Features, Folds, Inputs, Targets
 from qamro_cache.training.meter import Keep, Keeper, Meter, ProgressCallback, Tally
@@ -132,9 +138,8 @@ class _Data:
 
     @cached_property
     def kinds(self) -> list[object]:
-        """Of each view: those of one kind have windows of one shape, as many a clip."""
-        kinds = [(tuple(f.windows.shape[1:]), tuple(f.offsets.tolist())) for f in self.views]
-        return [kinds.index(kind) for kind in kinds]
+        """Of each view; see `kinds_of`."""
+        return kinds_of(self.views)
 
     def inputs(self, jobs: Sequence[Job]) -> Inputs:
         """Return what the heads of a bucket learn from."""

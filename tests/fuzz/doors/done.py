@@ -40,14 +40,14 @@ def prepare(folder: Path) -> None:
 
 
 def load(folder: Path) -> Good:
-    kept = next((folder / "grid/done").iterdir())
+    kept = next((folder / "grid/done").glob("*.safetensors"))
     clips = head_parts(kept.read_bytes())[0]["predictions"]["shape"][1]
     return Good(folder, _tables(folder / "grid"), clips)
 
 
 def case(good: Good, choose: random.Random, place: Path) -> str:
     shutil.copytree(good.folder / "grid", place / "grid")
-    kept = choose.choice(sorted((place / "grid/done").iterdir()))
+    kept = choose.choice(sorted((place / "grid/done").glob("*.safetensors")))
     kind = choose.random()
     if kind < 0.05:
         _clutter(kept, choose)
