@@ -15,7 +15,7 @@ import soxr
 import torch
 import torchaudio
 
-from qamro_cache.audio import decode
+from qamro_cache.audio import sound
 from qamro_cache.audio.decode import ClipDecoder
 from qamro_cache.audio.resample import make_resampler
 from qamro_cache.errors import ClipError
@@ -47,7 +47,7 @@ def code_of(path: Path, policy: AudioPolicy = POLICY) -> str:
 def test_soxr_in_blocks_equals_soxr_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, quality: str
 ) -> None:
-    monkeypatch.setattr(decode, "BLOCK", 10_007)
+    monkeypatch.setattr(sound, "BLOCK", 10_007)
     audio = noise(2.3, rate)
     soundfile.write(tmp_path / "a.wav", audio, rate, subtype="FLOAT")
     found = decoded(tmp_path / "a.wav", replace(POLICY, resampler=f"soxr-{quality}"))

@@ -16,7 +16,8 @@ from audio_files import FRAMES, KINDS, RATE, encoded, noise, put, with_size
 
 from qamro_cache.audio.check import look_at
 from qamro_cache.audio.containers.source import Part
-from qamro_cache.audio.decode import BLOCK, ClipDecoder
+from qamro_cache.audio.decode import ClipDecoder
+from qamro_cache.audio.sound import BLOCK
 from qamro_cache.errors import ClipError
 from qamro_cache.identity import AudioPolicy
 

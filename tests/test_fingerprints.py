@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 import soundfile
 
-from qamro_cache.audio import decode
 from qamro_cache.audio.alike import ALIKE, SHIFT, SHORTEST, find_alike, similarity
 from qamro_cache.audio.decode import ClipDecoder
 from qamro_cache.audio.fingerprint import BANDS, FINGERPRINT, FRAMES, VERSION, frames_of
@@ -114,7 +113,7 @@ def test_a_fingerprint_is_of_the_file_alone(tmp_path, monkeypatch):
     assert len(one) == 1 + FRAMES * BANDS
     assert one[0] == VERSION
     np.testing.assert_array_equal(fingerprint(policies[1]), one)
-    monkeypatch.setattr(decode, "BLOCK", 4097)
+    monkeypatch.setattr("qamro_cache.audio.sound.BLOCK", 4097)
     np.testing.assert_array_equal(fingerprint(policies[0]), one)
 
 

@@ -1,59 +1,34 @@
-"""Decode one audio file into fixed windows, as a stream of bounded memory.
+"""Decode one audio file into fixed windows, as a stream of bounded memory."""
 
-A file is untrusted: what its header promises is never allocated, and everything that can be
-wrong with it is a ``ClipError``. The bytes are hashed first, and the file must not change between
-the hash and the last sample, so that the features are of the bytes that the hash names.
-"""
-
-import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qamro_cache.audio.containers.source import Part
-from qamro_cache.audio.fingerprint import NO_FINGERPRINT, Fingerprinter
-from qamro_cache.audio.open import blocks_of, open_regular, opened_parts
 from qamro_cache.audio.resample import Resampler, make_resampler
+from qamro_cache.audio.sound import Sound
 from qamro_cache.audio.windows import Samples, Window, WindowCutter
-from qamro_cache.errors import ClipError
 from qamro_cache.identity import AudioPolicy
 
-#: Samples of all channels that are decoded at once.
-BLOCK = 1 << 20
+if TYPE_CHECKING:
+    from qamro_cache.audio.shared import SharedSound
 
 
-class ClipDecoder:
-    """The windows of one file.
+class ClipDecoder(Sound):
+    """The windows of one file; what is known of its sound is whatever the policy.
 
-    Attributes:
+    Args:
         path: of the file.
-        sha256: of its bytes; known once the first window is out, or the clip has failed.
-        nbytes: size of the file; -1 where it could not be opened.
-        mtime_ns: its modification time; -1 likewise.
-        duration: seconds of audio decoded so far.
-        peak: largest absolute sample so far, over all channels.
-        mixed_peak: likewise, of the mean of the channels.
-        samples_sha256: of the decoded samples, before they are mixed and resampled: float32,
-            little-endian, the channels of a frame side by side. Equal sound in another container
-            has the same. Known once the last window is out, else empty.
-        fingerprint: of the mean of the channels at the file's own rate, whatever the policy. Known
-            once the last window is out, else empty.
+        policy: how it becomes windows.
+        shared: with others that read the file; None: it is decoded for this reader alone.
     """
 
-    def __init__(self, path: str | Path, policy: AudioPolicy) -> None:
-        self.path = Path(path)
-        self.policy = policy
-        self.sha256 = ""
-        self.nbytes = -1
-        self.mtime_ns = -1
-        self.duration = 0.0
-        self.peak = self.mixed_peak = 0.0
-        self.samples_sha256 = ""
-        self.fingerprint = NO_FINGERPRINT
-        self._hash = hashlib.sha256()
+    def __init__(
+        self, path: str | Path, policy: AudioPolicy, shared: "SharedSound | None" = None
+    ) -> None:
+        super().__init__(path)
+        self.policy, self._shared = policy, shared
 
     def windows(self) -> Iterator[Window]:
         """Yield the windows in order.
@@ -61,67 +36,18 @@ class ClipDecoder:
         Raises:
             ClipError: the clip cannot be used; windows that came before must be thrown away.
         """
-        with open_regular(self.path) as handle:
-            info = os.fstat(handle)
-            self.nbytes, self.mtime_ns = info.st_size, info.st_mtime_ns
-            with open(handle, "rb", buffering=0, closefd=False) as raw:
-                self.sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
-            yield from self._cut(handle)
-            after = os.fstat(handle)
-            if (after.st_size, after.st_mtime_ns) != (info.st_size, info.st_mtime_ns):
-                raise ClipError("changed", f"{self.path} changed while it was read")
-
-    def _cut(self, handle: int) -> Iterator[Window]:
-        to = self.policy.sample_rate
+        to, as_is = self.policy.sample_rate, self.policy.rate_policy == "as-is"
         resampler: Resampler | None = None
-        fingerprinter: Fingerprinter | None = None
         cutter = WindowCutter(self.policy)
-        for part, file in opened_parts(handle, self.path):
+        blocks = self.blocks() if self._shared is None else self._shared.read(self)
+        for samples, rate in blocks:
             if resampler is None:
-                from_rate = to if self.policy.rate_policy == "as-is" else file.samplerate
-                resampler = make_resampler(self.policy.resampler, from_rate, to)
-                fingerprinter = Fingerprinter(file.samplerate)
-            assert fingerprinter is not None
-            for samples in self._samples(file, part):
-                fingerprinter.push(samples)
-                yield from cutter.push(self._quantized(resampler.push(samples)))
-        assert resampler is not None
-        assert fingerprinter is not None
-        rest = resampler.push(np.zeros(0, np.float32), last=True)
-        yield from cutter.push(self._quantized(rest))
+                resampler = make_resampler(self.policy.resampler, to if as_is else rate, to)
+            yield from cutter.push(self._quantized(resampler.push(samples)))
+        if resampler is not None:
+            rest = resampler.push(np.zeros(0, np.float32), last=True)
+            yield from cutter.push(self._quantized(rest))
         yield from cutter.finish()
-        self.samples_sha256 = self._hash.hexdigest()
-        self.fingerprint = fingerprinter.finish()
-
-    def _samples(self, file: Any, part: Part) -> Iterator[Samples]:
-        """Yield the mean of the channels, block by block."""
-        before, done = self.duration, 0
-        for block, samples in blocks_of(file, self.path, BLOCK, before):
-            done += len(block)
-            self.duration = before + done / file.samplerate
-            self._measure(block, samples)
-            yield np.ascontiguousarray(samples)
-        wanted = file.frames if part.frames is None else part.frames
-        if file.format == "OGG":
-            # All its pages are there. Where the stream was copied from a container that counts in
-            # milliseconds, what they say of its length is rounded.
-            wanted -= file.samplerate // 100
-        if done < wanted:
-            raise ClipError(
-                "unreadable",
-                f"{self.path} ends after {before + done / file.samplerate:.2f} of "
-                f"{before + wanted / file.samplerate:.2f} s; cut short or damaged: "
-                "copy or make the file again",
-            )
-
-    def _measure(self, block: Samples, mixed: Samples) -> None:
-        """Take a block [frames, channels] into the peaks and the hash."""
-        self._hash.update(np.ascontiguousarray(block, "<f4").data)
-        self.peak = max(self.peak, float(block.max()), -float(block.min()))
-        if block.shape[1] == 1:
-            self.mixed_peak = self.peak
-        else:
-            self.mixed_peak = max(self.mixed_peak, float(mixed.max()), -float(mixed.min()))
 
     def _quantized(self, samples: Samples) -> Samples:
         """Truncate to 16 bits and back where the policy says so, as laion_clap does."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from qamro_cache.audio.decode import ClipDecoder
+from qamro_cache.audio.shared import SharedSounds
 from qamro_cache.audio.windows import Window
 from qamro_cache.errors import ClipError, QamroError
 from qamro_cache.extraction.estimate import promised_windows
@@ -90,6 +91,7 @@ class Decoding:
             clips.
         stop: set when nobody wants more.
         stats: the decoding is added to them.
+        sounds: of the clips, where other encoders read the same; None: this one is alone.
     """
 
     def __init__(
@@ -99,11 +101,12 @@ class Decoding:
         source: SourceFolder,
         stop: threading.Event,
         stats: Stats,
+        sounds: SharedSounds | None = None,
     ) -> None:
         import torch
 
         self.policy, self._workers, self._source = policy, workers, source
-        self._stop, self._stats = stop, stats
+        self._stop, self._stats, self._sounds = stop, stats, sounds
         # A worker's resampling stays on its own core; the encoder keeps the threads it has.
         self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(
@@ -116,7 +119,8 @@ class Decoding:
         ahead: deque[Clip] = deque()
         for unit in units:
             for job in unit:
-                clip = Clip(job, ClipDecoder(job.path, self.policy), queue.Queue(depth))
+                shared = None if self._sounds is None else self._sounds.take(job.path)
+                clip = Clip(job, ClipDecoder(job.path, self.policy, shared), queue.Queue(depth))
                 self._pool.submit(self._decode, clip)
                 ahead.append(clip)
                 if len(ahead) > 2 * self._workers:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from qamro_cache.audio.shared import SharedSounds
 from qamro_cache.cache.content import CacheContent
 from qamro_cache.devices import usable_device
 from qamro_cache.encoders.protocol import EncoderOptions
@@ -31,10 +32,16 @@ class LocalEngine:
         device: of the encoder.
         request: its batch size, decoding threads and stored type count here.
         paths: of all clips.
+        sounds: of the clips, where other encoders read the same.
     """
 
     def __init__(
-        self, encoder: "Encoder", device: str, request: ExtractRequest, paths: Sequence[str]
+        self,
+        encoder: "Encoder",
+        device: str,
+        request: ExtractRequest,
+        paths: Sequence[str],
+        sounds: SharedSounds | None = None,
     ) -> None:
         from qamro_cache.extraction.pipeline import Pipeline
 
@@ -43,7 +50,7 @@ class LocalEngine:
         self.workers = request.workers or available_processors()
         self.spec = encoder.spec
         self._pipeline = Pipeline(
-            encoder, device, self.batch_size, self.workers, request.dtype, paths
+            encoder, device, self.batch_size, self.workers, request.dtype, paths, sounds
         )
         self.provenance: dict[str, Any] = {
             "device": device,

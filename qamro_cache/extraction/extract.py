@@ -7,7 +7,7 @@ Whatever stops the run, the same command goes on where it was.
 import logging
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -180,6 +180,23 @@ def run_extraction(
     progress: Callable[[Stats], None] | None = None,
 ) -> Summary:
     """Extract with any engine; see ``extract``."""
+    steps = extraction(dataset, out, engine, request, progress)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            summary: Summary = end.value
+            return summary
+
+
+def extraction(
+    dataset: Dataset,
+    out: PathLike,
+    engine: Engine,
+    request: ExtractRequest,
+    progress: Callable[[Stats], None] | None = None,
+) -> Generator[Stats, None, Summary]:
+    """Extract with any engine, a unit a step; see ``extract``."""
     out = as_path(out)
     _check_clips(dataset)
     recorded = {**_provenance(), **engine.provenance}
@@ -217,6 +234,7 @@ def run_extraction(
                     writer.add(content)
                     if progress is not None:
                         progress(stats)
+                    yield stats
         made = publish(dataset, out, header, kept + folder.written())
         folder.clear()
     for oddity, (count, names) in stats.odd.items():

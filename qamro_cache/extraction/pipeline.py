@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qamro_cache.audio.check import oddity_of
+from qamro_cache.audio.shared import SharedSounds
 from qamro_cache.cache.content import CacheContent
 from qamro_cache.devices import pinned
 from qamro_cache.encoders.runner import Runner
@@ -62,6 +63,7 @@ class Pipeline:
         workers: decoding threads.
         stored_dtype: ``float32`` or ``float16``.
         paths: of all clips.
+        sounds: see `Decoding`.
     """
 
     def __init__(
@@ -72,12 +74,13 @@ class Pipeline:
         workers: int,
         stored_dtype: str,
         paths: Sequence[str],
+        sounds: SharedSounds | None = None,
     ) -> None:
         self.encoder, self.device, self.batch_size = encoder, device, batch_size
         self.runner = Runner(encoder, device)
         self.compiling: Compiling | None = None
         self.workers, self.stored_dtype = workers, stored_dtype
-        self.source = SourceFolder(paths)
+        self.source, self.sounds = SourceFolder(paths), sounds
         self._gpu = device.startswith("cuda")
         self._aside: Any = None  # a stream for prompts, which do not wait for the windows
 
@@ -93,7 +96,8 @@ class Pipeline:
             clips = clips or sum(map(len, units))
             self.compiling = Compiling(self.runner, self.batch_size, clips)
         stop = threading.Event()
-        decoding = Decoding(self.encoder.spec.audio, self.workers, self.source, stop, stats)
+        heard = self.source, stop, stats, self.sounds
+        decoding = Decoding(self.encoder.spec.audio, self.workers, *heard)
         batcher = Batcher(decoding, self.batch_size, self._gpu, stop)
         batcher.start(units)
         try:

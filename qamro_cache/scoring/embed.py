@@ -13,7 +13,8 @@ from qamro_cache.datasets.records import Dataset
 from qamro_cache.encoders.protocol import WeightsOptions
 from qamro_cache.encoders.registry import find_encoder, load_encoder, options_of
 from qamro_cache.errors import QamroError
-from qamro_cache.extraction.extract import extract
+from qamro_cache.extraction.request import ExtractRequest
+from qamro_cache.extraction.together import Asked, extract_together
 from qamro_cache.features.sources import Sources, join_caches
 from qamro_cache.files import plain_target
 from qamro_cache.heads.head import Head
@@ -31,15 +32,17 @@ def embed(
 ) -> Sources:
     """Extract clips with a head's encoders into a cache file each, and open these.
 
+    Each file is decoded once, whatever the encoders do with it.
     Goes on where an earlier run of the same files was stopped; what failed then is tried again.
     """
+    asked = []
     for identity, out in zip(head.identities, files, strict=True):
         options = options_of(identity, _weights_of(identity, head, weights))
         encoder = load_encoder(str(identity["name"]), options, device)
-        dtype = str(identity.get("stored_dtype", ""))
-        extract(
-            clips, out, encoder, progress=progress, device=device, dtype=dtype, retry_failed=True
-        )
+        dtype = str(identity["stored_dtype"])
+        request = ExtractRequest(device=device, dtype=dtype, retry_failed=True)
+        asked.append(Asked(encoder, out, request))
+    extract_together(clips, asked, progress)
     return join_caches(list(files))
 
 
