@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -229,7 +230,8 @@ def bench_ours(
 ) -> None:
     """Measure our networks alone, what is quick first."""
     if "compiled" in forms:
-        import torch._inductor.compile_fx  # not within a row's seconds, which end it half imported
+        # Not within a row's seconds, which would end it half imported.
+        import_module("torch._inductor.compile_fx")
     found = {}
     for name in names:
         with bench.guarded(f"{name}, resident"):

@@ -27,7 +27,9 @@ def make_clap(folder: Path, size: str = "HTSAT-base") -> clap.ClapEncoder:
     state = network.state_dict() | clap.expected_constants(network) | unused
     file = folder / "random-clap.pt"
     torch.save({"state_dict": state}, file)
-    return clap.ClapEncoder(EncoderOptions(checkpoint=str(file), tokenizer="none"), "cpu")
+    return clap.ClapEncoder(
+        EncoderOptions(checkpoint=str(file), tokenizer="none", precision="float32"), "cpu"
+    )
 
 
 def make_audiobox(folder: Path) -> AudioboxEncoder:
@@ -47,4 +49,4 @@ def make_audiobox(folder: Path) -> AudioboxEncoder:
     scales = {axis: {"mean": 0.0, "std": 1.0} for axis in AXES}
     file = folder / "random-audiobox.pt"
     torch.save({"state_dict": state, "model_cfg": {}, "target_transform": scales}, file)
-    return AudioboxEncoder(EncoderOptions(checkpoint=str(file)), "cpu")
+    return AudioboxEncoder(EncoderOptions(checkpoint=str(file), precision="float32"), "cpu")

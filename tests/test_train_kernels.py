@@ -69,7 +69,7 @@ def test_the_kernels_when_interpreted():
     # This one alone is skipped there.
     counts = re.search(r"^(\d+) passed, 1 skipped, \d+ deselected", run.stdout, re.MULTILINE)
     assert counts is not None, run.stdout[-3000:]
-    assert int(counts[1]) >= 12
+    assert int(counts[1]) >= 20
 
 
 def near(ours, expected, dtype=F32):
@@ -118,9 +118,11 @@ def test_products_interpreted(shape, dtype, shared, activation):
     assert near(out, expected, dtype)
     kept = torch.randn(heads, rows, inner, generator=d.generator).to(dtype)
     back = torch.full_like(kept, torch.nan)
-    kernels.backward(d.dz, d.weight, kept, back, activation)
+    sums = kernels.backward(d.dz, d.weight, kept, back, activation)
     dh = d.dz.double() @ d.weight.to(dtype).double().transpose(1, 2)
-    assert near(back, dh * derivative(activation, kept.double()), dtype)
+    expected = dh * derivative(activation, kept.double())
+    assert near(back, expected, dtype)
+    assert near(sums.sum(1), expected.sum(1), dtype)
 
 
 def reference_step(adam, p, first, second, grad, rates):
@@ -167,7 +169,9 @@ def test_steps_interpreted(shape, dtype, shared, adam):
     rates = torch.rand(shape[0], 4, generator=d.generator)
     layer, second = make_layer(d, adam)
     before = copies(layer, second)
-    kernels.update(d.x, d.group, d.dz, layer, rates)
+    parts = d.dz.float().tensor_split(3, 1)
+    sums = torch.stack([part.sum(1) for part in parts], 1)
+    kernels.update(d.x, d.group, d.dz, sums, layer, rates)
     grads = d.each.transpose(1, 2) @ d.dz.double(), d.dz.double().sum(1)
     check_step(layer, second, adam, before, grads, rates, F32)
 
@@ -185,11 +189,12 @@ def test_output_layer_interpreted(shape, dtype, adam, activation):
     layer, second = make_layer(d, adam)
     before = copies(layer, second)
     grad, dz = torch.randn(heads, rows, generator=d.generator), torch.empty_like(d.x)
-    kernels.score_update(d.x, grad, dz, layer, rates, activation)
+    sums = kernels.score_update(d.x, grad, dz, layer, rates, activation)
     g = grad.double().unsqueeze(2)
     check_step(layer, second, adam, before, (d.each.transpose(1, 2) @ g, g.sum(1)), rates, F32)
     expected = g * d.weight.double().transpose(1, 2) * derivative(activation, d.x.double())
     assert near(dz, expected, dtype)
+    assert near(sums.squeeze(1), expected.sum(1))
 
 
 @interpreted
@@ -295,7 +300,7 @@ def test_judge_interpreted(watched):
 
 @interpreted
 @pytest.mark.parametrize("normalize", ["batch", "train"])
-@pytest.mark.parametrize("clips", [1, 70, 256, 300])
+@pytest.mark.parametrize("clips", [1, 70, 300])
 def test_step_loss_interpreted(clips, normalize):
     """A step and a validation: as from PyTorch's operations, with clips that do not count."""
     heads, total = 3, 400
@@ -392,7 +397,9 @@ UPDATE = {**STEP, "BM": 64, "BN": 64, "BK": 128}
 FORWARD = {"SHARED": True, "BACKWARD": False, "ACTIVATION": "relu", "BN": 64}
 #: What a grid of MLP 256-64-1 on 512 inputs with batch 256 launches, and with what options.
 COMPILED = {
-    "forward": (kernels._product, {**FORWARD, "BM": 256, "BK": 32}, {"num_warps": 8}),
+    "forward": (
+        kernels._product, {**FORWARD, "BM": 256, "BK": 32}, {"num_warps": 8, "num_stages": 4}
+    ),
     "few": (kernels._product, {**FORWARD, "BM": 128, "BK": 64}, {}),
     "backward": (
         kernels._product,
@@ -417,7 +424,7 @@ def compiled(name, capability, aligned=True):
     kernel, constants, options = COMPILED[name]
     names = kernel.arg_names
     types = dict.fromkeys(names, "*fp32") | dict.fromkeys(("x", "dz", "kept", "out"), "*bf16")
-    sizes = ("rows", "inner", "width", "w_inner", "w_outer")
+    sizes = ("rows", "inner", "width", "w_inner", "w_outer", "parts")
     types |= dict.fromkeys(sizes, "i32")
     types |= {"group": "*i64"} | dict.fromkeys(constants, "constexpr")
     places = {(names.index(key),): value for key, value in constants.items()}
@@ -466,9 +473,7 @@ def test_compiles_for_every_gpu(name, capability, aligned, tmp_path):
     code = made.asm["ptx"]
     assert not re.search(r"\b(atom|red)\.", code)
     assert name == "output" or re.search(r"mma\S*\.bf16", code)
-    # The step's product has too few registers before and after the H100: it is slower there.
-    known = name in ("sgd", "adamw") and capability != 90
-    assert known or not aligned or not spills(made, tmp_path)
+    assert not aligned or not spills(made, tmp_path)
 
 
 #: Pointers of the kernels that are few and small, by name; every other argument is a number.
@@ -517,7 +522,7 @@ def test_small_kernels_compile_for_a_gpu(name, one):
 gpu = pytest.mark.gpu
 cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 #: Largest difference from float32 after 20 epochs, in the labels' deviation.
-TOLERANCES = {"tf32": 2e-2, "bf16": 2e-1}
+TOLERANCES = {"tf32": 1e-1, "bf16": 2e-1}
 
 
 def gpu_jobs(optimizer):
@@ -539,12 +544,14 @@ def test_lower_precision_on_the_gpu(precision, optimizer):
     ours = collect(features, targets, make_folds(), jobs, precision=precision, **options)
     theirs = collect(features, targets, make_folds(), jobs, **options)
     alone = collect(features, targets, make_folds(), jobs[4:5], precision=precision, **options)
-    # The vendor's products may sum in another order when there are fewer.
-    exact = {"tf32": 2e-2, "bf16": 1e-5}[precision] * targets.labels[0].std()
-    assert (alone[0]["predictions"] - ours[4]["predictions"]).abs().max() < exact
-    for a, b in zip(ours, theirs, strict=True):
-        difference = (a["predictions"] - b["predictions"]).abs().max()
-        assert difference < TOLERANCES[precision] * targets.labels[0].std()
+    std = targets.labels[0].std()
+    # The vendor may take another product, which rounds otherwise, when there are fewer heads.
+    itself = (alone[0]["predictions"] - ours[4]["predictions"]).abs().max() / std
+    pairs = zip(ours, theirs, strict=True)
+    other = max(float((a["predictions"] - b["predictions"]).abs().max()) for a, b in pairs) / std
+    print(f"{precision}, {optimizer}: alone {itself:.2g}, from float32 {other:.2g}")
+    assert itself < {"tf32": TOLERANCES["tf32"], "bf16": 1e-5}[precision]
+    assert other < TOLERANCES[precision]
 
 
 @gpu

@@ -153,20 +153,17 @@ def init_params(
     position = torch.tensor([unique.index(seed) for seed in seeds], device=device)
     params: dict[str, Tensor] = {}
     generators = [torch.Generator().manual_seed(seed) for seed in unique]
-    for name, shape in shapes.items():
-        if name in ("layers", "attention") or ".norm." in name:
-            value = torch.full((len(unique), *shape), float(name.endswith("norm.weight")))
-        else:
-            fan_in = shapes[name.replace("bias", "weight")][0]
-            value = (_draw(shape, generators).to(device) * 2 - 1) * fan_in**-0.5
-        params[name] = value.to(device=device, dtype=dtype)[position]
-    return params
-
-
-def _draw(shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
-    """Return uniform numbers [G, ...], each generator's own; drawn side by side."""
+    # Each generator's numbers in their order, many generators side by side.
     with ThreadPoolExecutor() as pool:
-        return torch.stack(list(pool.map(lambda g: torch.rand(shape, generator=g), generators)))
+        for name, shape in shapes.items():
+            if name in ("layers", "attention") or ".norm." in name:
+                value = torch.full((len(unique), *shape), float(name.endswith("norm.weight")))
+            else:
+                fan_in = shapes[name.replace("bias", "weight")][0]
+                drawn = pool.map(lambda g, shape=shape: torch.rand(shape, generator=g), generators)
+                value = (torch.stack(list(drawn)).to(device) * 2 - 1) * fan_in**-0.5
+            params[name] = value.to(device=device, dtype=dtype)[position]
+    return params
 
 
 def fold_standardization(params: Params, mean: Tensor, std: Tensor) -> dict[str, Tensor]:

@@ -179,15 +179,15 @@ class KernelNet(LayeredNet):
         rows = grad.shape[1]
         dz = self._buffer("dh", len(before) - 1, before[-1], rows)
         top = sink.layer("output")
-        kernels.score_update(self.inputs[-1], grad, dz, top, sink.rates, activation)
+        sums = kernels.score_update(self.inputs[-1], grad, dz, top, sink.rates, activation)
         for layer in range(len(before) - 1, -1, -1):
-            x, this = self.inputs[layer], dz
+            x, this, here = self.inputs[layer], dz, sums
             if layer > 0:
                 # From the weights as they were: before their own step.
                 dz = self._buffer("dh", layer - 1, before[layer - 1], rows)
-                kernels.backward(this, before[layer], x, dz, activation)
+                sums = kernels.backward(this, before[layer], x, dz, activation)
             group = self.group if layer == 0 else None
-            kernels.update(x, group, this, sink.layer(self.names[layer]), sink.rates)
+            kernels.update(x, group, this, here, sink.layer(self.names[layer]), sink.rates)
 
     def score(self, params: Mapping[str, Tensor], rows: Rows, bounds: Tensor) -> Tensor:
         """Return the scores [H, R] of rows that all heads share; keeps nothing."""

@@ -47,11 +47,14 @@ class Layer(NamedTuple):
 
 @triton.jit
 def _product(
-    x, group, weight, bias, kept, out, rows, inner, width, w_inner, w_outer,
+    x, group, weight, bias, kept, out, sums, rows, inner, width, w_inner, w_outer,
     SHARED: tl.constexpr, BACKWARD: tl.constexpr, ACTIVATION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Write activation(x @ weight + bias), or going back (x @ weight) * derivative(kept)."""
+    """Write activation(x @ weight + bias), or going back (x @ weight) * derivative(kept).
+
+    Going back a program's sum over its rows is written too, for the bias.
+    """
     down = tl.cdiv(rows, BM)
     tiles = down * tl.cdiv(width, BN)
     head = (tl.program_id(0) // tiles).to(tl.int64)
@@ -81,6 +84,8 @@ def _product(
     if BACKWARD:
         y = tl.load(kept + at, mask=inside, other=0.0).to(tl.float32)
         total = derivative_of(total, y, ACTIVATION)
+        over_rows = tl.sum(total, axis=0)[None, :]
+        tl.store(sums + (head * down + tile % down) * width + n, over_rows, mask=n < width)
     else:
         total += tl.load(bias + head * width + n, mask=n < width, other=0.0)
         total = activation_of(total, ACTIVATION)
@@ -89,11 +94,12 @@ def _product(
 
 @triton.jit
 def _update(
-    x, group, dz, weight, bias, first_w, first_b, second_w, second_b, rates, rows, inner, width,
+    x, group, dz, sums, weight, bias, first_w, first_b, second_w, second_b, rates,
+    rows, inner, width, parts,
     SHARED: tl.constexpr, ADAM: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
     EPS_: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Step with the gradients x^T @ dz and sum(dz), which never leave the registers."""
+    """Step with the gradient x^T @ dz, which never leaves the registers, and that of the bias."""
     down = tl.cdiv(inner, BM)
     tiles = down * tl.cdiv(width, BN)
     head = (tl.program_id(0) // tiles).to(tl.int64)
@@ -111,22 +117,20 @@ def _update(
     second_w += head * inner * width
     at = m[:, None] * width + n
     inside = (m[:, None] < inner) & (n < width)
-    # On its way while the product is computed.
-    p, one, two = load_state(weight, first_w, second_w, at, inside, ADAM)
     grad = tl.zeros((BM, BN), tl.float32)
     for start in range(0, rows, BK):
         k = start + tl.arange(0, BK)[:, None]
         a = tl.load(x + k * inner + m[None, :], mask=(k < rows) & (m[None, :] < inner), other=0.0)
         b = tl.load(dz + k * width + n, mask=(k < rows) & (n < width), other=0.0)
         grad = tl.dot(tl.trans(a), b, grad)
+    # Not before the product: its registers let one more program run, which hides the wait.
+    p, one, two = load_state(weight, first_w, second_w, at, inside, ADAM)
     p, one, two = step(p, one, two, grad, rates, ADAM, B1, B2, EPS_)
     store_state(weight, first_w, second_w, at, inside, p, one, two, ADAM)
     if tile % down == 0:
         total = tl.zeros((1, BN), tl.float32)
-        for start in range(0, rows, BK):
-            k = start + tl.arange(0, BK)[:, None]
-            c = tl.load(dz + k * width + n, mask=(k < rows) & (n < width), other=0.0)
-            total += tl.sum(c.to(tl.float32), axis=0)[None, :]
+        for part in range(0, parts):
+            total += tl.load(sums + (head * parts + part) * width + n, mask=n < width, other=0.0)
         here = head * width + n
         q, one_b, two_b = load_state(bias, first_b, second_b, here, n < width, ADAM)
         q, one_b, two_b = step(q, one_b, two_b, total, rates, ADAM, B1, B2, EPS_)
@@ -154,11 +158,11 @@ def _score(x, weight, bias, out, rows, inner, BM: tl.constexpr, BN: tl.constexpr
 
 @triton.jit
 def _score_update(
-    x, grad, dz, weight, bias, first_w, first_b, second_w, second_b, rates, rows, inner,
+    x, grad, dz, sums, weight, bias, first_w, first_b, second_w, second_b, rates, rows, inner,
     ADAM: tl.constexpr, ACTIVATION: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
     EPS_: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """The output layer's step, and the gradient of what came into the activation before it."""
+    """The output layer's step, the gradient before its activation, and that one's sum over rows."""
     across = tl.cdiv(inner, BN)
     head = (tl.program_id(0) // across).to(tl.int64)
     tile = tl.program_id(0) % across
@@ -166,6 +170,7 @@ def _score_update(
     rates += head * 4
     w, one, two = load_state(weight, first_w, second_w, head * inner + n, n < inner, ADAM)
     slope = tl.zeros((BN,), tl.float32)
+    over_rows = tl.zeros((BN,), tl.float32)
     total = tl.zeros((BM,), tl.float32)
     for start in range(0, rows, BM):
         m = start + tl.arange(0, BM)
@@ -176,7 +181,9 @@ def _score_update(
         slope += tl.sum(y * g[:, None], axis=0)
         total += g
         back = derivative_of(g[:, None] * w[None, :], y, ACTIVATION)
+        over_rows += tl.sum(back, axis=0)
         tl.store(dz + at, back.to(dz.dtype.element_ty), mask=inside)
+    tl.store(sums + head * inner + n, over_rows, mask=n < inner)
     w, one, two = step(w, one, two, slope, rates, ADAM, B1, B2, EPS_)
     store_state(weight, first_w, second_w, head * inner + n, n < inner, w, one, two, ADAM)
     if tile == 0:
@@ -189,15 +196,23 @@ def forward(
     x: Tensor, group: Tensor | None, weight: Tensor, bias: Tensor, out: Tensor, activation: str
 ) -> None:
     """Write activation(x @ weight + bias) to ``out`` [H, B, N]."""
-    _launch_product(x, group, weight, bias, out, out, activation, backward=False)
+    _launch_product(x, group, weight, bias, out, out, bias, activation, backward=False)
 
 
-def backward(dz: Tensor, weight: Tensor, kept: Tensor, out: Tensor, activation: str) -> None:
-    """Write (dz @ weight^T) * activation' to ``out`` [H, B, K], from the result ``kept``."""
-    _launch_product(dz, None, weight, weight, kept, out, activation, backward=True)
+def backward(dz: Tensor, weight: Tensor, kept: Tensor, out: Tensor, activation: str) -> Tensor:
+    """Write (dz @ weight^T) * activation' to ``out`` [H, B, K], from the result ``kept``.
+
+    Returns:
+        [H, parts, K], the sums of parts of the rows.
+    """
+    heads, rows, width = out.shape
+    parts = triton.cdiv(rows, block_of(rows, 128))
+    sums = torch.empty(heads, parts, width, device=out.device)
+    _launch_product(dz, None, weight, weight, kept, out, sums, activation, backward=True)
+    return sums
 
 
-def _launch_product(x, group, weight, bias, kept, out, activation, *, backward) -> None:
+def _launch_product(x, group, weight, bias, kept, out, sums, activation, *, backward) -> None:
     heads, rows, width = out.shape
     inner = x.shape[2]
     # Going forward a program takes all rows, so that each weight is read once; where there are few
@@ -208,23 +223,29 @@ def _launch_product(x, group, weight, bias, kept, out, activation, *, backward) 
     grid = (heads * triton.cdiv(rows, bm) * triton.cdiv(width, bn),)
     with torch.cuda.device_of(x):  # Triton launches on the current device
         _product[grid](
-            x, x if group is None else group, weight, bias, kept, out,
+            x, x if group is None else group, weight, bias, kept, out, sums,
             rows, inner, width, w_inner, w_outer,
             SHARED=group is not None, BACKWARD=backward, ACTIVATION=activation,
             BM=bm, BN=bn, BK=bk,
-            num_warps=4 if bm < 256 else 8, num_stages=1 if backward else 3,
+            num_warps=4 if bm < 256 else 8, num_stages=1 if backward else 4 if bm == 256 else 3,
         )  # fmt: skip
 
 
-def update(x: Tensor, group: Tensor | None, dz: Tensor, layer: Layer, rates: Tensor) -> None:
-    """Take a step with the gradients of a layer: x^T @ dz [H, K, N] and dz's sum over rows."""
+def update(
+    x: Tensor, group: Tensor | None, dz: Tensor, sums: Tensor, layer: Layer, rates: Tensor
+) -> None:
+    """Take a step with the gradients of a layer: x^T @ dz [H, K, N] and dz's sum over rows.
+
+    ``sums`` [H, parts, N] add up to that sum.
+    """
     heads, rows, width = dz.shape
     inner = x.shape[2]
     bm, bn, bk = block_of(inner, 64), block_of(width, 64), block_of(rows, 128)
     grid = (heads * triton.cdiv(inner, bm) * triton.cdiv(width, bn),)
     with torch.cuda.device_of(x):
         _update[grid](
-            x, x if group is None else group, dz, *_pointers(layer), rates, rows, inner, width,
+            x, x if group is None else group, dz, sums, *_pointers(layer), rates,
+            rows, inner, width, sums.shape[1],
             SHARED=group is not None, **_constants(layer), BM=bm, BN=bn, BK=bk, num_stages=2,
         )  # fmt: skip
 
@@ -239,7 +260,7 @@ def score(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
 
 def score_update(
     x: Tensor, grad: Tensor, dz: Tensor, layer: Layer, rates: Tensor, activation: str
-) -> None:
+) -> Tensor:
     """Take a step of the output layer, and write the gradient before ``activation`` to ``dz``.
 
     Args:
@@ -249,14 +270,19 @@ def score_update(
         layer: the output layer.
         rates: [H, 4].
         activation: that gave ``x``.
+
+    Returns:
+        [H, 1, K], the sum of ``dz`` over rows.
     """
     heads, rows, inner = x.shape
     bm, bn = block_of(rows, 64), block_of(inner, 64)
+    sums = torch.empty(heads, 1, inner, device=x.device)
     with torch.cuda.device_of(x):
         _score_update[(heads * triton.cdiv(inner, bn),)](
-            x, grad, dz, *_pointers(layer), rates, rows, inner,
+            x, grad, dz, sums, *_pointers(layer), rates, rows, inner,
             ACTIVATION=activation, **_constants(layer), BM=bm, BN=bn,
         )  # fmt: skip
+    return sums
 
 
 def _pointers(layer: Layer) -> tuple[Tensor, ...]:
