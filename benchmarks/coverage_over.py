@@ -78,8 +78,8 @@ def main() -> None:
         shares = {name: float(np.mean([one[name] for one in done])) for name in done[0]}
         result["rows"][row] = shares
         print(f"{row}: " + "  ".join(f"{name} {share:.3f}" for name, share in shares.items()))
-    if asked.out:
-        asked.out.write_text(json.dumps(result, indent=1) + "\n")
+        if asked.out:
+            asked.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

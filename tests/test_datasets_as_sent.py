@@ -123,6 +123,21 @@ def test_files_with_another_ending_or_in_a_folder_beside(
     assert files() == ["a.wav", "b.wav", "c.wav"]
 
 
+@pytest.mark.parametrize("head", ["clip_id", "id", "Stimulus"])
+def test_labels_and_a_folder_of_audio(tmp_path: Path, head: str) -> None:
+    """Ids, or names without ending, are enough where files are called so."""
+    path = write(tmp_path, f"{head},mos\ns1.5,1\nt,2\n")
+    if head != "Stimulus":
+        with pytest.raises(QamroError, match="there is no column 'path', and no audio file is cal"):
+            load_manifest(path)
+    touch(tmp_path / "wavs/s1.5.wav", tmp_path / "wavs/t.FLAC")
+    for folder in (None, tmp_path / "wavs"):
+        found = load_manifest(path, folder).clips
+        assert found["clip_id"].tolist() == ["s1.5", "t"]
+        names = [Path(one).relative_to(tmp_path).as_posix() for one in found["path"]]
+        assert names == ["wavs/s1.5.wav", "wavs/t.FLAC"]
+
+
 def test_clips_without_a_file_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -272,7 +272,7 @@ def test_a_number_of_the_row_names_no_clip(tmp_path: Path) -> None:
     [
         ("clip_id,file,wav,q", ["'file' and 'wav' may both be the path", "--columns path=file"]),
         ("file,Method,Condition,q", ["'Method' and 'Condition'", "--columns system=Method"]),
-        ("clip_id,Sound File,q,r", ["no column 'path'", "--columns 'path=Sound File'"]),
+        ("clip_id,Take File,q,r", ["no column 'path'", "--columns 'path=Take File'"]),
     ],
 )
 def test_what_may_be_two_things_is_asked(tmp_path: Path, header: str, words: list[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from qamro_cache.audio.endings import AUDIO_ENDINGS
+from qamro_cache.audio.endings import AUDIO_ENDINGS, ENDINGS
 from qamro_cache.datasets.tables import Text
 from qamro_cache.errors import QamroError, Together, at_rows, quoted
 
@@ -43,7 +43,7 @@ def audio_paths(path: Path, names: Text, start: str, *, search: bool) -> list[st
 
     A name is taken as it stands where there is such a file. Else blanks around it are none of it,
     and a relative one with ``\`` for ``/`` is read as Windows does; and where it has another ending
-    than the only audio file of its name, that one is taken. Notices say so.
+    than the only audio file of its name, or none, that one is taken. Notices say so.
 
     Args:
         path: of the table.
@@ -103,8 +103,9 @@ def _with_endings(paths: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
     for path in paths:
         folder, name = os.path.split(path)
         stem, ending = os.path.splitext(name)  # noqa: PTH122
+        stem = stem if ending.lower() in ENDINGS else name
         hits = [] if os.path.isfile(path) else beside(folder).get(stem, [])  # noqa: PTH113
-        if len(hits) == 1 and ending:
+        if len(hits) == 1:
             found.append(os.path.join(folder, hits[0]))  # noqa: PTH118
             others.append((path, found[-1]))
         else:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from qamro_cache.audio.endings import ENDINGS
 from qamro_cache.datasets.options import as_option
 from qamro_cache.datasets.tables import Text, factorize, text
 from qamro_cache.errors import QamroError
@@ -62,8 +63,8 @@ def stems_of_paths(path: Path, table: pd.DataFrame, column: str) -> Text:
 
 
 def _stem(name: str) -> str:
-    folder, slash, name = name.rpartition("/")
-    return folder + slash + (name.rpartition(".")[0] or name)
+    stem, dot, ending = name.rpartition(".")
+    return stem if dot + ending.lower() in ENDINGS and stem[-1:] not in ("", "/") else name
 
 
 def decimal_points(path: Path, table: pd.DataFrame, fields: Container[str]) -> pd.DataFrame:

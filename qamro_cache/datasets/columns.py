@@ -34,7 +34,7 @@ CALLED: Mapping[str, tuple[str, ...]] = {
     "clip_id": ("clip", "clipname", "id", "sample", "sampleid", "uttid", "utteranceid"),
     "path": (
         *("file", "filename", "filepath", "wav", "wavfile", "wavpath"),
-        *("audio", "audiofile", "audiopath"),
+        *("audio", "audiofile", "audiopath", "sound", "soundfile", "recording", "stimulus"),
     ),
     "system": ("systemid", "systemname", "sys", "method", "condition", "model", "algorithm"),
     "group": (
@@ -63,12 +63,14 @@ class PeopleTable:
         frame: as of `read_table`; what is no field is an axis, or nothing that is known.
         long: whether a row is a score of the axis that its column ``axis`` names.
         lists: columns whose cells held lists: there is a row an entry.
+        files_by_id: whether no column names the files, which may be called as the clips.
     """
 
     path: Path
     frame: pd.DataFrame
     long: bool
     lists: tuple[str, ...] = ()
+    files_by_id: bool = False
 
 
 def key(name: str) -> str:
@@ -116,6 +118,10 @@ def read_people(path: Path, need: Sequence[str], asked: Sequence[str] = ()) -> P
                 spoken_of.add(field)
                 _understand(path, frame, field, is_what, words=words, lists=lists)
                 spoken_of.remove(field)
+    absent = "path" in need and not {"path"} & {*is_what, *spoken_of}
+    by_id = absent and "clip_id" in is_what and not _audio_column(frame)
+    if by_id:
+        is_what["path"] = is_what["clip_id"]
     with mistakes:
         _refuse_missing(path, frame, is_what, need, spoken_of)
     mistakes.tell()
@@ -124,7 +130,7 @@ def read_people(path: Path, need: Sequence[str], asked: Sequence[str] = ()) -> P
     if form.separator != ",":
         made = decimal_points(path, made, FIELDS)
     made = without_doubles(made, path)
-    return PeopleTable(path, made, "axis" in is_what, tuple(lists))
+    return PeopleTable(path, made, "axis" in is_what, tuple(lists), by_id)
 
 
 def _told(path: Path, names: Sequence[str], column: str) -> str:

@@ -11,7 +11,7 @@ from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.rated import read_rated
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.tables import text
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, quoted
 from qamro_cache.paths import PathLike, as_path
 
 
@@ -53,6 +53,12 @@ def load_manifest(
         raise QamroError(f"{path}, row 2: there are no clips; add a row for each")
     labels = table.labels(scales)
     clips["path"] = audio_paths(path, text(clips, "path"), start, search=data_dir is None)
+    if table.files_by_id and not any(map(os.path.isfile, clips["path"])):
+        raise QamroError(
+            f"{path}, row 1: there is no column 'path', and no audio file is called as a clip is "
+            f"({quoted(clips['clip_id'].iloc[0])}); add the column, say which it is with --columns "
+            "path=COLUMN, or where the files are with --data-dir"
+        )
     clips["reference"] = resolved_references(clips, str(path))
     notes = tuple(
         f"scale of {axis.name}: {axis.low:g} to {axis.high:g}, guessed from the scores seen; "

@@ -40,6 +40,7 @@ class RatedTable:
         rows: the clips, and which row is of which.
         raters: [R] who rated; None where a row is a clip's mean.
         scores: axis -> [R], NaN where a row says nothing about it.
+        files_by_id: see `PeopleTable`.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class RatedTable:
     rows: ClipRows
     raters: Text | None
     scores: dict[str, npt.NDArray[np.float64]]
+    files_by_id: bool = False
 
     def labels(self, scales: Scales, known: Sequence[Axis] = ()) -> Labels:
         """Return the clips' labels.
@@ -133,7 +135,7 @@ def read_rated(
         )
     mistakes.tell()
     assert rows is not None
-    return RatedTable(path, rows_numbers, tuple(found), rows, raters, scores)
+    return RatedTable(path, rows_numbers, tuple(found), rows, raters, scores, table.files_by_id)
 
 
 def _wide_scores(
