@@ -7,10 +7,16 @@ import torch
 from extraction_support import make_clips
 from fake_encoder import FakeEncoder
 
+from qamro_cache.audio.shared import SharedSounds
 from qamro_cache.errors import QamroError
-from qamro_cache.extraction.pipeline import AHEAD, Pipeline
+from qamro_cache.extraction import pipeline as module
+from qamro_cache.extraction.batches import Batcher
+from qamro_cache.extraction.engine import LocalEngine
+from qamro_cache.extraction.pipeline import Pipeline
+from qamro_cache.extraction.request import ExtractRequest
 from qamro_cache.extraction.stats import Stats
-from qamro_cache.extraction.units import plan_units, unit_size
+from qamro_cache.extraction.transfer import AHEAD, LEAD, CudaTransfer
+from qamro_cache.extraction.units import plan_units
 
 UNITS, CLIPS = 6, 4
 
@@ -33,43 +39,60 @@ class Encoder(FakeEncoder):
         return super().encode_text(prompts)
 
 
+class Stream(str):
+    def wait_stream(self, other):
+        assert (self, other) == ("windows", "beside")
+
+
+def stand_ins(log):
+    """What of torch.cuda a transfer takes; it writes down what is marked and waited for."""
+
+    class Event:
+        def __init__(self, blocking):
+            assert blocking, "waiting would take a processor"
+
+        def record(self, stream):
+            assert stream == "windows"
+            self.number = sum(entry.startswith("mark") for entry in log)
+            log.append(f"mark {self.number}")
+
+        def synchronize(self):
+            log.append(f"wait {self.number}")
+
+    def stream(found):
+        log.append(found)
+        return nullcontext()
+
+    def drain(*_):
+        raise AssertionError("the GPU is drained")
+
+    return {
+        "Event": Event,
+        "Stream": lambda *_, **__: Stream("beside"),
+        "current_stream": lambda _: Stream("windows"),
+        "stream": stream,
+        "synchronize": drain,
+    }
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Run a pipeline over units of one batch; returns contents, what happened, and the stats."""
     clips = make_clips(tmp_path, UNITS * CLIPS, seconds=(0.3,)).clips
     units, paths = plan_units(clips, (), CLIPS), clips["path"].tolist()
 
-    def run(gpu, **options):
+    def run(gpu, sounds=None, **options):
         log, contents, stats = [], [], Stats(len(clips))
-        pipeline = Pipeline(Encoder(log, **options), "cpu", CLIPS, 2, "float32", paths)
-        pipeline._gpu = gpu
-
-        class Event:
-            def __init__(self, blocking):
-                assert blocking, "waiting would take a processor"
-
-            def record(self, stream):
-                self.units = sum(entry.startswith("mark") for entry in log)
-                log.append(f"mark {self.units}")
-
-            def synchronize(self):
-                log.append(f"wait {self.units}")
-
-        def stream(found):
-            log.append("aside")
-            return nullcontext()
-
-        def drain(*_):
-            raise AssertionError("the GPU is drained")
-
-        for name, stand_in in {
-            "Event": Event,
-            "Stream": lambda *_, **__: "aside",
-            "current_stream": lambda _: "stream",
-            "stream": stream,
-            "synchronize": drain,
-        }.items():
+        for name, stand_in in stand_ins(log).items():
             monkeypatch.setattr(torch.cuda, name, stand_in)
+        monkeypatch.setattr(
+            torch.Tensor, "record_stream", lambda _, stream: log.append(f"kept for {stream}")
+        )
+        with monkeypatch.context() as patch:
+            if gpu:
+                patch.setattr(module, "Transfer", CudaTransfer)
+            given = Encoder(log, **options), "cpu", CLIPS, 2, "float32", paths, sounds
+            pipeline = Pipeline(*given)
         problem = ""
         try:
             for content in pipeline.run(units, stats):
@@ -96,14 +119,20 @@ def test_the_gpu_has_work_while_a_unit_is_put_together(run):
     assert log == ["batch", "prompts"] * UNITS
     contents, log, _ = run(gpu=True)
     same(contents, expected)
-    ends = [f"mark {k}" for k in range(UNITS)]
+    # A mark for the batch before, and one for the unit: each is of one batch.
     for k in range(UNITS):
-        waited = log.index(f"wait {k}")
+        batch = [i for i, entry in enumerate(log) if entry == "batch"][k]
+        assert log[batch - 3 : batch] == ["beside", "kept for windows", "kept for windows"]
+        if k >= LEAD:
+            assert f"wait {2 * (k - LEAD)}" in log[:batch]
+        assert f"wait {2 * (k - LEAD + 1)}" not in log[:batch]
         # Units are waited for in order, each with later ones given to the GPU already.
-        assert sum(log.index(end) < waited for end in ends) == min(UNITS, k + 1 + AHEAD)
+        waited = log.index(f"wait {2 * k + 1}")
+        given = sum(log.index(f"mark {2 * unit + 1}") < waited for unit in range(UNITS))
+        assert given == min(UNITS, k + 1 + AHEAD)
         # Prompts go beside them, and are not looked at before.
-        assert log[waited + 1 : waited + 3] == ["aside", "prompts"]
-    assert log.count("batch") == UNITS
+        assert log[waited + 1 : waited + 3] == ["beside", "prompts"]
+    assert log.count("batch") == log.count("prompts") == UNITS
 
 
 def test_units_on_their_way_are_kept_when_a_later_one_fails(run):
@@ -126,6 +155,10 @@ def test_a_refused_pinned_allocation_ends_nothing(run, monkeypatch):
         return real(*shape, **options)
 
     monkeypatch.setattr(torch, "empty", empty)
+    start = Batcher.start
+    monkeypatch.setattr(
+        Batcher, "start", lambda self, units: (setattr(self, "_pinned", True), start(self, units))
+    )
     contents, _, problem = run(gpu=True)
     assert not problem
     same(contents, expected)
@@ -133,5 +166,13 @@ def test_a_refused_pinned_allocation_ends_nothing(run, monkeypatch):
     assert len(refused) == 4 * UNITS
 
 
-def test_a_gpus_units_are_larger():
-    assert (unit_size(8, "cpu"), unit_size(64, "cuda:1")) == (8, 256)
+def test_units_are_larger_on_a_gpu_but_not_where_encoders_share_what_is_decoded(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Stream", stand_ins([])["Stream"])
+    sounds = SharedSounds(2)
+    cases = ("cpu", None), ("cuda", None), ("cuda", sounds)
+    request = ExtractRequest()
+    units = [LocalEngine(FakeEncoder(), device, request, ["a.wav"], s).unit for device, s in cases]
+    assert units == [8, 256, 64]
+    _, log, _ = run(gpu=True, sounds=sounds)
+    for k in range(UNITS):  # the other encoder is not left behind
+        assert log.index(f"wait {2 * k + 1}") == log.index(f"mark {2 * k + 1}") + 1

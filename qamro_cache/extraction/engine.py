@@ -46,7 +46,7 @@ class LocalEngine:
         from qamro_cache.extraction.pipeline import Pipeline
 
         self.batch_size = request.batch_size or default_batch(device)
-        self.unit = unit_size(self.batch_size, device)
+        self.unit = unit_size(self.batch_size, device) if sounds is None else self.batch_size
         self.workers = request.workers or available_processors()
         self.spec = encoder.spec
         self._pipeline = Pipeline(

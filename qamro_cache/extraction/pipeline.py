@@ -9,15 +9,13 @@ end of a unit: while it works on what it was given, the host puts earlier units 
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qamro_cache.audio.check import oddity_of
 from qamro_cache.audio.shared import SharedSounds
 from qamro_cache.cache.content import CacheContent
-from qamro_cache.devices import pinned
 from qamro_cache.encoders.runner import Runner
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.batches import Batcher, UnitEnd, WindowBatch
@@ -26,6 +24,7 @@ from qamro_cache.extraction.contents import unit_content
 from qamro_cache.extraction.decoding import Clip, Decoding
 from qamro_cache.extraction.source import SourceFolder
 from qamro_cache.extraction.stats import Stats
+from qamro_cache.extraction.transfer import CudaTransfer, Transfer
 from qamro_cache.extraction.units import Unit
 
 if TYPE_CHECKING:
@@ -34,23 +33,19 @@ if TYPE_CHECKING:
     from qamro_cache.encoders.protocol import Encoder
 
 
-#: Units whose features may be on their way from a GPU while it is given the next one.
-AHEAD = 2
-
-
 @dataclass(frozen=True)
 class Flying:
     """A unit whose features are on their way to the host.
 
     Attributes:
         clips: of the unit.
-        features: name -> parts [B, ...], filled by now or when ``there`` has come.
-        there: an event of the GPU; None where nothing is waited for.
+        features: name -> parts [B, ...].
+        arrive: waits until they are there.
     """
 
     clips: list[Clip]
     features: "dict[str, list[Tensor]]"
-    there: Any
+    arrive: Callable[[], None]
 
 
 class Pipeline:
@@ -81,8 +76,9 @@ class Pipeline:
         self.compiling: Compiling | None = None
         self.workers, self.stored_dtype = workers, stored_dtype
         self.source, self.sounds = SourceFolder(paths), sounds
-        self._gpu = device.startswith("cuda")
-        self._aside: Any = None  # a stream for prompts, which do not wait for the windows
+        self.transfer = (CudaTransfer if device.startswith("cuda") else Transfer)(device)
+        # Other encoders that read the same files are not left behind, or they decode them again.
+        self.ahead = self.transfer.ahead if sounds is None else 0
 
     def run(self, units: Sequence[Unit], stats: Stats, clips: int = 0) -> Iterator[CacheContent]:
         """Yield the content of each unit, in order.
@@ -98,7 +94,7 @@ class Pipeline:
         stop = threading.Event()
         heard = self.source, stop, stats, self.sounds
         decoding = Decoding(self.encoder.spec.audio, self.workers, *heard)
-        batcher = Batcher(decoding, self.batch_size, self._gpu, stop)
+        batcher = Batcher(decoding, self.batch_size, self.device.startswith("cuda"), stop)
         batcher.start(units)
         try:
             yield from self._encode(batcher, stats)
@@ -121,10 +117,10 @@ class Pipeline:
                     stats.add(encode_seconds=time.monotonic() - start, windows=len(item.windows))
                     stats.move(begun + item.clips_begun)
                     continue
-                flying.append(Flying(item.clips, features, self._mark()))
+                flying.append(Flying(item.clips, features, self.transfer.mark()))
                 features = self._no_features()
                 stats.clips_begun = begun + len(item.clips)
-                if len(flying) > (AHEAD if self._gpu else 0):
+                if len(flying) > self.ahead:
                     yield self._landed(flying.popleft(), stats)
         except Exception as error:
             failed = error
@@ -142,32 +138,11 @@ class Pipeline:
     def _no_features(self) -> "dict[str, list[Tensor]]":
         return {name: [] for name in self.encoder.spec.features}
 
-    def _mark(self) -> Any:
-        """Return an event that comes when the GPU has done what it was given so far."""
-        if not self._gpu:
-            return None
-        import torch
-
-        event = torch.cuda.Event(blocking=True)
-        event.record(torch.cuda.current_stream(self.device))
-        return event
-
-    def _beside(self) -> AbstractContextManager[Any]:
-        """Let a GPU encode prompts beside the windows that it was given before."""
-        if not self._gpu:
-            return nullcontext()
-        import torch
-
-        if self._aside is None:
-            self._aside = torch.cuda.Stream(self.device, priority=-1)
-        return torch.cuda.stream(self._aside)
-
     def _landed(self, unit: Flying, stats: Stats) -> CacheContent:
         """Wait for a unit's features, and put its content together."""
         start = time.monotonic()
-        if unit.there is not None:
-            unit.there.synchronize()
-        with self._beside():
+        unit.arrive()
+        with self.transfer.beside():  # for the prompts
             content = unit_content(self.encoder, unit.clips, unit.features, self.stored_dtype)
         stats.add(encode_seconds=time.monotonic() - start)
         stats.clips_begun = max(0.0, stats.clips_begun - len(unit.clips))
@@ -187,10 +162,7 @@ class Pipeline:
         spec = self.encoder.spec
         dtype = getattr(torch, self.stored_dtype)
         with torch.inference_mode():
-            outputs = self.runner.encode(
-                batch.windows.to(self.device, non_blocking=self._gpu),
-                batch.valid.to(self.device, non_blocking=self._gpu),
-            )
+            outputs = self.runner.encode(*self.transfer.there(batch.windows, batch.valid))
             for name, shape in spec.features.items():
                 found = tuple(outputs[name].shape) if name in outputs else "nothing"
                 if found != (len(batch.windows), *shape):
@@ -198,9 +170,4 @@ class Pipeline:
                         f"encoder {spec.name} gave {found} as feature {name}, "
                         f"not {(len(batch.windows), *shape)}"
                     )
-            return {name: self._to_host(outputs[name].to(dtype)) for name in spec.features}
-
-    def _to_host(self, values: "Tensor") -> "Tensor":
-        if not self._gpu:
-            return values.detach().cpu()
-        return pinned(values.shape, values.dtype).copy_(values, non_blocking=True)
+            return {name: self.transfer.back(outputs[name].to(dtype)) for name in spec.features}
