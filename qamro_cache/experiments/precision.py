@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from qamro_cache.devices import usable_device
 from qamro_cache.experiments.options import AblateOptions, RunOptions
 from qamro_cache.files import write_text
 from qamro_cache.settings import settings_of
-from qamro_cache.training.recipe import Recipe
 
 logger = logging.getLogger("qamro_cache")
 
@@ -22,20 +20,19 @@ ON_A_GPU = "float32"
 Options = TypeVar("Options", bound=RunOptions)
 
 
-def decided(options: Options, out: Path, recipes: Sequence[Recipe], *, anew: bool) -> Options:
+def decided(options: Options, out: Path, *, anew: bool) -> Options:
     """Return the options with a precision by its name.
 
     Args:
         options: of a run or a grid.
         out: its folder; what has been trained there has the precision that ``auto`` is.
-        recipes: of its heads: TF32 is for ordinary ones alone, whose products were tried.
         anew: whether what is there will be replaced.
     """
     if options.precision != "auto":
         return options
     earlier = "" if anew else _earlier(out)
     away = isinstance(options, AblateOptions) and bool(options.ray)  # not known what is there
-    found = earlier or ("float32" if away else _of_the_device(options.device, recipes))
+    found = earlier or ("float32" if away else _of_the_device(options.device))
     if found != "float32":
         logger.info("--precision auto: %s%s", found, f", as in {out}" if earlier else "")
     return replace(options, precision=found)
@@ -63,18 +60,12 @@ def _earlier(out: Path) -> str:
     return found if isinstance(found, str) and found in known else ""
 
 
-def _of_the_device(name: str, recipes: Sequence[Recipe]) -> str:
+def _of_the_device(name: str) -> str:
+    """Return what is quick on a device: PyTorch computes every head's products in it itself."""
     if ON_A_GPU == "float32":
         return ON_A_GPU  # whatever the device, which torch is needed to ask for
     import torch
 
-    from qamro_cache.self_check import usable
-    from qamro_cache.training.net import is_layered
-
     device = torch.device(usable_device(name))
-    trained = [recipe for recipe in recipes if recipe.head.kind != "ridge"]
-    covered = trained and all(is_layered(one.head) and not one.dropout for one in trained)
-    if device.type != "cuda" or not covered:
-        return "float32"
-    new = torch.cuda.get_device_capability(device) >= (8, 0)
-    return ON_A_GPU if new and usable("products", device) else "float32"
+    new = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return ON_A_GPU if new else "float32"

@@ -119,7 +119,7 @@ def train_request(
     out = as_path(out, "a folder")
     replaceable_folder(out)
     refuse_device(options.device)
-    options = decided(options, out, [recipe], anew=options.overwrite)
+    options = decided(options, out, anew=options.overwrite)
     sources, expression = _reading(cache, options, recipe)
     text = recipe.head.inputs != "audio"
     if text:
@@ -189,7 +189,7 @@ def ablate_request(
     refuse_device(options.device)
     if (out / "head.safetensors").exists():
         raise QamroError(f"{out} holds a run of qamro-train; name another folder for the grid")
-    options = decided(options, out, [cell.recipe for cell in cells], anew=False)
+    options = decided(options, out, anew=False)
     sources = join_caches(caches)
     cells = with_layers(cells, sources)
     onto = open_onto(options, cells, sources.caches)
