@@ -34,43 +34,51 @@ SCORED = 500
 AXES = ("PQ", "PC", "CE", "CU")
 
 
+SYSTEM, GROUP = np.arange(CLIPS) % SYSTEMS, np.arange(CLIPS) // (CLIPS // GROUPS)
+IDS = [f"set-system{s:03}-group{g:04}-clip{k:05}"
+       for k, (s, g) in enumerate(zip(SYSTEM, GROUP, strict=True))]  # fmt: skip
+AUDIO = {name: f"/sounds/{name}.wav" for name in IDS}
+
+
+def rows_of(axis: str, target: np.ndarray, pred: np.ndarray) -> list[pd.DataFrame]:
+    """Return the rows of ``predictions.csv``, a table a seed."""
+    columns = {"clip_id": IDS, "system": [f"system{s:03}" for s in SYSTEM],
+               "group": [f"group{g:04}" for g in GROUP], "axis": axis}  # fmt: skip
+    return [
+        pd.DataFrame({**columns, "seed": k, "fold": "0", "prediction": row, "target": target})
+        for k, row in enumerate(pred)
+    ]
+
+
 def made_run(folder: Path) -> None:
     """Write the files of a run over `CLIPS` clips and four axes."""
     rng = np.random.default_rng(0)
-    system, group = np.arange(CLIPS) % SYSTEMS, np.arange(CLIPS) // (CLIPS // GROUPS)
-    ids = [f"set-system{s:03}-group{g:04}-clip{k:05}"
-           for k, (s, g) in enumerate(zip(system, group, strict=True))]  # fmt: skip
     axes, tables = {}, []
     for axis in AXES:
         target = np.clip(rng.normal(6, 1.5, CLIPS), 1, 10).round(1)
         pred = target + rng.normal(0, 1, (SEEDS, CLIPS))
-        judged = Judged(target, system, group=group)
-        few = Judged(target[:SCORED], system[:SCORED], group=group[:SCORED])
+        judged = Judged(target, SYSTEM, group=GROUP)
+        few = Judged(target[:SCORED], SYSTEM[:SCORED], group=GROUP[:SCORED])
         models = {"qamro head": pred, "ridge": target[None] + rng.normal(0, 1.2, (1, CLIPS))}
-        means = by_system(pred.mean(0), judged, [f"system{s:03}" for s in system])
+        means = by_system(pred.mean(0), judged, [f"system{s:03}" for s in SYSTEM])
         axes[axis] = {
             "range": [1.0, 10.0],
             "models": score_models({n: p[:, :SCORED] for n, p in models.items()}, few),
             "verdicts": [],
             "ceiling": None,
+            "error_sources": None,
             "by_system": means,
             "diagnostics": [],
         }
-        columns = {"clip_id": ids, "system": [f"system{s:03}" for s in system],
-                   "group": [f"group{g:04}" for g in group], "axis": axis}  # fmt: skip
-        tables += [
-            pd.DataFrame({**columns, "seed": k, "fold": "0", "prediction": row, "target": target})
-            for k, row in enumerate(pred)
-        ]
+        tables += rows_of(axis, target, pred)
     origin = {"dataset": "made up", "synthetic": True, "encoder": "none", "feature": "embedding"}
     write_json(folder / "metrics.json", {**origin, "split": "made up", "copies": {}, "axes": axes})
-    audio = {name: f"/sounds/{name}.wav" for name in ids}
-    write_json(folder / "config.json", {**origin, "identity_sha256": "0" * 64, "audio": audio})
+    write_json(folder / "config.json", {**origin, "identity_sha256": "0" * 64, "audio": AUDIO})
     write_table(folder / "predictions.csv", pd.concat(tables))
 
 
 def made_grid(folder: Path) -> None:
-    """Write the files of a grid of 3,120 cells: 13 x 12 x 4 x 5."""
+    """Write the files of a grid of 3,120 cells over `CLIPS` clips: 13 x 12 x 4 x 5."""
     rng = np.random.default_rng(0)
     axes = {"alpha": np.linspace(0.05, 1, 13), "beta": np.linspace(1, 12, 12),
             "lr": [1e-4, 2e-4, 5e-4, 1e-3], "batch_size": [16, 32, 64, 128, 256]}  # fmt: skip
@@ -90,13 +98,18 @@ def made_grid(folder: Path) -> None:
     alike = [
         {"cell": cell, "clip_srcc": 0.7, "mcs_p": 0.5, "gap_95": None} for cell in cells[1:900]
     ]
-    best = {"cell": cells[0], "clip_srcc": float(top["clip_srcc"].iloc[0]), "cells": len(cells),
+    best = {"metric": "clip_srcc", "cell": cells[0], "clip_srcc": float(top["clip_srcc"].iloc[0]),
+            "cells": len(cells), "nested": None,
             "clearly_best": False, "not_told_apart": alike, "note": "made up", "verdicts": [],
             "ceiling": None, "baseline": None}  # fmt: skip
     questions = [{"cv": "group", "split": "made up"}]
+    origin = {"dataset": "made up", "synthetic": True}
     write_json(folder / "best.json",
-               {"synthetic": True, "questions": questions, "axes": {"quality": best}})  # fmt: skip
-    write_json(folder / "config.json", {"seeds": 5, "cells": cells})
+               {**origin, "questions": questions, "axes": {"quality": best}})  # fmt: skip
+    write_json(folder / "config.json", {"seeds": SEEDS, "cells": cells, "audio": AUDIO})
+    target = np.clip(rng.normal(6, 1.5, CLIPS), 1, 10).round(1)
+    predictions = rows_of("quality", target, target + rng.normal(0, 1, (SEEDS, CLIPS)))
+    write_table(folder / "predictions.csv", pd.concat(predictions))
 
 
 def paints(page: Path, times: int = 5) -> list[float] | None:
@@ -138,7 +151,7 @@ def main() -> None:
         "device": f"CPU, {platform.machine()}, {torch.get_num_threads()} threads",
         "synthetic": True,
         "run": f"{CLIPS} clips, {len(AXES)} axes, {SEEDS} seeds",
-        "grid": "3120 cells",
+        "grid": f"3120 cells, {CLIPS} clips, 1 axis, {SEEDS} seeds",
     }
     with tempfile.TemporaryDirectory() as temporary:
         for name, make in (("run", made_run), ("grid", made_grid)):

@@ -220,6 +220,17 @@ def test_a_table_repeats_its_header_on_each_page_of_paper(browser, pages, tmp_pa
     assert "The first 100 rows" in text
 
 
+@pytest.mark.parametrize("kind", ["run", "grid"])
+def test_a_page_of_many_clips_and_cells_is_below_5_megabytes(browser, tmp_path, kind):
+    from benchmarks.report import made_grid, made_run
+
+    {"run": made_run, "grid": made_grid}[kind](tmp_path)
+    page = report(tmp_path)
+    assert page.stat().st_size < 5e6
+    browser.open(page)
+    assert not browser.complaints()
+
+
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("name", ["run", "embedded"])
 def test_players_play(browser, pages, name, width):
