@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -208,6 +209,7 @@ def test_papers_have_tables_with_intervals_and_figures(made, tmp_path):
     pdf = report(made / "run", tmp_path / "b.pdf", form="pdf").read_bytes()
     tables = text["tex"].count("begin{table}")
     assert len(re.findall(rb"/Type /Page\b", pdf)) == figures + tables
+    compiles(tmp_path / "b.tex")
     pictures = report(made / "run", tmp_path / "pictures", form="png")
     (pictures / "mine.txt").write_text("mine")
     report(made / "run", pictures, form="png")
@@ -217,6 +219,20 @@ def test_papers_have_tables_with_intervals_and_figures(made, tmp_path):
     assert plot(hostile, "png").startswith(b"\x89PNG")
     again = report(made / "run", tmp_path / "b.md", form="md")
     assert again.read_text() == text["md"]
+
+
+def compiles(file):
+    """Hold that LaTeX makes pages of a file with no line wider than they are, where it is there."""
+    if not shutil.which("pdflatex"):
+        return
+    whole = file.with_name("whole.tex")
+    words = [r"\documentclass{article}", r"\usepackage{booktabs,graphicx}", r"\begin{document}",
+             rf"\input{{{file.name}}}", r"\end{document}"]  # fmt: skip
+    whole.write_text("\n".join(words))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", whole.name]
+    done = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
 
 
 def test_names_are_text_whatever_they_are(made, tmp_path):

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,8 +33,8 @@ _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#a
 #: Inches of a figure: a column of a paper.
 _WIDE, _HIGH = 4.2, 3.6
 
-#: Rows of a table on a page of a PDF, at most.
-_ROWS = 40
+#: Rows of a table on a page of a PDF, at most; inches of a letter and of a line.
+_ROWS, _LETTER, _LINE = 40, 0.07, 0.19
 
 
 def plot(figure: Figure, form: str) -> bytes:
@@ -193,14 +193,21 @@ def _bars(figure: Bars, axes: "Axes") -> None:
 
 
 def _table(table: Table, start: int) -> "Plot":
-    rows: Sequence[Sequence[str]] = [cells_of(row) for row in table.rows[start : start + _ROWS]]
-    found, axes = _blank(0.6 + 0.24 * len(rows))
-    found.set_size_inches(1.5 * len(table.columns), 0.6 + 0.24 * len(rows))
+    """Draw rows of a table from one on, between rules as LaTeX's booktabs has them."""
+    strong = [False, *(k in table.strong for k in range(start, start + _ROWS))]
+    body = [[short(cell, 40) for cell in cells_of(r)] for r in table.rows[start : start + _ROWS]]
+    lines = [[short(name, 24) for name in table.columns], *body]
+    widths = [max(len(line[k]) for line in lines) + 3 for k in range(len(table.columns))]
+    ends, foot = np.cumsum([0, *widths]), len(lines) - 0.5
+    found, axes = _blank()
+    found.set_size_inches(_LETTER * ends[-1], _LINE * len(lines) + 0.3)
     axes.axis("off")
+    axes.set(xlim=(0, ends[-1]), ylim=(foot, -0.5))
     axes.set_title(short(table.title, 90), fontsize=9)
-    if rows:
-        shown = [[short(cell, 40) for cell in row] for row in rows]
-        drawn = axes.table(shown, colLabels=[short(c, 24) for c in table.columns], loc="center")
-        drawn.auto_set_font_size(False)
-        drawn.set_fontsize(7)
+    axes.hlines([-0.5, 0.5, foot], 0, ends[-1], "black", lw=[1.0, 0.5, 1.0], clip_on=False)
+    for y, (line, bold) in enumerate(zip(lines, strong, strict=False)):
+        for k, words in enumerate(line):
+            x, side = (ends[k] + 1, "left") if k < table.left else (ends[k + 1] - 1, "right")
+            weight = "bold" if bold else "normal"
+            axes.text(x, y, words, ha=side, va="center", size=7, weight=weight)
     return found

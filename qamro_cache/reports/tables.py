@@ -11,6 +11,9 @@ from qamro_cache.version import __version__
 #: What every file says of itself, early.
 MADE_BY = f"made by qamro_cache {__version__}"
 
+#: Columns of a table of LaTeX that fit a page's width as they are.
+_NARROW = 4
+
 _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
@@ -87,13 +90,15 @@ def tex_of(page: Page, files: Mapping[int, str]) -> str:
     synthetic = " Synthetic data." if page.synthetic else ""
     for table in page.tables():
         kinds = "".join("l" if k < table.left else "r" for k in range(len(table.columns)))
+        wide = len(table.columns) > _NARROW
         lines = [
             r"\begin{table}\centering\small",
             rf"\caption{{{tex(table.title)}. 95\,\% intervals in brackets.{synthetic}}}",
+            r"\resizebox{\linewidth}{!}{%" if wide else "%",
             rf"\begin{{tabular}}{{{kinds}}}\toprule",
             " & ".join(map(tex, table.columns)) + r" \\ \midrule",
             *(" & ".join(map(tex, cells_of(row))) + r" \\" for row in table.rows),
-            r"\bottomrule\end{tabular}",
+            r"\bottomrule\end{tabular}" + "}" * wide,
             r"\end{table}",
         ]
         parts.append("\n".join(lines))
