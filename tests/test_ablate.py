@@ -20,7 +20,7 @@ from synthetic_cache import write_synthetic
 
 from qamro_cache.cache.content import clip_table
 from qamro_cache.cache.reader import open_cache
-from qamro_cache.datasets.raters import subsampled_means
+from qamro_cache.datasets.raters import subsampled
 from qamro_cache.datasets.records import labels_from_means
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.ablate import ablate
@@ -351,7 +351,7 @@ def test_diverged_cells_are_marked(cache, tmp_path):
 def test_fewer_raters(cache, tmp_path):
     labels = open_cache(cache).labels
     for axis in (0, 1):
-        one, three, five = (subsampled_means(labels, axis, n, seed=7) for n in (1, 3, 5))
+        one, three, five = (subsampled(labels, axis, n, seed=7).mean[:, 0] for n in (1, 3, 5))
         np.testing.assert_allclose(five, labels.mean[:, axis])
         ratings = labels.ratings
         for clip in range(5):
@@ -359,7 +359,7 @@ def test_fewer_raters(cache, tmp_path):
             assert one[clip] in mine
             sums = [np.mean(c) for c in itertools.combinations(mine, 3) if one[clip] in c]
             assert np.isclose(sums, three[clip]).any(), "one's rating is among three's"
-        assert (one != subsampled_means(labels, axis, 1, seed=8)).any()
+        assert (one != subsampled(labels, axis, 1, seed=8).mean[:, 0]).any()
     grid = Grid({"raters": [1, 0]}, (), QUICK)
     ablate(cache, tmp_path, grid=grid, seeds=2, cv="3", resamples=0, axis=["quality"])
     table = pd.read_csv(tmp_path / "results.csv")
@@ -538,7 +538,7 @@ def test_mistakes_are_one_line(cache, tmp_path):
     assert (result.exit_code, "error: loss is 'foo'" in result.stderr) == (2, True)
     only_means = labels_from_means((), np.zeros((3, 0)))
     with pytest.raises(QamroError, match="only mean scores"):
-        subsampled_means(only_means, 0, 1, 0)
+        subsampled(only_means, 0, 1, 0)
 
 
 def test_results_that_a_kill_left_beside_the_folder_are_found(cache, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.labels import load_rated, relabel
-from qamro_cache.datasets.raters import subsampled_means
+from qamro_cache.datasets.raters import subsampled
 from qamro_cache.datasets.records import (
     Axis,
     Labels,
@@ -125,7 +125,7 @@ def panel(rows: list[tuple[int, int, int, float]], known: bool, clips: int = 4) 
 
 def test_every_rating_is_drawn_equally_often() -> None:
     labels = panel([(0, 0, rater, float(rater)) for rater in range(5)], known=True)
-    means = [subsampled_means(labels, 0, 1, seed)[0] for seed in range(2000)]
+    means = [subsampled(labels, 0, 1, seed).mean[0, 0] for seed in range(2000)]
     counts = np.bincount(np.array(means, int), minlength=5)
     # Each count is binomial(2000, 1/5): mean 400, deviation 17.9.
     assert abs(counts - 400).max() < 5 * 17.9

@@ -1,16 +1,15 @@
-"""What fewer raters would have said: the mean of a few of each clip's ratings."""
+"""What fewer raters would have said: labels of a few of each clip's ratings."""
 
 import numpy as np
-import numpy.typing as npt
 
-from qamro_cache.datasets.records import Labels
+from qamro_cache.datasets.records import Labels, Ratings, labels_from_ratings
 from qamro_cache.errors import QamroError
 
 
-def subsampled_means(labels: Labels, axis: int, raters: int, seed: int) -> npt.NDArray[np.float64]:
-    """Return each clip's mean of ``raters`` of its ratings [C], drawn without replacement.
+def subsampled(labels: Labels, axis: int, raters: int, seed: int) -> Labels:
+    """Return the labels of one axis by ``raters`` of each clip's ratings, without replacement.
 
-    NaN for a clip without a rating; one with fewer ratings keeps them all. A smaller number's
+    A clip with fewer ratings keeps them all. A smaller number's
     ratings are among a larger one's for the same seed, so that a study of the number is not blurred
     by the draw.
 
@@ -28,8 +27,7 @@ def subsampled_means(labels: Labels, axis: int, raters: int, seed: int) -> npt.N
     starts = np.flatnonzero(np.r_[True, clip[1:] != clip[:-1]]) if len(clip) else np.empty(0, int)
     turn = np.arange(len(clip)) - np.repeat(starts, np.diff(np.r_[starts, len(clip)]))
     kept = order[turn < raters]
-    clips = len(labels.mean)
-    count = np.bincount(ratings.clip[kept], minlength=clips)
-    total = np.bincount(ratings.clip[kept], weights=ratings.score[kept], minlength=clips)
-    with np.errstate(invalid="ignore"):
-        return np.where(count > 0, total / count, np.nan)
+    few = Ratings(
+        ratings.clip[kept], np.zeros(len(kept), np.int16), ratings.rater[kept], ratings.score[kept]
+    )
+    return labels_from_ratings((labels.axes[axis],), len(labels.mean), few)

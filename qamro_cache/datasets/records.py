@@ -87,6 +87,13 @@ class Labels:
     stderr: npt.NDArray[np.float64]
     ratings: Ratings | None = None
 
+    @property
+    def spread(self) -> npt.NDArray[np.float64]:
+        """Ratings behind each mean, and their variance around it [C, A, 2]; NaN where not known."""
+        several = self.stderr**2 * (self.count - 1)
+        variance = np.where(self.count == 1, 0.0, np.where(self.count > 1, several, np.nan))
+        return np.stack([np.where(np.isfinite(variance), self.count, np.nan), variance], 2)
+
     def axis_index(self, name: str) -> int:
         """Return the column of axis ``name``; a KeyError names those there are."""
         names = [axis.name for axis in self.axes]

@@ -121,7 +121,8 @@ class Material:
         labels = torch.from_numpy(self.clips.labels.mean.T.copy())
         nan = float("nan")
         ranges = [(nan, nan) if a.guessed else (a.low, a.high) for a in self.clips.axes]
-        return Targets(labels, torch.tensor(ranges, dtype=torch.float64))
+        spread = torch.from_numpy(self.clips.labels.spread.swapaxes(0, 1).copy())
+        return Targets(labels, torch.tensor(ranges, dtype=torch.float64), spread)
 
     def clip_means(self, fold: int) -> Tensor:
         """Return the mean of each clip's windows [C, D] in a fold, flat, without the prompt."""
@@ -173,7 +174,14 @@ class Material:
         return found
 
     def check_head(self, head: Architecture) -> None:
-        """Refuse a head that does not take the feature."""
+        """Refuse a head that does not take the feature, or the labels."""
+        labels = self.clips.labels
+        lacking = (np.isfinite(labels.mean) & np.isnan(labels.spread[..., 1])).any(0)
+        if head.output == "gaussian" and lacking.any():
+            raise QamroError(
+                f"output=gaussian learns from single ratings, and of axis "
+                f"{self.clips.axes[int(lacking.argmax())].name!r} only means are known"
+            )
         first = self.features[0]
         width = 0 if first.text is None else first.text.shape[1]
         try:

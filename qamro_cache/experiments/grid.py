@@ -209,9 +209,11 @@ def cells_of(grid: Grid) -> list[Cell]:
     refuse_cells(cells)
     for name in sorted(set(shared) & set(RECIPE)):
         if not any(cell.recipe.takes(name) for cell in cells):
-            only = all(cell.recipe.head.kind == "ridge" for cell in cells)
-            what = f"no loss of the grid has a parameter {name}"
-            raise QamroError(f"a ridge head takes no {name}" if only else what)
+            if all(cell.recipe.head.kind == "ridge" for cell in cells):
+                raise QamroError(f"a ridge head takes no {name}")
+            if all(cell.recipe.head.output == "gaussian" for cell in cells):
+                raise QamroError(f"a gaussian head is trained by its likelihood: no {name}")
+            raise QamroError(f"no loss of the grid has a parameter {name}")
     return cells
 
 
@@ -221,6 +223,8 @@ def with_huber_alone(cells: Sequence[Cell]) -> list[Cell]:
     for cell in cells:
         recipe = huber_alone(cell.recipe)
         names = {n: v for n, v in cell.names.items() if n not in (*PARAMETERS, "loss")}
+        if "output" in names:
+            names["output"] = recipe.head.output
         plain = replace(cell, names={**names, "loss": str(recipe.loss)}, recipe=recipe)
         if cell.recipe.head.kind != "ridge":
             found.setdefault(plain.what, plain)
@@ -253,6 +257,7 @@ def _cell(shared: Mapping[str, Any], own: Mapping[str, Any]) -> Cell:
         given = {name: CELL[name].check(value) for name, value in {**shared, **own}.items()}
         # What all share is for those that have a use for it; what a cell sets itself it must take.
         decides = "head" if given.get("head") == "ridge" else "loss"
+        decides = "output" if given.get("output") == "gaussian" else decides
         bare = make_recipe({decides: given[decides]} if decides in given else {})
         useless = {name for name in shared if name in RECIPE and not bare.takes(name)}
         given = {name: value for name, value in given.items() if name not in useless - set(own)}

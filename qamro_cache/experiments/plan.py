@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from qamro_cache.datasets.raters import subsampled_means
+from qamro_cache.datasets.raters import subsampled
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.identity import canonical_json
@@ -59,7 +59,8 @@ def make_plan(
     # A row of targets for every axis and number of raters. All seeds learn from the same ratings:
     # averaged, heads of several draws would have learned from more.
     rows: dict[tuple[int, int], int] = {(a, 0): a for a in range(len(material.clips.axes))}
-    labels = list(base.labels.numpy())
+    assert base.spread is not None
+    labels, spread = list(base.labels.numpy()), list(base.spread.numpy())
     taught = [np.flatnonzero(folds.teach(np.isfinite(row))) for row in labels]
     jobs, places, axes = [], [], []
     for place, cell in cells:
@@ -67,7 +68,9 @@ def make_plan(
             key = (a, cell.raters)
             if key not in rows:
                 rows[key] = len(labels)
-                labels.append(subsampled_means(material.clips.labels, *key, seed=0))
+                few = subsampled(material.clips.labels, *key, seed=0)
+                labels.append(few.mean[:, 0])
+                spread.append(few.spread[:, 0])
                 taught.append(np.flatnonzero(folds.teach(np.isfinite(labels[-1]))))
             for seed in range(seeds_of(cell, seeds)):
                 for fold in taught[rows[key]]:
@@ -76,7 +79,8 @@ def make_plan(
                     places.append(place)
                     axes.append(a)
     axis_of_row = [key[0] for key, _ in sorted(rows.items(), key=lambda item: item[1])]
-    targets = Targets(torch.from_numpy(np.stack(labels)), base.ranges[axis_of_row])
+    ratings = torch.from_numpy(np.stack(spread))
+    targets = Targets(torch.from_numpy(np.stack(labels)), base.ranges[axis_of_row], ratings)
     keys = _keys(material, targets, jobs, precision)
     return Plan(material, targets, jobs, places, axes, keys)
 
@@ -97,10 +101,9 @@ def joined(plans: Sequence[Plan]) -> tuple[list[Features], Targets, list[Job]]:
         ]
         view += len(plan.material.features)
         target += len(plan.targets.labels)
-    labels, ranges = (
-        torch.cat([getattr(plan.targets, name) for plan in plans]) for name in ("labels", "ranges")
-    )
-    return views, Targets(labels, ranges), jobs
+    names = ("labels", "ranges", "spread")
+    whole = [torch.cat([getattr(plan.targets, name) for plan in plans]) for name in names]
+    return views, Targets(*whole), jobs
 
 
 def _keys(material: Material, targets: Targets, jobs: Sequence[Job], precision: str) -> list[str]:
@@ -124,7 +127,11 @@ def _keys(material: Material, targets: Targets, jobs: Sequence[Job], precision: 
         data.update(np.packbits(mask).tobytes())
     if folds.groups is not None:
         data.update(folds.groups.tobytes())
-    rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in targets.labels]
+    assert targets.spread is not None
+    rows, spread = (
+        [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in part]
+        for part in (targets.labels, targets.spread)
+    )
     # JSON has no NaN: a scale that nobody named follows from the labels.
     ranges = [pair if np.isfinite(pair).all() else None for pair in targets.ranges.tolist()]
     recipes = {id(job.recipe): flat_recipe(job.recipe) for job in jobs}
@@ -140,5 +147,7 @@ def _keys(material: Material, targets: Targets, jobs: Sequence[Job], precision: 
             "precision": precision,
             "version": 2,
         }
+        if job.recipe.head.output == "gaussian":
+            record["spread"] = spread[job.target]
         keys.append(hashlib.sha256(canonical_json(record).encode()).hexdigest())
     return keys

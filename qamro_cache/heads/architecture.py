@@ -11,7 +11,7 @@ from qamro_cache.settings import check_settings, setting
 class Architecture:
     """What is the same for all heads of a stack; what differs (seed, dropout) is in the training.
 
-    ``audiobox`` puts softmax weights over cached layers [L, D] and an L2 norm before an ``mlp``;
+    ``audiobox`` mixes cached layers [L, D], as they are, and puts an L2 norm before an ``mlp``;
     ``ridge`` is a ``linear`` head that is solved in closed form (`heads.ridge`).
     """
 
@@ -37,12 +37,20 @@ class Architecture:
     )
     layer_norm: bool = setting(False, "Layer norm before each activation.")
     output: str = setting(
-        "linear", "bounded stays within the rating scale.", choices=("linear", "bounded")
+        "linear",
+        "bounded stays within the rating scale; gaussian: a mean and a std, by the likelihood of "
+        "each rating.",
+        choices=("linear", "bounded", "gaussian"),
     )
     pooling: str = setting(
         "mean",
         "Of a clip's windows; scores: a score a window, then their mean.",
         choices=("mean", "max", "attention", "scores"),
+    )
+    layers: str = setting(
+        "joined",
+        "Of a layered feature, side by side; mixed: their mean by learned softmax weights.",
+        choices=("joined", "mixed"),
     )
     inputs: str = setting(
         "audio", "What the head sees of the prompt.", choices=("audio", "concat", "products")
@@ -52,12 +60,19 @@ class Architecture:
         check_settings(self)
         if self.kind == "linear" and self.widths:
             raise ValueError(f"a linear head has no hidden layers, got widths={self.widths}")
-        if self.kind == "audiobox" and (self.inputs != "audio" or self.pooling == "attention"):
-            raise ValueError("an audiobox head takes inputs='audio' and no attention pooling")
+        if self.kind == "audiobox" and self.pooling == "attention":
+            raise ValueError("an audiobox head takes no attention pooling")
         if self.kind == "ridge" and not self.rows_are_clips:
             raise ValueError("a ridge head takes pooling='mean' or 'max'")
-        if self.kind == "ridge" and (self.widths or self.output != "linear"):
-            raise ValueError("a ridge head has no hidden layers and a linear output")
+        if self.kind == "ridge" and (self.widths or self.output != "linear" or self.mixes):
+            raise ValueError("a ridge head has no hidden layers, a linear output and joined layers")
+        if self.mixes and self.inputs != "audio":
+            raise ValueError("a head that mixes layers (or an audiobox head) takes inputs='audio'")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a row is layers [L, D], which the head weighs."""
+        return self.kind == "audiobox" or self.layers == "mixed"
 
     @property
     def rows_are_clips(self) -> bool:

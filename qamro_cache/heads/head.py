@@ -26,7 +26,8 @@ class AxisHead:
             standardized rows and give standardized scores.
         label_mean: score = label_mean + label_std * output.
         label_std: as above, in the axis' units, positive.
-        row_mean: [D] subtracted from a row; None where the head takes rows as they are.
+        row_mean: [D], or [L, D] of layers, subtracted from a row; None where the head takes rows
+            as they are.
         row_std: [D] by which the difference is divided; None with ``row_mean``.
         reference: training clips of this axis, where they are others than the head's first axis
             has; None: `Head.reference`.

@@ -24,6 +24,7 @@ from qamro_cache.features.pooling import (
     window_shares,
 )
 from qamro_cache.heads.architecture import Architecture as Architecture
+from qamro_cache.heads.outputs import activate, attention_logits, between, means, mixed
 
 Params = Mapping[str, Tensor]
 
@@ -40,7 +41,7 @@ class Rows(NamedTuple):
     """What heads see.
 
     Attributes:
-        values: [R, D], or [R, L, D] for ``audiobox``.
+        values: [R, D], or [R, L, D] for heads that mix layers.
         windows: of the rows; None where row c is clip c.
     """
 
@@ -62,9 +63,9 @@ def take_rows(rows: Rows, offsets: Tensor | None, clips: Tensor, size: int | Non
 
 def input_width(architecture: Architecture, audio: Sequence[int], text: int = 0) -> tuple[int, ...]:
     """Shape of one row, from one window's feature shape and the width of a prompt's embedding."""
-    if architecture.kind == "audiobox":
+    if architecture.mixes:
         if len(audio) != 2:
-            raise ValueError(f"an audiobox head takes layers [L, D], got {list(audio)}")
+            raise ValueError(f"a head that mixes layers takes [L, D], got {list(audio)}")
         return tuple(audio)
     width = math.prod(audio)
     if architecture.inputs == "concat":
@@ -94,7 +95,7 @@ def prepare_rows(
     """
     num_clips = len(offsets) - 1
     clip = clip_of_window(offsets)
-    values = windows if architecture.kind == "audiobox" else windows.flatten(1)
+    values = windows if architecture.mixes else windows.flatten(1)
     if architecture.pooling == "mean":
         values = mean_rows(values, clip, weights, num_clips)
     elif architecture.pooling == "max":
@@ -119,11 +120,11 @@ def parameter_shapes(architecture: Architecture, row: Sequence[int]) -> dict[str
 
     Layer k is ``k.weight`` [in, out] and ``k.bias`` [out] (with ``k.norm.weight`` and
     ``k.norm.bias``), the last one ``output.weight`` and ``output.bias``; ``layers`` [L] are the
-    logits of an audiobox head's layer weights, ``attention`` [D] those of attention pooling.
+    logits of the layers' weights in a mix, ``attention`` [D] those of attention pooling.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     width = row[-1]
-    if architecture.kind == "audiobox":
+    if architecture.mixes:
         shapes["layers"] = (row[0],)
     if architecture.pooling == "attention":
         shapes["attention"] = (width,)
@@ -132,7 +133,8 @@ def parameter_shapes(architecture: Architecture, row: Sequence[int]) -> dict[str
         if architecture.layer_norm:
             shapes[f"{k}.norm.weight"], shapes[f"{k}.norm.bias"] = (out,), (out,)
         width = out
-    shapes["output.weight"], shapes["output.bias"] = (width, 1), (1,)
+    last = 2 if architecture.output == "gaussian" else 1
+    shapes["output.weight"], shapes["output.bias"] = (width, last), (last,)
     return shapes
 
 
@@ -212,6 +214,8 @@ def score_rows(
 ) -> Tensor:
     """Return scores [heads, C] in the units of the standardized labels; differentiable.
 
+    Of ``gaussian`` heads [heads, C, 2]: these, and what `losses.gaussian.deviation` takes.
+
     Args:
         architecture: the heads'.
         params: stacked, as `init_params` makes them.
@@ -222,17 +226,15 @@ def score_rows(
     """
     layers = layers or Layers(architecture)
     heads, (values, windows) = params["output.weight"].shape[0], rows
-    if architecture.kind == "audiobox":
-        mixed = torch.einsum("hl,rld->hrd", params["layers"].softmax(-1), values)
-        hidden = F.normalize(mixed, dim=-1)
-    else:
-        hidden = values.expand(heads, *values.shape)
+    hidden = values.expand(heads, *values.shape)
+    if architecture.mixes:
+        hidden = mixed(params["layers"], values, unit=architecture.kind == "audiobox")
     for k in range(len(architecture.widths) + 1):
         name = "output" if k == len(architecture.widths) else str(k)
         weight, bias = params[f"{name}.weight"], params[f"{name}.bias"].unsqueeze(1)
         if architecture.pooling == "attention" and windows is not None:
             # Pooling commutes with the first product, which makes it narrow.
-            logits = torch.matmul(params["attention"], values.T)
+            logits = attention_logits(params["attention"], values, hidden)
             hidden, windows = attend(torch.bmm(hidden, weight), logits, *windows) + bias, None
         else:
             hidden = layers.product(k, hidden, weight, bias)
@@ -244,7 +246,7 @@ def score_rows(
         hidden = layers.activation(k, hidden)
         if dropout is not None:
             hidden = hidden * dropout(k, hidden)
-    scores = hidden.squeeze(-1)
+    scores = hidden if architecture.output == "gaussian" else hidden.squeeze(-1)
     if architecture.output == "bounded":
         if bounds is None:
             raise ValueError("a bounded head needs bounds=[heads, 2]")
@@ -275,23 +277,14 @@ def forward(
         offsets: [C+1] int64.
         weights: [W].
         text: [C, T] prompt embeddings, where the head takes them.
-        mean: [D] or [heads, D] of the rows; None for an audiobox head.
+        mean: [D] or [heads, D] of rows, [L, D] of mixed layers; None for an audiobox head.
         std: as ``mean``.
         bounds: [heads, 2], for the bounded output.
     """
-    if mean is not None and std is not None:
-        params = fold_standardization(params, mean, std)
     rows = prepare_rows(architecture, windows, offsets, weights, text)
-    return score_rows(architecture, params, rows, bounds=bounds)
-
-
-def between(bounds: Tensor, share: Tensor) -> Tensor:
-    """Return the scores [heads, N] at a ``share`` [heads, N] of the way between both bounds."""
-    low, high = bounds[:, :1], bounds[:, 1:]
-    return low + (high - low) * share
-
-
-def activate(name: str, x: Tensor) -> Tensor:
-    """Apply an activation by name; ``none`` is the identity."""
-    known = {"relu": torch.relu, "gelu": F.gelu, "tanh": torch.tanh}
-    return known[name](x) if name in known else x
+    if mean is not None and std is not None:
+        if architecture.mixes:
+            rows = rows._replace(values=(rows.values - mean) / std)
+        else:
+            params = fold_standardization(params, mean, std)
+    return means(score_rows(architecture, params, rows, bounds=bounds))

@@ -25,10 +25,14 @@ def published_start(
         head: of kind ``audiobox``; its hidden layers are replaced by the published ones.
 
     Raises:
-        QamroError: another kind of head, an axis that the model does not have, no checkpoint.
+        QamroError: another kind of head or output, an axis that the model does not have, no
+            checkpoint.
     """
-    if head.kind != "audiobox":
-        raise QamroError("--init takes --head audiobox and a cache made by the audiobox encoder")
+    if head.kind != "audiobox" or head.output == "gaussian":
+        raise QamroError(
+            "--init takes --head audiobox, no gaussian output, and a cache made by the audiobox "
+            "encoder"
+        )
     from qamro_cache.encoders.audiobox import published_head
 
     known = published_head(checkpoint)

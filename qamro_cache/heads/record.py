@@ -144,8 +144,8 @@ def blank_head(record: Mapping[str, Any], header: Header) -> Head:
                 params={n: _nothing(len(seeds), *shape) for n, shape in shapes.items()},
                 label_mean=float(entry["label_mean"]),
                 label_std=float(entry["label_std"]),
-                row_mean=_nothing(row[-1]) if has_rows else None,
-                row_std=_nothing(row[-1]) if has_rows else None,
+                row_mean=_nothing(*row) if has_rows else None,
+                row_std=_nothing(*row) if has_rows else None,
                 reference=_blank_reference(f"{index}/reference", entry["ood"], header)
                 if "ood" in entry
                 else None,

@@ -20,7 +20,7 @@ from qamro_cache.training.net import AutogradNet, LayeredNet, Net, is_layered
 from qamro_cache.training.optimizer import SGD, AdamW, Optimizer
 from qamro_cache.training.recipe import Recipe
 from qamro_cache.training.state import HeadState
-from qamro_cache.training.step_loss import ComposedStepLoss, StepLoss
+from qamro_cache.training.step_loss import ComposedStepLoss, LikelihoodStepLoss, StepLoss
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,16 @@ def plain_backend(recipe: Recipe, half: bool = False) -> Backend:
         if layered
         else partial(AutogradNet, recipe.head, half),
         optimizer=SGD if recipe.optimizer == "sgd" else AdamW,
-        loss=partial(ComposedStepLoss, loss=recipe.loss),
+        loss=LikelihoodStepLoss
+        if recipe.head.output == "gaussian"
+        else partial(ComposedStepLoss, loss=recipe.loss),
     )
 
 
 def _with_step_loss(backend: Backend, recipe: Recipe) -> Backend:
     from qamro_cache.training.gpu import step_loss
 
-    if not step_loss.fuses(recipe.loss):
+    if recipe.head.output == "gaussian" or not step_loss.fuses(recipe.loss):
         return backend
     return replace(backend, loss=partial(step_loss.FusedStepLoss, loss=recipe.loss))
 

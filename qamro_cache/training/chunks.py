@@ -115,7 +115,7 @@ def bytes_per_head(recipe: Recipe, row: tuple[int, ...], rows: int, dtype: torch
     weights = sum(torch.Size(shape).numel() for shape in shapes.values())
     copies = 3 if recipe.optimizer == "sgd" else 6
     units = sum(recipe.head.widths) + 2
-    if recipe.head.kind == "audiobox":
+    if recipe.head.mixes:
         units += 3 * row[-1]
     batch = min(recipe.batch_size, rows)
     return dtype.itemsize * (copies * weights + 4 * batch * units + 8 * batch)

@@ -131,8 +131,11 @@ class _Data:
         self.views = [features] if isinstance(features, Features) else list(features)
         self.folds = folds
         self.order_seed, self.device = order_seed, device
+        spread = targets.spread
         self.targets = Targets(
-            targets.labels.double().to(device), targets.ranges.double().to(device)
+            targets.labels.double().to(device),
+            targets.ranges.double().to(device),
+            None if spread is None else spread.double().to(device),
         )
         self.rows: dict[tuple[int, str, str, bool], Rows] = {}
 
@@ -152,7 +155,7 @@ class _Data:
 
     def _rows(self, head: Architecture, view: int) -> Rows:
         # What `prepare_rows` looks at.
-        key = (view, head.pooling, head.inputs, head.kind == "audiobox")
+        key = (view, head.pooling, head.inputs, head.mixes)
         if key not in self.rows:
             windows, offsets, weights, text, _ = self.views[view]
             self.rows[key] = prepare_rows(

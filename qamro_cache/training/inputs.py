@@ -50,10 +50,13 @@ class Targets:
         labels: [T, C] in their own units, NaN where a clip has none.
         ranges: [T, 2] the rating scales; NaN where nobody named one: then a head's scale is
             guessed from its own training labels (`datasets.axes.guess_scale`).
+        spread: [T, C, 2] how many ratings each label is the mean of, and their variance around it;
+            for ``gaussian`` heads alone.
     """
 
     labels: "Tensor"
     ranges: "Tensor"
+    spread: "Tensor | None" = None
 
 
 @dataclass(frozen=True)

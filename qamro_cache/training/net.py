@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from qamro_cache.heads.architecture import Architecture
-from qamro_cache.heads.network import Layers, Rows, activate, score_rows, take_rows
+from qamro_cache.heads.network import Layers, Rows, score_rows, take_rows
+from qamro_cache.heads.outputs import activate
 from qamro_cache.training.batches import Batch
 from qamro_cache.training.optimizer import Optimizer
 
@@ -97,7 +98,8 @@ def _mix(x: Tensor) -> Tensor:
 
 def is_layered(head: Architecture) -> bool:
     """Whether `LayeredNet` covers these heads."""
-    return head.rows_are_clips and head.kind != "audiobox" and not head.layer_norm
+    plain = not (head.mixes or head.layer_norm or head.output == "gaussian")
+    return head.rows_are_clips and plain
 
 
 class LayeredNet(Layers):

@@ -20,7 +20,8 @@ class FoldRows(NamedTuple):
     Attributes:
         rows: of all clips.
         validation: rows of the validation set; None for a fold without one.
-        moments: mean and std [D] of the training clips' rows; None where rows stay as they are.
+        moments: mean and std [D], or [L, D], of the training clips' rows; None where rows stay as
+            they are.
     """
 
     rows: Rows

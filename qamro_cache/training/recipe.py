@@ -17,6 +17,8 @@ DEFAULT_LOSS = "huber@standardized+qamro@standardized"
 
 #: What acts on a ridge head: nothing of it is trained in steps.
 _OF_RIDGE = ("head", "pooling", "inputs")
+#: What a likelihood is in place of.
+_OF_LOSSES = ("loss", *PARAMETERS)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Recipe:
         """Tell whether a setting of `RECIPE` acts on such a head."""
         if self.head.kind == "ridge":
             return name in _OF_RIDGE
+        if self.head.output == "gaussian" and name in _OF_LOSSES:
+            return False
         return name not in PARAMETERS or self.loss.takes(name)
 
     @property
@@ -101,7 +105,7 @@ def make_recipe(given: Mapping[str, Any]) -> Recipe:
         given: names of `RECIPE` with their values. A parameter of a loss term (``alpha``) goes to
             the terms that have one of that name. A ``linear`` head has no hidden layers, and an
             ``audiobox`` head is the published one's shape, unless they say otherwise. A ``ridge``
-            head takes nothing that is for training in steps.
+            head takes nothing that is for training in steps, a ``gaussian`` output no loss.
 
     Raises:
         ValueError: names the setting and its value.
@@ -116,6 +120,10 @@ def make_recipe(given: Mapping[str, Any]) -> Recipe:
                     f"a ridge head is solved in closed form and takes no {name}, "
                     f"only {' and '.join(_OF_RIDGE[1:])}"
                 )
+    if given.get("output") == "gaussian":
+        for name in _OF_LOSSES:
+            if name in given:
+                raise ValueError(f"output=gaussian is trained by its likelihood: no {name}")
     parameters = {name: given[name] for name in PARAMETERS if name in given}
     loss = parse_loss(_LOSS.check(str(given.get("loss", DEFAULT_LOSS))), parameters)
     shape = {key: given[one.name] for key, one in settings_of(Architecture).items()
@@ -126,7 +134,9 @@ def make_recipe(given: Mapping[str, Any]) -> Recipe:
 
 def huber_alone(recipe: Recipe) -> Recipe:
     """Return the recipe with nothing but Huber's loss of the usual units: no ranking."""
-    return replace(recipe, loss=parse_loss("huber@standardized"))
+    output = "linear" if recipe.head.output == "gaussian" else recipe.head.output
+    head = replace(recipe.head, output=output)
+    return replace(recipe, head=head, loss=parse_loss("huber@standardized"))
 
 
 def checked_recipe(given: Mapping[str, Any]) -> Recipe:
@@ -140,8 +150,8 @@ def checked_recipe(given: Mapping[str, Any]) -> Recipe:
 def flat_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe's settings by flat names, the inverse of `make_recipe`, as JSON types.
 
-    The terms' parameters stand in the text of ``loss``, those by default too. Of a ridge head
-    there is only what acts on it.
+    The terms' parameters stand in the text of ``loss``, those by default too. There is only what
+    acts on the head.
     """
     head = {one.name: getattr(recipe.head, key) for key, one in settings_of(Architecture).items()}
     training = {name: getattr(recipe, name) for name in settings_of(Recipe)}
@@ -151,7 +161,7 @@ def flat_recipe(recipe: Recipe) -> dict[str, Any]:
         "loss": recipe.loss.text(whole=True),
         **training,
     }
-    return {n: v for n, v in flat.items() if recipe.head.kind != "ridge" or n in _OF_RIDGE}
+    return {name: value for name, value in flat.items() if recipe.takes(name)}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class Result(NamedTuple):
             epoch before; NaN likewise, and in the first.
         params: the kept weights [H, ...], for standardized rows and labels; empty where they
             were not asked for.
-        row_mean, row_std: [H, D] of the rows; None where rows are not standardized.
+        row_mean, row_std: [H, D], or [H, L, D], of the rows; None where they are not standardized.
         label_mean, label_std: [H] of the training labels.
         penalty: [H] float64 that ridge heads chose; None for heads that are trained in epochs.
     """
@@ -38,9 +38,9 @@ class Result(NamedTuple):
 
 
 def empty_result(
-    heads: int, clips: int, params: Mapping[str, Tensor], dtype: torch.dtype, width: int
+    heads: int, clips: int, params: Mapping[str, Tensor], dtype: torch.dtype, row: tuple[int, ...]
 ) -> Result:
-    """Make room for what `Stack.retire` writes; ``width`` of standardized rows, else 0."""
+    """Make room for what `Stack.retire` writes; ``row`` is a standardized one's shape, else ()."""
     return Result(
         predictions=torch.full((heads, clips), torch.nan, dtype=dtype),
         best_epoch=torch.zeros(heads, dtype=torch.int64),
@@ -48,8 +48,8 @@ def empty_result(
         validation_loss=torch.empty(0),
         stability=torch.empty(0),
         params={name: torch.empty(p.shape, dtype=dtype) for name, p in params.items()},
-        row_mean=torch.zeros(heads, width, dtype=dtype) if width else None,
-        row_std=torch.ones(heads, width, dtype=dtype) if width else None,
+        row_mean=torch.zeros(heads, *row, dtype=dtype) if row else None,
+        row_std=torch.ones(heads, *row, dtype=dtype) if row else None,
         label_mean=torch.empty(heads, dtype=dtype),
         label_std=torch.empty(heads, dtype=dtype),
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from qamro_cache.heads.network import init_params, score_rows, take_rows
+from qamro_cache.heads.outputs import means
 from qamro_cache.training.backend import Backend
 from qamro_cache.training.batches import Batch, Batches
 from qamro_cache.training.inputs import Inputs
@@ -53,6 +54,7 @@ class Stack:
         self.device = inputs.targets.labels.device
         recipe = jobs[0].recipe
         self.head, self.drops = recipe.head, recipe.dropout > 0
+        self.outputs = (2,) if self.head.output == "gaussian" else ()
         schedule, orders = make_schedule(inputs.folds, inputs.targets, jobs, inputs.order_seed)
         seen = [(job.view, job.fold) for job in jobs]
         self.keys = list(zip(seen, orders, strict=True))
@@ -83,7 +85,7 @@ class Stack:
             inputs.num_clips,
             self.params if weights else {},
             dtype,
-            shape[-1] if standardized else 0,
+            tuple(shape) if standardized else (),
         )
 
     def train_epoch(self, batches: Sequence[Batch]) -> None:
@@ -116,7 +118,8 @@ class Stack:
     def _watch(self) -> tuple[Tensor, Tensor]:
         """Score the validation sets; return the loss [H] and the scores' stability [H]."""
         state = self.state
-        scores = torch.zeros_like(state.validation_target)
+        target = state.validation_target
+        scores = target.new_zeros(*target.shape, *self.outputs)
         for fold, _, heads in self.groups:
             rows = self.folds[fold].validation
             if rows is not None:
@@ -126,7 +129,7 @@ class Stack:
                 width = min(some.shape[1], scores.shape[1])
                 scores[heads, :width] = some[:, :width]
         loss = self.loss.validation(scores)
-        pred = state.predictions(scores)
+        pred = state.predictions(means(scores))
         stability = self.backend.stability(pred, state.validation_before, state.validation_mask)
         state.validation_before.copy_(pred)
         return loss, stability
@@ -184,7 +187,7 @@ class Stack:
             for fold, _, heads in keys:
                 rows = take_rows(self.folds[fold].rows, self.inputs.offsets, clips)
                 some = {name: p[heads] for name, p in params.items()}
-                block = score_rows(self.head, some, rows, bounds=bounds[heads])
+                block = means(score_rows(self.head, some, rows, bounds=bounds[heads]))
                 scores[heads, start:stop] = block[:, : len(clips)].cpu()
         return scores
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qamro_cache.datasets.axes import guess_scale
 from qamro_cache.training.inputs import Bools, Inputs
-from qamro_cache.training.recipe import Job
+from qamro_cache.training.recipe import Job, Recipe
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ class HeadState:
         label_low, label_high: [H] what QAMRO's label quality is relative to.
         bounds: [H, 2] the rating scale in standardized labels.
         has_validation: [H] bool; without, a head trains for ``max_epochs``.
+        spread: [H, C, 2] of ``gaussian`` heads: ratings of each clip, and their variance in
+            standardized labels; [H, 0, 2] of others.
+        validation_spread: [H, S, 2] of the validation set, likewise.
         validation_target: [H, S] labels of the head's own validation set.
         validation_mask: [H, S] bool, which of them count.
         validation_before: [H, S] the predictions of the epoch before, at first NaN; written.
@@ -56,7 +59,9 @@ class HeadState:
     label_low: Tensor
     label_high: Tensor
     bounds: Tensor
+    spread: Tensor
     has_validation: Tensor
+    validation_spread: Tensor
     validation_target: Tensor
     validation_mask: Tensor
     validation_before: Tensor
@@ -108,6 +113,8 @@ def make_state(
         torch.from_numpy(x).to(device) for x in _validation_sets(inputs.folds.validation, jobs)
     )
 
+    spread = _spread(inputs.targets.spread, row, std, jobs[0].recipe)
+
     def reals(values: Sequence[float] | Sequence[tuple[float, ...]]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64).to(device, dtype)
 
@@ -133,7 +140,9 @@ def make_state(
         label_low=low.to(dtype),
         label_high=high.to(dtype),
         bounds=((scale - mean[:, None]) / std[:, None]).to(dtype),
+        spread=spread.to(dtype),
         has_validation=validation.any(1),
+        validation_spread=_at(spread, places).to(dtype),
         validation_target=target.to(dtype).gather(1, places),
         validation_mask=validation.gather(1, places) & inside,
         validation_before=torch.full(places.shape, torch.nan, dtype=dtype, device=device),
@@ -154,6 +163,23 @@ def _label_stats(target: Tensor, train: Tensor) -> tuple[Tensor, Tensor, Tensor,
     high = torch.where(train, target, -torch.inf).amax(1)
     # Equal training labels: no pair, so any range will do.
     return mean, torch.where(std > 0, std, 1), low, torch.where(high > low, high, low + 1)
+
+
+def _spread(known: Tensor | None, row: Tensor, std: Tensor, recipe: Recipe) -> Tensor:
+    """Return the ratings [H, C, 2] of each head's target: their number, standardized variance."""
+    if recipe.head.output != "gaussian":
+        return std.new_zeros(len(std), 0, 2)
+    if known is None:
+        raise ValueError("a gaussian head needs the targets' spread")
+    count, variance = known[row].nan_to_num(0).unbind(2)
+    return torch.stack([count, variance / std[:, None] ** 2], 2)
+
+
+def _at(spread: Tensor, places: Tensor) -> Tensor:
+    """Return the spread [H, C, 2] at clips [H, S]; as empty as it is."""
+    if not spread.shape[1]:
+        return spread
+    return spread.gather(1, places.unsqueeze(2).expand(*places.shape, 2))
 
 
 def _scales(named: Tensor, low: Tensor, high: Tensor) -> Tensor:

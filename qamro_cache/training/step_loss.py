@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from qamro_cache.losses import gaussian
 from qamro_cache.losses.composed import LabelStats, value_and_grad
 from qamro_cache.losses.loss import Loss
 from qamro_cache.training.batches import Batch
@@ -58,3 +59,30 @@ class ComposedStepLoss:
         return value_and_grad(
             self.loss, pred, target, mask=mask, labels=self.labels, numbers=numbers
         )
+
+
+class LikelihoodStepLoss:
+    """Of ``gaussian`` heads, whose scores are [H, R, 2] everywhere: the ratings' likelihood."""
+
+    def __init__(self, state: HeadState) -> None:
+        self.state = state
+        self.target = state.standardized(state.target)
+        self.validation_target = state.standardized(state.validation_target)
+
+    def step(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See `StepLoss`."""
+        state = self.state
+        clips = batch.clips[state.order]
+        mask = state.train.gather(1, clips) & batch.valid[state.order]
+        spread = state.spread.gather(1, clips.unsqueeze(2).expand(*clips.shape, 2))
+        counted = scores[:, : clips.shape[1]]
+        value, grad = gaussian.value_and_grad(counted, self.target.gather(1, clips), spread, mask)
+        state.finite.logical_and_(value.isfinite())
+        padding = grad.new_zeros(len(grad), scores.shape[1] - grad.shape[1], 2)
+        return torch.cat([grad, padding], 1), mask
+
+    def validation(self, scores: Tensor) -> Tensor:
+        """See `StepLoss`."""
+        state = self.state
+        seen = self.validation_target, state.validation_spread, state.validation_mask
+        return gaussian.value_and_grad(scores, *seen)[0]
