@@ -2,9 +2,10 @@
 
     python benchmarks/context.py ../shared/data --work FOLDER --out results.json
 
-Extracts `codec-mushra` and `cvssp-separation` with distillmos and resemblyzer (what is in FOLDER
-already stays), and trains a grid of each set twice, leave one group out: with its references,
-judged with and without them, and without them from the start. Figures are pooled over clips and
+Extracts `codec-mushra`, once with the screened ratings and once with those of all listeners, and
+`cvssp-separation` with distillmos and resemblyzer (what is in FOLDER already stays), and trains a
+grid of each set twice, leave one group out: with its references, judged with and without them, and
+without them from the start. Figures are pooled over clips and
 within groups, with their intervals; ``gap`` is the pooled clip SRCC less that of the same head
 without context, with its paired 95 % interval. ``--speed`` adds how long a stack trains with
 context, over the same width without (a synthetic cache).
@@ -34,7 +35,13 @@ from qamro_cache.experiments.train import _jobs
 from qamro_cache.experiments.train import _material as _read
 from qamro_cache.files import json_text
 
-SETS = ("codec-mushra", "cvssp-separation")
+#: Name -> the set, and what is taken of its folder; nothing named: all of it.
+SETS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "codec-mushra": ("codec-mushra", ()),
+    # Without the table of the listeners who found the hidden reference, all of them count.
+    "codec-mushra-unscreened": ("codec-mushra", ("audio", "ratings_formated.csv")),
+    "cvssp-separation": ("cvssp-separation", ()),
+}
 ENCODERS = {
     "distillmos": "distillmos.embedding",
     "resemblyzer": "resemblyzer.states",
@@ -134,10 +141,17 @@ def main() -> None:
         "head": "ridge",
         "sets": {},
     }
-    for name in SETS:
+    for name, (data_set, taken) in SETS.items():
+        folder = args.data / data_set
+        if taken:
+            folder = args.work / f"{name}-data"
+            folder.mkdir(exist_ok=True, parents=True)
+            for part in taken:
+                if not (folder / part).exists():
+                    (folder / part).symlink_to((args.data / data_set / part).resolve())
         caches = [args.work / f"{name}-{encoder}.h5" for encoder in ("distillmos", "resemblyzer")]
         for cache, encoder in zip(caches, ("distillmos", "resemblyzer"), strict=True):
-            extract(name, cache, encoder, data_dir=args.data / name)
+            extract(data_set, cache, encoder, data_dir=folder)
         record["sets"][name] = [
             row
             for without in (False, True)
