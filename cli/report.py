@@ -63,7 +63,10 @@ def page_of_folder(out: Path, page: Path | None) -> None:
 )
 @version_option
 def main(folders: tuple[Path, ...], out: Path | None, form: str, audio: str) -> None:
-    """Show what qamro-train or qamro-ablate found, as one page that needs no network."""
+    """Show what qamro-train or qamro-ablate found, as one page that needs no network.
+
+    Several folders are held against the first by paired differences.
+    """
     notices_to_stderr()
     from qamro_cache.reports.report import report
 

@@ -25,6 +25,7 @@ from qamro_cache.reports.report import write_page
 
 pytestmark = pytest.mark.slow
 
+PAGES = ["run", "grid", "hostile", "comparison", "set", "evaluation"]
 QUICK = {"epochs": 4, "widths": "8", "lr": 0.01, "seeds": 2, "cv": "group"}
 
 
@@ -59,7 +60,9 @@ def pages(tmp_path_factory):
     evaluation = evaluate_request(folder / "run" / "predictions.csv", cache, {})
     return {
         "hostile": report(folder / "hostile"),
-        "comparison": report([folder / "run", folder / "other"], folder / "compared.html"),
+        "comparison": report(
+            [folder / "run", folder / "other", folder / "grid"], folder / "compared.html"
+        ),
         "set": write_page(dataset_page(load_manifest(folder / "clips.csv")), folder / "set.html"),
         "evaluation": write_page(
             evaluation_page(evaluation, run_evaluate(evaluation)), folder / "evaluation.html"
@@ -78,10 +81,7 @@ def long_page():
 
 @pytest.mark.parametrize(
     ("name", "width", "dark"),
-    [
-        *itertools.product(["run", "grid"], [390, 1440], [False, True]),
-        *itertools.product(["hostile", "comparison", "set", "evaluation"], [390], [False]),
-    ],
+    list(itertools.product(PAGES, [390, 1440], [False, True])),
 )
 def test_a_page_is_whole_at_any_width_light_and_dark(browser, pages, name, dark, width):
     axe = axe_source()
@@ -191,7 +191,7 @@ def test_marks_speak_to_the_pointer_and_to_the_keys(browser, pages):
     assert len(figure.find_elements(By.CSS_SELECTOR, "path.dim")) == 4
 
 
-@pytest.mark.parametrize("name", ["run", "grid", "hostile", "comparison", "set", "evaluation"])
+@pytest.mark.parametrize("name", PAGES)
 def test_no_table_is_cut_on_paper(browser, pages, name):
     browser.open(pages[name], 680)
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})

@@ -75,7 +75,7 @@ def histogram(
         return []
     low, high = float(known.min()), float(known.max())
     if low == high:
-        return [Words([f"{title}: {label} is {number(low)} throughout."])]
+        return [Words([f"{title}: all are {number(low)} ({label})."])]
     marks = ticks(low, high, bins)
     step = marks[1] - marks[0] if len(marks) > 1 else high - low
     start = np.floor(low / step + 1e-9) * step
