@@ -28,10 +28,10 @@ QUICK = {"epochs": 1, "widths": [4], "seeds": 1, "axis": "quality", "cv": "2"}
 
 def test_half_precision_is_for_encoders_whose_error_was_tested():
     infos = {info.name: info for info in registry.list_encoders()}
-    assert {name for name, info in infos.items() if info.half} == {"clap", "audiobox"}
+    assert {name for name, info in infos.items() if info.half} == {"clap"}
     auto = EncoderOptions()
     for name, info in infos.items():
-        half = "float16" if name in ("clap", "audiobox") else "float32"
+        half = "float16" if name == "clap" else "float32"
         assert choose_precision(info, auto, "cuda:1") == half
         assert choose_precision(info, auto, "cpu") == "float32"
         assert choose_precision(info, replace(auto, backend="upstream"), "cuda") == "float32"
@@ -148,7 +148,6 @@ def test_what_is_there_is_gone_on_with(emb, tmp_path, monkeypatch):
 
 def test_a_gpu_computes_in_tf32_only_where_it_has_it(monkeypatch, tmp_path, caplog):
     capability = [(9, 0)]
-    monkeypatch.setattr(precision, "ON_A_GPU", "tf32")
     monkeypatch.setattr(precision, "usable_device", lambda name: name or "cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[0])
 

@@ -204,5 +204,4 @@ INFO = EncoderInfo(
     missing=missing,
     load=lambda argument, options, device: AudioboxEncoder(options, device),
     takes=("checkpoint", "precision", "rate_policy", "allow_pickle", "backend"),
-    half=True,
 )

@@ -70,8 +70,8 @@ class EncoderOptions(WeightsOptions):
 
     precision: str = setting(
         "auto",
-        "What the encoder computes in; auto: as in --out, else float16 on a GPU for clap and "
-        "audiobox, else float32.",
+        "What the encoder computes in; auto: as in --out, else float16 on a GPU for clap, "
+        "else float32.",
         choices=("auto", "float32", "tf32", "bfloat16", "float16"),
     )
     rate_policy: str = setting(

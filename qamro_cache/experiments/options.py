@@ -63,7 +63,8 @@ class RunOptions(ChoiceOptions, IntervalOptions, ColumnOptions, ScaleOptions):
     device: str = setting("", "Torch device.", default_help="a GPU if there is one")
     precision: str = setting(
         "auto",
-        "Precision of products on a GPU; auto: that of the results in --out, else float32.",
+        "Precision of products on a GPU; auto: that of the results in --out, else tf32 where "
+        "the GPU has it.",
         choices=("auto", "float32", "tf32", "bf16"),
     )
 

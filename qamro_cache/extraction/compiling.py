@@ -5,11 +5,11 @@ import logging
 from qamro_cache.encoders.runner import Runner
 from qamro_cache.extraction.stats import Stats
 
-#: What compiling takes, and how many times faster a network is then. Stated and not measured on
-#: this machine: HTS-AT in half precision on an H100, 2,244 windows/s without, 5,317 with. In
-#: float32 products take most of the time, and stay what they were.
-COMPILE_SECONDS = 60.0
-SPEEDUP = {"float16": 2.3, "bfloat16": 2.3, "tf32": 1.2, "float32": 1.2}
+#: What compiling takes, and how many times faster a network is then: HTS-AT in half precision on an
+#: H100, 47 s, 2,800 windows/s without and 4,000 with (benchmarks/results/encode-cuda.json). In
+#: float32, not measured, products take most of the time and stay what they were.
+COMPILE_SECONDS = 50.0
+SPEEDUP = {"float16": 1.4, "bfloat16": 1.4, "tf32": 1.2, "float32": 1.2}
 #: Seconds of work that show how fast it goes.
 STRETCH = 5.0
 #: Share of the time in which an encoder waits for audio, from which it need not be faster.
