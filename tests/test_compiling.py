@@ -88,7 +88,7 @@ def test_what_does_not_pay_is_not_compiled(caplog, what):
     caplog.set_level("INFO")
     # So many that half precision saves 0.9 of what compiling takes.
     few = int(0.9 * COMPILE_SECONDS * RATE / WINDOWS / (1 - 1 / 1.4))
-    clips = few if what == "few clips" else 3 * few
+    clips = few if what == "few clips" else int(1.5 * few)
     waiting = 0.5 if what == "waits" else 0.0
     runner = Runner("float32" if what == "float32" else "float16", what != "no GPU")
     assert extract(runner, clips, waiting) is None
