@@ -4,8 +4,8 @@
     python benchmarks/encode.py --ours --device cuda --batch-size 64,256 --seconds 5
 
 First our networks on windows that lie on the device, at each precision, eager and then compiled
-(on a CPU: eager, float32), which needs torch and transformers alone; then, unless --ours or where
-their packages are missing, against upstream's, and from files to the cache.
+(on a CPU: eager, float32), which needs torch and transformers alone; then from files to the cache;
+then, unless --ours, against upstream's. What needs a package that is not here says so.
 
 Takes about four minutes on two CPU cores, of which --ours is one. On a GPU a row takes --seconds
 and some, a compiled row at first some 30 to 90 s to compile, and none over 150 s: so by --ours for
@@ -224,12 +224,10 @@ def bench_ours(
     bench: Bench,
     folder: Path,
     names: Sequence[str],
-    sizes: Sequence[int],
-    precisions: Sequence[str],
-    forms: Sequence[str],
+    args: argparse.Namespace,
 ) -> None:
-    """Measure our networks alone, what is quick first."""
-    if "compiled" in forms:
+    """Measure our networks alone, what is quick first; then from files."""
+    if "compiled" in args.forms:
         # Not within a row's seconds, which would end it half imported.
         import_module("torch._inductor.compile_fx")
     found = {}
@@ -244,30 +242,66 @@ def bench_ours(
             encoder.network.to(bench.device)
             encoder.device = bench.device
             found[name] = encoder, expected
-    for form in forms:
-        for size in sizes:
-            for precision in precisions:
+    for form in args.forms:
+        for size in args.sizes:
+            for precision in args.precisions:
                 for encoder, expected in found.values():
                     bench.network(encoder, expected, size, precision, form == "compiled")
+    for name, (encoder, _) in found.items():
+        if absent := lacking(("soundfile", "soxr", "xxhash", "torchaudio")):
+            bench.keep(f"{name}, ours, from files", skipped=f"no {absent} here")
+            continue
+        with bench.guarded(f"{name}, ours, from files", 2 * LONGEST):
+            (folder / name).mkdir()
+            bench_files(bench, encoder, folder / name, args.clips)
+        shutil.rmtree(folder / name)
 
 
-def bench_clap(bench: Bench, folder: Path, clips: int) -> None:
-    """CLAP with HTSAT-base: laion_clap's files, its network, our network, our extraction."""
+def lacking(packages: Sequence[str]) -> str:
+    """Say which packages are not installed."""
+    return ", ".join(package for package in packages if find_spec(package) is None)
+
+
+def make_files(folder: Path, clips: int) -> list[str]:
+    """Write sounds of 22 s as WAV files; four different ones, repeated."""
     import soundfile
 
+    files = [str(folder / f"{index}.wav") for index in range(clips)]
+    for index, file in enumerate(files):
+        if index < SOUNDS:
+            soundfile.write(file, sound(index, 22 * 44_100, 44_100), 44_100)
+        else:
+            shutil.copyfile(files[index % SOUNDS], file)
+    return files
+
+
+def bench_files(bench: Bench, encoder: Any, folder: Path, clips: int) -> None:
+    """From WAV files to the cache, at the precision that is chosen for the device."""
     from qamro_cache.datasets.manifest import load_manifest
     from qamro_cache.extraction.extract import extract
 
+    precision = "float16" if bench.device.type == "cuda" else "float32"
+    encoder.spec = replace(encoder.spec, precision=precision)
+    files = make_files(folder, clips)
+    manifest = folder / "clips.csv"
+    manifest.write_text("clip_id,path\n" + "".join(f"{Path(f).stem},{f}\n" for f in files))
+    dataset, figures = load_manifest(manifest), []
+
+    def end_to_end() -> None:
+        out = folder / f"emb{len(figures)}.h5"
+        options = {"device": str(bench.device), "batch_size": bench.batch_size}
+        figures.append(extract(dataset, out, encoder, **options).stats.figures())
+
+    (rate,) = bench.rates(3 * clips, end_to_end)
+    what = f"{encoder.spec.name}, ours, 22 s WAV to the cache, {precision}"
+    bench.keep(what, rate, waits=figures[-1]["encoder_wait_share"], workers=available_processors())
+
+
+def bench_clap(bench: Bench, folder: Path, clips: int) -> None:
+    """CLAP with HTSAT-base: laion_clap's files, its network, our network."""
     reference = make_clap(folder)
     module = reference.module.to(bench.device)
-    files = []
-    for index in range(clips):
-        files.append(str(folder / f"{index}.wav"))
-        if index < SOUNDS:
-            soundfile.write(files[-1], sound(index, 22 * 44_100, 44_100), 44_100)
-        else:
-            shutil.copyfile(files[index % SOUNDS], files[-1])
-    few = files[:128]  # laion_clap is slow enough to be measured on these
+    few = make_files(folder, min(clips, 128))  # laion_clap is slow enough for these to do
 
     def load(precision: str) -> Encoder:
         options = EncoderOptions(
@@ -286,21 +320,10 @@ def bench_clap(bench: Bench, folder: Path, clips: int) -> None:
             return module.model.audio_branch(inputs, device=bench.device)["embedding"]
 
     bench.networks("clap", "pooled", their_network, load)
-    precision = "float16" if bench.device.type == "cuda" else "float32"
-    manifest = folder / "clips.csv"
-    manifest.write_text("clip_id,path\n" + "".join(f"{Path(f).stem},{f}\n" for f in files))
-    encoder, dataset, run = load(precision), load_manifest(manifest), iter(range(10**9))
-
-    def end_to_end() -> None:
-        out = folder / f"emb{next(run)}.h5"
-        extract(dataset, out, encoder, device=str(bench.device), batch_size=bench.batch_size)
-
     # Of 22 s upstream takes one window at random, we take all three.
     alone, together = (bench.rates(len(few), lambda n=n: their_files(n))[0] for n in (1, 64))
     bench.keep("clap, laion_clap's file API, 22 s WAV, one clip a call", alone)
     bench.keep("clap, laion_clap's file API, 22 s WAV, 64 clips a call", together)
-    (rate,) = bench.rates(3 * clips, end_to_end)
-    bench.keep(f"clap, ours, 22 s WAV to the cache, {precision}", rate)
 
 
 def bench_audiobox(bench: Bench, folder: Path) -> None:
@@ -419,10 +442,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ours = [name for name in OURS if name in wanted]
-        bench_ours(bench, folder, ours, args.sizes, args.precisions, args.forms)
+        bench_ours(bench, folder, ours, args)
         for name in () if args.ours else wanted:
-            if absent := [package for package in UPSTREAM[name] if find_spec(package) is None]:
-                bench.keep(f"{name}, upstream's", skipped=f"no {', '.join(absent)} here")
+            if absent := lacking(UPSTREAM[name]):
+                bench.keep(f"{name}, upstream's", skipped=f"no {absent} here")
                 continue
             with bench.guarded(f"{name}, upstream's"):
                 (folder / name).mkdir()

@@ -27,9 +27,8 @@ def make_clap(folder: Path, size: str = "HTSAT-base") -> clap.ClapEncoder:
     state = network.state_dict() | clap.expected_constants(network) | unused
     file = folder / "random-clap.pt"
     torch.save({"state_dict": state}, file)
-    return clap.ClapEncoder(
-        EncoderOptions(checkpoint=str(file), tokenizer="none", precision="float32"), "cpu"
-    )
+    options = EncoderOptions(checkpoint=str(file), tokenizer="none", precision="float32")
+    return clap.ClapEncoder(options, "cpu")
 
 
 def make_audiobox(folder: Path) -> AudioboxEncoder:

@@ -65,7 +65,7 @@ def test_the_grid(script, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         if len(sizes) == 7:
             raise KeyboardInterrupt
-        return 2.0, 1.0
+        return module.Run(2.0, 1.0, 0.5)
 
     monkeypatch.setattr(module, "stacked", stacked)
     with pytest.raises(KeyboardInterrupt):
@@ -133,18 +133,21 @@ class Tiny:
             return {"a": self.network(windows)}
 
 
-def test_our_networks_alone(script, monkeypatch):
+@pytest.mark.parametrize("forms", ["eager", "eager,compiled"])
+def test_our_networks_alone(script, monkeypatch, forms):
     """Each precision and form and size is a row, whichever of them fails or takes too long."""
-    lists = ("--precision", "float32,bfloat16,tf32", "--form", "eager,compiled")
+    lists = ("--precision", "float32,bfloat16,tf32", "--form", forms)
     module, out = script("encode", "--ours", "--batch-size", "4,8", "--seconds", "0", *lists)
     monkeypatch.setattr(module, "OURS", {"clap": Tiny})
     monkeypatch.setattr(module, "LONGEST", 3)
+    monkeypatch.setattr(module, "bench_files", lambda *_: 1 / 0)
     module.main()
-    rows = json.loads(out.read_text())["results"]
+    *rows, files = json.loads(out.read_text())["results"]
+    assert files["failed"] == "ZeroDivisionError: division by zero"
     keys = [(row["compiled"], row["batch_size"], row["precision"]) for row in rows]
     assert keys == [
         (compiled, size, precision)
-        for compiled in (False, True)
+        for compiled in (form == "compiled" for form in forms.split(","))
         for size in (4, 8)
         for precision in ("float32", "bfloat16", "tf32")
     ]

@@ -1,10 +1,13 @@
-"""WavLM's position bias: as the fused attention of a GPU wants it, and nothing of it leaks."""
+"""What a GPU wants, tried on the CPU: WavLM's position bias, and networks to test it with."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from clap_reference import sound
+from random_networks import make_audiobox, make_clap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qamro_cache.encoders.wavlm import ALIGNED, HEADS, WIDTH, Attention, WavLM
@@ -95,3 +98,22 @@ def test_the_table_of_distances_has_aligned_rows():
     assert network.distances.shape == (HEADS, 49, 56)
     assert network.distances.is_contiguous()
     assert not network.distances[..., 49:].any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [make_clap, make_audiobox])
+def test_the_networks_that_a_gpu_is_tried_with(tmp_path, make):
+    """They encode, tell sounds apart, and keep to float32 what they would lose in half of it."""
+    if make is make_clap:
+        pytest.importorskip("transformers")
+    encoder = make(tmp_path)
+    size = encoder.spec.audio.window
+    windows = torch.stack([torch.from_numpy(sound(seed, size)) for seed in range(2)])
+    found = []
+    for precision in ("float32", "float16"):
+        encoder.spec = replace(encoder.spec, precision=precision)
+        found.append(encoder.encode(windows, torch.tensor([size, size // 2])))
+    for feature, value in found[0].items():
+        distance = (value[0] - value[1]).norm()
+        assert distance > 0.03 * value[0].norm()
+        assert 0 < (found[1][feature] - value).flatten(1).norm(dim=1).max() < 0.01 * distance
