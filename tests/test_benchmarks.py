@@ -109,6 +109,21 @@ def test_the_encoders(script, monkeypatch):
     assert found["ours_over_bare_upstream_network_float32"] == {"clap": 1.5}
 
 
+def test_the_extraction(script, monkeypatch):
+    pytest.importorskip("soundfile")
+    module, out = script("extract", "--encoder", "mel", "--clips", "2", "--only", "decode")
+    monkeypatch.setattr(module, "decoding", lambda *_: 1 / 0)
+
+    def without_encoder(*_):
+        failed = json.loads(out.read_text())["decode"]
+        assert failed == {"failed": "ZeroDivisionError: division by zero"}
+        return {"speedup": 2.0}
+
+    monkeypatch.setattr(module, "without_encoder", without_encoder)
+    module.main()
+    assert json.loads(out.read_text())["extract_without_encoder"] == {"speedup": 2.0}
+
+
 class Tiny:
     """An encoder of one product, which has memory for seven windows."""
 
