@@ -73,8 +73,11 @@ def _measured(name: str, found: Record) -> Iterator[list[str]]:
     ):
         values = found.get(key, {})
         for kind, value in values.items() if isinstance(values, dict) else [("", values)]:
-            detail = kind.replace("_", " ")
-            yield [f"{what}, {detail}" if detail else what, _short(value), unit]
+            words = ", ".join(filter(None, (what, kind.replace("_", " "))))
+            if unit == "TFLOP/s" and value < 1:  # of a processor
+                yield [words, _short(1e3 * value), "GFLOP/s"]
+            else:
+                yield [words, _short(value), unit]
 
 
 def _short(value: float | None) -> str:

@@ -79,6 +79,7 @@ def test_a_gpu_is_measured_and_shown(a_machine):
     whole = "a stand-in, compute capability 9.0, 80 GB, 79 free"
     for words in ("GPU 0", whole, "to gpu unpinned", "step loss", "yes", "training in tf32", "580"):
         assert words in shown
+    assert "GFLOP/s" not in shown
     # 16 cores x 1,000 s of audio.
     assert "1,600 clips of 10 s a second" in shown.replace("\n", " ")
 
@@ -97,12 +98,14 @@ def test_a_probe_that_ends_its_process_is_a_line(a_machine, deed):
     "deed", ["os._exit(11)", "time.sleep(600)", "raise SystemExit('CUDA error: unknown error')"]
 )
 def test_a_broken_driver_leaves_the_processor(a_machine, monkeypatch, deed):
+    monkeypatch.setitem(FOUND, "products", {"tflop_s": {"float32": 0.08}})
     a_machine("gpus", deed)
     monkeypatch.setattr(self_check, "PATIENCE", 3)
     done = CliRunner().invoke(main, ["doctor"])
     assert done.exit_code == 0, done.output
     said = done.stdout.replace("\n", " ")
     assert "measured on cpu" in said
+    assert "80 GFLOP/s" in " ".join(said.split())
     assert "no GPU is used, though an NVIDIA driver is here (" in said
     assert "nvidia-smi" in said
 
