@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -30,9 +31,9 @@ from qamro_cache.reports.looks import by_system
 from qamro_cache.reports.numbers import compact, number
 from qamro_cache.reports.page import Scale, Scatter
 from qamro_cache.reports.plots import plot
-from qamro_cache.reports.raters import mean_of_others
+from qamro_cache.reports.raters import mean_of_others, rater_blocks
 from qamro_cache.reports.read import read_folder
-from qamro_cache.reports.run import run_page
+from qamro_cache.reports.run import noun_of, run_page
 from qamro_cache.reports.sounds import Sounds
 from qamro_cache.reports.svg import heat_color
 from qamro_cache.reports.tables import markdown_of, tex_of
@@ -128,6 +129,14 @@ def test_the_highest_cell_of_a_grid_is_shown_clip_by_clip(made, tmp_path):
     for title in ("the largest errors", "pairs of one group ranked the wrong way round"):
         assert f"quality: {title}" in page.text
     assert "It is one of 6 cells, chosen on the clips" in page.text
+
+
+def test_groups_of_another_test_are_not_called_as_those_of_the_first(made):
+    folder = read_folder(made / "grid")
+    record = {**folder.record, "dataset": "codec-mushra"}
+    assert noun_of(replace(folder, record=record), "group") == "signal"
+    config = {**folder.config, "given": {"onto": "other.h5"}}
+    assert noun_of(replace(folder, record=record, config=config), "group") == "group"
 
 
 def figures(page):
@@ -448,6 +457,10 @@ def test_a_set_has_a_page_before_it_is_extracted(tmp_path):
     assert "12 clips of 3 systems" in page.text
     assert "36 ratings on a scale" in page.text
     assert "1 files are copies of another" in page.text
+    *_, raters = rater_blocks(load_manifest(tmp_path / "clips.csv"), 0)
+    agreement = [row[-1] for row in raters.rows]
+    assert agreement == sorted(agreement), "who agrees least is first"
+    assert len(set(agreement)) == 3
     problems = check_dataset(load_manifest(tmp_path / "clips.csv"))["problems"]
     assert problems
     for one in problems:

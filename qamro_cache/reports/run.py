@@ -58,8 +58,9 @@ def noun_of(folder: Folder, word: str) -> str:
 
 
 def kind_of(folder: Folder) -> str:
-    """Return what the set's description calls its groups; of a label file's, nothing is known."""
-    if folder.config.get("given", {}).get("labels"):
+    """Return what the set's description calls its groups; of another's, nothing is known."""
+    given = folder.config.get("given", {})
+    if given.get("labels") or given.get("onto"):
         return ""
     return group_kind(folder.record["dataset"])
 
