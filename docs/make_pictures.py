@@ -50,7 +50,7 @@ PICTURES = {
         Part("codec-mushra-run/report.html", DESK, True, "", "quality: ranks within each signal")
     ],
     "report-grid": [
-        Part("codec-mushra-grid/report.html", DESK, False, "", "quality: alpha x beta")
+        Part("codec-mushra-grid/report.html", DESK, False, "", "quality: cells and baselines")
     ],
     "report-players": [
         Part(
