@@ -1,15 +1,17 @@
 """All that is to be shown on a GPU, in parts; `make gpu` runs it.
 
-    python benchmarks/gpu.py                      # at most ten minutes on an H100
-    python benchmarks/gpu.py --small              # the same on tiny sizes, on a CPU too
+    make gpu                                      # at most ten minutes on an H100
+    make gpu SMALL=1                              # the same on tiny sizes, on a CPU too
     python benchmarks/gpu.py --parts grid,profile
 
 A part is a process of its own with a time limit, and writes `<out>/<part>.json` as it goes. One
-that is whole is not run again: what failed or ran out of time is, by the same command. Needs torch,
-triton, numpy, scipy, h5py, pandas and, for the tests, pytest; no network.
+that is whole is not run again: what failed or ran out of time is, by the same command. Last comes a
+table of goals beside what was measured. Needs torch, triton, numpy, scipy, h5py, pandas, for the
+tests pytest, for the encoders transformers, and for sound files soundfile and soxr; no network.
 """
 
 import argparse
+import dataclasses
 import datetime
 import importlib
 import json
@@ -17,6 +19,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
@@ -38,22 +41,28 @@ class Part(NamedTuple):
 
 
 PARTS = (
-    Part("environment", 200, ("benchmarks/gpu.py", "--environment", "OUT")),
-    Part("tests", 200, ("benchmarks/gpu.py", "--tests", "OUT")),
+    Part("environment", 150, ("benchmarks/gpu.py", "--environment", "OUT")),
+    Part("tests", 240, ("benchmarks/gpu.py", "--tests", "OUT")),
     Part(
-        "grid", 200,
+        "grid", 150,
         ("benchmarks/grid.py", "--repeats", "2", "--usual", "1", "--out", "OUT"),
         ("--heads", "2", "--epochs", "2"),
     ),
-    Part("profile", 120, ("benchmarks/gpu.py", "--profile", "OUT")),
+    Part("profile", 60, ("benchmarks/gpu.py", "--profile", "OUT")),
     Part(
-        "loss", 90, ("benchmarks/loss.py", "--seconds", ".1", "--out", "OUT"),
+        "loss", 60, ("benchmarks/loss.py", "--seconds", ".1", "--out", "OUT"),
         ("--most", "100"),
     ),
     Part(
-        "crossover", 90,
+        "crossover", 40,
         ("benchmarks/loss.py", "--crossover", "--seconds", ".03", "--out", "OUT"),
-        ("--most", "100"),
+        ("--most", "128"),
+    ),
+    Part("extract", 60, ("benchmarks/gpu.py", "--extract", "OUT")),
+    Part(
+        "encode", 200,
+        ("benchmarks/encode.py", "--ours", "--seconds", "1", "--out", "OUT"),
+        ("--batch-size", "1", "--seconds", ".1", "--only", "clap"),
     ),
 )  # fmt: skip
 
@@ -205,6 +214,136 @@ def profile(out: Path, small: bool) -> None:
                 print(f"  {kernel['ms']:9.3f} ms {kernel['count']:6} {kernel['name']}")
 
 
+def extract(out: Path, small: bool) -> None:
+    """Write how fast CLAP extracts synthetic files, and how fast they are decoded alone."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    try:
+        import soundfile
+        import soxr  # noqa: F401
+    except ImportError as error:
+        write(out, header() | {"skipped": str(error)})
+        return
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    from random_networks import make_clap
+
+    from benchmarks.extract import RATE, SECONDS, NoEncoder
+    from qamro_cache.cache.content import clip_table, no_labels
+    from qamro_cache.datasets.records import Dataset
+    from qamro_cache.extraction.extract import extract
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    count, seconds = (2, 1) if small else (480, SECONDS)
+    noise = np.random.default_rng(0).standard_normal(RATE * (seconds + 12)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def make(k: int) -> dict[str, str]:
+            path = folder / f"{k}.wav"
+            soundfile.write(path, 0.1 * noise[1000 * k :][: RATE * seconds], RATE)
+            return {"clip_id": str(k), "path": str(path), "prompt": ""}
+
+        with ThreadPoolExecutor() as pool:
+            clips = clip_table(pd.DataFrame(pool.map(make, range(count))))
+        dataset = Dataset("noise", clips, no_labels(count), synthetic=True)
+        encoder = make_clap(folder)
+        encoder.network.to(device)
+        encoder.device = torch.device(device)
+        if device == "cuda":
+            encoder.spec = dataclasses.replace(encoder.spec, precision="float16")
+        record = header() | {
+            "data": f"{count} synthetic WAV files of {seconds} s at {RATE} Hz; random weights",
+            "processors": os.cpu_count(), "precision": encoder.spec.precision, "runs": [],
+        }  # fmt: skip
+        for run in range(2):
+            for what, one in (("decoding", NoEncoder(encoder.spec.audio)), ("clap", encoder)):
+                start = time.perf_counter()
+                done = extract(dataset, folder / f"{what}{run}.h5", one, device=device)
+                rate = done.windows / (time.perf_counter() - start)
+                record["runs"].append({"what": what, "windows_per_second": rate})
+                print(record["runs"][-1], flush=True)
+                write(out, record)
+
+
+class Goal(NamedTuple):
+    """What is aimed at, on an H100; ``least``: or more, else or less."""
+
+    what: str
+    aim: float
+    part: str
+    find: Callable[[Any], float]
+    least: bool = False
+
+
+def of_grid(heads: int) -> Callable[[Any], float]:
+    """The quickest precision whose mean SRCC is within .002 of float32's."""
+
+    def find(record: Any) -> float:
+        rows = [row for row in record["stacked"] if row["heads"] == heads]
+        (exact,) = (row["srcc"] for row in rows if row["precision"] == "float32")
+        return min(row["seconds"] for row in rows if row["srcc"] > exact - 0.002)
+
+    return find
+
+
+def of_loss(form: str, heads: int, n: int) -> Callable[[Any], float]:
+    """A form's milliseconds."""
+
+    def find(record: Any) -> float:
+        wanted = {"form": form, "heads": heads, "n": n}
+        (row,) = (row for row in record["rows"] if wanted.items() <= row.items())
+        return 1e3 * row["median_seconds"]
+
+    return find
+
+
+def of_encoder(name: str) -> Callable[[Any], float]:
+    """An encoder's most windows a second in float16."""
+
+    def find(record: Any) -> float:
+        rows = (row for row in record["results"] if row.get("encoder") == name)
+        return max(row["windows_per_second"] or 0 for row in rows if row["precision"] == "float16")
+
+    return find
+
+
+def of_extraction(record: Any) -> float:
+    """The share of the decoding rate."""
+    rates = [row["windows_per_second"] for row in record["runs"][-2:]]
+    return float(rates[1] / rates[0])
+
+
+GOALS = (
+    Goal("tests that fail", 0, "tests", lambda record: len(record["failed"])),
+    Goal("1,000 heads, s", 1.6, "grid", of_grid(1000)),
+    Goal("12 heads, s", 0.08, "grid", of_grid(12)),
+    Goal("fused loss of 1,000 x 256, ms", 0.08, "loss", of_loss("fused", 1000, 256)),
+    Goal("sorted loss of 2^20, ms", 10, "loss", of_loss("sorted", 1, 1 << 20)),
+    Goal("CLAP, windows/s", 5000, "encode", of_encoder("clap"), least=True),
+    Goal("Audiobox, windows/s", 1800, "encode", of_encoder("audiobox"), least=True),
+    Goal("CLAP from files, of the decoding rate", 0.9, "extract", of_extraction, least=True),
+)
+
+
+def table(out: Path) -> list[str]:
+    """Return lines of each goal, what was measured, and the ratio; -- where that is not there."""
+    lines = [f"{'goal':40} {'aim':>9} {'measured':>9} {'ratio':>6}"]
+    for goal in GOALS:
+        aim = f"{'>=' if goal.least else '<='} {goal.aim:g}"
+        try:
+            found = goal.find(json.loads((out / f"{goal.part}.json").read_text()))
+        except (OSError, ValueError, KeyError, IndexError):
+            lines.append(f"{goal.what:40} {aim:>9} {'--':>9} {'--':>6}")
+            continue
+        ratio = f"{found / goal.aim:.2f}" if goal.aim else "--"
+        lines.append(f"{goal.what:40} {aim:>9} {found:9.3g} {ratio:>6}")
+    return lines
+
+
 def write(out: Path, record: dict[str, Any]) -> None:
     """Replace the record."""
     from qamro_cache.files import write_json
@@ -216,6 +355,7 @@ JOBS: dict[str, Callable[[Path, bool], None]] = {
     "environment": environment,
     "tests": tests,
     "profile": profile,
+    "extract": extract,
 }
 
 
@@ -238,6 +378,7 @@ def main() -> None:
     ended = run_parts([part for part in PARTS if part.name in names], args.out, args.small)
     for name, end in ended:
         print(f"{name:12} {end}")
+    print("\n".join(table(args.out)))
     sys.exit(any(end.startswith(("failed", "stopped")) for _, end in ended))
 
 
