@@ -15,7 +15,7 @@ from test_train_stack import collect, make_data, make_folds, trained, varied_job
 from qamro_cache.evaluation import metrics
 from qamro_cache.heads.network import Architecture, Rows, init_params
 from qamro_cache.losses.loss import parse_loss
-from qamro_cache.training import stopping
+from qamro_cache.training import check, stopping
 from qamro_cache.training.batches import Batch
 from qamro_cache.training.net import Dropout, Group, LayeredNet
 from qamro_cache.training.recipe import Job, Recipe
@@ -377,6 +377,14 @@ def test_a_stack_interpreted(name, monkeypatch):
     alone = collect(features, targets, make_folds(), jobs[:1], precision="bf16", dtype=F32)[0]
     for key, p in alone["params"].items():
         assert torch.allclose(p, ours[0]["params"][key], rtol=1e-5, atol=1e-6)
+
+
+@interpreted
+def test_self_check_of_products_interpreted():
+    """As it is tried on a GPU, but for the interpreter, which cuts bfloat16 and does not round."""
+    found = check.judge("products", torch.device("cpu"))
+    assert not found["problem"], found
+    assert 1e-3 < found["error"] < check.LIMITS["bf16"]
 
 
 @interpreted
