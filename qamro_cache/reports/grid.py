@@ -76,7 +76,7 @@ def _best(one: Question, folder: Folder) -> list[Block]:
     """Return what the highest cell predicts of the clips that it did not learn from."""
     of = folder.predicted(one.name)
     cv = str(one.rows[0].get("cv", folder.cv))
-    noun = noun_of(folder, "prompt" if cv == "prompt" else "group")
+    noun = _noun(folder, cv)
     scale = Scale(one.name, float(of.target.min()), float(of.target.max()))
     means = system_records(of.mean, of.judged(cv, "", ""), of.system)
     systems = by_system(one.name, means, scale)
@@ -86,6 +86,11 @@ def _best(one: Question, folder: Folder) -> list[Block]:
         words += f" It is one of {one.record['cells']} cells, {one.record['note']}."
     shown = looks(one.name, of, noun, scale, held_out=True)
     return [Words([words]), *figures_first([*systems[:1], *shown, *systems[1:]])]
+
+
+def _noun(folder: Folder, cv: str) -> str:
+    """Return what a group is called where clips were held out so."""
+    return noun_of(folder, "prompt" if cv == "prompt" else "group")
 
 
 def _table(one: Question) -> Table:
@@ -131,8 +136,12 @@ def _facts(folder: Folder) -> list[Block]:
         ]
     assert folder.summary is not None
     first: pd.Series[Any] = folder.summary.iloc[0]
+    groups = f"{_noun(folder, folder.cv)}s"
     facts += [
-        ("counts", f"{first['clips']} clips, {first['systems']} systems, {first['groups']} groups"),
+        (
+            "counts",
+            f"{first['clips']} clips, {first['systems']} systems, {first['groups']} {groups}",
+        ),
         ("cells", str(len(config.get("cells", [])))),
         ("seeds", str(config.get("seeds", ""))),
         ("computed on", f"{config.get('device', '')}, {config.get('precision', '')}"),

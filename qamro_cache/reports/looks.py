@@ -89,7 +89,8 @@ def by_system(axis: str, records: Sequence[Mapping[str, Any]], scale: Scale) -> 
         rated, predicted = (np.array(one) for one in spans.values())
         inside = rated[(rated >= scale.low) & (rated <= scale.high)]
         x = Scale(x.label, *_ends(scale, np.concatenate([inside, rated[:, 0]])))
-        y = Scale(y.label, *_ends(scale, predicted.ravel()))
+        low, high = _ends(scale, predicted[:, 0])
+        y = Scale(y.label, 1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low)
     names = tuple(f"{one['system']} ({one['clips']} clips)" for one in records)
     figure = Scatter(
         f"{axis}: systems",
