@@ -7,8 +7,11 @@ Extracts `codec-mushra`, once with the screened ratings and once with those of a
 grid of each set twice, leave one group out: with its references, judged with and without them, and
 without them from the start. Figures are pooled over clips and
 within groups, with their intervals; ``gap`` is the pooled clip SRCC less that of the same head
-without context, with its paired 95 % interval. ``--speed`` adds how long a stack trains with
-context, over the same width without (a synthetic cache).
+without context, with its paired 95 % interval. On both kinds of ratings of `codec-mushra` ridge is
+tried with each penalty and ways to scale the group's features, too: what of a difference between
+two figures is of these. ``--layers`` adds a sweep over the 13 layers of a HuBERT-base of random
+weights on `codec-mushra`, in one run. ``--speed`` adds how long a stack trains with context, over
+the same width without (a synthetic cache).
 """
 
 import argparse
@@ -22,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
 
 from qamro_cache import extract, open_cache
 from qamro_cache.evaluation.compare import columns, paired_gap
@@ -34,6 +39,7 @@ from qamro_cache.experiments.store import read_stacks
 from qamro_cache.experiments.train import _jobs
 from qamro_cache.experiments.train import _material as _read
 from qamro_cache.files import json_text
+from qamro_cache.heads.ridge import PENALTIES, scaling
 
 #: Name -> the set, and what is taken of its folder; nothing named: all of it.
 SETS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -96,6 +102,51 @@ def grid(
     return rows
 
 
+def scalings(caches: list[Path], out: Path) -> list[dict[str, Any]]:
+    """Return the pooled SRCC of ridge, both encoders in their group, by penalty and scaling."""
+    given = {"feature": ENCODERS["both"], "context": "group", "cv": "group", "head": "ridge"}
+    request = train_request(caches, out, {**given, "without": ["system=Reference"]})
+    ((clips, held_out),) = request.groups
+    seen = _read(request, clips, held_out).seen(0)
+    features, labels = seen.windows.double().numpy(), clips.labels.mean[:, 0]
+    rows = []
+    for over in ("training clips", "all clips"):
+        for kind, blocks in (("a block", seen.blocks("audio")), ("all", (features.shape[1],))):
+            for penalty in PENALTIES:
+                found = np.empty(len(labels))
+                for train, test in zip(held_out.folds.train, held_out.folds.test, strict=True):
+                    mean, std, width = scaling(features[train if over[0] == "t" else ...], blocks)
+                    x = (features - mean) / (std * width)
+                    x -= x[train].mean(0)
+                    y = labels[train] - labels[train].mean()
+                    gram = x[train] @ x[train].T + penalty * np.eye(len(y))
+                    weights = x[train].T @ np.linalg.solve(gram, y)
+                    found[test] = x[test] @ weights + labels[train].mean()
+                value = float(spearmanr(found, labels).statistic)
+                row = {"standardized_over": over, "divided_by_root_of": kind, "penalty": penalty}
+                rows.append({**row, "clip_srcc": value})
+    return rows
+
+
+def layers(data: Path, work: Path) -> list[dict[str, Any]]:
+    """Sweep the layers of a HuBERT of random weights and return a row a layer and context."""
+    import torch
+    import transformers
+
+    folder, cache = work / "hubert-random-weights", work / "codec-mushra-hubert-random-weights.h5"
+    if not cache.exists():
+        torch.manual_seed(0)
+        transformers.HubertModel(transformers.HubertConfig()).save_pretrained(folder)
+        transformers.Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(folder)
+        extract("codec-mushra", cache, f"hf:{folder}", data_dir=data)
+    given = {"feature": "layers[*]", "context": ["none", "group"], "cv": "group", "head": "ridge"}
+    given["without"] = ["system=Reference"]
+    run_ablate(ablate_request([cache], work / "layers", "", given))
+    table = pd.read_csv(work / "layers" / "summary.csv")
+    kept = [name for name in table if name.startswith(FIGURES)]
+    return table[table["model"] == "head"][["feature", "context", *kept]].to_dict("records")
+
+
 def speed(seeds: int = 4, repeats: int = 5) -> dict[str, Any]:
     """Time the same heads with context on D numbers and without on 3 D, in turn."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -133,13 +184,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="caches and runs, kept")
     parser.add_argument("--out", type=Path, help="JSON to write")
     parser.add_argument("--speed", action="store_true", help="time a stack with context, too")
+    parser.add_argument("--layers", action="store_true", help="sweep a HuBERT's layers, too")
     args = parser.parse_args()
     record: dict[str, Any] = {
-        "command": f"python benchmarks/context.py DATA --work FOLDER{' --speed' * args.speed}",
+        "command": f"python benchmarks/context.py DATA --work FOLDER"
+        f"{' --layers' * args.layers}{' --speed' * args.speed}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": f"CPU, {platform.machine()}",
         "head": "ridge",
         "sets": {},
+        "scalings": {},
     }
     for name, (data_set, taken) in SETS.items():
         folder = args.data / data_set
@@ -162,12 +216,20 @@ def main() -> None:
                 {"head": "ridge"},
             )
         ]
+        if data_set == "codec-mushra":
+            record["scalings"][name] = scalings(caches, args.work / f"{name}-scalings")
+            best = max(record["scalings"][name], key=lambda row: row["clip_srcc"])
+            print(name, "the best of all penalties and scalings:", best)
         for row in record["sets"][name]:
             words = [row["axis"], row["encoders"], row["context"]]
             kept = (
                 f"trained {row['trained_with_references']}, judged {row['judged_with_references']}"
             )
             print(name, *words, kept, *(f"{row.get(figure, np.nan):.3f}" for figure in FIGURES))
+    if args.layers:
+        record["layers"] = layers(args.data / "codec-mushra", args.work)
+        for row in record["layers"]:
+            print(row["feature"], row["context"], *(f"{row[figure]:.3f}" for figure in FIGURES))
     if args.speed:
         record["speed"] = speed()
         print(f"context over the same width without: {record['speed']['ratio']:.2f} times")
