@@ -223,6 +223,7 @@ def test_a_head_on_audio_and_prompts_predicts_from_files(folders, tmp_path):
     assert "error: " in said
 
 
+@pytest.mark.slow
 def test_a_sweep_of_thirteen_layers_is_one_stack_a_shape(tmp_path, monkeypatch):
     """A HuBERT of twelve layers, with random weights: one run, not thirteen."""
     import pandas as pd
