@@ -91,6 +91,8 @@ def move_others(old: Path, new: Path, ours: Collection[str]) -> None:
 
 def exchange(new: Path, target: Path, ours: Collection[str]) -> None:
     """Let two folders change names, at once where the system can, and remove the old one."""
+    # What is new is ours as well: an exchange that fails leaves none of it behind.
+    ours = {*ours, *(path.name for path in new.iterdir())}
     old = new.with_suffix(".old")
     new.rename(old)
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)

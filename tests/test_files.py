@@ -1,5 +1,7 @@
 """The one writer: old whole or new whole, links, pipes, leftovers, and who may be replaced."""
 
+import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -200,6 +202,28 @@ def test_a_folder_is_exchanged_whole(
         (new / "config.json").write_text("third \udc80", encoding="utf-8")
     assert (out / "config.json").read_text() == "second"
     assert names(tmp_path) == ["run"]
+
+
+def test_an_exchange_that_fails_leaves_the_old_folder_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the names of the new files are other ones: figures that are numbered."""
+    out = tmp_path / "figures"
+    out.mkdir()
+    (out / "01-old.png").write_text("old")
+    (out / "notes").write_text("mine")
+
+    class Forbidding:
+        def renameat2(self, *arguments: object) -> int:
+            ctypes.set_errno(errno.EACCES)
+            return -1
+
+    monkeypatch.setattr(temporary.ctypes, "CDLL", lambda *_, **__: Forbidding())
+    refused = pytest.raises(QamroError, match="cannot be written: Permission denied")
+    with refused, replace_folder(out, ("01-old.png",)) as new:
+        (new / "01-new.png").write_text("new")
+    assert names(tmp_path) == ["figures"]
+    assert names(out) == ["01-old.png", "notes"]
 
 
 def test_the_folder_one_is_in_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,11 +119,12 @@ def _figures(page: Page, folder: Path, ending: str) -> dict[int, str]:
     replaceable_folder(folder)
     named = re.compile(rf"\d\d-[-a-z0-9]*\.{ending}")
     there = [path.name for path in folder.glob("*") if named.fullmatch(path.name)]
-    files = {}
-    with replace_folder(folder, there) as new:
-        for place, figure in enumerate(page.figures(), 1):
-            letters = re.sub(r"[^a-z0-9]+", "-", figure.title.lower()).strip("-")[:40]
-            files[id(figure)] = f"{place:02}-{letters}.{ending}"
+    figures, files = list(page.figures()), {}
+    for place, figure in enumerate(figures, 1):
+        letters = re.sub(r"[^a-z0-9]+", "-", figure.title.lower()).strip("-")[:40]
+        files[id(figure)] = f"{place:02}-{letters}.{ending}"
+    with replace_folder(folder, {*there, *files.values()}) as new:
+        for figure in figures:
             (new / files[id(figure)]).write_bytes(plot(figure, ending))
     return files
 
