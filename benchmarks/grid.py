@@ -1,18 +1,18 @@
 """A grid of heads trained as one stack, against the ways it is usually done.
 
-    python benchmarks/grid.py                       # 60 heads; about three minutes on two cores
-    python benchmarks/grid.py --heads 1,12,60,1000  # several sizes; the usual loop is sampled
-    python benchmarks/grid.py --chunks 4,8,16,32    # heads a stack, to choose CPU_CHUNK_BYTES
+    python benchmarks/grid.py                       # 60 heads; about six minutes on two cores
+    python benchmarks/grid.py --usual 0 --chunks 4,8,16,32  # heads a stack: CPU_CHUNK_BYTES
     python benchmarks/grid.py                       # on a GPU: 12 and 1,000 heads, every precision
     python benchmarks/grid.py --heads 3720 --leave-out 31  # on a GPU: leave one system out
 
 Data are synthetic: 2,048 training clips x 512, 256 dev clips, batch 256, MLP 256-64-1, 100 epochs.
 `usual` is a PyTorch module trained alone with a DataLoader and a vectorized loss, its dev metrics
-by scipy after each epoch; `vmap` is torch.func.vmap over stacked modules. Both are timed on fewer
-heads or epochs where they would take minutes, and scaled; the JSON says so (`measured_share`).
+by scipy after each epoch; `vmap` is torch.func.vmap over stacked modules. On a CPU both are run
+whole, in turns with the stack; on a GPU the usual loop is timed on --usual heads and scaled, as the
+JSON says (`measured_share`).
 `compiled`, on a GPU, is a stack of the same heads through torch.compile, an epoch in a CUDA graph:
 what hand-written kernels have to beat. `srcc` is the mean over heads on the dev clips.
-On a GPU every row is run once before it is timed, for the kernels' compilation, and then
+On a GPU every row is run once before it is timed, for the kernels' compilation, and everywhere
 --repeats times; `seconds` is the median of a whole run, from embeddings to predictions, and
 `seconds_epochs` the epochs alone, at the rate between a run's first and last look at its heads:
 without the set-up, the capture of the graph and the copy of the results. The file is written after
@@ -284,6 +284,12 @@ def compiled(data: Data, heads: int, epochs: int, device: str, precision: str) -
     return {"seconds": time.perf_counter() - start, "compile_seconds": compiling}
 
 
+def rivals_of(data: Data, heads: int, epochs: int) -> tuple[float, float]:
+    """Seconds that as many heads take on a CPU by vmap, and one after another as is usual."""
+    together = vmapped(data, heads, epochs, "cpu")
+    return together, sum(usual(data, epochs, "cpu") for _ in range(heads))
+
+
 def ceilings(device: str) -> dict[str, float]:
     """The machine's own limits: products in each precision, and copies."""
 
@@ -325,8 +331,10 @@ def main() -> None:
     parser.add_argument("--heads", default="", help="sizes of the grid [12,1000 on a GPU; 60]")
     parser.add_argument("--precision", default="", help="joined by commas [all on a GPU]")
     parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--usual", type=int, default=5, help="single runs to time")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of a row, on a GPU")
+    parser.add_argument(
+        "--usual", type=int, default=5, help="single runs to time on a GPU; 0: none"
+    )
+    parser.add_argument("--repeats", type=int, default=3 if gpu else 1, help="runs of a row")
     parser.add_argument("--chunks", default="", help="heads a stack, joined by commas")
     parser.add_argument("--leave-out", type=int, default=0, help="folds that leave a system out")
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
@@ -354,21 +362,24 @@ def main() -> None:
     suffix = f"-leave-out-{args.leave_out}" if args.leave_out else ""
     out = args.out or folder / f"grid-{device}{suffix}.json"
     rows: list[dict[str, Any]] = []
+    turns: list[tuple[float, float]] = []
     record |= {"mib_before": peak_mib(device), "stacked": rows}
     for heads, chunk, precision in itertools.product(sizes, chunks, names):
         rows.append({"heads": heads, "chunk": chunk, "precision": precision})
         try:
             # A GPU's kernels are compiled and its libraries loaded in the first epochs.
             stacked(data, heads if gpu else 2, 3 if gpu else 2, device, chunk, precision)
-            runs = [
-                stacked(data, heads, args.epochs, device, chunk, precision)
-                for _ in range(args.repeats if gpu else 1)
-            ]
+            runs = []
+            for _ in range(args.repeats):
+                runs.append(stacked(data, heads, args.epochs, device, chunk, precision))
+                rows[-1]["peak_mib"] = peak_mib(device)  # before a rival's
+                if not gpu and args.usual:
+                    turns.append(rivals_of(data, heads, args.epochs))
         except (torch.OutOfMemoryError, QamroError) as error:
             rows[-1]["error"] = str(error).splitlines()[0]
         else:
             steps = heads * args.epochs * -(-int(data[2].train.any(0).sum()) // BATCH)
-            rows[-1] |= figures(runs, heads, steps, precision, device)
+            rows[-1] |= figures(runs, heads, steps, precision)
         print("stacked", rows[-1], flush=True)
         write_json(out, record)
     if gpu and not args.leave_out:
@@ -383,22 +394,25 @@ def main() -> None:
             print("compiled", rivals[-1], flush=True)
             write_json(out, record)
             torch.cuda.empty_cache()
-    usual(data, 1, device)
-    times = [usual(data, args.epochs, device) for _ in range(args.usual)]
-    single = float(np.median(times))
-    record["usual"] = {"seconds_a_head": times, "measured_share": args.usual / max(sizes)}
     done = [row for row in rows if "error" not in row]
+    if gpu:
+        usual(data, 1, device)
+        times = [usual(data, args.epochs, device) for _ in range(args.usual)]
+        # As many heads as fit beside their pair matrices.
+        few = min(sizes[-1], 1000)
+        vmapped(data, few, 1, device)
+        single, vmap_head = float(np.median(times)), vmapped(data, few, args.epochs, device) / few
+        record["usual"] = {"seconds_a_head": times, "measured_share": args.usual / max(sizes)}
+        record["vmap"] = {"seconds_a_head": vmap_head, "heads": few}
+    elif turns:
+        whole = [seconds / sizes[0] for seconds in np.median(turns, 0).tolist()]
+        vmap_head, single = whole
+        record["in_turns"] = {"vmap_and_usual_seconds": turns}
+    else:
+        done = []
     for row in done:
         row["usual_seconds"] = single * row["heads"]
         row["times_faster_than_usual"] = single * row["heads"] / row["seconds"]
-    write_json(out, record)
-    # As many heads as fit beside their pair matrices.
-    few, some = (min(sizes[-1], 1000), args.epochs) if gpu else (12, max(1, args.epochs // 20))
-    if gpu:
-        vmapped(data, few, 1, device)
-    vmap_head = vmapped(data, few, some, device) / few * args.epochs / some
-    share = some / args.epochs
-    record["vmap"] = {"seconds_a_head": vmap_head, "heads": few, "measured_share": share}
     for row in done:
         row["times_faster_than_vmap"] = vmap_head * row["heads"] / row["seconds"]
         print(
@@ -412,7 +426,7 @@ def main() -> None:
     print("written to", out)
 
 
-def figures(runs: list[Run], heads: int, steps: int, precision: str, device: str) -> dict[str, Any]:
+def figures(runs: list[Run], heads: int, steps: int, precision: str) -> dict[str, Any]:
     """What a row's runs come to; ``steps`` of all heads."""
     seconds, training, found = (float(value) for value in np.median(runs, 0))
     return {
@@ -423,7 +437,6 @@ def figures(runs: list[Run], heads: int, steps: int, precision: str, device: str
         "heads_per_second": heads / seconds,
         "gflop_s": steps * FLOP / seconds / 1e9,
         "gbyte_s": steps * step_bytes(2 if precision == "bf16" else 4) / seconds / 1e9,
-        "peak_mib": peak_mib(device),
     }
 
 
