@@ -1,5 +1,6 @@
 """What would not fit in memory is refused with its estimate, before it is taken."""
 
+import platform
 import resource
 import subprocess
 import sys
@@ -96,3 +97,35 @@ def test_memory_that_runs_out_all_the_same_is_one_line(
             train_command, "--cache", cache, "--out", tmp_path / "out", words=["memory ran out"]
         )
         assert code == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc's malloc")
+@pytest.mark.parametrize("extracting", [False, True])
+def test_a_decoding_thread_takes_its_memory_once(extracting: bool) -> None:
+    """An array that it frees and takes again costs a page fault for each of its 4 KB, or none."""
+    code = """
+import resource, sys, threading
+import numpy as np
+from qamro_cache.extraction.decoding import Decoding
+from qamro_cache.extraction.stats import Stats
+
+if sys.argv[1] == "True":
+    Decoding(None, 1, None, threading.Event(), Stats()).close()
+
+def work():
+    for round in range(20):
+        if round == 10:
+            before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        arrays = [np.ones(1 << 20, np.float32) for _ in range(3)]
+        del arrays
+    print(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before)
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(extracting)], capture_output=True, text=True, check=True
+    )
+    # 10 rounds of 3 arrays of 4 MB.
+    assert (int(done.stdout) < 100) == extracting

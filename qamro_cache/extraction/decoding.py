@@ -19,6 +19,7 @@ from qamro_cache.extraction.source import SourceFolder
 from qamro_cache.extraction.stats import Stats
 from qamro_cache.extraction.units import ClipJob, Unit
 from qamro_cache.identity import AudioPolicy
+from qamro_cache.memory import keep_freed_memory
 
 #: Bytes of decoded windows that may wait for the batcher, a clip.
 CLIP_BYTES = 32 << 20
@@ -107,6 +108,7 @@ class Decoding:
 
         self.policy, self._workers, self._source = policy, workers, source
         self._stop, self._stats, self._sounds = stop, stats, sounds
+        keep_freed_memory()
         # A worker's resampling stays on its own core; the encoder keeps the threads it has.
         self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(
