@@ -504,11 +504,8 @@ SMALL = {
 }
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
-@pytest.mark.parametrize("one", [False, True])
-@pytest.mark.parametrize("name", SMALL)
-def test_small_kernels_compile_for_a_gpu(name, one):
-    """The interpreter takes what a compiler refuses; sizes of 1 are constants to Triton."""
+def compiled_small(name, one, capability):
+    """A small kernel for a GPU that need not be here; ``one``: sizes of 1, constants to Triton."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -523,8 +520,26 @@ def test_small_kernels_compile_for_a_gpu(name, one):
     places = {(k,): 1 for k, key in enumerate(names) if types[key] == "constexpr"}
     places |= {(names.index(key),): value for key, value in constants.items()}
     types |= dict.fromkeys(constants, "constexpr")
-    code = triton.compile(ASTSource(kernel, types, places), target=GPUTarget("cuda", 90, 32)).asm
-    assert not re.search(r"\b(atom|red)\.", code["ptx"])
+    target = GPUTarget("cuda", capability, 32)
+    return triton.compile(ASTSource(kernel, types, places), target=target)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("one", [False, True])
+@pytest.mark.parametrize("name", SMALL)
+def test_small_kernels_compile_for_a_gpu(name, one):
+    """The interpreter takes what a compiler refuses."""
+    assert not re.search(r"\b(atom|red)\.", compiled_small(name, one, 90).asm["ptx"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("capability", [75, 80, 86, 90, 120])
+@pytest.mark.parametrize("name", SMALL)
+def test_small_kernels_compile_for_every_gpu(name, capability, tmp_path):
+    made = compiled_small(name, False, capability)
+    assert made.metadata.shared <= 48 << 10
+    assert not spills(made, tmp_path)
 
 
 gpu = pytest.mark.gpu
