@@ -268,3 +268,13 @@ def test_clips_known_and_clips_alike_are_told_apart():
     )
     words = known_words(4, 4, "10 clips")
     assert words == "4 of 10 clips sound like a clip that the head was trained on"
+
+
+def test_what_is_not_named_is_said():
+    bare = pd.DataFrame({"system": "", "group": "", "prompt": "", "split": ""}, index=range(6))
+    known = np.ones(6, np.bool_)
+    _, line = make_folds(bare, "3", known, inner=False)
+    assert line == "3 random parts of the clips; no system or group or prompt of a clip is named"
+    grouped = bare.assign(group=list("aabbcc"))
+    _, line = make_folds(grouped, "group", known, inner=False)
+    assert line == "leave one group out, 3 folds; no system or prompt of a clip is named"

@@ -318,6 +318,17 @@ def test_what_intervals_are_asked_for(files, options, ci, population):
     assert ("95 % intervals over systems\n" in done.stdout) == (ci != "none")
 
 
+def test_a_runs_folder_stands_for_its_predictions(files):
+    folder, _ = files
+    named = evaluate(folder, folder / "labels.csv", baseline=[folder], resamples=0)
+    plain = evaluate(folder / "predictions.csv", folder / "labels.csv", resamples=0)
+    assert named["axes"]["quality"]["metrics"] == plain["axes"]["quality"]["metrics"]
+    assert list(named["axes"]["quality"]["baselines"]) == ["predictions.csv"]
+    (folder / "none").mkdir()
+    with pytest.raises(QamroError, match=r"none is a folder without predictions\.csv; name a run"):
+        evaluate(folder / "none", folder / "labels.csv")
+
+
 def test_intervals_over_groups_alone(files):
     folder, _ = files
     paths = folder / "predictions.csv", folder / "labels.csv"

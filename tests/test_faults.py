@@ -6,6 +6,7 @@ A library in C, put before the system's own, makes the n-th call fail that chang
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import soundfile
 from fault_runner import COMMANDS
 from fuzz.commands import run
+from qamro_cache_cli.cache import main as cache
 from qamro_cache_cli.extract import main as extract
 from qamro_cache_cli.predict import main as predict
 from qamro_cache_cli.train import main as train
@@ -85,6 +87,15 @@ def faults(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return int(done.stdout)
+
+
+def test_every_command_that_writes_is_tried() -> None:
+    setup = (Path(__file__).resolve().parents[1] / "setup.cfg").read_text()
+    names = set(re.findall(r"= qamro_cache_cli\.(\w+):main", setup))
+    names = names - {"cache"} | {f"cache {name}" for name in cache.commands}
+    lines = [line.split() for line in COMMANDS.values()]
+    tried = {" ".join(words[: 2 if words[0] == "cache" else 1]) for words in lines}
+    assert names - tried == {"cache info", "cache verify", "cache doctor"}, "these write nothing"
 
 
 @pytest.mark.parametrize("name", ["merge", "export", "ablate"])

@@ -108,7 +108,8 @@ def test_wrong_usage_is_one_line(folder: Path) -> None:
     cases: list[tuple[object, tuple[object, ...], int, str]] = [
         (extract_command, (*ask, "--scale", "quality=9"), 2, "AXIS=LOW:HIGH"),
         (extract_command, (*ask, "--columns", "x"), 2, "NAME=COLUMN"),
-        (extract_command, (*ask, "--scale", "quality=0:50"), 1, "row 4: 51 in column 'quality'"),
+        (extract_command, (*ask, "--scale", "quality=0:50"), 1,
+         "the first: 51 in column 'quality'"),
         (extract_command, (*ask, "--scale", "Quality=0:100"), 2, "quality; did you mean"),
         (extract_command, (*ask[:-1], "Quality"), 2, "no column is the axis 'Quality'"),
         (extract_command, ("--manifest", "none.csv", "--encoder", "fke", "--out", emb), 2,

@@ -262,6 +262,8 @@ def test_mistakes_are_one_line(cache, tmp_path):
         (["--axis", "qualty"], "there are: quality, match; did you mean 'quality'?"),
         (["--feature", "embed"], "there are: embedding, layers; did you mean 'embedding'?"),
         (["--cv", "prompts"], "did you mean 'prompt'?"),
+        (["--cv", "Signal"], "did you mean 'group'?"),
+        (["--cv", "condition"], "did you mean 'system'?"),
         (["--cv", "1"], "use system, group, prompt, split or a number of folds, at least 2"),
         (["--cv", "9" * 5000], "--cv '999"),
     ):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from qamro_cache.datasets.options import Scales
 from qamro_cache.datasets.records import Axis, Dataset, Labels, select_axes
-from qamro_cache.errors import QamroError, unknown
+from qamro_cache.errors import QamroError, at_rows, unknown
 
 logger = logging.getLogger("qamro_cache")
 
@@ -55,7 +55,7 @@ def make_axis(
     off = np.flatnonzero((scores < low) | (scores > high))
     if len(off):
         raise QamroError(
-            f"{path}, row {rows[off[0]]}: {scores[off[0]]:g} in column {name!r} is not on the "
+            f"{at_rows(path, rows[off])}{scores[off[0]]:g} in column {name!r} is not on the "
             f"scale {low:g} to {high:g} of --scale; correct the one or the other"
         )
     return Axis(name, low, high)
