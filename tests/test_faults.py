@@ -98,7 +98,7 @@ def test_every_command_that_writes_is_tried() -> None:
     assert names - tried == {"cache info", "cache verify", "cache doctor"}, "these write nothing"
 
 
-@pytest.mark.parametrize("name", ["merge", "export", "ablate"])
+@pytest.mark.parametrize("name", ["merge", "export", "ablate", "report html"])
 def test_a_few_faults(name: str, inputs: Path, tmp_path: Path, shim: Path) -> None:
     cases = [(number, ERRORS[k % 5]) for k, number in enumerate((1, 2, 5, 0, -1, -2))]
     assert faults(name, inputs, tmp_path, shim, cases) >= 3
