@@ -27,18 +27,16 @@ from qamro_cache.extraction.units import available_processors
 from qamro_cache.spread import RayPool, parse_shard
 from qamro_cache.temporary import locked
 from qamro_cache.training.chunks import pieces
+from qamro_cache.training.closed_form import is_closed
+from qamro_cache.training.fit import Begun as Stack
+from qamro_cache.training.fit import stacks_of_a_cpu
 from qamro_cache.training.inputs import Features, Folds, Targets
-from qamro_cache.training.meter import Meter, ProgressCallback
+from qamro_cache.training.meter import Meter, ProgressCallback, head_epochs
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result
 
 logger = logging.getLogger("qamro_cache")
 
-#: Heads a piece on each processor of a worker, about a stack there: little to do again.
-ON_A_PROCESSOR = 16
-
-#: Positions of heads among the jobs, and their stack's snapshot.
-Begin = tuple[list[int], Mapping[str, Tensor]]
 #: Positions, and what is kept of them (`keep_stack`).
 Found = Iterator[tuple[list[int], Mapping[str, npt.NDArray[Any]]]]
 #: What all heads learn from.
@@ -56,7 +54,7 @@ class TrainingWorker:
         self.settings = dict(zip(("device", "precision"), settings, strict=True))
 
     def run(
-        self, data: Data, jobs: Sequence[Job], begun: Sequence[Begin]
+        self, data: Data, jobs: Sequence[Job], begun: Sequence[Stack]
     ) -> list[tuple[list[int], Mapping[str, npt.NDArray[Any]]]] | str:
         """Train a piece; a user's mistake is its message."""
         try:
@@ -91,7 +89,8 @@ class Missing:
         start = time.monotonic()
         data, jobs = _material(plans)
         keys = [key for plan in plans for key in plan.keys]
-        mine = self._mine(jobs, data[0])
+        dealt = self._dealt(data, jobs)
+        mine = sorted(k for stack in dealt for k in stack)
         done = read_stacks(self.done, len(plans[0].material.clips.rows))
         missing = [k for k in mine if keys[k] not in done]
         if not missing:
@@ -104,17 +103,21 @@ class Missing:
         going_on = begun.read({name: place for place, name in enumerate(names)})
         if going_on:
             logger.info("%d heads are part way", sum(len(where) for where, _ in going_on))
+        taken = {place for where, _ in going_on for place in where}
+        places = {k: place for place, k in enumerate(missing) if place not in taken}
+        rest = [[places[k] for k in stack if k in places] for stack in dealt]
+        rest = [stack for stack in rest if stack]
         if self.options.ray:
-            found = self._on_ray(data, chosen, going_on)
+            found = self._on_ray(data, chosen, going_on, rest)
         else:
-            options = {"device": self.device, "precision": self.options.precision}
 
             def keep(where: list[int], kept: Mapping[str, Tensor]) -> None:
                 begun.keep([names[k] for k in where], kept)
 
-            found = _train(
-                data, chosen, begun=going_on, keep=keep, progress=self.progress, **options
-            )
+            work = [*going_on, *self._as_they_are(chosen, rest)]
+            options: dict[str, Any] = {"begun": work, "keep": keep, "progress": self.progress}
+            options |= {"device": self.device, "precision": self.options.precision}
+            found = _train(data, chosen, **options)
         for where, results in found:
             heads = [names[k] for k in where]
             keep_stack(self.done, heads, results)
@@ -158,31 +161,51 @@ class Missing:
     def _of_workers(self) -> str:
         return "cuda" if self.options.gpus_per_worker else "cpu"
 
-    def _mine(self, jobs: Sequence[Job], views: Sequence[Features]) -> list[int]:
-        """Return the positions of this part's jobs, whatever is done of them."""
-        part = parse_shard(self.options.shard)
-        if part is None:
-            return list(range(len(jobs)))
-        index, count = part
-        cut = pieces(jobs, views, lambda heads: -(-heads // count))
-        return sorted(k for piece in cut[index - 1 :: count] for k in piece)
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.startswith("cuda")
 
-    def _on_ray(self, data: Data, jobs: Sequence[Job], begun: Sequence[Begin]) -> Found:
+    def _dealt(self, data: Data, jobs: Sequence[Job]) -> list[list[int]]:
+        """Return the positions of this part's jobs, whatever is done of them.
+
+        On processors they are cut into the stacks of one process, whose last bits depend on what
+        stands side by side; for GPUs into pieces that do not depend on what one of them holds.
+        """
+        index, count = parse_shard(self.options.shard) or (1, 1)
+        if not self.options.ray and count == 1:
+            return [list(range(len(jobs)))]
+        if self._on_gpu:
+            return pieces(jobs, data[0], count * self.options.num_workers)[index - 1 :: count]
+        return stacks_of_a_cpu(*data, jobs)[index - 1 :: count]
+
+    def _as_they_are(self, jobs: Sequence[Job], stacks: Sequence[list[int]]) -> list[Stack]:
+        """Return the stacks that are not to be cut in another way, as of `fit`'s ``begun``."""
+        alone = parse_shard(self.options.shard) is None and not self.options.ray
+        if self._on_gpu or alone:
+            return []
+        return [(stack, None) for stack in stacks if not is_closed(jobs[stack[0]])]
+
+    def _on_ray(
+        self, data: Data, jobs: Sequence[Job], begun: Sequence[Stack], rest: Sequence[list[int]]
+    ) -> Found:
         """Train on workers, a piece at a time each; one that dies loses its piece alone."""
-        options, count = self.options, self.options.num_workers
         if self._pool is None:
-            self._pool = RayPool(options)
-            share = self._pool.share or available_processors() / count
-            settings = (self.device, options.precision)
+            self._pool = RayPool(self.options)
+            share = self._pool.share or available_processors() / self.options.num_workers
             self._cores = max(1, int(share))
+            settings = (self.device, self.options.precision)
             self._pool.start(TrainingWorker, settings, min(self._cores, share))
-        most = len(jobs) if options.gpus_per_worker else ON_A_PROCESSOR * self._cores
-        taken = {k for where, _ in begun for k in where}
-        rest = [k for k in range(len(jobs)) if k not in taken]
-        cut = pieces([jobs[k] for k in rest], data[0], lambda heads: min(most, -(-heads // count)))
-        work: list[tuple[list[int], list[Begin]]]
-        work = [(where, [(list(range(len(where))), kept)]) for where, kept in begun]
-        work += [([rest[k] for k in piece], []) for piece in cut]
+        # As many stacks as a worker has processors are trained side by side there.
+        most = 1 if self._on_gpu else self._cores
+        groups = [list(rest[k : k + most]) for k in range(0, len(rest), most)]
+        work: list[tuple[list[int], list[Stack]]] = [
+            (where, [(list(range(len(where))), kept)]) for where, kept in begun
+        ]
+        for group in groups:
+            where = [k for stack in group for k in stack]
+            places = {k: place for place, k in enumerate(where)}
+            inner = [[places[k] for k in stack] for stack in group]
+            work.append((where, self._as_they_are([jobs[k] for k in where], inner)))
         learned = self._pool.put(data)
         tasks = [(learned, [jobs[k] for k in where], kept) for where, kept in work]
         meter = Meter(jobs, self.progress)
@@ -192,9 +215,9 @@ class Missing:
 
         for place, found in self._pool.run(tasks, named):
             where = work[place][0]
-            meter.advance(sum(jobs[k].recipe.epochs for k in where), len(where))
-            for inner, results in found:
-                yield [where[k] for k in inner], results
+            meter.advance(sum(head_epochs(jobs[k]) for k in where), len(where))
+            for inner_where, results in found:
+                yield [where[k] for k in inner_where], results
 
 
 def _material(plans: Sequence[Plan]) -> tuple[Data, list[Job]]:

@@ -1,7 +1,7 @@
 """Which heads train in one stack: buckets of one shape, in chunks that fit the device."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -19,9 +19,6 @@ logger = logging.getLogger("qamro_cache")
 CPU_CHUNK_BYTES = 64 << 20
 #: On a GPU, the share of the free memory that the heads may take.
 GPU_SHARE = 0.7
-
-#: Positions of jobs.
-Pieces = list[list[int]]
 
 
 def buckets(jobs: Sequence[Job], kinds: Sequence[object]) -> list[list[int]]:
@@ -53,23 +50,10 @@ def kinds_of(views: Sequence[Features]) -> list[object]:
     return [kinds.index(kind) for kind in kinds]
 
 
-def pieces(jobs: Sequence[Job], views: Sequence[Features], size: Callable[[int], int]) -> Pieces:
-    """Cut jobs into pieces that are trained apart, the same ones on every machine.
-
-    No piece has a single head, if its bucket has more: products of one matrix end in other last
-    bits than those of several.
-
-    Args:
-        jobs: the heads.
-        views: that they see.
-        size: heads of a piece at most, of so many that could share a stack.
-    """
-    found = []
-    for positions in buckets(jobs, kinds_of(views)):
-        heads = len(positions)
-        count = max(1, min(-(-heads // size(heads)), heads // 2))
-        found += evenly(positions, -(-heads // count))
-    return found
+def pieces(jobs: Sequence[Job], views: Sequence[Features], count: int) -> list[list[int]]:
+    """Cut each bucket of jobs into so many pieces at most, the same on every machine."""
+    cut = (evenly(one, -(-len(one) // count)) for one in buckets(jobs, kinds_of(views)))
+    return [piece for bucket in cut for piece in bucket]
 
 
 def chunk_size(

@@ -33,6 +33,10 @@ logger = logging.getLogger("qamro_cache")
 _PEAK = 2.5
 
 
+#: Positions of heads that are one stack, and its snapshot, if it has been begun.
+Begun = tuple[list[int], Mapping[str, Tensor] | None]
+
+
 def fit(
     features: Features | Sequence[Features],
     targets: Targets,
@@ -47,7 +51,7 @@ def fit(
     chunk: int | None = None,
     weights: bool = True,
     keep: Keep | None = None,
-    begun: Sequence[tuple[list[int], Mapping[str, Tensor]]] = (),
+    begun: Sequence[Begun] = (),
     progress: ProgressCallback | None = None,
 ) -> Iterator[tuple[list[int], Result]]:
     """Train every job's head; yield (positions among the jobs, results) chunk by chunk.
@@ -72,7 +76,7 @@ def fit(
         keep: called now and then from the thread that trains a chunk, and as the work is stopped
             on a CPU, with the chunk's positions among the jobs and a snapshot of its stack.
         begun: positions and snapshots to go on from, of heads that nothing has changed for since;
-            what does not fit is passed over.
+            what does not fit is passed over. Without a snapshot: heads that are to be one stack.
         progress: called after every epoch of a chunk, from the thread that trains it.
 
     Raises:
@@ -93,6 +97,16 @@ def fit(
     plan = _plan(data, jobs, dtype, precision, chunk, begun)
     on_gpu = data.device.type == "cuda"
     yield from in_turn(plan, train) if on_gpu else side_by_side(plan, train, meter.stop)
+
+
+def stacks_of_a_cpu(
+    features: Sequence[Features], targets: Targets, folds: Folds, jobs: Sequence[Job]
+) -> list[list[int]]:
+    """Return the positions of the heads of each stack that `fit` trains on a CPU."""
+    data = _Data(features, targets, folds, 0, torch.device("cpu"))
+    solved = [one for one in buckets(jobs, range(len(data.views))) if is_closed(jobs[one[0]])]
+    plan = _plan(data, jobs, torch.float32, "float32", None, ())
+    return solved + [part.positions for part in plan]
 
 
 def _refuse_untaught(targets: Targets, folds: Folds, jobs: Sequence[Job]) -> None:
@@ -174,7 +188,7 @@ def _plan(
     dtype: torch.dtype,
     precision: str,
     size: int | None,
-    begun: Sequence[tuple[list[int], Mapping[str, Tensor]]],
+    begun: Sequence[Begun],
 ) -> list[Chunk]:
     def chunk(positions: list[int], kept: Mapping[str, Tensor] | None = None) -> Chunk:
         recipe = jobs[positions[0]].recipe

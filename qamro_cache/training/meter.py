@@ -36,11 +36,16 @@ class Keeper:
         self.next = begin + took + max(KEEP_EVERY, took / KEEP_SHARE)
 
 
+def head_epochs(job: Job) -> int:
+    """Return a head's epochs at most; what is solved in closed form counts as one."""
+    return 1 if is_closed(job) else job.recipe.epochs
+
+
 class Meter:
     """Adds up the head-epochs of all stacks for the progress callback, and carries the stop."""
 
     def __init__(self, jobs: Sequence[Job], progress: ProgressCallback | None) -> None:
-        self.total = sum(1 if is_closed(job) else job.recipe.epochs for job in jobs)
+        self.total = sum(map(head_epochs, jobs))
         self.running = len(jobs)
         self.done = 0
         self.progress = progress
