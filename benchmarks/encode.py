@@ -4,8 +4,8 @@
     python benchmarks/encode.py --ours --device cuda --batch-size 64,256 --seconds 5
 
 First our networks on windows that lie on the device, at each precision, eager and then compiled
-(on a CPU: eager, float32), which needs torch and transformers alone; then from files to the cache;
-then, unless --ours, against upstream's. What needs a package that is not here says so.
+(on a CPU: eager, float32), which needs torch and transformers alone; then, unless --ours, from
+files to the cache and against upstream's. What needs a package that is not here says so.
 
 Takes about four minutes on two CPU cores, of which --ours is one. On a GPU a row takes --seconds
 and some, a compiled row at first some 30 to 90 s to compile, and none over 150 s: so by --ours for
@@ -247,7 +247,7 @@ def bench_ours(
             for precision in args.precisions:
                 for encoder, expected in found.values():
                     bench.network(encoder, expected, size, precision, form == "compiled")
-    for name, (encoder, _) in found.items():
+    for name, (encoder, _) in () if args.ours else found.items():
         if absent := lacking(("soundfile", "soxr", "xxhash", "torchaudio")):
             bench.keep(f"{name}, ours, from files", skipped=f"no {absent} here")
             continue

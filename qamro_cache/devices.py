@@ -1,13 +1,17 @@
 """Which torch device the work is done on, and whether it is there."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from qamro_cache.errors import QamroError
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger("qamro_cache")
 
 
 def refuse_device(name: str) -> None:
@@ -63,13 +67,22 @@ def refuse_capability(precision: str, device: "str | torch.device") -> None:
 
 
 def pinned(shape: Sequence[int], dtype: "torch.dtype") -> "torch.Tensor":
-    """Return room that a GPU copies from without waiting; of plain memory where that is used up."""
+    """Return room that a GPU copies from without waiting; of plain memory where that is used up.
+
+    A copy then only takes longer, which is said once.
+    """
     import torch
 
     try:
         return torch.empty(*shape, dtype=dtype, pin_memory=True)
-    except RuntimeError:  # a copy then only takes longer
+    except RuntimeError as error:
+        _say_unpinned(str(error).partition("\n")[0])
         return torch.empty(*shape, dtype=dtype)
+
+
+@cache
+def _say_unpinned(reason: str) -> None:
+    logger.info("no memory that a GPU copies from by itself (%s); copies take longer", reason)
 
 
 @contextmanager

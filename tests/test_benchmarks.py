@@ -89,7 +89,8 @@ def test_the_grid_to_its_end(script, monkeypatch):
 
 def test_the_encoders(script, monkeypatch):
     module, out = script("encode", "--only", "clap")
-    monkeypatch.setattr(module, "OURS", {})
+    monkeypatch.setattr(module, "OURS", {"clap": Tiny})
+    monkeypatch.setattr(module, "bench_files", lambda *_: 1 / 0)
     monkeypatch.setattr(module, "UPSTREAM", {"clap": ("json",), "else": ("no_such_package",)})
     monkeypatch.setattr(module.sys, "argv", [a for a in sys.argv if a not in ("--only", "clap")])
 
@@ -102,10 +103,13 @@ def test_the_encoders(script, monkeypatch):
     module.main()
     found = json.loads(out.read_text())
     assert [row["what"] for row in found["results"]] == [
-        "one", "clap, upstream's", "else, upstream's",
+        "tiny, resident, float32, batches of 4", "clap, ours, from files", "one",
+        "clap, upstream's", "else, upstream's",
     ]  # fmt: skip
-    assert found["results"][1]["failed"] == "OutOfMemoryError: CUDA out of memory"
-    assert found["results"][2]["skipped"] == "no no_such_package here"
+    _, files, _, clap, other = found["results"]
+    assert files["failed"] == "ZeroDivisionError: division by zero"
+    assert clap["failed"] == "OutOfMemoryError: CUDA out of memory"
+    assert other["skipped"] == "no no_such_package here"
     assert found["ours_over_bare_upstream_network_float32"] == {"clap": 1.5}
 
 
@@ -155,10 +159,8 @@ def test_our_networks_alone(script, monkeypatch, forms):
     module, out = script("encode", "--ours", "--batch-size", "4,8", "--seconds", "0", *lists)
     monkeypatch.setattr(module, "OURS", {"clap": Tiny})
     monkeypatch.setattr(module, "LONGEST", 3)
-    monkeypatch.setattr(module, "bench_files", lambda *_: 1 / 0)
     module.main()
-    *rows, files = json.loads(out.read_text())["results"]
-    assert files["failed"] == "ZeroDivisionError: division by zero"
+    rows = json.loads(out.read_text())["results"]
     keys = [(row["compiled"], row["batch_size"], row["precision"]) for row in rows]
     assert keys == [
         (compiled, size, precision)

@@ -7,6 +7,7 @@ import torch
 from extraction_support import make_clips
 from fake_encoder import FakeEncoder
 
+from qamro_cache import devices
 from qamro_cache.audio.shared import SharedSounds
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction import pipeline as module
@@ -143,8 +144,10 @@ def test_units_on_their_way_are_kept_when_a_later_one_fails(run):
         same(contents, expected[:4])
 
 
-def test_a_refused_pinned_allocation_ends_nothing(run, monkeypatch):
-    """Neither on the way there nor back; the copy then only takes longer."""
+def test_a_refused_pinned_allocation_ends_nothing(run, monkeypatch, caplog):
+    """Neither on the way there nor back; the copy then only takes longer, which is said once."""
+    caplog.set_level("INFO")
+    devices._say_unpinned.cache_clear()
     expected, _, _ = run(gpu=False)
     real, refused = torch.empty, []
 
@@ -164,6 +167,9 @@ def test_a_refused_pinned_allocation_ends_nothing(run, monkeypatch):
     same(contents, expected)
     # Windows, their valid samples and both features of each batch.
     assert len(refused) == 4 * UNITS
+    assert [line for line in caplog.messages if "copies take longer" in line] == [
+        "no memory that a GPU copies from by itself (CUDA error: out of memory); copies take longer"
+    ]
 
 
 def test_units_are_larger_on_a_gpu_but_not_where_encoders_share_what_is_decoded(run, monkeypatch):
