@@ -11,6 +11,7 @@ from qamro_cache.datasets.selection import select_rows
 from qamro_cache.evaluation.files import name_of, read_predictions
 from qamro_cache.evaluation.judged import ways_of
 from qamro_cache.evaluation.request import EvaluateRequest
+from qamro_cache.heads.trained import known_words
 from qamro_cache.reports.clips import Predicted, predicted_of
 from qamro_cache.reports.looks import by_system, looks
 from qamro_cache.reports.page import Block, Facts, Page, Scale, Section, Words, figures_first
@@ -56,9 +57,10 @@ def _warnings(scored: Mapping[str, Any]) -> list[Block]:
     of = f"of {scored['clips']} clips"
     lines = []
     if scored["trained_on"]:
+        known, near = scored["trained_on"], scored["trained_on_near"]
+        said = known_words(known, near, f"{scored['clips']} clips")
         lines.append(
-            f"The head was trained on {scored['trained_on']} {of}: figures of these are no sign of "
-            "how good it is."
+            f"{said[0].upper()}{said[1:]}; figures of these are no sign of how good it is."
         )
     if scored["ood"]:
         lines.append(
