@@ -119,11 +119,15 @@ def train_request(
     out = as_path(out, "a folder")
     replaceable_folder(out)
     refuse_device(options.device)
-    options = decided(options, out, anew=options.overwrite)
     sources, expression = _reading(cache, options, recipe)
     text = recipe.head.inputs != "audio"
     if text:
         sources.text_source(options.text_feature)
+    labels = _file_sha256(options.labels)
+    clips = choose_clips(sources, options, text=text)
+    groups = hold_out(sources, clips, options.cv, options)
+    # Late, because to know the device takes torch.
+    options = decided(options, out, anew=options.overwrite)
     # The loss's parameters stand in its text.
     decides = {**asdict(options), **recipe_given}
     for name in ("device", "overwrite", *PARAMETERS):
@@ -133,14 +137,12 @@ def train_request(
         "loss": recipe.loss.text(whole=True) if recipe.takes("loss") else "",
         "cache": sources.content_sha256,
         "encoder": sources.identity_sha256,
-        "labels": _file_sha256(options.labels),
+        "labels": labels,
         "init": str(options.init or ""),
     }
     asked = json.loads(json.dumps(asked))
     if not options.overwrite:
         refuse_other_run(out, asked)
-    clips = choose_clips(sources, options, text=text)
-    groups = hold_out(sources, clips, options.cv, options)
     refuse_disk(_ROW * options.seeds * len(clips.axes) * len(clips.rows), out)
     return TrainRequest(sources, expression, out, options, recipe, groups, asked, _as_json(given))
 
@@ -189,12 +191,12 @@ def ablate_request(
     refuse_device(options.device)
     if (out / "head.safetensors").exists():
         raise QamroError(f"{out} holds a run of qamro-train; name another folder for the grid")
-    options = decided(options, out, anew=False)
     sources = join_caches(caches)
     cells = with_layers(cells, sources)
     onto = open_onto(options, cells, sources.caches)
     parts = parts_of_grid(sources, cells, options, onto)
     _refuse_disk(out / "done", parts, options.seeds)
+    options = decided(options, out, anew=False)
     named = {} if isinstance(grid, Grid) or not grid else {"grid": str(grid)}
     # Whoever trains a part of it, the grid is the same.
     grid_given = {
