@@ -45,7 +45,6 @@ def keep_precision(done: Path, precision: str) -> None:
     with suppress(OSError, ValueError):
         if path.read_text(encoding="utf-8") == precision:
             return
-    done.mkdir(parents=True, exist_ok=True)
     write_text(path, precision)
 
 
