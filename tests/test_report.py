@@ -216,6 +216,7 @@ def test_papers_have_tables_with_intervals_and_figures(made, tmp_path):
         start = {"png": b"\x89PNG", "pdf": b"%PDF"}[ending]
         assert all(file.read_bytes().startswith(start) for file in files)
     pdf = report(made / "run", tmp_path / "b.pdf", form="pdf").read_bytes()
+    assert b"/CreationDate" not in pdf
     tables = text["tex"].count("begin{table}")
     assert len(re.findall(rb"/Type /Page\b", pdf)) == figures + tables
     compiles(tmp_path / "b.tex")

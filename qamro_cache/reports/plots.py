@@ -48,7 +48,9 @@ def pdf_of(page: Page, made_by: str) -> bytes:
     from matplotlib.backends.backend_pdf import PdfPages
 
     data = io.BytesIO()
-    with PdfPages(data, metadata={"Title": page.title, "Creator": made_by}) as pages:
+    # No date, so that the same page is the same bytes.
+    about = {"Title": page.title, "Creator": made_by, "CreationDate": None}
+    with PdfPages(data, metadata=about) as pages:
         for table in page.tables():
             for start in range(0, max(1, len(table.rows)), _ROWS):
                 pages.savefig(_table(table, start), bbox_inches="tight")
