@@ -60,7 +60,7 @@ PARTS = (
     ),
     Part("extract", 60, ("benchmarks/gpu.py", "--extract", "OUT")),
     Part(
-        "encode", 200,
+        "encode", 400,
         ("benchmarks/encode.py", "--ours", "--seconds", "1", "--out", "OUT"),
         ("--batch-size", "1", "--seconds", ".1", "--only", "clap"),
     ),

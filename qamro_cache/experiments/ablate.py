@@ -26,7 +26,6 @@ from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes, without_references
 from qamro_cache.experiments.parts import Part
 from qamro_cache.experiments.plan import Plan, make_plan
-from qamro_cache.experiments.precision import keep_precision
 from qamro_cache.experiments.request import AblateRequest, ablate_request
 from qamro_cache.experiments.store import GRID_FILES, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
@@ -154,7 +153,6 @@ def _trained(
     options, cells = request.options, request.cells
     parts = list(zip(request.parts, materials, strict=True))
     plans = [_plan(part, material, cells, options) for part, material in parts]
-    keep_precision(missing.done, options.precision)
     first = [missing.train(together) for together in _same_folds(plans)]
     heads, seconds = (sum(one[k] for one in first) for k in (0, 1))
     inner_plans: list[Plan | None] = []

@@ -22,6 +22,7 @@ from qamro_cache.experiments.fitting import stacks
 from qamro_cache.experiments.nested import Trained
 from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.experiments.plan import Plan, joined
+from qamro_cache.experiments.precision import keep_precision
 from qamro_cache.experiments.store import keep_stack, read_stacks
 from qamro_cache.extraction.units import available_processors
 from qamro_cache.spread import RayPool, parse_shard
@@ -112,6 +113,7 @@ class Missing:
         else:
 
             def keep(where: list[int], kept: Mapping[str, Tensor]) -> None:
+                keep_precision(self.done, self.options.precision)
                 begun.keep([names[k] for k in where], kept)
 
             work = [*going_on, *self._as_they_are(chosen, rest)]
@@ -120,6 +122,7 @@ class Missing:
             found = _train(data, chosen, **options)
         for where, results in found:
             heads = [names[k] for k in where]
+            keep_precision(self.done, self.options.precision)
             keep_stack(self.done, heads, results)
             begun.remove(heads)
         begun.close()
