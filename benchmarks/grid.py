@@ -362,14 +362,13 @@ def main() -> None:
     suffix = f"-leave-out-{args.leave_out}" if args.leave_out else ""
     out = args.out or folder / f"grid-{device}{suffix}.json"
     rows: list[dict[str, Any]] = []
-    turns: list[tuple[float, float]] = []
     record |= {"mib_before": peak_mib(device), "stacked": rows}
     for heads, chunk, precision in itertools.product(sizes, chunks, names):
         rows.append({"heads": heads, "chunk": chunk, "precision": precision})
         try:
             # A GPU's kernels are compiled and its libraries loaded in the first epochs.
             stacked(data, heads if gpu else 2, 3 if gpu else 2, device, chunk, precision)
-            runs = []
+            runs, turns = [], []
             for _ in range(args.repeats):
                 runs.append(stacked(data, heads, args.epochs, device, chunk, precision))
                 rows[-1]["peak_mib"] = peak_mib(device)  # before a rival's
@@ -380,6 +379,8 @@ def main() -> None:
         else:
             steps = heads * args.epochs * -(-int(data[2].train.any(0).sum()) // BATCH)
             rows[-1] |= figures(runs, heads, steps, precision)
+            if turns:
+                rows[-1]["vmap_and_usual_seconds_in_turns"] = turns
         print("stacked", rows[-1], flush=True)
         write_json(out, record)
     if gpu and not args.leave_out:
@@ -394,8 +395,8 @@ def main() -> None:
             print("compiled", rivals[-1], flush=True)
             write_json(out, record)
             torch.cuda.empty_cache()
-    done = [row for row in rows if "error" not in row]
-    if gpu:
+    done = [row for row in rows if "error" not in row and args.usual]
+    if gpu and args.usual:
         usual(data, 1, device)
         times = [usual(data, args.epochs, device) for _ in range(args.usual)]
         # As many heads as fit beside their pair matrices.
@@ -404,16 +405,12 @@ def main() -> None:
         single, vmap_head = float(np.median(times)), vmapped(data, few, args.epochs, device) / few
         record["usual"] = {"seconds_a_head": times, "measured_share": args.usual / max(sizes)}
         record["vmap"] = {"seconds_a_head": vmap_head, "heads": few}
-    elif turns:
-        whole = [seconds / sizes[0] for seconds in np.median(turns, 0).tolist()]
-        vmap_head, single = whole
-        record["in_turns"] = {"vmap_and_usual_seconds": turns}
-    else:
-        done = []
     for row in done:
+        if not gpu:
+            whole = np.median(row["vmap_and_usual_seconds_in_turns"], 0) / row["heads"]
+            vmap_head, single = whole.tolist()
         row["usual_seconds"] = single * row["heads"]
         row["times_faster_than_usual"] = single * row["heads"] / row["seconds"]
-    for row in done:
         row["times_faster_than_vmap"] = vmap_head * row["heads"] / row["seconds"]
         print(
             f"{row['heads']} heads, {row['precision']} (chunk {row['chunk']}): "

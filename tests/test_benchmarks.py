@@ -84,7 +84,7 @@ def test_the_grid_to_its_end(script, monkeypatch):
     (row,) = found["stacked"]
     assert row["times_faster_than_usual"] > 0
     assert row["times_faster_than_vmap"] > 0
-    assert len(found["in_turns"]["vmap_and_usual_seconds"]) == 1
+    assert len(row["vmap_and_usual_seconds_in_turns"]) == 1
 
 
 def test_the_encoders(script, monkeypatch):

@@ -380,8 +380,12 @@ def test_a_stack_interpreted(name, monkeypatch):
 
 
 @interpreted
-def test_self_check_of_products_interpreted():
-    """As it is tried on a GPU, but for the interpreter, which cuts bfloat16 and does not round."""
+@pytest.mark.parametrize("kind", [0, 1])
+def test_self_check_of_products_interpreted(monkeypatch, kind):
+    """As it is tried on a GPU, but with few heads, and bfloat16 cut and not rounded."""
+    monkeypatch.setattr(kernels, "FEW_HEADS", 2)
+    monkeypatch.setattr(check, "SHAPES", [(2, *shape[1:]) for shape in check.SHAPES[kind:][:1]])
+    monkeypatch.setattr(check, "OPTIMIZERS", check.OPTIMIZERS[kind:][:1])
     found = check.judge("products", torch.device("cpu"))
     assert not found["problem"], found
     assert 1e-3 < found["error"] < check.LIMITS["bf16"]

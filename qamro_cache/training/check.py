@@ -28,10 +28,12 @@ from qamro_cache.training.stack import Stack
 #: Largest error of a tensor relative to its norm, by the precision of products. An H100's bfloat16
 #: comes to .08: a rounding moves a number over the kink of an activation, and Adam has no scale.
 LIMITS = {"float32": 1e-3, "bf16": 0.15}
-#: Input width, hidden widths and batch: such as no block divides, and such as all do.
-SHAPES = ((20, (33, 17), 70), (64, (64, 32), 64))
-#: Of a stack, two folds.
-HEADS, CLIPS = 3, 96
+#: Heads of two folds, input width, hidden widths and batch: such as no block divides, and such as
+#: all do. Every loop of a product turns twice and every layer has two tiles; the second has as many
+#: heads as are given larger blocks.
+SHAPES = ((3, 84, (97, 17), 150), (64, 160, (192, 64), 256))
+OPTIMIZERS = ("sgd", "adamw")
+CLIPS = 400
 
 Judge = Callable[[str, torch.device], Mapping[str, object]]
 
@@ -45,14 +47,14 @@ def errors(family: str, device: torch.device) -> Iterator[tuple[float, float]]:
     loss = parse_loss("mse") if family == "products" else Recipe().loss
     precision = "bf16" if family == "products" else "float32"
     # Most of a trial is compilation: one for each optimizer.
-    for (width, widths, batch), optimizer in zip(SHAPES, ("sgd", "adamw"), strict=True):
+    for (heads, width, widths, batch), optimizer in zip(SHAPES, OPTIMIZERS, strict=True):
         head = Architecture(widths=widths)
         recipe = Recipe(head=head, loss=loss, optimizer=optimizer, batch_size=batch)
         chosen = backend_of(recipe, device, precision=precision, uses=family.__eq__)
         _poison(device)
-        ours = _train(recipe, width, chosen, device, torch.float32)
+        ours = _train(recipe, heads, width, chosen, device, torch.float32)
         plain = plain_backend(recipe)
-        theirs = _train(recipe, width, plain, torch.device("cpu"), torch.float64)
+        theirs = _train(recipe, heads, width, plain, torch.device("cpu"), torch.float64)
         yield _difference(ours, theirs), LIMITS[precision]
 
 
@@ -78,7 +80,12 @@ def _problem(pred: Tensor, y: Tensor, mask: Tensor) -> RankingProblem:
 
 
 def _train(
-    recipe: Recipe, width: int, backend: Backend, device: torch.device, dtype: torch.dtype
+    recipe: Recipe,
+    heads: int,
+    width: int,
+    backend: Backend,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> dict[str, Tensor]:
     """Return all that a few epochs change in a tiny stack, in float64."""
     g = torch.Generator().manual_seed(0)
@@ -89,7 +96,7 @@ def _train(
     targets = Targets(y[None].to(device), torch.tensor([[-9.0, 9.0]]).double().to(device))
     held = np.arange(CLIPS) % 4 == np.arange(2)[:, None]
     inputs = Inputs({0: Rows(x.to(device))}, None, targets, Folds(~held, held, np.zeros_like(held)))
-    jobs = [Job(recipe, seed=h, fold=h // 2) for h in range(HEADS)]
+    jobs = [Job(recipe, seed=h % 3, fold=int(h > heads // 2)) for h in range(heads)]
     stack = Stack(inputs, jobs, backend, dtype)
     runner = backend.epochs(stack.train_epoch, stack.batches)
     with torch.no_grad(), backend.products():

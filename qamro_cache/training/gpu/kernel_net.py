@@ -121,6 +121,8 @@ class KernelNet(LayeredNet):
     def __init__(self, head: Architecture) -> None:
         super().__init__(head)
         self.seen: Sequence[View] = ()
+        self.laid: list[int] = []
+        self.rows = torch.empty(0)
 
     def take(self, views: Sequence[View], batch: Batch) -> list[Group]:
         """Return the first group's rows for all heads, and keep every group's [groups, B, D]."""
@@ -142,7 +144,14 @@ class KernelNet(LayeredNet):
             starts[key] = start
             start += len(values)
         device = views[0].rows.values.device
-        self.rows = torch.cat([values.to(self.stored) for values in tables.values()])
+        if list(starts) != self.laid:
+            # A fold's rows one after another: never twice what they take.
+            self.rows = torch.empty(0)
+            width = views[0].rows.values.shape[1]
+            self.rows = torch.empty(start, width, dtype=self.stored, device=device)
+            for key, values in tables.items():
+                self.rows[starts[key] :][: len(values)] = values
+            self.laid = list(starts)
 
         def whole(numbers: Sequence[int]) -> Tensor:
             return torch.tensor(numbers, device=device)
