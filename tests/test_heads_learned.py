@@ -283,6 +283,7 @@ def test_what_cannot_be_is_one_line(tmp_path):
         ({"layers": "mixed"}, r"mixes layers takes \[L, D\], got \[6\]"),
         ({"layers": "mixed", "feature": "layers", "context": "group"}, r"got \[54\]"),
         ({"layers": "mixed", "feature": "layers", "head": "ridge"}, "takes no layers"),
+        ({"layers": "mixed", "feature": "layers", "head": "audiobox"}, "mixes layers as it is"),
         ({"layers": "mixed", "feature": "layers", "inputs": "concat"}, "inputs='audio'"),
         ({"output": "gaussian", "loss": "mse"}, "by its likelihood: no loss"),
         ({"output": "gaussian", "alpha": 0.3}, "by its likelihood: no alpha"),

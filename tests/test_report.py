@@ -499,6 +499,13 @@ def test_grids_are_compared_with_runs_and_grids_by_their_highest_cells(made, tmp
         report([made / "run", tmp_path / "ways"], tmp_path / "b.html")
 
 
+def test_clips_held_out_in_different_ways_get_no_verdict(made, tmp_path):
+    train(made / "emb.h5", tmp_path / "parts", **{**QUICK, "cv": "3"})
+    page = page_of(made / "run", tmp_path / "parts", out=tmp_path / "a.html")
+    assert "held out in different ways (run: group, parts: 3): no verdict" in page.text
+    assert "parts beats" not in page.text
+
+
 def test_runs_are_compared_by_paired_differences(made, tmp_path):
     train(made / "emb.h5", tmp_path / "huber", **QUICK, loss="huber@standardized")
     folders = [made / "run", tmp_path / "huber"]

@@ -62,6 +62,8 @@ class Architecture:
             raise ValueError(f"a linear head has no hidden layers, got widths={self.widths}")
         if self.kind == "audiobox" and self.pooling == "attention":
             raise ValueError("an audiobox head takes no attention pooling")
+        if self.kind == "audiobox" and self.layers == "mixed":
+            raise ValueError("an audiobox head mixes layers as it is: leave out layers=mixed")
         if self.kind == "ridge" and not self.rows_are_clips:
             raise ValueError("a ridge head takes pooling='mean' or 'max'")
         if self.kind == "ridge" and (self.widths or self.output != "linear" or self.mixes):

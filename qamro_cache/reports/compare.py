@@ -55,6 +55,9 @@ def comparison_page(folders: Sequence[Folder]) -> Page:
         words, blocks = _axis(axis, runs)
         lead += words
         sections.append(Section(axis, blocks))
+    if len({folder.cv for folder in folders}) > 1:
+        ways = ", ".join(f"{name}: {one.cv}" for name, one in runs.items())
+        lead.insert(0, f"Clips were held out in different ways ({ways}): no verdict.")
     return Page(
         " against ".join(names[:3]) + (", ..." if len(names) > 3 else ""),
         lead,
@@ -89,7 +92,9 @@ def _axis(axis: str, runs: Mapping[str, Folder]) -> tuple[list[str], list[Block]
         one: Model(one, one, of.mean, columns(scored[one])[DECIDES]) for one, of in found.items()
     }
     lines = [headline(f"{axis}, {one}", scored[one]) for one in found]
-    for other, _ in others:
+    # One that saw a clip's group in training may be ahead for that.
+    alike = len({folder.cv for folder in runs.values()}) == 1
+    for other, _ in others if alike else ():
         for said in verdicts(models[other], [models[name]], {name}, judged):
             lines.append(f"{axis}: {other} {said['words']}.")
     lines += [words for one, folder in runs.items() for words in _choice(axis, one, folder)]
