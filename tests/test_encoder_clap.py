@@ -184,7 +184,11 @@ def test_prompts_that_differ_beyond_the_cut_are_let_through():
 def test_an_identity_is_made_again_by_its_options(clap_reference):
     checkpoint = str(clap_reference.checkpoint)
     options = EncoderOptions(
-        checkpoint=checkpoint, tokenizer="none", rate_policy="as-is", int16=False
+        checkpoint=checkpoint,
+        tokenizer="none",
+        precision="float32",
+        rate_policy="as-is",
+        int16=False,
     )
     identity = identity_of(load_encoder("clap", options).spec)
     assert options_of(identity, WeightsOptions(checkpoint)) == options
@@ -192,6 +196,7 @@ def test_an_identity_is_made_again_by_its_options(clap_reference):
         whole = EncoderOptions(
             checkpoint=checkpoint if name == "clap" else "",
             tokenizer=str(clap_reference.tokenizer) if name == "clap" else "",
+            precision="float32" if name == "clap" else "auto",
         )
         identity = identity_of(load_encoder(name, whole).spec)
         assert options_of(identity, WeightsOptions(whole.checkpoint, whole.tokenizer)) == whole

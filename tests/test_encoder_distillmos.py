@@ -93,7 +93,7 @@ def test_refuses_what_it_cannot_honor():
         load_encoder("distillmos", EncoderOptions(checkpoint="mine.pt"))
     with pytest.raises(QamroError, match="tf32 needs a CUDA device"):
         load_encoder("distillmos", EncoderOptions(precision="tf32"))
-    with pytest.raises(ValueError, match="precision must be one of float32"):
+    with pytest.raises(ValueError, match="precision must be one of auto, float32"):
         EncoderOptions(precision="int8")
 
 

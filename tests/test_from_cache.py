@@ -66,7 +66,7 @@ def test_a_line_says_why_they_are_not_there(run, tmp_path, caplog):
         caplog.clear()
         found = evaluate(file, labels, resamples=0)["axes"]["quality"]["baselines"]
         assert not {"ridge", "kNN", "train mean"} & set(found)
-        lines = [one.message for one in caplog.records if "no ridge" in one.message]
+        lines = [one.message for one in caplog.records if "training mean beside" in one.message]
         assert len(lines) == 1
         return lines[0]
 
