@@ -35,3 +35,19 @@ def audiobox_reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from audiobox_reference import make_reference
 
     return make_reference(tmp_path_factory.mktemp("audiobox"))
+
+
+@pytest.fixture
+def stacks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The heads of each stack that is trained, as they are made."""
+    from qamro_cache.training import fit
+
+    made: list[int] = []
+
+    class Counted(fit.Stack):
+        def __init__(self, inputs: Any, jobs: Any, *args: Any, **more: Any) -> None:
+            made.append(len(jobs))
+            super().__init__(inputs, jobs, *args, **more)
+
+    monkeypatch.setattr(fit, "Stack", Counted)
+    return made

@@ -224,14 +224,13 @@ def test_a_head_on_audio_and_prompts_predicts_from_files(folders, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_of_thirteen_layers_is_one_stack_a_shape(tmp_path, monkeypatch):
+def test_a_sweep_of_thirteen_layers_is_one_stack_a_shape(tmp_path, stacks):
     """A HuBERT of twelve layers, with random weights: one run, not thirteen."""
     import pandas as pd
     import soundfile
 
     from qamro_cache.experiments.ablate import ablate
     from qamro_cache.extraction.extract import extract
-    from qamro_cache.training import fit as module
 
     torch.manual_seed(0)
     deep = transformers.HubertModel(transformers.HubertConfig(**WAVE | {"num_hidden_layers": 12}))
@@ -241,14 +240,6 @@ def test_a_sweep_of_thirteen_layers_is_one_stack_a_shape(tmp_path, monkeypatch):
     table = {"clip_id": range(9), "path": [f"{k}.wav" for k in range(9)], "quality": range(9)}
     pd.DataFrame(table).to_csv(tmp_path / "clips.csv", index=False)
     extract(None, tmp_path / "emb.h5", f"hf:{folder}", manifest=tmp_path / "clips.csv")
-    stacks = []
-
-    class Counted(module.Stack):
-        def __init__(self, inputs, jobs, *args, **more):
-            stacks.append(len(jobs))
-            super().__init__(inputs, jobs, *args, **more)
-
-    monkeypatch.setattr(module, "Stack", Counted)
     shapes = {"widths": [[8], [4]], "seeds": 2, "cv": "3", "epochs": 1}
     ablate(tmp_path / "emb.h5", tmp_path / "sweep", feature="layers[*]", **shapes)
     assert stacks == [13 * 2 * 3] * 2
