@@ -70,6 +70,11 @@ def main(
             beside = axis["without_references"]
             title = f"{name} without references, which their context gives away"
             show_scores(title, record, beside["models"], beside["ceiling"])
+        if "by_modeled_labels" in axis:
+            beside = axis["by_modeled_labels"]
+            click.echo()
+            title = f"{name} by modeled labels ({beside['labels']}); above by plain means"
+            show_scores(title, record, beside["models"], None)
         show_words(name, axis)
         for one in axis["diagnostics"]:
             show_lines(f"{name}: {one['evidence']}. To try: {one['suggestion']}", hang=2)

@@ -65,6 +65,7 @@ def written(tmp_path_factory):
     of_clips = {"cv": "group", "head": "ridge", "axis": "quality"}
     train(folder / "named.h5", folder / "e", context="reference", **of_clips)
     train(emb, folder / "f", **of_clips)
+    train(folder / "named.h5", folder / "g", screen="bs1534", rater_model="additive", **of_clips)
     ablate(
         [emb, other],
         folder / "c",
@@ -75,7 +76,7 @@ def written(tmp_path_factory):
         **ONE,
         **QUICK,
     )
-    ablate(emb, folder / "d", cv="3", lr=[1e30, 1e31], **ONE, **QUICK)
+    ablate(emb, folder / "d", cv="3", lr=[1e30, 1e31], screen="bt500", **ONE, **QUICK)
     predict(folder / "a" / "head.safetensors", emb, out=folder / "predicted.csv")
     scores = pd.read_csv(folder / "predicted.csv").groupby("clip_id")["prediction"].mean()
     scores.to_csv(folder / "theirs.csv")
@@ -87,7 +88,7 @@ def written(tmp_path_factory):
         for name in ("a/predictions.csv", "some.csv")
     ]
 
-    def read(name: str, runs: str = "abcdef") -> list[object]:
+    def read(name: str, runs: str = "abcdefg") -> list[object]:
         found = sorted(folder.glob(f"[{runs}]/{name}"))
         return [
             json.loads(path.read_text()) if path.suffix == ".json"
@@ -99,7 +100,7 @@ def written(tmp_path_factory):
     names = ("results.csv", "summary.csv", "study.csv", "metrics.json", "best.json")
     return {
         **{name: read(name) for name in names},
-        "config.json": read("config.json", "abef"),
+        "config.json": read("config.json", "abefg"),
         "config.json of a grid": read("config.json", "cd"),
         "predictions.csv": tables,
         "qamro-evaluate --json": [json.loads(json_text(one)) for one in scored],

@@ -103,6 +103,13 @@ def named_reference(system: str) -> bool:
     return _plain(system) in _REFERENCES
 
 
+def is_reference(clips: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Tell which clips [C] are the original, by their system's name or their own reference."""
+    named = [named_reference(name) for name in clips["system"]]
+    found: npt.NDArray[np.bool_] = np.array(named, np.bool_)
+    return found | (clips["reference"] == clips["clip_id"]).to_numpy(np.bool_)
+
+
 def _plain(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 

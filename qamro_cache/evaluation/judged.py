@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.datasets.records import Labels
-from qamro_cache.datasets.selection import named_reference
+from qamro_cache.datasets.selection import is_reference
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.kinds import JACKKNIFE, Kind
 
@@ -113,8 +113,7 @@ def ways_of(clips: pd.DataFrame, cv: str = "") -> dict[str, Any]:
     return {
         "group": codes_of(clips[word].to_numpy(dtype=str)),
         "group_word": word,
-        "reference": np.array([named_reference(name) for name in clips["system"]], np.bool_)
-        | (clips["reference"] == clips["clip_id"]).to_numpy(np.bool_),
+        "reference": is_reference(clips),
     }
 
 

@@ -12,7 +12,9 @@ from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.evaluation.bootstrap import refuse_resamples
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import refuse_heads
-from qamro_cache.experiments.grid import CELL, Cell, Grid
+from qamro_cache.experiments.folds import refit_clips
+from qamro_cache.experiments.grid import CELL, Cell, Grid, modelings_of
+from qamro_cache.experiments.labels import raters_record
 from qamro_cache.experiments.missing import Missing
 from qamro_cache.experiments.nested import (
     Trained,
@@ -23,7 +25,12 @@ from qamro_cache.experiments.nested import (
     tell_time,
 )
 from qamro_cache.experiments.options import AblateOptions
-from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes, without_references
+from qamro_cache.experiments.outcomes import (
+    baseline_outcomes,
+    head_outcomes,
+    modeled_outcomes,
+    without_references,
+)
 from qamro_cache.experiments.parts import Part
 from qamro_cache.experiments.plan import Plan, make_plan
 from qamro_cache.experiments.request import AblateRequest, ablate_request
@@ -123,10 +130,22 @@ def _tables(
         split = {"split": held_out.question, "copies": held_out.copies.record()}
         files = {"cache": [str(path) for path in part.sources.paths]}
         materials.append({**material.origin(), **files, **split, "heads": heads_of(part, request)})
+        if found := _raters(part, cells):
+            materials[-1]["raters"] = found
         questions[held_out.cv, held_out.question] = {"cv": held_out.cv, **split}
     if any(cell.context in ("reference", "both") for cell in cells):
         outcomes += [other for one in outcomes if (other := without_references(one))]
     return _write(request, device, outcomes, materials, list(questions.values()))
+
+
+def _raters(part: Part, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Return who is screened out by each model of the raters that some cell has."""
+    folds, clips = part.held_out.folds, part.clips
+    whole = refit_clips(folds, clips.known, everything=True)
+    return {
+        one.words(): raters_record(clips, folds, whole, one)
+        for one in modelings_of([cells[place] for place in part.cells])
+    }
 
 
 def _material(part: Part, cells: Sequence[Cell]) -> Material:
@@ -179,7 +198,8 @@ def _outcomes(
     if more is not None:
         inside = inner_predictions(more, done)
     found = head_outcomes(plan, done, origin, request.cells, cv, inside)
-    return found + baseline_outcomes(plan, origin, cv, every=request.options.baselines == "all")
+    found += baseline_outcomes(plan, origin, cv, every=request.options.baselines == "all")
+    return found + modeled_outcomes(found, part.clips, modelings_of(request.cells))
 
 
 def _write(

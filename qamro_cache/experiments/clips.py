@@ -64,6 +64,10 @@ class Clips:
         """Return each clip's system as a number, -1 for none."""
         return codes_of(self.table["system"].to_numpy(dtype=str))
 
+    def sources(self) -> npt.NDArray[np.int64]:
+        """Return which test each clip is of, as a number, -1 for none."""
+        return codes_of(self.table["source"].to_numpy(dtype=str))
+
     def judged(self, axis: int, folds: Folds, cv: str) -> Judged:
         """Return the labels of the clips that some fold of ``cv`` holds out."""
         target = np.where(folds.test.any(0), self.labels.mean[:, axis], np.nan)

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from qamro_cache.cache.checks import join_licenses
 from qamro_cache.cache.content import TextFeatures, WindowFeatures
+from qamro_cache.datasets.modeled import PLAIN, RaterOptions
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.compare import baselines
 from qamro_cache.evaluation.from_cache import own_scores
 from qamro_cache.experiments.clips import Clips
 from qamro_cache.experiments.company import closed_parts, company, tell_company, training_parts
+from qamro_cache.experiments.labels import Wanted, targets_of
 from qamro_cache.features.context import Company, Context, times
 from qamro_cache.features.expression import Call, Expression, Read, takes_windows
 from qamro_cache.features.lookup import widths
@@ -52,6 +54,7 @@ class Material:
         expression: what is read, with every name in full.
         text_feature: its name in the cache; empty where no prompts are used.
         sources: that it is read from.
+        modeling: what is made of the ratings that heads learn from.
     """
 
     clips: Clips
@@ -63,6 +66,7 @@ class Material:
     expression: Expression
     text_feature: str
     sources: Sources
+    modeling: RaterOptions = PLAIN
 
     @property
     def encoder(self) -> str:
@@ -117,12 +121,9 @@ class Material:
         }
 
     def targets(self) -> Targets:
-        """Return the labels as `fit` takes them."""
-        labels = torch.from_numpy(self.clips.labels.mean.T.copy())
-        nan = float("nan")
-        ranges = [(nan, nan) if a.guessed else (a.low, a.high) for a in self.clips.axes]
-        spread = torch.from_numpy(self.clips.labels.spread.swapaxes(0, 1).copy())
-        return Targets(labels, torch.tensor(ranges, dtype=torch.float64), spread)
+        """Return the labels of all axes as `fit` takes them."""
+        wanted = [Wanted(axis, 0, self.modeling) for axis in range(len(self.clips.axes))]
+        return targets_of(self.clips, self.folds, wanted)
 
     def clip_means(self, fold: int) -> Tensor:
         """Return the mean of each clip's windows [C, D] in a fold, flat, without the prompt."""

@@ -80,7 +80,7 @@ def fit_all(
 ) -> Fitted:
     """Run `fit` to the end and put its stacks together."""
     targets, folds = material.targets(), material.folds
-    predictions = np.full((len(jobs), targets.labels.shape[1]), np.nan)
+    predictions = np.full((len(jobs), targets.labels.shape[-1]), np.nan)
     best, diverged = np.zeros(len(jobs), np.int64), np.zeros(len(jobs), np.bool_)
     penalty = np.full(len(jobs), np.nan)
     parts = []
@@ -101,7 +101,7 @@ def fit_all(
 
 def training_mean(targets: Targets, folds: Folds, job: Job) -> float:
     """Return the mean of the labels that a head learned from: what it predicts if it diverged."""
-    labels = targets.labels[job.target].numpy()[folds.train[job.fold]]
+    labels = targets.of(job.target, job.fold).numpy()[folds.train[job.fold]]
     return float(labels[np.isfinite(labels)].mean())
 
 

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from qamro_cache.datasets.modeled import RaterOptions
 from qamro_cache.datasets.toml import read_toml
 from qamro_cache.errors import QamroError, nearest, quoted, unknown
 from qamro_cache.experiments.options import AblateOptions, Reads
@@ -25,7 +26,7 @@ _ALL = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell(Reads):
+class Cell(RaterOptions, Reads):
     """One cell.
 
     Attributes:
@@ -61,6 +62,7 @@ class Cell(Reads):
             self.systems,
             self.raters,
             self.calibrate,
+            self.modeling,
         )
         return (self.recipe, *reads)
 
@@ -244,6 +246,11 @@ def refuse_cells(cells: Sequence[Cell]) -> None:
         if cell.what in seen:
             raise QamroError(f"the grid has a cell twice: {label(cell.names)}")
         seen.add(cell.what)
+
+
+def modelings_of(cells: Sequence[Cell]) -> list[RaterOptions]:
+    """Return what cells make of the ratings, each once, but for plain means."""
+    return list(dict.fromkeys(cell.modeling for cell in cells if not cell.modeling.plain))
 
 
 def label(names: Mapping[str, Any]) -> str:

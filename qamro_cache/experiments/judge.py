@@ -18,6 +18,7 @@ from qamro_cache.experiments.clips import HeldOut
 from qamro_cache.experiments.data import Beside, Material
 from qamro_cache.experiments.fitting import Fitted, Starts, pool_folds
 from qamro_cache.experiments.gain import group_gain
+from qamro_cache.experiments.labels import by_modeled
 from qamro_cache.heads.published import published_scores
 from qamro_cache.training.recipe import Recipe
 
@@ -61,7 +62,9 @@ def judge(
     for target, axis in enumerate(material.clips.axes):
         judged = material.clips.judged(target, folds, held_out.cv)
         beside = {**own[target], **material.baselines(target, every=every)}
-        ridge = beside.pop("ridge") if closed else beside["ridge"]
+        ridge = beside["ridge"]
+        if closed and material.modeling.plain:
+            del beside["ridge"]
         models = {head: pooled[target]}
         if huber is not None:
             models[_HUBER] = pool_folds(huber, folds)[target]
@@ -94,6 +97,7 @@ def judge(
             metrics[axis.name] |= {} if gain is None else {"context_group": gain}
         else:
             metrics[axis.name] |= _without_references(material.beside, models, judged, own[target])
+        metrics[axis.name] |= _by_modeled(material, target, models, judged, own[target])
         if np.isfinite(fitted.penalty[mine]).any():
             metrics[axis.name]["median_penalty"] = float(np.nanmedian(fitted.penalty[mine]))
     return metrics
@@ -121,6 +125,26 @@ def _by_epoch(fitted: Fitted, heads: Sequence[int]) -> list[dict[str, float]]:
         low, median, high = (float(v) for v in np.quantile(values, (0.25, 0.5, 0.75)))
         found.append({"heads": len(values), "median": median, "low": low, "high": high})
     return found
+
+
+def _by_modeled(
+    material: Material,
+    target: int,
+    models: Mapping[str, npt.NDArray[np.float64]],
+    judged: Judged,
+    own: Mapping[str, npt.NDArray[np.float64]],
+) -> dict[str, Any]:
+    """Return the figures by modeled labels; plain means are those that judge."""
+    other = by_modeled(judged, material.clips, target, material.modeling)
+    if other is None:
+        return {}
+    return {
+        "by_modeled_labels": {
+            "labels": material.modeling.words(),
+            "clips": int(common(models.values(), other).known.sum()),
+            "models": score_models(models, other, own_units=own),
+        }
+    }
 
 
 def _without_references(

@@ -48,6 +48,9 @@ def open_onto(
             raise OptionError("--calibrate is for the clips of another test; name it with --onto")
         return None
     used = {"--cv": any(cell.cv for cell in cells), "--raters": any(cell.raters for cell in cells)}
+    for name in ("rater_model", "rater_weights", "screen"):
+        option = f"--{name.replace('_', '-')}"
+        used |= {option: any(getattr(cell, name) != "none" for cell in cells)}
     used |= {"--nested": options.nested, "--stop": options.stop == "inner"}
     for name, given in used.items():
         if given:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from qamro_cache.datasets.modeled import RaterOptions
 from qamro_cache.datasets.options import ColumnOptions, ScaleOptions, parse_scales, refuse_columns
 from qamro_cache.errors import OptionError
 from qamro_cache.evaluation.options import ChoiceOptions, IntervalOptions
@@ -75,7 +76,7 @@ class RunOptions(ChoiceOptions, IntervalOptions, ColumnOptions, ScaleOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RunOptions, Reads):
+class TrainOptions(RunOptions, RaterOptions, Reads):
     """What `train` takes beside the cache, the folder and the recipe."""
 
     text_feature: str = setting("", "Feature of the prompts.", default_help="the cache's first")

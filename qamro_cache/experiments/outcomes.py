@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qamro_cache.evaluation.judged import Floats
+from qamro_cache.datasets.modeled import RaterOptions
+from qamro_cache.evaluation.judged import Floats, Judged
 from qamro_cache.evaluation.nested import Inside
+from qamro_cache.experiments.clips import Clips
 from qamro_cache.experiments.fitting import training_mean, warn_of_diverged
 from qamro_cache.experiments.grid import Cell
+from qamro_cache.experiments.labels import by_modeled
 from qamro_cache.experiments.plan import Plan
 from qamro_cache.experiments.tables import Outcome
 from qamro_cache.experiments.thinned import learned_from
@@ -107,6 +110,25 @@ def baseline_outcomes(
     return outcomes
 
 
+def modeled_outcomes(
+    outcomes: Sequence[Outcome], clips: Clips, modelings: Sequence[RaterOptions]
+) -> list[Outcome]:
+    """Return outcomes by modeled labels, beside those by plain means: for each model of raters."""
+    names = [axis.name for axis in clips.axes]
+    found = []
+    for modeling in modelings:
+        judged: dict[str, Judged | None] = {}
+        for one in outcomes:
+            if one.axis not in judged:
+                axis = names.index(one.axis)
+                judged[one.axis] = by_modeled(one.judged, clips, axis, modeling)
+            if (other := judged[one.axis]) is not None:
+                units = replace(other, same_scale=one.judged.same_scale)
+                axis_words = f"{one.axis} ({modeling.words()} labels)"
+                found.append(replace(one, axis=axis_words, judged=units))
+    return found
+
+
 def without_references(outcome: Outcome) -> Outcome | None:
     """Return an outcome by the clips alone that are no references; None where none is one."""
     judged = outcome.judged
@@ -135,7 +157,7 @@ class _Coverage:
         key = (recipe.batch_size, recipe.batches, job.fold, job.target)
         if key not in self.known:
             schedule, (order,) = make_schedule(plan.folds, plan.targets, [job])
-            labels = plan.targets.labels[job.target].numpy()
+            labels = plan.targets.of(job.target, job.fold).numpy()
             train = plan.folds.train[job.fold]
             self.known[key] = pair_coverage(schedule, order, labels, train, 1)
         return self.known[key]

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from qamro_cache.datasets.modeled import refuse_raters
+from qamro_cache.datasets.selection import is_reference
 from qamro_cache.experiments.clips import AxisGroup, Clips, HeldOut, choose_clips, hold_out
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.onto import Onto, learn_all
@@ -53,6 +55,8 @@ def parts_of_grid(
     # All on the same clips: those with a prompt, where some cell reads prompts.
     prompts = any(cell.recipe.head.inputs != "audio" for cell in cells)
     clips = choose_clips(sources, options, text=prompts)
+    for cell in cells:
+        refuse_raters(clips.labels, is_reference(clips.table), cell.modeling)
     held_out: dict[str, list[AxisGroup]] = {}
     parts = []
     for (*read, context, text, cv, clip, system), (reading, members) in groups.items():

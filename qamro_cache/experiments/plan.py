@@ -3,15 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
-import torch
 
-from qamro_cache.datasets.raters import subsampled
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.grid import Cell
+from qamro_cache.experiments.labels import Wanted, targets_of
 from qamro_cache.identity import canonical_json
-from qamro_cache.training.inputs import Features, Folds, Targets
+from qamro_cache.training.inputs import Features, Folds, Targets, stacked
 from qamro_cache.training.recipe import Job, flat_recipe
 
 
@@ -55,32 +55,26 @@ def make_plan(
         seeds: heads a cell, axis and fold.
         precision: of products on a GPU, which a result depends on.
     """
-    base, folds = material.targets(), material.folds
-    # A row of targets for every axis and number of raters. All seeds learn from the same ratings:
-    # averaged, heads of several draws would have learned from more.
-    rows: dict[tuple[int, int], int] = {(a, 0): a for a in range(len(material.clips.axes))}
-    assert base.spread is not None
-    labels, spread = list(base.labels.numpy()), list(base.spread.numpy())
-    taught = [np.flatnonzero(folds.teach(np.isfinite(row))) for row in labels]
+    folds = material.folds
+    # A row of targets for every axis and what cells make of its ratings. All seeds learn from the
+    # same ratings: averaged, heads of several draws would have learned from more.
+    rows = {Wanted(axis): axis for axis in range(len(material.clips.axes))}
+    for _, cell in cells:
+        for axis in range(len(material.clips.axes)):
+            rows.setdefault(Wanted(axis, cell.raters, cell.modeling), len(rows))
+    targets = targets_of(material.clips, folds, list(rows))
+    known = targets.labels.isfinite().numpy()
+    taught = [np.flatnonzero(folds.teach(known[..., row, :])) for row in rows.values()]
     jobs, places, axes = [], [], []
     for place, cell in cells:
-        for a in range(len(material.clips.axes)):
-            key = (a, cell.raters)
-            if key not in rows:
-                rows[key] = len(labels)
-                few = subsampled(material.clips.labels, *key, seed=0)
-                labels.append(few.mean[:, 0])
-                spread.append(few.spread[:, 0])
-                taught.append(np.flatnonzero(folds.teach(np.isfinite(labels[-1]))))
+        for axis in range(len(material.clips.axes)):
+            row = rows[Wanted(axis, cell.raters, cell.modeling)]
             for seed in range(seeds_of(cell, seeds)):
-                for fold in taught[rows[key]]:
+                for fold in taught[row]:
                     view = material.view(int(fold))
-                    jobs.append(Job(cell.recipe, seed, int(fold), rows[key], view))
+                    jobs.append(Job(cell.recipe, seed, int(fold), row, view))
                     places.append(place)
-                    axes.append(a)
-    axis_of_row = [key[0] for key, _ in sorted(rows.items(), key=lambda item: item[1])]
-    ratings = torch.from_numpy(np.stack(spread))
-    targets = Targets(torch.from_numpy(np.stack(labels)), base.ranges[axis_of_row], ratings)
+                    axes.append(axis)
     keys = _keys(material, targets, jobs, precision)
     return Plan(material, targets, jobs, places, axes, keys)
 
@@ -101,9 +95,7 @@ def joined(plans: Sequence[Plan]) -> tuple[list[Features], Targets, list[Job]]:
         ]
         view += len(plan.material.features)
         target += len(plan.targets.labels)
-    names = ("labels", "ranges", "spread")
-    whole = [torch.cat([getattr(plan.targets, name) for plan in plans]) for name in names]
-    return views, Targets(*whole), jobs
+    return views, stacked([plan.targets for plan in plans]), jobs
 
 
 def _keys(material: Material, targets: Targets, jobs: Sequence[Job], precision: str) -> list[str]:
@@ -127,11 +119,13 @@ def _keys(material: Material, targets: Targets, jobs: Sequence[Job], precision: 
         data.update(np.packbits(mask).tobytes())
     if folds.groups is not None:
         data.update(folds.groups.tobytes())
-    assert targets.spread is not None
-    rows, spread = (
-        [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in part]
-        for part in (targets.labels, targets.spread)
-    )
+
+    @cache
+    def digest(part: str, target: int, fold: int) -> str:
+        values = targets.of(target, fold) if part == "labels" else targets.spread_of(target, fold)
+        assert values is not None
+        return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+
     # JSON has no NaN: a scale that nobody named follows from the labels.
     ranges = [pair if np.isfinite(pair).all() else None for pair in targets.ranges.tolist()]
     recipes = {id(job.recipe): flat_recipe(job.recipe) for job in jobs}
@@ -142,12 +136,12 @@ def _keys(material: Material, targets: Targets, jobs: Sequence[Job], precision: 
             "recipe": recipes[id(job.recipe)],
             "seed": job.seed,
             "fold": job.fold,
-            "target": rows[job.target],
+            "target": digest("labels", job.target, job.fold),
             "range": ranges[job.target],
             "precision": precision,
             "version": 2,
         }
         if job.recipe.head.output == "gaussian":
-            record["spread"] = spread[job.target]
+            record["spread"] = digest("spread", job.target, job.fold)
         keys.append(hashlib.sha256(canonical_json(record).encode()).hexdigest())
     return keys

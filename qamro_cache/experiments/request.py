@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from qamro_cache.cache.reader import CacheLike
+from qamro_cache.datasets.modeled import refuse_raters
+from qamro_cache.datasets.selection import is_reference
 from qamro_cache.devices import refuse_device
 from qamro_cache.encoders.support import missing_packages
 from qamro_cache.errors import OptionError, QamroError, nearest, quoted
@@ -125,6 +127,7 @@ def train_request(
         sources.text_source(options.text_feature)
     labels = _file_sha256(options.labels)
     clips = choose_clips(sources, options, text=text)
+    refuse_raters(clips.labels, is_reference(clips.table), options.modeling)
     groups = hold_out(sources, clips, options.cv, options)
     # Late, because to know the device takes torch.
     options = decided(options, out, anew=options.overwrite)

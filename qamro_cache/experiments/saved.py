@@ -14,6 +14,7 @@ from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.fitting import Fitted
+from qamro_cache.experiments.labels import raters_record
 from qamro_cache.experiments.store import RUN_FILES
 from qamro_cache.features.context import Context
 from qamro_cache.files import replace_folder, write_json, write_table
@@ -92,13 +93,22 @@ def save_run(
 
 
 def _files(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return where the clips are on this machine: nothing for a head file, which is passed on."""
+    """Return where the clips are on this machine, and whom the heads did not listen to.
+
+    Nothing for a head file, which is passed on.
+    """
     audio: dict[str, str] = {}
     for run in runs:
         table = run.material.clips.table
         audio |= dict(zip(table["clip_id"], table["path"], strict=True))
     paths = runs[0].material.sources.paths
-    return {"cache": [str(path) for path in paths], "audio": audio}
+    found: dict[str, Any] = {"cache": [str(path) for path in paths], "audio": audio}
+    for run in runs:
+        material, modeling = run.material, run.material.modeling
+        if not modeling.plain:
+            folds = material.folds, run.whole.folds
+            found.setdefault("raters", {}).update(raters_record(material.clips, *folds, modeling))
+    return found
 
 
 def head_of(recipe: Recipe, members: Sequence[_Members], config: Mapping[str, Any]) -> Head:

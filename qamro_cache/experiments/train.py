@@ -171,8 +171,8 @@ def _train_axes(
 
 def _jobs(recipe: Recipe, material: Material, seeds: Sequence[int]) -> list[Job]:
     """Return the heads of the estimate, of folds that have labels to learn from."""
-    folds, labels = material.folds, material.clips.labels.mean.T
-    taught = [folds.teach(np.isfinite(row)) for row in labels]
+    folds, known = material.folds, material.targets().labels.isfinite().numpy()
+    taught = [folds.teach(known[..., axis, :]) for axis in range(len(material.clips.axes))]
     return [
         Job(recipe, seed, int(fold), target, material.view(int(fold)))
         for target, one in enumerate(taught)
@@ -182,7 +182,7 @@ def _jobs(recipe: Recipe, material: Material, seeds: Sequence[int]) -> list[Job]
 
 
 def _material(request: TrainRequest, clips: Clips, held_out: HeldOut) -> Material:
-    return load_material(
+    material = load_material(
         request.sources,
         clips,
         held_out.folds,
@@ -192,6 +192,7 @@ def _material(request: TrainRequest, clips: Clips, held_out: HeldOut) -> Materia
         text=request.recipe.head.inputs != "audio",
         text_feature=request.options.text_feature,
     )
+    return replace(material, modeling=request.options.modeling)
 
 
 def _check_room(material: Material, recipe: Recipe, heads: int, kept: int, out: Path) -> None:

@@ -39,12 +39,11 @@ def solve(
     blocks = features.blocks(jobs[0].recipe.head.inputs)
     (seen,) = inputs.rows.values()
     rows = seen.values.double().cpu().numpy()
-    labels = inputs.targets.labels.cpu().numpy()
     folds = inputs.folds
     learns = folds.train | folds.validation
     fitted, stds = [], []
     for job in jobs:
-        target = labels[job.target]
+        target = inputs.targets.of(job.target, job.fold).cpu().numpy()
         used = learns[job.fold] & np.isfinite(target)
         groups = None if folds.groups is None else folds.groups[used]
         fitted.append(fit_ridge(rows[used], target[used], blocks, groups))

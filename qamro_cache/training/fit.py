@@ -111,7 +111,7 @@ def stacks_of_a_cpu(
 
 def _refuse_untaught(targets: Targets, folds: Folds, jobs: Sequence[Job]) -> None:
     known = targets.labels.isfinite().cpu().numpy()
-    taught = {target: folds.teach(known[target]) for target in {job.target for job in jobs}}
+    taught = {t: folds.teach(known[..., t, :]) for t in {job.target for job in jobs}}
     for job in jobs:
         if not taught[job.target][job.fold]:
             raise ValueError(

@@ -47,16 +47,42 @@ class Targets:
     """Labels to learn, a row each: an axis, or an axis as some of its raters have it.
 
     Attributes:
-        labels: [T, C] in their own units, NaN where a clip has none.
+        labels: [T, C] in their own units, NaN where a clip has none; or [F, T, C], of each fold its
+            own.
         ranges: [T, 2] the rating scales; NaN where nobody named one: then a head's scale is
             guessed from its own training labels (`datasets.axes.guess_scale`).
         spread: [T, C, 2] how many ratings each label is the mean of, and their variance around it;
-            for ``gaussian`` heads alone.
+            for ``gaussian`` heads alone; or [F, T, C, 2].
     """
 
     labels: "Tensor"
     ranges: "Tensor"
     spread: "Tensor | None" = None
+
+    def of(self, target: "int | Tensor", fold: "int | Tensor") -> "Tensor":
+        """Return the labels of a row in a fold [C], or of as many of both [H, C]."""
+        return self.labels[target] if self.labels.ndim == 2 else self.labels[fold, target]
+
+    def spread_of(self, target: "int | Tensor", fold: "int | Tensor") -> "Tensor | None":
+        """Return the spread of rows in folds [H, C, 2]."""
+        if self.spread is None or self.spread.ndim == 3:
+            return None if self.spread is None else self.spread[target]
+        return self.spread[fold, target]
+
+
+def stacked(parts: Sequence[Targets]) -> Targets:
+    """Put the rows of several targets of the same clips and folds under one another."""
+    import torch
+
+    folds = max((len(one.labels) for one in parts if one.labels.ndim == 3), default=0)
+
+    def whole(name: str, rows: int) -> "Tensor":
+        values = [getattr(one, name) for one in parts]
+        if folds:
+            values = [v if v.ndim > rows else v.expand(folds, *v.shape) for v in values]
+        return torch.cat(values, -rows)
+
+    return Targets(whole("labels", 2), torch.cat([one.ranges for one in parts]), whole("spread", 3))
 
 
 @dataclass(frozen=True)
@@ -96,6 +122,8 @@ class Folds:
     def teach(self, known: Bools) -> Bools:
         """Tell which folds [F] train a head, given the clips [C] that have a label on its axis.
 
+        ``known`` may be [F, C], of each fold its own.
+
         Of fewer than two training labels there is nothing to learn.
         """
         taught: Bools = (self.train & known).sum(1) >= 2
@@ -123,4 +151,4 @@ class Inputs:
     @property
     def num_clips(self) -> int:
         """C."""
-        return int(self.targets.labels.shape[1])
+        return int(self.targets.labels.shape[-1])

@@ -85,14 +85,15 @@ def make_schedule(
         passes = passes_per_epoch(len(pool), recipe.batch_size)
         schedule = Schedule((pool,), (order_seed,), recipe.batch_size, len(pool), passes)
         return schedule, [0] * len(jobs)
-    known = targets.labels.isfinite().cpu().numpy()
-    keys = [(job.seed, job.fold, known[job.target].tobytes()) for job in jobs]
+    known = {
+        (job.target, job.fold): targets.of(job.target, job.fold).isfinite().cpu().numpy()
+        for job in jobs
+    }
+    keys = [(job.seed, job.fold, known[job.target, job.fold].tobytes()) for job in jobs]
     first = {key: h for h, key in reversed(list(enumerate(keys)))}
     names = sorted(first)
-    pools = [
-        np.flatnonzero(folds.train[jobs[first[key]].fold] & known[jobs[first[key]].target])
-        for key in names
-    ]
+    some = [jobs[first[key]] for key in names]
+    pools = [np.flatnonzero(folds.train[job.fold] & known[job.target, job.fold]) for job in some]
     # Lockstep for the largest fold of the set, whoever the neighbors are.
     largest = int(folds.train.sum(1).max())
     passes = passes_per_epoch(largest, recipe.batch_size)

@@ -100,7 +100,7 @@ def make_state(
     device = inputs.targets.labels.device
     fold = torch.tensor([job.fold for job in jobs], device=device)
     row = torch.tensor([job.target for job in jobs], device=device)
-    target = inputs.targets.labels[row]
+    target = inputs.targets.of(row, fold)
     known = target.isfinite()
     masks = (inputs.folds.train, inputs.folds.validation)
     train, validation = (torch.from_numpy(mask).to(device)[fold] & known for mask in masks)
@@ -113,7 +113,7 @@ def make_state(
         torch.from_numpy(x).to(device) for x in _validation_sets(inputs.folds.validation, jobs)
     )
 
-    spread = _spread(inputs.targets.spread, row, std, jobs[0].recipe)
+    spread = _spread(inputs.targets.spread_of(row, fold), std, jobs[0].recipe)
 
     def reals(values: Sequence[float] | Sequence[tuple[float, ...]]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64).to(device, dtype)
@@ -165,13 +165,13 @@ def _label_stats(target: Tensor, train: Tensor) -> tuple[Tensor, Tensor, Tensor,
     return mean, torch.where(std > 0, std, 1), low, torch.where(high > low, high, low + 1)
 
 
-def _spread(known: Tensor | None, row: Tensor, std: Tensor, recipe: Recipe) -> Tensor:
+def _spread(known: Tensor | None, std: Tensor, recipe: Recipe) -> Tensor:
     """Return the ratings [H, C, 2] of each head's target: their number, standardized variance."""
     if recipe.head.output != "gaussian":
         return std.new_zeros(len(std), 0, 2)
     if known is None:
         raise ValueError("a gaussian head needs the targets' spread")
-    count, variance = known[row].nan_to_num(0).unbind(2)
+    count, variance = known.nan_to_num(0).unbind(2)
     return torch.stack([count, variance / std[:, None] ** 2], 2)
 
 

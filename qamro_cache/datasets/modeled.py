@@ -1,0 +1,216 @@
+"""Labels by a model of the raters: screened, brought to one scale, weighted; docs/raters.md."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from qamro_cache.datasets.records import Labels
+from qamro_cache.datasets.screening import (
+    Bools,
+    Floats,
+    Ints,
+    Scores,
+    inconsistent,
+    misses_reference,
+)
+from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.settings import setting
+
+#: Ratings of a usual rater that a rater's variance is told from: of few ratings it says little.
+_PRIOR = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaterOptions:
+    """What is made of the training clips' ratings before their mean is learned."""
+
+    rater_model: str = setting(
+        "none",
+        "Training labels from ratings as they are, of each rater standardized, or less an offset "
+        "of each rater.",
+        choices=("none", "standardized", "additive"),
+    )
+    rater_weights: str = setting(
+        "none",
+        "Whether those who agree with the others count more in a training label.",
+        choices=("none", "reliability"),
+    )
+    screen: str = setting(
+        "none",
+        "Raters that a rule takes out of the training labels: bs1534, by the hidden reference; "
+        "bt500, by scores far from the others'.",
+        choices=("none", "bs1534", "bt500"),
+    )
+
+    @property
+    def modeling(self) -> "RaterOptions":
+        """These options alone."""
+        given = (self.rater_model, self.rater_weights, self.screen)
+        return RaterOptions(**dict(zip(_NAMES, given, strict=True)))
+
+    @property
+    def plain(self) -> bool:
+        """Whether labels are plain means."""
+        return self.modeling == PLAIN
+
+    def words(self) -> str:
+        """Return what is done, in a few words; empty for nothing."""
+        given = (getattr(self, name) for name in reversed(_NAMES))
+        return ", ".join(one for one in given if one != "none")
+
+
+#: Labels are plain means.
+PLAIN = RaterOptions()
+
+_NAMES = ("rater_model", "rater_weights", "screen")
+
+
+class Modeled(NamedTuple):
+    """Labels of C clips on one axis.
+
+    Attributes:
+        mean: [C] NaN for a clip without a rating that counts.
+        spread: [C, 2] how many ratings each is the mean of, and their variance around it.
+        out: numbers of the raters who were screened out.
+    """
+
+    mean: Floats
+    spread: Floats
+    out: Ints
+
+
+def refuse_raters(labels: Labels, reference: Bools, options: RaterOptions) -> None:
+    """Refuse a model that these labels cannot have.
+
+    Args:
+        labels: of C clips.
+        reference: [C] clips that are a hidden reference.
+        options: what is asked.
+
+    Raises:
+        QamroError: single ratings or their raters are not known, or there is no reference.
+    """
+    if options.plain:
+        return
+    ratings, asked = labels.ratings, options.words()
+    if ratings is None:
+        raise QamroError(
+            f"only mean scores are known, and {asked} needs each rater's: give a row a rating, "
+            "with a column `rater`"
+        )
+    if (ratings.rater < 0).any():
+        count = int((ratings.rater < 0).sum())
+        raise QamroError(f"{asked} needs to know who rated, and {count} ratings do not say")
+    if options.screen == "bs1534" and not reference[ratings.clip].any():
+        raise OptionError(
+            "--screen bs1534 goes by the hidden reference, and no rated clip is one: name it in "
+            "the column `reference` or call its system `reference`, or use --screen bt500"
+        )
+
+
+def model_ratings(
+    scores: Scores,
+    reference: Bools,
+    scale: tuple[float, float],
+    options: RaterOptions,
+) -> Modeled:
+    """Make labels of the ratings of one axis of one test.
+
+    First raters are screened; then the scores of each who is left are brought to one scale; then
+    each clip's are averaged.
+
+    Args:
+        scores: those that may be looked at: the labels of other clips are not known.
+        reference: [C] clips that are a hidden reference.
+        scale: lowest and highest rating.
+        options: what is done.
+    """
+    out = np.zeros(0, np.int64)
+    if options.screen == "bs1534":
+        out = misses_reference(scores, reference, *scale)
+    elif options.screen == "bt500":
+        out = inconsistent(scores)
+    scores = scores.only(~np.isin(scores.rater, out))
+    if options.rater_model == "standardized":
+        scores = scores._replace(score=standardized(scores))
+    elif options.rater_model == "additive":
+        scores = scores._replace(score=scores.score - offsets(scores)[scores.rater])
+    weights = np.ones(len(scores.score))
+    if options.rater_weights == "reliability":
+        weights = reliabilities(scores)[scores.rater]
+    return Modeled(*_averaged(scores, weights, len(reference)), out)
+
+
+def standardized(scores: Scores) -> Floats:
+    """Return the scores [R] with each rater's mean and std brought to those of all ratings.
+
+    A rater without two different scores keeps them as they are.
+    """
+    if not len(scores.score):
+        return scores.score
+    raters = int(scores.rater.max()) + 1
+    size = np.maximum(np.bincount(scores.rater, minlength=raters), 1)
+    mean = np.bincount(scores.rater, scores.score, raters) / size
+    apart = scores.score - mean[scores.rater]
+    std = np.sqrt(np.bincount(scores.rater, apart**2, raters) / size)
+    told = (std > 1e-9 * np.abs(scores.score).max(initial=0))[scores.rater]
+    std = np.where(std > 0, std, 1)[scores.rater]
+    whole: Floats = scores.score.mean() + scores.score.std() * apart / std
+    return np.where(told, whole, scores.score)
+
+
+def offsets(scores: Scores) -> Floats:
+    """Return each rater's offset by least squares of score = clip + rater's offset + rest.
+
+    The offsets of raters whom common clips connect add up to 0.
+    """
+    from scipy import sparse
+    from scipy.sparse.linalg import lsqr
+
+    raters = int(scores.rater.max(initial=-1)) + 1
+    if not raters:
+        return np.zeros(0)
+    _, clip, size = np.unique(scores.clip, return_inverse=True, return_counts=True)
+    ones, row = np.ones(len(clip)), np.arange(len(clip))
+    of_clip = sparse.csr_array((ones, (row, clip)), (len(clip), len(size)))
+    of_rater = sparse.csr_array((ones, (row, scores.rater)), (len(clip), raters))
+    # Clips' means are taken out of both sides; of all solutions lsqr finds the shortest.
+    mean = sparse.diags_array(1 / size) @ of_clip.T
+    inside = of_rater - of_clip @ (mean @ of_rater)
+    apart = scores.score - of_clip @ (mean @ scores.score)
+    found: Floats = lsqr(inside, apart, atol=1e-12, btol=1e-12, iter_lim=100 * raters)[0]
+    return found
+
+
+def reliabilities(scores: Scores) -> Floats:
+    """Return each rater's weight: one over the variance of the rater's scores about the others'.
+
+    Each is compared with its clip's mean; the variance of a rater is that of the rater's own
+    scores and of five of a usual one's.
+    """
+    raters = int(scores.rater.max(initial=-1)) + 1
+    _, clip, size = np.unique(scores.clip, return_inverse=True, return_counts=True)
+    apart = scores.score - (np.bincount(clip, scores.score) / size)[clip]
+    several = (size > 1)[clip]
+    # A score pulls its clip's mean towards itself.
+    squares = np.where(several, apart**2 * (size / np.maximum(size - 1, 1))[clip], 0)
+    counted = np.bincount(scores.rater, several, raters)
+    usual = squares.sum() / max(1, int(several.sum()))
+    if usual <= 1e-18 * max(1.0, float(np.abs(scores.score).max(initial=0)) ** 2):
+        return np.ones(raters)
+    own = np.bincount(scores.rater, squares, raters)
+    weights: Floats = (counted + _PRIOR) / (own + _PRIOR * usual)
+    return weights
+
+
+def _averaged(scores: Scores, weights: Floats, clips: int) -> tuple[Floats, Floats]:
+    """Return the weighted mean of each clip's scores [C], their number and variance [C, 2]."""
+    count = np.bincount(scores.clip, minlength=clips)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        total = np.bincount(scores.clip, weights, clips)
+        mean = np.bincount(scores.clip, weights * scores.score, clips) / total
+        squares = weights * (scores.score - mean[scores.clip]) ** 2
+        variance = np.bincount(scores.clip, squares, clips) / total
+    known = np.where(count > 0, count, np.nan)
+    return mean, np.stack([known, variance], 1)
