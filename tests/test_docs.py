@@ -65,7 +65,7 @@ def written(tmp_path_factory):
     of_clips = {"cv": "group", "head": "ridge", "axis": "quality"}
     train(folder / "named.h5", folder / "e", context="reference", **of_clips)
     train(emb, folder / "f", **of_clips)
-    train(folder / "named.h5", folder / "g", screen="bs1534", rater_model="additive", **of_clips)
+    train(folder / "named.h5", folder / "g", screen="bt500", rater_model="additive", **of_clips)
     ablate(
         [emb, other],
         folder / "c",

@@ -1,4 +1,4 @@
-"""Labels by a model of the raters: screened, brought to one scale, weighted; docs/raters.md."""
+"""Labels by a model of the raters: screened, brought to one scale, weighted."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

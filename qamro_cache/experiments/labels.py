@@ -13,6 +13,7 @@ from qamro_cache.datasets.raters import subsampled
 from qamro_cache.datasets.records import Axis, Labels, select_axes
 from qamro_cache.datasets.screening import Scores
 from qamro_cache.datasets.selection import is_reference
+from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.judged import Bools, Judged
 from qamro_cache.experiments.clips import Clips
 from qamro_cache.memory import refuse_memory
@@ -54,6 +55,11 @@ def targets_of(clips: Clips, folds: Folds, wanted: Sequence[Wanted]) -> Targets:
             continue
         for fold, learned in enumerate(folds.train | folds.validation):
             made = _modeled(clips, plain[row], learned, one.modeling)
+            if np.isfinite(mean[row, learned]).any() and not np.isfinite(made.mean).any():
+                raise QamroError(
+                    f"{clips.axes[one.axis].name}: --screen {one.modeling.screen} takes out all "
+                    f"{len(made.out)} raters who rated the training clips of a fold; leave it out"
+                )
             means[fold, row], spreads[fold, row] = made.mean, made.spread
     return Targets(torch.from_numpy(means), scales, torch.from_numpy(spreads))
 
