@@ -10,13 +10,13 @@ from synthetic_cache import write_synthetic
 
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.modeled import (
-    RaterOptions,
     model_ratings,
     offsets,
     refuse_raters,
     reliabilities,
     standardized,
 )
+from qamro_cache.datasets.options import RaterOptions
 from qamro_cache.datasets.records import Axis, Ratings, labels_from_means, labels_from_ratings
 from qamro_cache.datasets.screening import Scores, inconsistent, misses_reference
 from qamro_cache.errors import OptionError, QamroError

@@ -1,10 +1,10 @@
 """Labels by a model of the raters: screened, brought to one scale, weighted."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from qamro_cache.datasets.options import RaterOptions
 from qamro_cache.datasets.records import Labels
 from qamro_cache.datasets.screening import (
     Bools,
@@ -15,55 +15,9 @@ from qamro_cache.datasets.screening import (
     misses_reference,
 )
 from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.settings import setting
 
 #: Ratings of a usual rater that a rater's variance is told from: of few ratings it says little.
 _PRIOR = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class RaterOptions:
-    """What is made of the training clips' ratings before their mean is learned."""
-
-    rater_model: str = setting(
-        "none",
-        "Training labels from ratings as they are, of each rater standardized, or less an offset "
-        "of each rater.",
-        choices=("none", "standardized", "additive"),
-    )
-    rater_weights: str = setting(
-        "none",
-        "Whether those who agree with the others count more in a training label.",
-        choices=("none", "reliability"),
-    )
-    screen: str = setting(
-        "none",
-        "Raters that a rule takes out of the training labels: bs1534, by the hidden reference; "
-        "bt500, by scores far from the others'.",
-        choices=("none", "bs1534", "bt500"),
-    )
-
-    @property
-    def modeling(self) -> "RaterOptions":
-        """These options alone."""
-        given = (self.rater_model, self.rater_weights, self.screen)
-        return RaterOptions(**dict(zip(_NAMES, given, strict=True)))
-
-    @property
-    def plain(self) -> bool:
-        """Whether labels are plain means."""
-        return self.modeling == PLAIN
-
-    def words(self) -> str:
-        """Return what is done, in a few words; empty for nothing."""
-        given = (getattr(self, name) for name in reversed(_NAMES))
-        return ", ".join(one for one in given if one != "none")
-
-
-#: Labels are plain means.
-PLAIN = RaterOptions()
-
-_NAMES = ("rater_model", "rater_weights", "screen")
 
 
 class Modeled(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qamro_cache.cache.checks import join_licenses
 from qamro_cache.cache.content import TextFeatures, WindowFeatures
-from qamro_cache.datasets.modeled import PLAIN, RaterOptions
+from qamro_cache.datasets.options import PLAIN, RaterOptions
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.compare import baselines
 from qamro_cache.evaluation.from_cache import own_scores

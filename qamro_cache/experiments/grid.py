@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from qamro_cache.datasets.modeled import RaterOptions
+from qamro_cache.datasets.options import RaterOptions
 from qamro_cache.datasets.toml import read_toml
 from qamro_cache.errors import QamroError, nearest, quoted, unknown
 from qamro_cache.experiments.options import AblateOptions, Reads

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from qamro_cache.datasets.axes import guess_scale
-from qamro_cache.datasets.modeled import PLAIN, Modeled, RaterOptions, model_ratings
+from qamro_cache.datasets.modeled import Modeled, model_ratings
+from qamro_cache.datasets.options import PLAIN, RaterOptions
 from qamro_cache.datasets.raters import subsampled
 from qamro_cache.datasets.records import Axis, Labels, select_axes
 from qamro_cache.datasets.screening import Scores

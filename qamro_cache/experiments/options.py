@@ -3,8 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from qamro_cache.datasets.modeled import RaterOptions
-from qamro_cache.datasets.options import ColumnOptions, ScaleOptions, parse_scales, refuse_columns
+from qamro_cache.datasets.options import (
+    ColumnOptions,
+    RaterOptions,
+    ScaleOptions,
+    parse_scales,
+    refuse_columns,
+)
 from qamro_cache.errors import OptionError
 from qamro_cache.evaluation.options import ChoiceOptions, IntervalOptions
 from qamro_cache.features.expression import CONTEXTS

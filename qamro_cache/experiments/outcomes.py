@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qamro_cache.datasets.modeled import RaterOptions
+from qamro_cache.datasets.options import RaterOptions
 from qamro_cache.evaluation.judged import Floats, Judged
 from qamro_cache.evaluation.nested import Inside
 from qamro_cache.experiments.clips import Clips
