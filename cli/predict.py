@@ -18,6 +18,9 @@ from .tables import show_systems, show_table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from qamro_cache.heads.head import Head
+    from qamro_cache.scoring.request import PredictRequest
+
 _FAILURES_SHOWN = 5
 
 
@@ -30,7 +33,8 @@ _FAILURES_SHOWN = 5
     type=File,
     metavar="PATH",
     required=True,
-    help="head.safetensors of a qamro-train run, or the run's folder.",
+    help="head.safetensors of a qamro-train run, the run's folder, or a name such as "
+    "codec-quality (qamro-head info lists them).",
 )
 @click.option(
     "--cache",
@@ -40,16 +44,25 @@ _FAILURES_SHOWN = 5
     help="Embeddings of the clips; may repeat: parts of one, or one for each encoder.",
 )
 @request_options(PredictOptions)
+@click.option("--summary", is_flag=True, help="Show count, mean and percentiles of axes alone.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print predictions as JSON lines on stdout; with --summary that, as one record.",
+)
 @version_option
-def main(head: Path, cache: tuple[Path, ...], **options: Any) -> None:
+def main(head: Path, cache: tuple[Path, ...], summary: bool, as_json: bool, **options: Any) -> None:
     """Predict mean opinion scores with a trained head.
 
     Clips come from a cache (--cache), or from a folder of audio (--audio) or a manifest
     (--manifest), which are embedded with the encoder that the head was trained on.
     """
     notices_to_stderr()
-    if options["out"] is None:
-        raise click.UsageError("give --out FILE for the predictions")
+    if options["out"] is None and not (summary or as_json):
+        raise click.UsageError(
+            "give --out FILE for the predictions, or --json or --summary to see them"
+        )
     from qamro_cache.scoring.request import predict_request
 
     request = predict_request(head, cache or None, None, given(options))
@@ -60,33 +73,70 @@ def main(head: Path, cache: tuple[Path, ...], **options: Any) -> None:
     loaded = load_head(head)
     with nullcontext() if request.sources is not None else ExtractionBar() as bar:
         table = run_predict(replace(request, head=loaded), None if bar is None else bar.show)
-    training = loaded.training
-    told = "synthetic data" if training.get("synthetic") else training.get("dataset", "")
-    encoders = " + ".join(str(one["name"]) for one in loaded.identities)
-    title = (
-        f"{request.source}: {len(request.clip_ids)} clips by {head}, a head of "
-        f"{len(loaded.axes[0].seeds)} seeds on {encoders} {loaded.feature}"
-        f"{f', trained on {told}' if told else ''}"
-    )
-    _show(table, title, request.options.out)
+    title = _title(loaded, head, request)
+    _refuse_nothing(table, request.options.out)
+    if summary:
+        _show_summary(table, title, as_json)
+    elif as_json:
+        from qamro_cache.scoring.table import json_lines
+
+        for line in json_lines(table):
+            click.echo(line)
+    else:
+        _show(table, title)
     for path in (request.options.out, request.options.answer):
         if path is not None:
             click.echo(printable(f"wrote {path}"), err=True)
 
 
-def _show(table: "pd.DataFrame", title: str, out: Path | None) -> None:
-    """Print a row an axis, a row a system, and the first clips that have no prediction."""
+def _title(loaded: "Head", named: Path, request: "PredictRequest") -> str:
+    """Return what was scored by which head, and under which licenses that is."""
+    from qamro_cache.heads.info import describe_head
+
+    about = describe_head(loaded)
+    told = "synthetic data" if about["synthetic"] else about["dataset"]
+    encoders = " + ".join(about["encoders"])
+    under = "; ".join(f"{what} {words}" for what, words in about["licenses"].items())
+    return (
+        f"{request.source}: {len(request.clip_ids)} clips by {named}, a head of "
+        f"{len(loaded.axes[0].seeds)} seeds on {encoders} {loaded.feature}"
+        f"{f', trained on {told}' if told else ''}{f' (licenses: {under})' if under else ''}"
+    )
+
+
+def _show_summary(table: "pd.DataFrame", title: str, as_json: bool) -> None:
+    from qamro_cache.files import json_text
+    from qamro_cache.scoring.summary import summarize
+
+    found = summarize(table)
+    if as_json:
+        click.echo(json_text(found))
+        return
+    names = list(next(iter(found.values())))
+    counts = ("count", "failed", "ood")
+    rows = [
+        [axis, *(str(one[n]) if n in counts else number(one[n]) for n in names)]
+        for axis, one in found.items()
+    ]
+    show_table(["axis", *names], rows, title=title)
+
+
+def _refuse_nothing(table: "pd.DataFrame", out: Path | None) -> None:
+    """Say which clips have no prediction, and leave where none has one."""
     failed = table.drop_duplicates("clip_id")
     failed = failed[failed["reason"] != ""]
-    for clip_id, reason in list(zip(failed["clip_id"], failed["reason"], strict=True))[
-        :_FAILURES_SHOWN
-    ]:
+    named = list(zip(failed["clip_id"], failed["reason"], strict=True))
+    for clip_id, reason in named[:_FAILURES_SHOWN]:
         click.echo(printable(f"no prediction for {clip_id}: {reason}"), err=True)
     if len(failed) > _FAILURES_SHOWN:
         more = len(failed) - _FAILURES_SHOWN
-        click.echo(printable(f"and {more} more; {out} has the reasons"), err=True)
+        click.echo(printable(f"and {more} more; {out or 'the table'} has the reasons"), err=True)
     if len(failed) and len(failed) == len(set(table["clip_id"])):
         fail("no clip could be used")
+
+
+def _show(table: "pd.DataFrame", title: str) -> None:
+    """Print a row an axis, and a row a system."""
     from qamro_cache.evaluation.by_system import system_means
     from qamro_cache.heads.trained import KNOWN
 

@@ -7,6 +7,7 @@
     train(cache, "run", cv="group")     heads, judged on held-out clips, and one to keep
     ablate(cache, "grid", head=["mlp", "ridge"])    a grid of settings, compared
     predict("run/head.safetensors", cache)          scores of clips, or of a folder of audio
+    list_heads()                        names of the heads that come with the package
     evaluate("run/predictions.csv", cache)          how well scores agree with listeners
     report("run")                       a page to look at
     qamro_loss(scores, labels), QAMROLoss()         the loss alone
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from qamro_cache.experiments.ablate import ablate as ablate
     from qamro_cache.experiments.train import train as train
     from qamro_cache.extraction.extract import extract as extract
+    from qamro_cache.heads.names import list_heads as list_heads
     from qamro_cache.losses.qamro import QAMROLoss as QAMROLoss
     from qamro_cache.losses.qamro import qamro_loss as qamro_loss
     from qamro_cache.reports.report import report as report
@@ -39,6 +41,7 @@ _HOME = {
     "ablate": "qamro_cache.experiments.ablate",
     "evaluate": "qamro_cache.evaluation.evaluate",
     "extract": "qamro_cache.extraction.extract",
+    "list_heads": "qamro_cache.heads.names",
     "open_cache": "qamro_cache.cache.reader",
     "predict": "qamro_cache.scoring.predict",
     "qamro_loss": "qamro_cache.losses.qamro",

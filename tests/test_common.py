@@ -15,6 +15,8 @@ from qamro_cache_cli.cache import main as cache
 from qamro_cache_cli.common import notices_to_stderr, printable
 from qamro_cache_cli.evaluate import main as evaluate
 from qamro_cache_cli.extract import main as extract
+from qamro_cache_cli.filter import main as filter_
+from qamro_cache_cli.head import main as head
 from qamro_cache_cli.predict import main as predict
 from qamro_cache_cli.tables import show_fields
 from qamro_cache_cli.train import main as train
@@ -59,7 +61,9 @@ def test_verifying_a_file_that_is_not_there_is_one_line(tmp_path):
     )
 
 
-@pytest.mark.parametrize("command", [extract, train, ablate, evaluate, predict, cache])
+@pytest.mark.parametrize(
+    "command", [extract, train, ablate, evaluate, predict, cache, head, filter_]
+)
 def test_every_command_says_its_version(command):
     said = CliRunner().invoke(command, ["--version"])
     assert said.exit_code == 0, said.output
@@ -93,8 +97,9 @@ def test_a_word_too_long_for_its_place_stays_in_one_piece(capsys):
 def every_command():
     """All commands, those of qamro-cache too: words on a line -> the command."""
     found = {"extract": extract, "train": train, "ablate": ablate, "evaluate": evaluate,
-             "predict": predict, "cache": cache}  # fmt: skip
-    return found | {f"cache {name}": command for name, command in cache.commands.items()}
+             "predict": predict, "filter": filter_, "cache": cache, "head": head}  # fmt: skip
+    groups = {"cache": cache, "head": head}
+    return found | {f"{g} {n}": one for g, of in groups.items() for n, one in of.commands.items()}
 
 
 @pytest.mark.parametrize("words", sorted(every_command()))
@@ -105,7 +110,7 @@ def test_every_command_has_help_and_says_wrong_usage_in_one_line(words):
     assert (short.exit_code, short.stdout) == (0, long.stdout)
     assert short.stdout.startswith(f"Usage: qamro-{words} ")
     # Every command needs to be told something, but for the one that looks at the machine.
-    nothing = [] if words == "cache doctor" else [[]]
+    nothing = [] if words in ("cache doctor", "head info") else [[]]
     for arguments in (*nothing, ["--no-such-option"], ["-x"]):
         wrong = run([*below, *arguments])
         assert wrong.exit_code == 2, (words, arguments, wrong.output)

@@ -1,5 +1,6 @@
 """answer.txt of both tracks."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,38 @@ def test_only_an_answer_is_replaced_by_an_answer(tmp_path: Path, theirs: str) ->
     for track in (1, 2, 1):
         write_answer(path, IDS, predictions(track), track)
     assert read_answer(path).track == 1
+
+
+def test_a_zip_has_the_answer_in_it_and_is_checked(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "answer.txt", tmp_path / "submission.zip"
+    made = predictions(2)
+    for path in (plain, packed):
+        write_answer(path, IDS, made, 2, listed=IDS[::-1])
+    with zipfile.ZipFile(packed) as archive:
+        assert archive.namelist() == ["answer.txt"]
+        assert archive.read("answer.txt") == plain.read_bytes()
+    first = packed.read_bytes()
+    write_answer(packed, IDS, made, 2, listed=IDS[::-1])
+    assert packed.read_bytes() == first, "the same answer is other bytes"
+    assert read_answer(packed, IDS[::-1]).clip_ids == tuple(IDS[::-1])
+    with pytest.raises(QamroError, match=r"submission.zip: answer.txt, row 2: .* stands where"):
+        read_answer(packed, IDS)
+
+
+def test_a_zip_that_is_no_answer_is_one_line_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.zip"
+    for name, words in (
+        ("folder/answer.txt", "has no answer.txt at its top"),
+        ("answer.txt", "1 columns"),
+    ):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, "mine")
+        with pytest.raises(QamroError, match=words):
+            read_answer(path)
+        before = path.read_bytes()
+        with pytest.raises(QamroError, match="is kept"):
+            write_answer(path, IDS, predictions(1), 1)
+        assert path.read_bytes() == before
+    path.write_bytes(before[:40])
+    with pytest.raises(QamroError, match="is no zip that can be read"):
+        read_answer(path)

@@ -47,7 +47,8 @@ def test_the_library_never_prints_and_never_imports_click():
 def test_importing_a_command_loads_nothing_heavy():
     code = (
         "import sys; from importlib import import_module\n"
-        "for name in ('train', 'ablate', 'extract', 'predict', 'evaluate', 'report', 'cache'):\n"
+        "for name in ('train', 'ablate', 'extract', 'predict', 'evaluate', 'report', 'cache',\n"
+        "             'head', 'filter'):\n"
         "    import_module(f'qamro_cache_cli.{name}')\n"
         "heavy = {'torch', 'transformers', 'soundfile', 'rich', 'pandas', 'numpy', 'h5py'}\n"
         "heavy &= set(sys.modules)\n"

@@ -50,8 +50,10 @@ CONVERT = "convert with: ffmpeg -i FILE FILE.wav"
 _NAMED = 5
 
 
-def find_audio(folder: Path) -> tuple[list[Path], list[Path]]:
+def find_audio(folder: Path, *more: str) -> tuple[list[Path], list[Path]]:
     """Return the audio files below a folder in order, and the audio that cannot be read here.
+
+    Files with one of ``more`` endings are taken, too.
 
     Hidden files and folders are passed over: macOS leaves ``._NAME.wav`` beside ``NAME.wav``.
     Links to folders are followed. A link to nothing is a file that cannot be read, as any other.
@@ -73,7 +75,7 @@ def find_audio(folder: Path) -> tuple[list[Path], list[Path]]:
             seen.add(real)
         found += [Path(place, name) for name in names if not name.startswith(".")]
     found.sort()
-    readable = [path for path in found if path.suffix.lower() in AUDIO_ENDINGS]
+    readable = [path for path in found if path.suffix.lower() in (*AUDIO_ENDINGS, *more)]
     return readable, [path for path in found if path.suffix.lower() in OTHER_ENDINGS]
 
 

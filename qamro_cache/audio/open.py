@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 from qamro_cache.audio.containers.promise import promised_parts
 from qamro_cache.audio.containers.source import FileBytes, Part, PartFile
 from qamro_cache.audio.endings import CONVERT
+from qamro_cache.audio.tar import member_state, open_member
 from qamro_cache.audio.windows import Samples
-from qamro_cache.errors import ClipError, words_of
+from qamro_cache.errors import ClipError, QamroError, words_of
 
 #: Sample rates that are taken for true, in Hz.
 RATES = (1_000, 1_000_000)
@@ -32,7 +33,7 @@ _FOREIGN = {
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[int]:
-    """Open a file for reading.
+    """Open a file, or a member of a tar, for reading.
 
     Raises:
         ClipError: ``missing``, or ``unreadable``, also while it is read.
@@ -40,6 +41,8 @@ def open_regular(path: Path) -> Iterator[int]:
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except NotADirectoryError as error:
+        handle = _opened_member(path, error)
     except FileNotFoundError as error:
         raise ClipError("missing", f"there is no file {path}") from error
     except (OSError, ValueError) as error:
@@ -52,6 +55,43 @@ def open_regular(path: Path) -> Iterator[int]:
         raise ClipError("unreadable", f"{path} cannot be read ({words_of(error)})") from error
     finally:
         os.close(handle)
+
+
+def _opened_member(path: Path, error: OSError) -> int:
+    """Open what may be a member of a tar; ``error`` is why it is no file."""
+    try:
+        handle = open_member(path)
+    except (QamroError, OSError) as why:
+        raise ClipError("unreadable", f"{path} cannot be opened ({words_of(why)})") from why
+    if handle is None:
+        raise ClipError("missing", f"there is no file {path}") from error
+    return handle
+
+
+def file_state(path: str | Path) -> tuple[int, int]:
+    """Return the size of a file, or of a member of a tar, and when it was modified, in ns.
+
+    Raises:
+        OSError: there is none.
+        QamroError: its tar cannot be read.
+    """
+    try:
+        info = os.stat(path)  # noqa: PTH116 - a name of any bytes
+    except NotADirectoryError:
+        found = member_state(path)
+        if found is None:
+            raise
+        return found
+    return info.st_size, info.st_mtime_ns
+
+
+def is_there(path: str | Path) -> bool:
+    """Return whether there is a file of that name, or a member of a tar."""
+    if os.path.isfile(path):  # noqa: PTH113 - a name of any bytes
+        return True
+    with suppress(QamroError):
+        return member_state(path) is not None
+    return False
 
 
 def parts_of(handle: int, path: Path) -> tuple[Part, ...]:

@@ -3,21 +3,23 @@
 Track 1: no header; ``id,overall,textual``, as the challenge's baseline writes it. Track 2: the
 header ``sample_id,PQ,PC,CE,CU`` and a row a clip, as published entries write it; the challenge's
 own description is not at hand, so a file without that header is read as well. Ids are without
-``.wav`` in both.
+``.wav`` in both. The challenge takes it as a zip.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
 
+from qamro_cache.datasets.answer_zip import MEMBER, is_zip, unzipped, zipped
 from qamro_cache.datasets.ids import clean_id, id_stem, match_ids
 from qamro_cache.datasets.tables import numbers, read_table, text
 from qamro_cache.errors import QamroError
-from qamro_cache.files import refuse_other, write_text
+from qamro_cache.files import refuse_other, write_file, write_text
 
 #: Track -> its axes in the order of the columns; the names are those of the datasets here.
 TRACK_AXES: dict[int, tuple[str, ...]] = {1: ("overall", "textual"), 2: ("PQ", "PC", "CE", "CU")}
@@ -80,7 +82,8 @@ def write_answer(
     """Write an answer file.
 
     Args:
-        path: usually ``answer.txt``.
+        path: usually ``answer.txt``; one that ends in ``.zip`` is a zip with ``answer.txt`` in it,
+            as the challenge takes it, and is read back.
         clip_ids: [N] ids, with or without ``.wav``.
         predictions: axis -> [N]; the axes of the track, others are not written.
         track: 1 or 2.
@@ -111,18 +114,22 @@ def write_answer(
     if track == 2:
         lines.insert(0, ",".join(["sample_id", *TRACK_AXES[2]]))
     refuse_other_answer(path)
-    write_text(path, "\n".join(lines) + "\n")
+    text = "\n".join(lines) + "\n"
+    if not is_zip(path):
+        write_text(path, text)
+        return
+    write_file(path, lambda file: file.write(zipped(text)))
+    back = read_answer(path, listed)
+    if back.clip_ids != answer.clip_ids or not np.array_equal(back.scores, answer.scores):
+        raise QamroError(f"{path}: reads back as another answer; write it again")
 
 
 def refuse_other_answer(path: Path) -> None:
     """Refuse to replace anything but an answer; a command asks before the work, too."""
 
     def is_ours(path: Path) -> bool:
-        read_answer(path)
-        with path.open(encoding="utf-8") as file:
-            names = [line.split(",")[0] for line in file]
         # A release's list of ratings looks like an answer but for the suffixes of its ids.
-        return all(id_stem(name) == name for name in names)
+        return all(id_stem(name) == name for name in read_answer(path).clip_ids)
 
     refuse_other(path, "answer of qamro-predict", is_ours)
 
@@ -131,7 +138,8 @@ def read_answer(path: Path, listed: Sequence[str] | None = None) -> Answer:
     """Read an answer file and check it.
 
     Args:
-        path: 3 columns (track 1) or 5 (track 2), with or without a header.
+        path: 3 columns (track 1) or 5 (track 2), with or without a header; or a zip with such an
+            ``answer.txt`` in it.
         listed: ids that the challenge asks for, in its order (``read_answer_list``). A suffix
             may be left out here or there; ``s.mp3`` is no answer for ``s.wav``.
 
@@ -141,6 +149,15 @@ def read_answer(path: Path, listed: Sequence[str] | None = None) -> Answer:
     """
     if not path.is_file():
         raise QamroError(f"{path}: no such file; give the path of an answer.txt")
+    if is_zip(path):
+        with TemporaryDirectory(prefix="qamro-answer-") as folder:
+            inner = Path(folder, MEMBER)
+            inner.write_bytes(unzipped(path))
+            try:
+                return read_answer(inner, listed)
+            except QamroError as error:
+                told = str(error).replace(str(inner), f"{path}: {MEMBER}")
+                raise QamroError(told) from None
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first = file.readline().rstrip("\r\n").split(",")
     track = {len(axes) + 1: track for track, axes in TRACK_AXES.items()}.get(len(first))

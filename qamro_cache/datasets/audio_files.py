@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from qamro_cache.audio.endings import AUDIO_ENDINGS, ENDINGS
+from qamro_cache.audio.open import is_there
 from qamro_cache.datasets.tables import Text
 from qamro_cache.errors import QamroError, Together, at_rows, quoted
 
@@ -63,7 +64,7 @@ def audio_paths(path: Path, names: Text, start: str, *, search: bool) -> list[st
     if mended:
         logger.info("%s: %d paths are read without blanks around them, and \\ as /", path, mended)
     made, others = _with_endings(made)
-    if search and made and not any(map(os.path.isfile, made)):
+    if search and made and not any(map(is_there, made)):
         folders = sorted(one.path for one in os.scandir(start) if one.is_dir())
         tries = [(folder, *_with_endings([_moved(one, start, folder) for one in made]))
                  for folder in folders if not os.path.basename(folder).startswith(".")]  # noqa: PTH119  # fmt: skip

@@ -1,14 +1,15 @@
 """Describe and check a rated set before anything is computed from it."""
 
 import hashlib
-import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.audio.open import file_state, open_regular
 from qamro_cache.datasets.findings import findings_of
 from qamro_cache.datasets.headers import open_headers
 from qamro_cache.datasets.overview import (
@@ -20,6 +21,7 @@ from qamro_cache.datasets.overview import (
     prompt_keys,
 )
 from qamro_cache.datasets.records import Dataset
+from qamro_cache.errors import ClipError, QamroError
 
 
 def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any]:
@@ -75,8 +77,8 @@ def file_sizes(paths: Sequence[str]) -> npt.NDArray[np.int64]:
     sizes = np.full(len(paths), -1, np.int64)
     for row, path in enumerate(paths):
         try:
-            sizes[row] = os.stat(path).st_size  # noqa: PTH116 - a million of them
-        except OSError:
+            sizes[row], _ = file_state(path)
+        except (OSError, QamroError):
             continue
     return sizes
 
@@ -91,13 +93,13 @@ def equal_files(paths: Sequence[str], sizes: npt.NDArray[np.int64]) -> npt.NDArr
             continue
         seen: dict[bytes, int] = {}
         for row in rows:
-            # Opening a pipe would wait for a writer.
-            if not os.path.isfile(paths[row]):  # noqa: PTH113
-                continue
             try:
-                with open(paths[row], "rb") as file:  # noqa: PTH123
+                with (
+                    open_regular(Path(paths[row])) as handle,
+                    open(handle, "rb", closefd=False) as file,
+                ):
                     digest = hashlib.file_digest(file, "sha256").digest()
-            except OSError:
+            except ClipError:
                 continue
             number[row] = seen.setdefault(digest, int(row))
     return number

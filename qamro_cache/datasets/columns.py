@@ -15,8 +15,9 @@ import pandas as pd
 
 from qamro_cache.audio.endings import ENDINGS
 from qamro_cache.datasets.cells import all_numbers, decimal_points, stems_of_paths
-from qamro_cache.datasets.form import NAMELESS, find_form
+from qamro_cache.datasets.form import NAMELESS, Form, find_form
 from qamro_cache.datasets.options import as_option, parse_columns
+from qamro_cache.datasets.other_tables import read_other
 from qamro_cache.datasets.records import CLIP_COLUMNS
 from qamro_cache.datasets.tables import factorize, read_table, repeated, text, without_doubles
 from qamro_cache.datasets.unfold import unfold_people
@@ -82,7 +83,7 @@ def read_people(path: Path, need: Sequence[str], asked: Sequence[str] = ()) -> P
     """Read a table as people have it, with one notice that says how its columns were read.
 
     Args:
-        path: the file, separated by commas, semicolons, tabs or bars.
+        path: the file, separated by commas, semicolons, tabs or bars; or as of `read_other`.
         need: fields that must be there; ``clip_id`` may come from the stems of ``path``.
         asked: what columns are, as `parse_columns` takes it.
 
@@ -92,8 +93,9 @@ def read_people(path: Path, need: Sequence[str], asked: Sequence[str] = ()) -> P
     told = parse_columns(asked)
     spoken = {key(name) for field in FIELDS for name in (field, *CALLED.get(field, ()))}
     spoken |= {key(column) for column in told.values()}
-    form = find_form(path, lambda name: key(name) in spoken)
-    names = list(form.names)
+    other = read_other(path)
+    form = Form() if other is not None else find_form(path, lambda name: key(name) in spoken)
+    names = list(form.names if other is None else other.columns)
     is_what: dict[str, str] = {}
     mistakes = Together()
     # What is told, and turns out unclear, is not missed once more.
@@ -104,7 +106,8 @@ def read_people(path: Path, need: Sequence[str], asked: Sequence[str] = ()) -> P
     spoken = {key(name) for field in ("clip_id", "path") for name in (field, *CALLED[field])}
     files = [name for name in names if key(name) in spoken]
     files += [is_what[field] for field in ("clip_id", "path") if field in is_what]
-    frame = _without_nameless(path, read_table(path, form=form, file_names=files))
+    if (frame := other) is None:
+        frame = _without_nameless(path, read_table(path, form=form, file_names=files))
     frame, lists = unfold_people(path, frame, CLIP_COLUMNS)
     right = all(field in names and field not in told for field in need)
     repeats = right and bool(repeated(frame[["clip_id"]]).any())
@@ -262,10 +265,8 @@ def _without_files(path: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 def _audio_column(frame: pd.DataFrame) -> str:
     """Return the first column that seems to hold names of audio files."""
-    for name in frame.columns:
-        if len(frame) and frame[name].iloc[0].strip().lower().endswith(ENDINGS):
-            return str(name)
-    return ""
+    first = {} if frame.empty else frame.iloc[0].to_dict()
+    return next((str(n) for n, c in first.items() if c.strip().lower().endswith(ENDINGS)), "")
 
 
 def _refuse_row_numbers(path: Path, table: pd.DataFrame, is_what: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from qamro_cache.cache.reader import CacheLike, open_cache
+from qamro_cache.datasets.answer_zip import is_zip
 from qamro_cache.datasets.answers import TRACK_AXES, read_answer, read_answer_list
 from qamro_cache.datasets.labels import load_rated
 from qamro_cache.datasets.records import Dataset
@@ -77,7 +78,7 @@ def read_predictions(
             no number.
     """
     path = name_of(predictions)
-    if path.suffix == ".txt":
+    if path.suffix == ".txt" or is_zip(path):
         answer = read_answer(path, None if answer_list is None else read_answer_list(answer_list))
         parts = [
             pd.DataFrame(

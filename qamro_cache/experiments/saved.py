@@ -74,7 +74,8 @@ def save_run(
         write_json(new / "metrics.json", record)
         write_table(new / "predictions.csv", predictions)
         whole = [(run.whole, run.refit, 0) for run in runs]
-        save_head(new / "head.safetensors", head_of(recipe, whole, config))
+        head = head_of(recipe, whole, config)
+        save_head(new / "head.safetensors", replace(head, figures=_figures(record)))
         if not keep_folds:
             return
         (new / "folds").mkdir()
@@ -90,6 +91,25 @@ def save_run(
             if members:
                 head = head_of(recipe, members, {**config, "held_out": name})
                 save_head(new / "folds" / f"{number}.safetensors", head)
+
+
+def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the head file keeps of ``metrics.json``: figures, without single seeds'."""
+    axes = {}
+    for name, axis in record["axes"].items():
+        models = {
+            model: {
+                **{key: scored[key] for key in ("clips", "systems", "groups", "population")},
+                "metrics": {
+                    figure: {end: found[end] for end in ("value", "low", "high")}
+                    for figure, found in scored["metrics"].items()
+                },
+            }
+            for model, scored in axis["models"].items()
+        }
+        ceiling = axis["ceiling"] and axis["ceiling"]["figures"]
+        axes[name] = {"models": models, "verdicts": axis["verdicts"], "ceiling": ceiling}
+    return {"split": record["split"], "axes": axes}
 
 
 def _files(runs: Sequence[Run]) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pandas as pd
 
+from qamro_cache.audio.open import file_state, open_regular
 from qamro_cache.cache.checks import refuse_mixture
 from qamro_cache.cache.container import open_container
 from qamro_cache.cache.content import Header
 from qamro_cache.cache.layout import header_of
 from qamro_cache.cache.tables import Tables, open_tables
 from qamro_cache.datasets.records import Dataset
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import ClipError, QamroError
 from qamro_cache.extraction.contents import storable_time
 from qamro_cache.extraction.folder import WorkFolder, work_folder
 from qamro_cache.extraction.request import ExtractRequest
@@ -105,19 +106,19 @@ def _same_audio(path: str, same_path: bool, sha256: str, nbytes: int, mtime_ns: 
     file that is gone cannot be compared; the row of its path stays.
     """
     try:
-        info = Path(path).stat()
-    except (OSError, ValueError):
+        size, modified = file_state(path)
+    except (OSError, ValueError, QamroError):
         return same_path
-    unchanged = (info.st_size, storable_time(info.st_mtime_ns)) == (nbytes, mtime_ns)
+    unchanged = (size, storable_time(modified)) == (nbytes, mtime_ns)
     # Where there was no file to read, the next run leaves the clip: see --retry-failed.
     if same_path and (unchanged or nbytes < 0):
         return True
-    if info.st_size == nbytes:
+    if size == nbytes:
         try:
-            with Path(path).open("rb") as file:
+            with open_regular(Path(path)) as handle, open(handle, "rb", closefd=False) as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
                     return True
-        except OSError:
+        except ClipError:
             return same_path
     logger.info("%s changed since it was extracted; it is extracted again", path)
     return False

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from qamro_cache.audio.tar import split_member
 from qamro_cache.errors import QamroError
 
 
@@ -21,6 +22,9 @@ class SourceFolder:
     def __init__(self, paths: Sequence[str]) -> None:
         folders = [os.path.dirname(path) or "/" for path in paths]  # noqa: PTH120
         self.folder = Path(os.path.commonpath(folders))
+        # Of clips in one tar that is the tar, or a folder in it.
+        if inside := split_member(self.folder / "_"):
+            self.folder = inside[0].parent
         self._device = self._look()
         if self._device is None:
             raise QamroError(

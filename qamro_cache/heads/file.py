@@ -11,14 +11,13 @@ from qamro_cache.errors import QamroError, words_of
 from qamro_cache.files import replacing
 from qamro_cache.heads.head import Head
 from qamro_cache.heads.header import Header, in_order, read_header
+from qamro_cache.heads.names import head_path
 from qamro_cache.heads.record import blank_head, filled_head, record_of, tensors_of
 from qamro_cache.identity import canonical_json, strict_json
 from qamro_cache.paths import PathLike, as_path
 
 FORMAT = "qamro-head"
 FORMAT_VERSION = 1
-#: In the folder of a run.
-HEAD_FILE = "head.safetensors"
 
 
 def save_head(path: PathLike, head: Head) -> None:
@@ -49,18 +48,14 @@ def load_head(path: PathLike | Head) -> Head:
     the tensors; docs/training.md has the format.
 
     Args:
-        path: the file, or the folder of a qamro-train run.
+        path: the file, the folder of a qamro-train run, or a name of `list_heads`.
 
     Raises:
         QamroError: the file is missing, no head, damaged, or of another format.
     """
     if isinstance(path, Head):
         return path
-    path = as_path(path, "a head")
-    if path.is_dir():
-        path = path / HEAD_FILE
-    if not path.is_file():
-        raise QamroError(f"{path}: no such head file; qamro-train writes one as {HEAD_FILE}")
+    path = head_path(path)
     try:
         with path.open("rb") as file:
             header = read_header(file)

@@ -72,6 +72,9 @@ class Head:
         training: how it was trained: dataset, settings, synthetic or not, versions. JSON types.
         trained: the clips that it learned from; None where nobody noted them.
         context: what a clip's company is to it; None: it looks at a clip alone.
+        figures: how good it was found, on clips that were held out, before it was trained on all:
+            of each axis the figures of its heads and of the baselines with intervals, verdicts and
+            the ceiling. JSON types; None where nobody noted them.
     """
 
     architecture: Architecture
@@ -84,3 +87,4 @@ class Head:
     training: Mapping[str, Any] = field(default_factory=dict, metadata=AS_IT_IS)
     trained: Trained | None = None
     context: Context | None = None
+    figures: Mapping[str, Any] | None = field(default=None, metadata=AS_IT_IS)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from types import UnionType
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -105,10 +105,12 @@ def _plain_fields() -> dict[str, Any]:
     """Return the fields that stand in a record as they are, and what `isinstance` asks of each."""
     hints = get_type_hints(Head)
     names = [one.name for one in fields(Head) if one.metadata == AS_IT_IS]
-    return {
-        n: hints[n] if isinstance(hints[n], UnionType) else get_origin(hints[n]) or hints[n]
-        for n in names
-    }
+    found = {}
+    for name in names:
+        hint = hints[name]
+        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        found[name] = tuple(get_origin(one) or one for one in parts)
+    return found
 
 
 def blank_head(record: Mapping[str, Any], header: Header) -> Head:

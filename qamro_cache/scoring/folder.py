@@ -11,9 +11,11 @@ import pandas as pd
 import regex
 
 from qamro_cache.audio.endings import AUDIO_ENDINGS, find_audio, others_message
+from qamro_cache.audio.tar import TAR_ENDING
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.patterns import searcher
 from qamro_cache.datasets.records import CLIP_COLUMNS, Dataset, labels_from_means
+from qamro_cache.datasets.webdataset import is_tar, sounds_of
 from qamro_cache.errors import OptionError, QamroError, quoted
 
 logger = logging.getLogger("qamro_cache")
@@ -22,25 +24,56 @@ logger = logging.getLogger("qamro_cache")
 def clips_of_folder(audio: Path) -> Dataset:
     """Return the audio files of a folder (searched below), or one file, as clips.
 
-    A clip's system is the folder that it lies in, the first below ``audio``.
+    A clip's system is the folder that it lies in, the first below ``audio``. A tar of WebDataset
+    is as a folder: its clips are called by its name and their keys, and are of the tar's system.
 
     Raises:
         QamroError: there is none.
     """
     if not audio.exists():
         raise QamroError(f"{audio}: no such file or folder")
-    paths, others = ([audio], []) if audio.is_file() else find_audio(audio)
+    paths, others = ([audio], []) if audio.is_file() else find_audio(audio, TAR_ENDING)
     if others:
         logger.warning("%s: %s", audio, others_message(audio, others))
     if not paths:
         raise QamroError(f"{audio}: no audio file there (looked for {', '.join(AUDIO_ENDINGS)})")
     folder = audio.parent if audio.is_file() else audio
-    clips = pd.DataFrame("", index=range(len(paths)), columns=list(CLIP_COLUMNS))
-    names = [path.relative_to(folder) for path in paths]
-    clips["clip_id"] = [name.as_posix() for name in names]
-    clips["system"] = ["" if len(name.parts) == 1 else name.parts[0] for name in names]
-    clips["path"] = [os.path.realpath(path) for path in paths]
-    return Dataset("audio", clips, labels_from_means((), np.empty((len(paths), 0))))
+    ids, systems, files = [], [], []
+    for path in paths:
+        name, real = path.relative_to(folder), os.path.realpath(path)
+        sounds = sounds_of(path) if is_tar(path) else {"": ""}
+        ids += [(name / sound).as_posix() for sound in sounds]
+        systems += ["" if len(name.parts) == 1 else name.parts[0]] * len(sounds)
+        files += [f"{real}/{member}" if member else real for member in sounds.values()]
+    if not ids:
+        raise QamroError(f"{audio}: no sample of its tars has sound")
+    return _dataset("audio", ids, systems, files)
+
+
+def _dataset(
+    name: str, ids: Sequence[str], systems: Sequence[str], paths: Sequence[str]
+) -> Dataset:
+    clips = pd.DataFrame("", index=range(len(ids)), columns=list(CLIP_COLUMNS))
+    clips["clip_id"], clips["system"], clips["path"] = ids, systems, paths
+    return Dataset(name, clips, labels_from_means((), np.empty((len(ids), 0))))
+
+
+def clips_of_list(data: bytes) -> Dataset:
+    """Return the files that a list names, a line each (or, of ``find -print0``, a NUL after each).
+
+    A clip is called as its line is; blank lines are none, and a file that is named twice is one.
+
+    Raises:
+        QamroError: it names none.
+    """
+    lines = data.split(b"\0") if b"\0" in data else data.splitlines()
+    names = [os.fsdecode(line) for line in lines if line.strip()]
+    once = list(dict.fromkeys(names))
+    if not once:
+        raise QamroError("--audio -: stdin names no file; give a path a line, as find prints them")
+    if len(once) < len(names):
+        logger.warning("--audio -: %d files are named twice", len(names) - len(once))
+    return _dataset("stdin", once, [""] * len(once), [os.path.realpath(name) for name in once])
 
 
 def grouped(clips: Dataset, by: str) -> Dataset:

@@ -12,7 +12,11 @@ from qamro_cache.settings import setting
 class PredictOptions(ColumnOptions, WeightsOptions):
     """What `predict` takes beside the head."""
 
-    audio: Path | None = setting(None, "A folder of audio (or one file), embedded on the fly.")
+    audio: Path | None = setting(
+        None,
+        "A folder of audio, a file, a tar of WebDataset, or - for a list of files on stdin: "
+        "embedded on the fly.",
+    )
     manifest: Path | None = setting(
         None, "Clips with prompts, embedded likewise: a table with path, clip_id, prompt."
     )
@@ -31,6 +35,8 @@ class PredictOptions(ColumnOptions, WeightsOptions):
         "Refuse clips that are alone, or with a number of others that the head never learned.",
     )
     device: str = setting("cpu", "Torch device: cpu, cuda or cuda:N.")
-    out: Path | None = setting(None, "predictions.csv to write.")
-    answer: Path | None = setting(None, "Also write the AudioMOS challenge's answer.txt.")
+    out: Path | None = setting(None, "predictions.csv to write; JSON lines if it ends in .jsonl.")
+    answer: Path | None = setting(
+        None, "Also write the AudioMOS challenge's answer.txt, or a .zip with it."
+    )
     answer_list: Path | None = setting(None, "The challenge's list of clips, for --answer.")

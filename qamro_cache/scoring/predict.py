@@ -1,5 +1,6 @@
 """Scores for new clips from a head file, from a cache or straight from audio."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -122,6 +123,9 @@ def _embedded(
     table = request.clips.clips.assign(status="ok")
     hearing(head, table, ~table["clip_id"].isin(request.company).to_numpy(), request.clips.name)
     source = options.audio or options.manifest or request.clips.name
+    if request.source == "stdin":  # another list has other embeddings
+        listed = "\n".join(request.clip_ids).encode("utf-8", "surrogateescape")
+        source = f"stdin {hashlib.sha256(listed).hexdigest()}"
     with embeddings_files(options.out, head, source) as files:
         yield embed(head, request.clips, files, options, device=device, progress=progress)
 

@@ -1,6 +1,7 @@
 """What is asked of `predict`, checked once, before torch is loaded."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from qamro_cache.datasets.records import Dataset
 from qamro_cache.devices import refuse_device
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.features.sources import Sources, join_caches
+from qamro_cache.heads.names import head_path
 from qamro_cache.memory import refuse_disk
-from qamro_cache.paths import PathLike, as_list, as_path
-from qamro_cache.scoring.folder import clips_of_folder, grouped, with_company
+from qamro_cache.paths import PathLike, as_list
+from qamro_cache.scoring.folder import clips_of_folder, clips_of_list, grouped, with_company
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.table import refuse_other_table
 from qamro_cache.settings import from_options
@@ -24,6 +26,8 @@ from qamro_cache.settings import from_options
 if TYPE_CHECKING:
     from qamro_cache.heads.head import Head
 
+#: Stands for the files that are listed on stdin.
+STDIN = "-"
 #: Bytes of a row of a table, about.
 _ROW = 100
 
@@ -51,7 +55,8 @@ class PredictRequest:
     @property
     def source(self) -> str:
         """What the clips come from, for people."""
-        told = self.options.audio or self.options.manifest
+        listed = self.clips is not None and str(self.options.audio) == STDIN
+        told = None if listed else self.options.audio or self.options.manifest
         if told is None and self.sources is not None:
             told = self.sources.first.paths[0]
         return self.clips.name if told is None and self.clips is not None else str(told)
@@ -90,9 +95,7 @@ def predict_request(
     refuse_columns(options.columns, "--manifest FILE", table=options.manifest is not None)
     refuse_device(options.device)
     if isinstance(head, str | os.PathLike):
-        head = as_path(head, "a head")
-        if not head.exists():
-            raise QamroError(f"{head}: no such file")
+        head = head_path(head)
     if options.out is not None:
         refuse_other_table(options.out)
     if options.answer is not None:
@@ -107,7 +110,7 @@ def predict_request(
         company = frozenset(name for one in beside for name in one.clips["clip_id"])
         _refuse_lost(company, joined)
     if options.audio is not None:
-        clips = grouped(clips_of_folder(options.audio), options.group_by)
+        clips = grouped(_clips_of(options.audio), options.group_by)
     elif options.manifest is not None:
         clips = load_manifest(options.manifest, columns=options.columns)
     if clips is not None:
@@ -117,6 +120,13 @@ def predict_request(
         if path is not None:
             refuse_disk(_ROW * len(request.clip_ids), path)
     return request
+
+
+def _clips_of(audio: Path) -> Dataset:
+    """Return the clips of a folder or a file, or of a list on stdin."""
+    if str(audio) != STDIN:
+        return clips_of_folder(audio)
+    return clips_of_list(sys.stdin.buffer.read() if sys.stdin is not None else b"")
 
 
 def _refuse_lost(company: frozenset[str], joined: Sources) -> None:

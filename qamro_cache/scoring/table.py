@@ -1,6 +1,7 @@
-"""The table of predictions as files: ``predictions.csv``, and a challenge's ``answer.txt``."""
+"""The table of predictions as files: CSV, JSON lines, and a challenge's ``answer.txt``."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 
 from qamro_cache.datasets.answers import TRACK_AXES, answer_rows, write_answer
 from qamro_cache.errors import QamroError
-from qamro_cache.files import refuse_other, write_table
+from qamro_cache.files import refuse_other, write_file, write_table
 
 #: Of the table of predictions.
 COLUMNS = (
@@ -30,9 +31,23 @@ COLUMNS = (
 
 
 def write_predictions(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of predictions as CSV, whole or not at all; replace only an older one."""
+    """Write a table of predictions, whole or not at all; replace only an older one.
+
+    As JSON lines where the file's name ends in ``.jsonl``, else as CSV.
+    """
     refuse_other_table(path)
-    write_table(path, table)
+    if path.suffix.lower() == ".jsonl":
+        write_file(path, lambda file: file.writelines(f"{x}\n".encode() for x in json_lines(table)))
+    else:
+        write_table(path, table)
+
+
+def json_lines(table: pd.DataFrame) -> Iterator[str]:
+    """Yield a table's rows as JSON, every digit of a number kept; null for what is not there."""
+    names = list(table.columns)
+    for row in zip(*(table[name].tolist() for name in names), strict=True):
+        # NaN is the one value that is not itself.
+        yield json.dumps({n: v if v == v else None for n, v in zip(names, row, strict=True)})
 
 
 def refuse_other_table(path: Path) -> None:
@@ -40,8 +55,9 @@ def refuse_other_table(path: Path) -> None:
 
     def is_ours(path: Path) -> bool:
         with path.open("rb") as file:
-            # The table of qamro-train, out of fold, has other columns and is not replaced either.
-            return file.readline().rstrip() == ",".join(COLUMNS).encode()
+            first = file.readline().rstrip()
+        # The table of qamro-train, out of fold, has other columns and is not replaced either.
+        return first == ",".join(COLUMNS).encode() or list(json.loads(first)) == list(COLUMNS)
 
     refuse_other(path, "table of qamro-predict", is_ours)
 

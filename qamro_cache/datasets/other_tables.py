@@ -1,0 +1,86 @@
+"""Tables that are no text: parquet files and tars of WebDataset, read as text tables are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qamro_cache.datasets.webdataset import tar_table, tars_of
+from qamro_cache.errors import QamroError, words_of
+
+PARQUET_ENDINGS = (".parquet", ".pq")
+
+
+def read_other(path: Path) -> pd.DataFrame | None:
+    """Read a parquet file, a tar or a folder of tars, as `read_table` returns a table of text.
+
+    A cell without a value is empty, one of several is a list as JSON. The first row is row 1.
+
+    Returns:
+        The table; None for any other file.
+
+    Raises:
+        QamroError: it cannot be read; a column holds something else.
+    """
+    if tars := tars_of(path):
+        frame = tar_table(tars)
+    elif path.suffix.lower() in PARQUET_ENDINGS and path.is_file():
+        frame = _parquet(path)
+    else:
+        return None
+    names = [str(name).strip() for name in frame.columns]
+    if "" in names or len(set(names)) < len(names):
+        raise QamroError(f"{path}: two columns have one name, or one has none; rename them")
+    found = {}
+    for name, column in zip(names, frame.columns, strict=True):
+        cells = frame[column].tolist()
+        texts = [_text(cell) for cell in cells]
+        if None in texts:
+            row = texts.index(None)
+            raise QamroError(_no_cell(path, name, row + 1, cells[row]))
+        found[name] = np.array(texts, object)
+    return pd.DataFrame(found, dtype=object, index=pd.RangeIndex(1, len(frame) + 1))
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise QamroError(
+            f"{path}: package pyarrow, which reads parquet, is not installed; run: pip install "
+            "pyarrow"
+        ) from error
+    try:
+        table = pyarrow.parquet.read_table(path)
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        return pd.DataFrame({name: one.to_pylist() for name, one in columns.items()}, dtype=object)
+    # What a stranger's file makes the library raise.
+    except Exception as error:
+        raise QamroError(
+            f"{path} is no parquet file that can be read ({words_of(error)})"
+        ) from error
+
+
+def _text(cell: Any) -> str | None:
+    """Return a cell as text; None where it is no value, no list of values, and not nothing."""
+    if cell is None or (isinstance(cell, float) and cell != cell):
+        return ""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, bool | int | float):
+        return repr(cell)
+    if isinstance(cell, list) and all(isinstance(one, str | int | float | None) for one in cell):
+        return json.dumps([None if one != one else one for one in cell])
+    return None
+
+
+def _no_cell(path: Path, name: str, row: int, cell: Any) -> str:
+    there = f"{path}, row {row}: column {name!r} holds "
+    if isinstance(cell, dict) and cell.keys() >= {"bytes", "path"}:
+        return (
+            f"{there}sound; write_rows of qamro_cache.integrations.rows makes files and a manifest "
+            "of such rows (docs/integrations.md)"
+        )
+    return f"{there}{type(cell).__name__}, which is no text, number or list of them; leave it out"

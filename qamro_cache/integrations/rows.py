@@ -1,0 +1,138 @@
+"""Rows with sound in them, as a ``datasets.Dataset`` has them, to files and a manifest."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qamro_cache.audio.endings import ENDINGS
+from qamro_cache.errors import QamroError, quoted
+from qamro_cache.files import refuse_other, write_file, write_table
+from qamro_cache.paths import PathLike, as_path
+
+logger = logging.getLogger("qamro_cache")
+
+#: In the folder that is made.
+MANIFEST = "rows.csv"
+
+
+def write_rows(
+    rows: Iterable[Mapping[str, Any]], folder: PathLike, *, audio: str = "audio"
+) -> Path:
+    """Write the sounds of rows into a folder, and a manifest of them with all that rows say.
+
+    A row's sound may be bytes of a file (written as they are), the path of one that is there (left
+    where it is), or samples with their rate (written as float32 WAV, every sample kept): what the
+    feature ``Audio`` of ``datasets`` gives, decoded or not, a decoder of torchcodec too. Rows are
+    taken one after the other, so a streamed set never has to fit in memory.
+
+    Args:
+        rows: texts, numbers, or lists of them by column, and the sound.
+        folder: to make, or to go on with.
+        audio: the column of the sound.
+
+    Returns:
+        ``folder/rows.csv``, as ``--manifest`` and `load_manifest` take it: ``clip_id`` (the row's
+        own, else its number), ``path``, and the rows' other columns. A row whose sound cannot be
+        decoded is in it too, and will be a clip that is missing, with a notice here.
+
+    Raises:
+        QamroError: there are no rows, a row has no such column, or the folder cannot be written.
+    """
+    import pandas as pd
+
+    folder = as_path(folder, "a folder")
+    manifest = folder / MANIFEST
+    refuse_other(manifest, "manifest of write_rows", _is_ours)
+    made: list[dict[str, Any]] = []
+    skipped: set[str] = set()
+    for number, row in enumerate(rows):
+        if audio not in row:
+            raise QamroError(
+                f"row {number} has no column {quoted(audio)} (columns: "
+                f"{', '.join(map(str, row))}); name the column of the sound: audio=..."
+            )
+        about = {str(name): _cell(value) for name, value in row.items() if name != audio}
+        skipped |= {name for name, cell in about.items() if cell is None}
+        about = {name: cell for name, cell in about.items() if cell is not None}
+        try:
+            about["path"] = _file(row[audio], folder / f"{number:06d}")
+        except QamroError:
+            raise
+        except Exception as error:  # whatever a decoder raises
+            about["path"] = f"{number:06d}.missing"
+            logger.warning("row %d: its sound cannot be decoded (%s)", number, _flat(error))
+        made.append({"clip_id": f"{number:06d}", **about})
+    if not made:
+        raise QamroError(f"{folder}: there are no rows to write")
+    if skipped:
+        logger.info("columns that are no texts, numbers or lists of them are left out: %s",
+                    ", ".join(sorted(skipped)))  # fmt: skip
+    write_table(manifest, pd.DataFrame(made))
+    return manifest
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a table is one of these: its files are called by their rows, or elsewhere."""
+    import pandas as pd
+
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return bool(table["path"].str.fullmatch(r"\d{6}\.\w+|/.*", flags=re.DOTALL).all())
+
+
+def _cell(value: Any) -> Any:
+    """Return what a table can hold of a value; None for what it cannot."""
+    if value is None:
+        return ""
+    value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(value, list | tuple) and all(
+        isinstance(one, str | int | float | None) for one in value
+    ):
+        return json.dumps(list(value))
+    return value if isinstance(value, str | int | float) else None
+
+
+def _file(sound: Any, target: Path) -> str:
+    """Write a row's sound if it is no file yet, and return where it is, from the folder."""
+    if isinstance(sound, str | os.PathLike):
+        return str(os.path.abspath(os.fspath(sound)))  # noqa: PTH100 - a name of any bytes
+    if isinstance(sound, Mapping) and "array" not in sound:
+        data, path = sound.get("bytes"), sound.get("path")
+        if data is None:
+            if not path:
+                raise ValueError("it has neither bytes nor a path")
+            return os.path.abspath(str(path))  # noqa: PTH100
+        ending = Path(str(path or "")).suffix.lower()
+        target = target.with_suffix(ending if ending in ENDINGS else ".audio")
+        content = bytes(data)
+        write_file(target, lambda file: file.write(content))
+        return target.name
+    return _samples(np.asarray(sound["array"]), int(sound["sampling_rate"]), target)
+
+
+def _samples(values: npt.NDArray[Any], rate: int, target: Path) -> str:
+    """Write samples [N], or [channels, N], as float32 WAV; whole numbers by their full scale."""
+    import soundfile
+
+    if values.ndim == 2 and values.shape[0] < values.shape[1]:
+        values = values.T
+    if values.dtype.kind not in "if":
+        raise ValueError(f"samples of type {values.dtype}")
+    if values.dtype.kind == "i":
+        values = values / (np.iinfo(values.dtype).max + 1.0)
+    target = target.with_suffix(".wav")
+    wave = np.ascontiguousarray(values, np.float32)
+    write_file(
+        target, lambda file: soundfile.write(file, wave, rate, format="WAV", subtype="FLOAT")
+    )
+    return target.name
+
+
+def _flat(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
