@@ -75,7 +75,8 @@ def _show(record: dict[str, Any]) -> None:
         ]
     )
     for axis, found in ((record["figures"] or {}).get("axes") or {}).items():
-        for model, scored in found["models"].items():
+        for model in sorted(found["models"], key=lambda one: one != found["head"]):
+            scored = found["models"][model]
             told = [
                 f"{name.replace('_', ' ')} {number(one['value'])} "
                 f"({short_span(one['low'], one['high'])})"

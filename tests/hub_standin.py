@@ -91,7 +91,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.made.append(asked)
             name = f"{asked['organization']}/{asked['name']}"
             if name in self.server.repositories:
-                return self.answer(409, {"error": "You already created this model repo"})
+                said = {
+                    "error": "You already created this repo",
+                    "url": f"{self.server.url}/{name}",
+                }
+                return self.answer(409, said)
             self.server.repositories[name] = {}
             return self.answer(200, {"url": f"{self.server.url}/{name}"})
         if path.endswith("/objects/batch"):

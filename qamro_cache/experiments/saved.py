@@ -108,7 +108,8 @@ def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
             for model, scored in axis["models"].items()
         }
         ceiling = axis["ceiling"] and axis["ceiling"]["figures"]
-        axes[name] = {"models": models, "verdicts": axis["verdicts"], "ceiling": ceiling}
+        head = {"head": next(iter(models)), "models": models}
+        axes[name] = {**head, "verdicts": axis["verdicts"], "ceiling": ceiling}
     return {"split": record["split"], "axes": axes}
 
 

@@ -66,7 +66,7 @@ def model_card(head: PathLike, name: str = "") -> str:
             **_license(info["licenses"]),
         ).to_yaml()
         return f"---\n{metadata}\n---\n\n{_body(info, name)}"
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (IndexError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise QamroError(
             f"{info['file']}: its record has figures that qamro-train never wrote, so there is no "
             "card of it"
@@ -120,9 +120,9 @@ def _license(licenses: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _judged(info: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield each axis, the name of its heads' row, and what was found of it."""
+    """Yield each axis, the name of its heads among the models, and what was found of it."""
     for axis, found in ((info["figures"] or {}).get("axes") or {}).items():
-        yield axis, next(iter(found["models"])), found
+        yield axis, found["head"], found
 
 
 def _results(info: Mapping[str, Any]) -> list[Any]:
@@ -175,9 +175,9 @@ def _body(info: Mapping[str, Any], name: str) -> str:
     lines = [
         f"# {name}",
         "",
-        f"A head of [qamro_cache](https://arxiv.org/abs/2508.08957): it predicts the mean opinion "
-        f"score that listeners would give a clip of audio on {axes}, from `{info['feature']}` of "
-        f"the frozen encoder {encoders}.",
+        f"A head of qamro_cache ([QAMRO](https://arxiv.org/abs/2508.08957)): it predicts the mean "
+        f"opinion score that listeners would give a clip of audio on {axes}, from "
+        f"`{info['feature']}` of the frozen encoder {encoders}.",
         "",
     ]
     if example:
@@ -207,7 +207,8 @@ def _verdicts(info: Mapping[str, Any]) -> list[str]:
         names = list(_figures(about))
         lines.append(f"| | {' | '.join(_FIGURES[one] for one in names)} |")
         lines.append(f"|---|{'---|' * len(names)}")
-        for model, scored in found["models"].items():
+        for model in sorted(found["models"], key=lambda one: one != ours):
+            scored = found["models"][model]
             figures = _figures(scored)
             cells = [
                 f"{figures[one][0]:.3g}{_words(*figures[one][1:]).replace('95 % interval ', '')}"
@@ -219,8 +220,15 @@ def _verdicts(info: Mapping[str, Any]) -> list[str]:
         if found["ceiling"]:
             cells = [_number(found["ceiling"].get(one)) for one in names]
             lines.append(f"| a perfect predictor | {' | '.join(cells)} |")
-        lines += ["", *(f"- It {verdict['words']}" for verdict in found["verdicts"]), ""]
+        lines += ["", *map(_verdict, found["verdicts"]), ""]
     return lines[:-1] or ["Its file holds no figures: nobody knows."]
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    """Say whether the head is better than a baseline: over all clips, and within groups."""
+    better = [one and one["beats"] for one in (verdict, verdict["within"])]
+    words = "**better**" if all(better) else "better in part" if any(better) else "**not better**"
+    return f"- Against {verdict['baseline']}, as far as can be told, {words}: {verdict['words']}"
 
 
 def _number(value: Any) -> str:
@@ -234,8 +242,6 @@ def _limits(info: Mapping[str, Any]) -> Sequence[str]:
         "kinds of sound, languages and listeners it knows nothing.",
         "Each prediction has `ood`: the clip is unlike those that it learned from, and the number "
         "is not to be relied on; and `std`, over its members, which is no error of the prediction.",
-        "Correlations over systems are higher than those over clips: it ranks systems better than "
-        "it scores a clip.",
         *(
             ["It compares a clip with its company, and must be given that."]
             if info["context"] != "none"
@@ -247,6 +253,14 @@ def _limits(info: Mapping[str, Any]) -> Sequence[str]:
 def _licenses(info: Mapping[str, Any]) -> list[str]:
     names = {"encoder": "Encoder's weights", "data": f"Audio and ratings of {info['dataset']}"}
     lines = [f"- {names.get(what, what)}: {text}" for what, text in info["licenses"].items()]
+    lines.append(
+        "- This file holds no sound: weights, and of each clip that was learned from its vector, "
+        "hashes and a coarse fingerprint."
+    )
+    name = str(_license(info["licenses"]).get("license", ""))
+    if name.startswith("cc-"):
+        kind, _, version = name.removeprefix("cc-").rpartition("-")
+        lines.append(f"- https://creativecommons.org/licenses/{kind}/{version}/")
     if "data" not in info["licenses"]:
         lines.append("- Audio and ratings: not stated in the head; say it before you pass it on.")
     return lines
