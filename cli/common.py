@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any, NoReturn, TextIO
 
 import click
@@ -159,3 +160,12 @@ def notices_to_stderr() -> None:
     logger = logging.getLogger("qamro_cache")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
+    _keep_any_name()
+
+
+def _keep_any_name() -> None:
+    """Have pandas keep names that are not UTF-8: beside pyarrow its text is Arrow, which cannot."""
+    if find_spec("pyarrow") is not None:
+        import pandas as pd
+
+        pd.set_option("mode.string_storage", "python")

@@ -49,11 +49,11 @@ def _parquet(path: Path) -> pd.DataFrame:
         import pyarrow.parquet
     except ImportError as error:
         raise QamroError(
-            f"{path}: package pyarrow, which reads parquet, is not installed; run: pip install "
-            "pyarrow"
+            f"{path}: parquet is read with pyarrow, which is not to be had ({words_of(error)}); "
+            "run: pip install pyarrow"
         ) from error
     try:
-        table = pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.ParquetFile(path).read()
         columns = dict(zip(table.column_names, table.columns, strict=True))
         return pd.DataFrame({name: one.to_pylist() for name, one in columns.items()}, dtype=object)
     # What a stranger's file makes the library raise.

@@ -53,8 +53,9 @@ def clips_of_folder(audio: Path) -> Dataset:
 def _dataset(
     name: str, ids: Sequence[str], systems: Sequence[str], paths: Sequence[str]
 ) -> Dataset:
-    clips = pd.DataFrame("", index=range(len(ids)), columns=list(CLIP_COLUMNS))
-    clips["clip_id"], clips["system"], clips["path"] = ids, systems, paths
+    clips = pd.DataFrame("", range(len(ids)), list(CLIP_COLUMNS), dtype=object)
+    for column, values in {"clip_id": ids, "system": systems, "path": paths}.items():
+        clips[column] = pd.Series(values, dtype=object)
     return Dataset(name, clips, labels_from_means((), np.empty((len(ids), 0))))
 
 
