@@ -16,12 +16,14 @@ from .options import (
     NO_KERNELS,
     OUT_FOLDER,
     REPORT,
+    TRACK,
     given,
     request_options,
     setting_options,
 )
 from .report import page_of_folder, page_to_make
 from .tables import show_heading, show_lines, show_table
+from .tracking import give_rows, tracker_wanted
 from .training_bar import training_bar
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def _list_grids(context: click.Context, option: click.Parameter, wanted: bool) -
 @setting_options(CELL, listed=True, flag=False)
 @NO_KERNELS
 @REPORT
+@TRACK
 @click.option("--json", "as_json", is_flag=True, help="Print best.json on stdout.")
 @version_option
 def main(
@@ -71,6 +74,7 @@ def main(
     out: Path,
     grid: str,
     report: str | None,
+    track: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -84,7 +88,7 @@ def main(
     from qamro_cache.experiments.request import ablate_request
 
     request = ablate_request(cache, out, grid, given(options))
-    page = page_to_make(out, report)
+    page, tracker = page_to_make(out, report), tracker_wanted(track)
     from qamro_cache.experiments.ablate import run_ablate
     from qamro_cache.files import json_text
 
@@ -101,6 +105,7 @@ def main(
         _show(out, best)
     if "left" not in best:
         page_of_folder(out, page)
+        give_rows(out, tracker)
 
 
 def _show(out: Path, best: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""qamro-head: look at heads, verify them, write their cards, fetch them and send them."""
+"""qamro-head: look at heads, verify and export them, write their cards, fetch and send them."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .common import OneLineGroup, fail, notices_to_stderr, printable, version_option
+from .head_export import export
 from .options import File
 from .tables import show_fields, show_lines
 
@@ -16,11 +17,14 @@ _HEAD = click.argument("head", type=File)
 @click.group(cls=OneLineGroup)
 @version_option
 def main() -> None:
-    """Look at heads, verify them, write their cards, fetch and send them.
+    """Look at heads, verify and export them, write their cards, fetch and send them.
 
     HEAD is a file of qamro-train, the folder of its run, or a name of a head that comes with the
     package: qamro-head info lists them.
     """
+
+
+main.add_command(export)
 
 
 @main.command()

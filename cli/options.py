@@ -37,6 +37,13 @@ REPORT = click.option(
     help="Also make a page of it, FILE or report.html in --out (see qamro-report).",
 )
 
+#: ``--track``.
+TRACK = click.option(
+    "--track",
+    metavar="TRACKER",
+    help="Also give a row a cell to tensorboard:DIR, or to trackio, wandb or mlflow (:PROJECT).",
+)
+
 
 def _switch_off(context: click.Context, option: click.Parameter, given: bool) -> None:
     if given:

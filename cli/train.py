@@ -15,6 +15,7 @@ from .options import (
     NO_KERNELS,
     OUT_FOLDER,
     REPORT,
+    TRACK,
     given,
     option_of,
     request_options,
@@ -22,6 +23,7 @@ from .options import (
 )
 from .report import page_of_folder, page_to_make
 from .tables import SYSTEM_COLUMNS, show_lines, show_scores, show_systems, show_words
+from .tracking import give_rows, tracker_wanted
 from .training_bar import training_bar
 
 
@@ -33,6 +35,7 @@ from .training_bar import training_bar
 @option_of(BY)
 @NO_KERNELS
 @REPORT
+@TRACK
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json on stdout.")
 @version_option
 def main(
@@ -40,6 +43,7 @@ def main(
     out: Path,
     by: str | None,
     report: str | None,
+    track: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -52,7 +56,7 @@ def main(
     from qamro_cache.experiments.request import train_request
 
     request = train_request(cache, out, given(options))
-    page = page_to_make(out, report)
+    page, tracker = page_to_make(out, report), tracker_wanted(track)
     from qamro_cache.experiments.train import run_train
     from qamro_cache.files import json_text
 
@@ -60,8 +64,14 @@ def main(
         record = run_train(request, progress)
     if as_json:
         click.echo(json_text(record))
-        page_of_folder(out, page)
-        return
+    else:
+        _show(out, record, by)
+    page_of_folder(out, page)
+    give_rows(out, tracker)
+
+
+def _show(out: Path, record: dict[str, Any], by: str | None) -> None:
+    """Print ``metrics.json`` for a person, a table an axis."""
     for place, (name, axis) in enumerate(record["axes"].items()):
         if place:
             click.echo()
@@ -85,4 +95,3 @@ def main(
             show_lines(f"{name}: {axis['context_group']['words']}", hang=2)
     written = f"written to {out}: head.safetensors, metrics.json, predictions.csv"
     click.echo(printable(written), err=True)
-    page_of_folder(out, page)

@@ -10,6 +10,9 @@
     list_heads()                        names of the heads that come with the package
     evaluate("run/predictions.csv", cache)          how well scores agree with listeners
     report("run")                       a page to look at
+    QamroRegressor(alpha=0.2).fit(X, y)     heads on arrays, without a cache (scikit-learn)
+    export_head("run", "head.onnx")     a head that runs without this package
+    track("grid", "tensorboard:runs")   a row a cell for a tracker
     qamro_loss(scores, labels), QAMROLoss()         the loss alone
 
 Where a cache, head, table of predictions or data set is wanted, a path does as well as the open
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from qamro_cache.experiments.train import train as train
     from qamro_cache.extraction.extract import extract as extract
     from qamro_cache.heads.names import list_heads as list_heads
+    from qamro_cache.integrations.export import export_head as export_head
+    from qamro_cache.integrations.regressor import QamroRegressor as QamroRegressor
+    from qamro_cache.integrations.tracking import track as track
     from qamro_cache.losses.qamro import QAMROLoss as QAMROLoss
     from qamro_cache.losses.qamro import qamro_loss as qamro_loss
     from qamro_cache.reports.report import report as report
@@ -38,14 +44,17 @@ if TYPE_CHECKING:
 
 _HOME = {
     "QAMROLoss": "qamro_cache.losses.qamro",
+    "QamroRegressor": "qamro_cache.integrations.regressor",
     "ablate": "qamro_cache.experiments.ablate",
     "evaluate": "qamro_cache.evaluation.evaluate",
+    "export_head": "qamro_cache.integrations.export",
     "extract": "qamro_cache.extraction.extract",
     "list_heads": "qamro_cache.heads.names",
     "open_cache": "qamro_cache.cache.reader",
     "predict": "qamro_cache.scoring.predict",
     "qamro_loss": "qamro_cache.losses.qamro",
     "report": "qamro_cache.reports.report",
+    "track": "qamro_cache.integrations.tracking",
     "train": "qamro_cache.experiments.train",
 }
 

@@ -9,7 +9,7 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from os import PathLike
@@ -230,9 +230,7 @@ def documented(*declared: Any) -> Callable[[Function], Function]:
     ]
 
     def describe(function: Function) -> Function:
-        lines = [f"    {one.name}: {one.help} {_brackets(one)}" for one in options]
-        doc = inspect.cleandoc(function.__doc__ or "")
-        function.__doc__ = "\n".join([doc, "", "Options:", *lines, ""])
+        function.__doc__ = described(function.__doc__, options)
         own = inspect.signature(function)
         kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
         # None is not given: what the default is may depend on others, and stands in the docstring.
@@ -246,6 +244,12 @@ def documented(*declared: Any) -> Callable[[Function], Function]:
         return function
 
     return describe
+
+
+def described(doc: str | None, options: Iterable[Setting]) -> str:
+    """Return a docstring with a line an option at its end."""
+    lines = [f"    {one.name}: {one.help} {_brackets(one)}" for one in options]
+    return "\n".join([inspect.cleandoc(doc or ""), "", "Options:", *lines, ""])
 
 
 def _brackets(one: Setting) -> str:

@@ -39,6 +39,9 @@ COMMANDS = {
     "--resamples 0 --out out/grid --report out/page.html",
     "evaluate": "evaluate --predictions run/predictions.csv --labels a.h5 --resamples 0 "
     "--report out/page.html",
+    "filter": "filter --predictions old.csv --min overall:2 --out out/kept",
+    "head card": "head card track --out out/README.md",
+    "head export": "head export mel --out out/h.pt2",
     **{
         f"report {form}": f"report run --format {form} --out out/page.{form}"
         for form in ("html", "md", "tex", "pdf", "png")

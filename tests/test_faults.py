@@ -20,6 +20,7 @@ from fault_runner import COMMANDS
 from fuzz.commands import run
 from qamro_cache_cli.cache import main as cache
 from qamro_cache_cli.extract import main as extract
+from qamro_cache_cli.head import main as head
 from qamro_cache_cli.predict import main as predict
 from qamro_cache_cli.train import main as train
 from synthetic_cache import write_synthetic
@@ -92,10 +93,12 @@ def faults(
 def test_every_command_that_writes_is_tried() -> None:
     setup = (Path(__file__).resolve().parents[1] / "setup.cfg").read_text()
     names = set(re.findall(r"= qamro_cache_cli\.(\w+):main", setup))
-    names = names - {"cache"} | {f"cache {name}" for name in cache.commands}
+    for group, commands in (("cache", cache.commands), ("head", head.commands)):
+        names = names - {group} | {f"{group} {name}" for name in commands}
     lines = [line.split() for line in COMMANDS.values()]
-    tried = {" ".join(words[: 2 if words[0] == "cache" else 1]) for words in lines}
-    assert names - tried == {"cache info", "cache verify", "cache doctor"}, "these write nothing"
+    tried = {" ".join(words[: 2 if words[0] in ("cache", "head") else 1]) for words in lines}
+    nothing = {"cache info", "cache verify", "cache doctor", "head info", "head verify"}
+    assert names - tried - nothing == {"head push", "head pull"}, "these need a hub"
 
 
 @pytest.mark.parametrize("name", ["merge", "export", "ablate", "report html"])
@@ -107,8 +110,9 @@ def test_a_few_faults(name: str, inputs: Path, tmp_path: Path, shim: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_faults_at_every_write(name: str, inputs: Path, tmp_path: Path, shim: Path) -> None:
-    # Figures of papers take seconds to draw.
-    count = 30 if name in ("report md", "report tex", "report pdf", "report png") else 60
+    # Figures of papers and programs of heads take seconds to make.
+    slow = ("report md", "report tex", "report pdf", "report png", "head export")
+    count = 30 if name in slow else 60
     cases = [((k + 1) / count, ERRORS[k % 5]) for k in range(count)]
     TRIED[name] = count
     MET[name] = faults(name, inputs, tmp_path, shim, cases)

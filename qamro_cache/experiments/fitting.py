@@ -2,21 +2,25 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
+from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material
+from qamro_cache.heads.head import AxisHead
 from qamro_cache.memory import refuse_memory
 from qamro_cache.training.fit import fit
 from qamro_cache.training.inputs import Bools, Features, Folds, Targets
 from qamro_cache.training.meter import ProgressCallback
-from qamro_cache.training.recipe import Job
+from qamro_cache.training.recipe import Job, Recipe
 from qamro_cache.training.result import Result
+from qamro_cache.training.schedule import passes_per_epoch
 
 logger = logging.getLogger("qamro_cache")
 
@@ -78,15 +82,25 @@ def fit_all(
     precision: str,
     progress: ProgressCallback | None,
 ) -> Fitted:
-    """Run `fit` to the end and put its stacks together."""
-    targets, folds = material.targets(), material.folds
+    """Train the heads of a material; see `fit_heads`."""
+    options: dict[str, Any] = {"initial": starts, "device": device, "precision": precision}
+    data = material.features, material.targets(), material.folds
+    return fit_heads(*data, jobs, progress=progress, **options)
+
+
+def fit_heads(
+    features: Sequence[Features],
+    targets: Targets,
+    folds: Folds,
+    jobs: Sequence[Job],
+    **options: Any,
+) -> Fitted:
+    """Run `fit` to the end and put its stacks together; arguments as of `fit`."""
     predictions = np.full((len(jobs), targets.labels.shape[-1]), np.nan)
     best, diverged = np.zeros(len(jobs), np.int64), np.zeros(len(jobs), np.bool_)
     penalty = np.full(len(jobs), np.nan)
     parts = []
-    options: dict[str, Any] = {"initial": starts, "device": device, "precision": precision}
-    options["progress"] = progress
-    for where, result in stacks(material.features, targets, folds, jobs, **options):
+    for where, result in stacks(features, targets, folds, jobs, **options):
         predictions[where] = result.predictions.double().numpy()
         best[where] = result.best_epoch.numpy()
         diverged[where] = result.diverged.numpy()
@@ -97,6 +111,60 @@ def fit_all(
         predictions[k] = training_mean(targets, folds, jobs[k])
     warn_of_diverged(jobs, diverged)
     return Fitted(jobs, predictions, best, diverged, penalty, parts)
+
+
+def refit_recipe(recipe: Recipe, fitted: Fitted, target: int, folds: Folds, clips: int) -> Recipe:
+    """Return the recipe of heads that learn from all ``clips``: the folds' median of steps.
+
+    A ridge head takes no steps.
+
+    Raises:
+        QamroError: every head of the target diverged.
+    """
+    if recipe.head.kind == "ridge":
+        return recipe
+    mine = [k for k in fitted.of_target(target) if not fitted.diverged[k]]
+    if not mine:
+        raise QamroError(f"every head diverged; lower --lr (now {recipe.lr:g})")
+
+    def steps(clips: int) -> int:
+        return passes_per_epoch(clips, recipe.batch_size) * -(-clips // recipe.batch_size)
+
+    pool = folds.train.any(0) if recipe.batches == "shared" else folds.train[0]
+    wanted = float(np.median(fitted.best_epoch[mine])) * steps(int(pool.sum()))
+    return replace(recipe, epochs=max(1, round(wanted / steps(clips))))
+
+
+def refuse_diverged(recipe: Recipe, refit: Fitted) -> None:
+    """Refuse heads that are to be kept, some of which diverged."""
+    if refit.diverged.any():
+        diverged = f"{int(refit.diverged.sum())} of {len(refit.jobs)} heads to be saved diverged"
+        raise QamroError(f"{diverged}; lower --lr (now {recipe.lr:g})")
+
+
+def axis_head(axis: Axis, fitted: Fitted, members: Sequence[int]) -> AxisHead:
+    """Stack the members of one axis.
+
+    Args:
+        axis: with the scale that they were trained with.
+        fitted: with their weights.
+        members: positions of their jobs, at least one; none diverged.
+    """
+    where = {k: (result, row) for part, result in fitted.parts for row, k in enumerate(part)}
+    first, row = where[members[0]]
+    params = {
+        name: torch.stack([where[k][0].params[name][where[k][1]] for k in members])
+        for name in first.params
+    }
+    return AxisHead(
+        axis,
+        tuple(fitted.jobs[k].seed for k in members),
+        params,
+        float(first.label_mean[row]),
+        float(first.label_std[row]),
+        None if first.row_mean is None else first.row_mean[row],
+        None if first.row_std is None else first.row_std[row],
+    )
 
 
 def training_mean(targets: Targets, folds: Folds, job: Job) -> float:

@@ -13,7 +13,7 @@ from qamro_cache.datasets.axes import guess_scale
 from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material
-from qamro_cache.experiments.fitting import Fitted
+from qamro_cache.experiments.fitting import Fitted, axis_head
 from qamro_cache.experiments.labels import raters_record
 from qamro_cache.experiments.store import RUN_FILES
 from qamro_cache.features.context import Context
@@ -185,25 +185,12 @@ def _axis(material: Material, target: int, learned: Bools) -> Axis:
 
 def _axis_head(material: Material, fitted: Fitted, target: int, fold: int) -> AxisHead:
     """Stack the members of one axis that did not diverge."""
-    where = {k: (result, row) for part, result in fitted.parts for row, k in enumerate(part)}
-    jobs, axis = fitted.jobs, _axis(material, target, material.folds.train[fold])
+    axis = _axis(material, target, material.folds.train[fold])
     members = [
-        k for k in fitted.of_target(target) if jobs[k].fold == fold and not fitted.diverged[k]
-    ]
+        k for k in fitted.of_target(target)
+        if fitted.jobs[k].fold == fold and not fitted.diverged[k]
+    ]  # fmt: skip
     if not members:
         raise QamroError(f"every head of axis {axis.name} diverged; lower --lr")
-    first, row = where[members[0]]
-    params = {
-        name: torch.stack([where[k][0].params[name][where[k][1]] for k in members])
-        for name in first.params
-    }
-    return AxisHead(
-        axis,
-        tuple(jobs[k].seed for k in members),
-        params,
-        float(first.label_mean[row]),
-        float(first.label_std[row]),
-        None if first.row_mean is None else first.row_mean[row],
-        None if first.row_std is None else first.row_std[row],
-        projections=material.projections[material.view(fold)],
-    )
+    projections = material.projections[material.view(fold)]
+    return replace(axis_head(axis, fitted, members), projections=projections)

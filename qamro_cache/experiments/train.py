@@ -15,11 +15,17 @@ import torch
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.devices import usable_device
-from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.bootstrap import refuse_resamples
 from qamro_cache.experiments.clips import AxisGroup, Clips, HeldOut
 from qamro_cache.experiments.data import Material, load_material
-from qamro_cache.experiments.fitting import Fitted, Starts, fit_all, refuse_heads
+from qamro_cache.experiments.fitting import (
+    Fitted,
+    Starts,
+    fit_all,
+    refit_recipe,
+    refuse_diverged,
+    refuse_heads,
+)
 from qamro_cache.experiments.folds import refit_clips
 from qamro_cache.experiments.judge import judge, own_scores
 from qamro_cache.experiments.options import TrainOptions
@@ -32,10 +38,9 @@ from qamro_cache.heads.published import published_start
 from qamro_cache.memory import refuse_disk
 from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented
-from qamro_cache.training.inputs import Folds
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import RECIPE, Job, Recipe, flat_recipe, huber_alone
-from qamro_cache.training.schedule import passes_notice, passes_per_epoch
+from qamro_cache.training.schedule import passes_notice
 from qamro_cache.version import __version__
 
 logger = logging.getLogger("qamro_cache")
@@ -160,12 +165,10 @@ def _train_axes(
     everything = held_out.cv != "split" or options.refit == "all"
     whole = material.bound(refit_clips(folds, clips.known, everything=everything))
     learned = int(whole.folds.train.sum())
-    final = [_refit_recipe(recipe, estimate, t, folds, learned) for t in targets]
+    final = [refit_recipe(recipe, estimate, t, folds, learned) for t in targets]
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
     refit = fit_jobs(whole, jobs, None)
-    if refit.diverged.any():
-        diverged = f"{int(refit.diverged.sum())} of {len(jobs)} heads to be saved diverged"
-        raise QamroError(f"{diverged}; lower --lr (now {recipe.lr:g})")
+    refuse_diverged(recipe, refit)
     return Run(material, recipe, estimate, refit, whole), metrics
 
 
@@ -225,25 +228,6 @@ def _config(runs: Sequence[Run]) -> dict[str, Any]:
         **found,
         "versions": {"qamro_cache": __version__, "torch": torch.__version__},
     }
-
-
-def _refit_recipe(recipe: Recipe, fitted: Fitted, target: int, folds: Folds, clips: int) -> Recipe:
-    """Return the recipe for the saved head's clips: as many steps as the folds' median.
-
-    A ridge head takes no steps.
-    """
-    if recipe.head.kind == "ridge":
-        return recipe
-    mine = [k for k in fitted.of_target(target) if not fitted.diverged[k]]
-    if not mine:
-        raise QamroError(f"every head diverged; lower --lr (now {recipe.lr:g})")
-
-    def steps(clips: int) -> int:
-        return passes_per_epoch(clips, recipe.batch_size) * -(-clips // recipe.batch_size)
-
-    pool = folds.train.any(0) if recipe.batches == "shared" else folds.train[0]
-    wanted = float(np.median(fitted.best_epoch[mine])) * steps(int(pool.sum()))
-    return replace(recipe, epochs=max(1, round(wanted / steps(clips))))
 
 
 def _far(material: Material) -> list[npt.NDArray[np.bool_]]:

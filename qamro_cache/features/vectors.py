@@ -96,7 +96,7 @@ def clip_vectors(expression: Expression, sources: Sources, device: str = "cpu") 
     Raises:
         QamroError: a value is not finite.
     """
-    leaves = {leaf: _pooled(leaf, sources, device) for leaf in _leaves(expression)}
+    leaves = {leaf: _pooled(leaf, sources, device) for leaf in leaves_of(expression)}
     return ClipVectors(expression, leaves)
 
 
@@ -144,12 +144,13 @@ def principal_components(vectors: Tensor, one: Call) -> Projection:
     return Projection(mean.float(), basis.float())
 
 
-def _leaves(expression: Expression) -> list[Expression]:
+def leaves_of(expression: Expression) -> list[Expression]:
+    """Return what stands in an expression below joins and projections, in its order."""
     match expression:
         case Join(parts=parts):
-            return [leaf for part in parts for leaf in _leaves(part)]
+            return [leaf for part in parts for leaf in leaves_of(part)]
         case Call(function="project", of=of):
-            return _leaves(of)
+            return leaves_of(of)
     return [expression]
 
 

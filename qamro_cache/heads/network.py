@@ -106,13 +106,18 @@ def prepare_rows(
         prompt = text.to(values.dtype)
         if not architecture.rows_are_clips:
             prompt = prompt[clip]
-        parts = [values, prompt]
-        if architecture.inputs == "products":
-            parts += [values * prompt, (values - prompt).abs()]
-        values = torch.cat(parts, 1)
+        values = beside_prompt(architecture.inputs, values, prompt)
     if architecture.rows_are_clips:
         return Rows(values)
     return Rows(values, Windows(clip, weights.to(values.dtype), num_clips))
+
+
+def beside_prompt(inputs: str, values: Tensor, prompt: Tensor) -> Tensor:
+    """Return rows [R, D] with their prompts' embeddings [R, T]; ``inputs`` is not ``audio``."""
+    parts = [values, prompt]
+    if inputs == "products":
+        parts += [values * prompt, (values - prompt).abs()]
+    return torch.cat(parts, 1)
 
 
 def parameter_shapes(architecture: Architecture, row: Sequence[int]) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,147 @@
+"""Write a head as a program that runs without this package: ONNX, or torch.export's own format."""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qamro_cache.encoders.support import missing_packages
+from qamro_cache.errors import OptionError, QamroError, quoted
+from qamro_cache.files import json_text, refuse_other, write_file
+from qamro_cache.heads.file import load_head
+from qamro_cache.heads.head import Head
+from qamro_cache.heads.record import record_of
+from qamro_cache.integrations.program import HeadProgram
+from qamro_cache.paths import PathLike, as_path
+
+#: Ending of a file -> what it is.
+FORMATS = {".onnx": "ONNX", ".pt2": "torch.export"}
+#: By what name a file holds the head's record.
+RECORD = "qamro_cache.head"
+#: What comes out.
+OUTPUTS = {
+    "prediction": "the members' mean, in the axes' units",
+    "prediction_std": "the members' standard deviation; NaN of one member",
+}
+#: Of the operators; of 2022, so that runtimes of the last years have them.
+_OPSET = 18
+
+
+def export_head(head: PathLike | Head, out: PathLike) -> dict[str, Any]:
+    """Write what `predict` computes from a clip's vector as a program of its own.
+
+    What goes in: the clip's vector, its reference's and its group's where the head has a context,
+    its prompt's where it takes one, for any number of clips at once; of a head that sees single
+    windows those, with their weights. What comes out: `OUTPUTS`, each [clips, axes].
+
+    Args:
+        head: a head file, the folder of a run, a name of `list_heads`, or a head already loaded.
+        out: file to make: ``.onnx``, or ``.pt2`` of `torch.export.load`. One that this made is
+            replaced.
+
+    Returns:
+        What the file holds too, as JSON by the name ``qamro_cache.head``: ``inputs`` and
+        ``outputs`` with their shapes and what they are, ``axes`` with their scales, and the head's
+        ``record``.
+
+    Raises:
+        QamroError: the head is not usable, a package is missing, or ``out`` is another file.
+    """
+    path = as_path(out)
+    if path.suffix not in FORMATS:
+        there = " or ".join(f"{ending} ({what})" for ending, what in FORMATS.items())
+        raise OptionError(f"{quoted(str(path))}: a head is exported to a file that ends in {there}")
+    _refuse_other_export(path)
+    if path.suffix == ".onnx":
+        for line in missing_packages(("onnx", "onnxscript"), "onnx"):
+            raise QamroError(line)
+    loaded = load_head(head)
+    program = HeadProgram(loaded).eval()
+    about = _about(program, loaded)
+    with _quiet():
+        exported = _exported(program)
+        text = json.dumps(about)
+        made = _onnx(exported, program, text) if path.suffix == ".onnx" else _pt2(exported, text)
+    write_file(path, lambda file: file.write(made))
+    return about
+
+
+def _about(program: HeadProgram, head: Head) -> dict[str, Any]:
+    """Return what a file says of itself, as JSON types."""
+    axes = [one.axis for one in head.axes]
+    outputs = {n: {"shape": ["clips", len(axes)], "about": what} for n, what in OUTPUTS.items()}
+    record = {
+        "inputs": {name: one._asdict() for name, one in program.inputs.items()},
+        "outputs": outputs,
+        "axes": [{"name": axis.name, "low": axis.low, "high": axis.high} for axis in axes],
+        "record": record_of(head),
+    }
+    found: dict[str, Any] = json.loads(json_text(record))
+    return found
+
+
+def _exported(program: HeadProgram) -> torch.export.ExportedProgram:
+    """Trace a program for any number of clips, and of windows."""
+    sizes, anything = {"clips": 3, "windows": 2}, torch.export.Dim.DYNAMIC
+    examples, shapes = {}, {}
+    for name, one in program.inputs.items():
+        known = [sizes[size] if isinstance(size, str) else size for size in one.shape]
+        examples[name] = torch.ones(known)
+        shapes[name] = {k: anything for k, size in enumerate(one.shape) if isinstance(size, str)}
+    with torch.no_grad():
+        found = torch.export.export(program, (), examples, dynamic_shapes=shapes, strict=False)
+    for node in found.graph.nodes:
+        # It names files of the machine that exports.
+        node.meta.pop("stack_trace", None)
+    return found
+
+
+def _pt2(exported: torch.export.ExportedProgram, text: str) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(exported, buffer, extra_files={RECORD: text})
+    return buffer.getvalue()
+
+
+def _onnx(exported: torch.export.ExportedProgram, program: HeadProgram, text: str) -> bytes:
+    found = torch.onnx.export(
+        exported,
+        input_names=list(program.inputs),
+        output_names=list(OUTPUTS),
+        opset_version=_OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert found is not None
+    model = found.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    model.metadata_props.add(key=RECORD, value=text)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the exporters say of their own insides from people who export a head."""
+    logger = logging.getLogger("torch")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _refuse_other_export(path: Path) -> None:
+    def is_ours(path: Path) -> bool:
+        return RECORD.encode() in path.read_bytes()
+
+    refuse_other(path, "exported head", is_ours)
