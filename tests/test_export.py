@@ -196,9 +196,8 @@ def exported(runs, tmp_path_factory):
     return export
 
 
-@pytest.mark.parametrize(
-    "name", [one if one == "both" else pytest.param(one, marks=pytest.mark.slow) for one in HEADS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HEADS)
 def test_exported_heads_are_predict(name, caches, runs, exported):
     pytest.importorskip("onnxscript")
     onnx, onnxruntime = map(pytest.importorskip, ("onnx", "onnxruntime"))
@@ -222,6 +221,7 @@ def test_exported_heads_are_predict(name, caches, runs, exported):
         assert session.run(["prediction"], longer)[0] == pytest.approx(whole, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_file_says_what_it_is_and_not_where_it_was_made(exported):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
@@ -265,15 +265,20 @@ def test_what_cannot_be_exported_is_one_line(runs, tmp_path, monkeypatch):
         export_head(run, tmp_path / "head.onnx")
 
 
-def test_the_command(runs, tmp_path):
+def test_the_command(caches, runs, tmp_path):
     out = tmp_path / "head.pt2"
-    line = ["export", str(runs("plain")), "--out", str(out)]
+    line = ["export", str(runs("both")), "--out", str(out)]
     done = CliRunner().invoke(command, line)
     assert done.exit_code == 0, done.output
     assert "in   clip [clips, 6]: embedding; a clip's windows by their weighted mean" in done.stdout
+    assert "in   reference [clips, 6]: the vector of its reference" in done.stdout
     assert "axes quality 0 to 100, match 1 to 5" in done.stdout
-    first = out.read_bytes()
+    inputs, _ = given("both", caches)
+    program = torch.export.load(out).module()
+    found = program(**{key: torch.from_numpy(value) for key, value in inputs.items()})
+    same(found, expected("both", caches, runs))
     # The same head is replaced, by the same bytes.
+    first = out.read_bytes()
     again = CliRunner().invoke(command, [*line, "--json"])
     assert json.loads(again.stdout)["outputs"]["prediction_std"]["shape"] == ["clips", 2]
     assert out.read_bytes() == first
