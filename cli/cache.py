@@ -155,6 +155,22 @@ def relabel(file: Path, labels: Path | None, out: Path | None, **options: Any) -
 
 
 @main.command()
+@click.argument("sources", nargs=-1, required=True, type=_FILES, metavar="SOURCE...")
+@click.option("--out", required=True, type=_FILES, help="Table to make, for --pairs.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Folder of a description's files."
+)
+def pairs(sources: tuple[Path, ...], out: Path, data_dir: Path | None) -> None:
+    """Write preferences: of a cache's raters within trials, or of described battles (TOML)."""
+    notices_to_stderr()
+    from qamro_cache.cache.pairs import write_pairs
+
+    found = write_pairs(list(sources), out, data_dir)
+    counts = ", ".join(f"{count:,} {name}" for name, count in found.items())
+    click.echo(f"{printable(str(out))}: {counts}")
+
+
+@main.command()
 @click.argument("files", nargs=-1, required=True, type=_FILES)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 @option_of(_FORMAT)

@@ -75,6 +75,8 @@ def _show(out: Path, record: dict[str, Any], by: str | None) -> None:
     for place, (name, axis) in enumerate(record["axes"].items()):
         if place:
             click.echo()
+        if "models" not in axis:
+            continue
         show_scores(name, record, axis["models"], axis["ceiling"])
         if "without_references" in axis:
             beside = axis["without_references"]
@@ -91,6 +93,8 @@ def _show(out: Path, record: dict[str, Any], by: str | None) -> None:
         if by == "system":
             show_systems(name, axis["by_system"], SYSTEM_COLUMNS)
     for name, axis in record["axes"].items():
+        if "pairs" in axis:
+            show_lines(f"{name}: {axis['pairs']['words']}", hang=2)
         if "context_group" in axis:
             show_lines(f"{name}: {axis['context_group']['words']}", hang=2)
     written = f"written to {out}: head.safetensors, metrics.json, predictions.csv"

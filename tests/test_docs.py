@@ -11,6 +11,7 @@ import pytest
 from synthetic_cache import write_synthetic
 
 from qamro_cache.cache.edit import relabel_cache
+from qamro_cache.cache.pairs import write_pairs
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.evaluation.figures import FIGURES
@@ -66,6 +67,8 @@ def written(tmp_path_factory):
     train(folder / "named.h5", folder / "e", context="reference", **of_clips)
     train(emb, folder / "f", **of_clips)
     train(folder / "named.h5", folder / "g", screen="bt500", rater_model="additive", **of_clips)
+    write_pairs([emb], folder / "pairs.csv")
+    train(emb, folder / "h", pairs=folder / "pairs.csv", loss="bt", cv="group", **ONE, **QUICK)
     ablate(
         [emb, other],
         folder / "c",
@@ -88,7 +91,7 @@ def written(tmp_path_factory):
         for name in ("a/predictions.csv", "some.csv")
     ]
 
-    def read(name: str, runs: str = "abcdefg") -> list[object]:
+    def read(name: str, runs: str = "abcdefgh") -> list[object]:
         found = sorted(folder.glob(f"[{runs}]/{name}"))
         return [
             json.loads(path.read_text()) if path.suffix == ".json"
@@ -100,7 +103,7 @@ def written(tmp_path_factory):
     names = ("results.csv", "summary.csv", "study.csv", "metrics.json", "best.json")
     return {
         **{name: read(name) for name in names},
-        "config.json": read("config.json", "abefg"),
+        "config.json": read("config.json", "abefgh"),
         "config.json of a grid": read("config.json", "cd"),
         "predictions.csv": tables,
         "qamro-evaluate --json": [json.loads(json_text(one)) for one in scored],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import qamro_cache.settings as declarations
 from qamro_cache.losses import loss
-from qamro_cache.losses.loss import UNITS, Loss, Term, parse_loss
+from qamro_cache.losses.loss import Loss, Term, parse_loss
 from qamro_cache.losses.terms import PARAMETERS, TERMS
 
 
@@ -28,7 +28,7 @@ def any_term(draw):
     pairs = [(p.name, draw(values_of(p))) for p in TERMS[name].parameters]
     weight = draw(st.floats(0, exclude_min=True, allow_infinity=False))
     raw_only = dict(pairs).get("bins")
-    units = "raw" if raw_only else draw(st.sampled_from(UNITS))
+    units = "raw" if raw_only else draw(st.sampled_from(TERMS[name].units))
     return name, weight, tuple(draw(st.permutations(pairs))), units
 
 
@@ -176,7 +176,7 @@ def test_parameters_are_declared_once():
     assert set(PARAMETERS) == {p.name for info in TERMS.values() for p in info.parameters}
     assert {"alpha", "beta", "delta"} <= set(PARAMETERS)
     assert PARAMETERS["temperature"].default_help == (
-        "1 for ranknet and listnet, 0.1 for approx_ndcg and spearman"
+        "1 for ranknet, listnet and ranknet_pairs; 0.1 for approx_ndcg and spearman"
     )
     for info in TERMS.values():
         for parameter in info.parameters:

@@ -171,6 +171,12 @@ def with_scales(labels: Labels, scales: Scales, clip_ids: Sequence[str]) -> Labe
     return replace(labels, axes=tuple(axes))
 
 
+def rated_axes(labels: Labels) -> list[Axis]:
+    """Return the axes that some clip has a label on."""
+    some = np.isfinite(labels.mean).any(0)
+    return [axis for axis, rated in zip(labels.axes, some, strict=True) if rated]
+
+
 def notice_guessed(axes: Sequence[Axis]) -> None:
     """Log which scales nobody named."""
     guessed = [f"{axis.name} {axis.low:g} to {axis.high:g}" for axis in axes if axis.guessed]

@@ -80,7 +80,9 @@ def constant(pred: Floats, judged: Judged) -> Finding | None:
     if known.sum() < 2:
         return None
     labels, mean = float(judged.target[known].std()), pred.mean(0)[known]
-    if labels == 0 or mean.std() >= _FLAT * labels:
+    # In other units nothing but one number is flat.
+    least = _FLAT * labels if judged.same_scale else 1e-12
+    if labels == 0 or mean.std() >= least:
         return None
     return Finding(
         "constant",

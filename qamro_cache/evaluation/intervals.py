@@ -128,7 +128,7 @@ def interval(
         if figure.scale == "error":
             return _of_error(figure, drops, pred, sample)
         if figure.scale == "share":
-            h = np.sqrt(_spread(drops.parts, loss=1))
+            h = np.sqrt(spread(drops.parts, loss=1))
             return _clipped(drops.value, drops.value - h, drops.value + h, 0.0, 1.0)
         if figure.level == "system" and figure.metric in ("srcc", "ktau", "lcc"):
             return _of_systems(figure, drops, sample, linear)
@@ -152,7 +152,7 @@ def t_quantile(freedom: float) -> float:
     return float(student.ppf(_TAIL, freedom))
 
 
-def _spread(parts: Sequence[Floats], *, loss: int, floors: Sequence[Floats] = ()) -> Floats:
+def spread(parts: Sequence[Floats], *, loss: int, floors: Sequence[Floats] = ()) -> Floats:
     """The square [M] of an interval's half width, from left-out values on its scale.
 
     Args:
@@ -193,7 +193,7 @@ def _of_correlation(figure: Figure, drops: LeftOut, sample: Sample) -> Estimate:
     cap = 1 - max(_short_of_one(figure.metric, count) / repeats, _ROUNDING)
     x = _atanh(drops.value, cap)
     parts = [_atanh(part, cap) for part in drops.parts]
-    square = _spread(parts, loss=2)
+    square = spread(parts, loss=2)
     perfect = np.abs(drops.value) > 1 - _ROUNDING
     if figure.metric in ("srcc", "ktau") and perfect.any():
         # No left-out sample differs: what that many independent clips would tell.
@@ -211,7 +211,7 @@ def _of_systems(figure: Figure, drops: LeftOut, sample: Sample, linear: LeftOut 
         raise ValueError(f"{figure.name} needs what left_out found for the systems' LCC")
     size = int(sample.system.max()) + 1
     smooth = [_atanh(part, 1 - _ROUNDING) for part in linear.parts]
-    whole = _spread(smooth, loss=1)
+    whole = spread(smooth, loss=1)
     if figure.metric == "lcc":
         x = _atanh(drops.value, 1 - _ROUNDING)
         least = np.full_like(x, _Z2 / (size - 3))
@@ -236,9 +236,7 @@ def _of_error(figure: Figure, drops: LeftOut, pred: Floats, sample: Sample) -> E
     ratio = [np.power(part / drops.value[:, None], power) for part in drops.parts]
     h = (
         np.sqrt(
-            _spread(
-                ratio, loss=1, floors=least_variances(figure.level, figure.metric, pred, sample)
-            )
+            spread(ratio, loss=1, floors=least_variances(figure.level, figure.metric, pred, sample))
         )
         / power
     )

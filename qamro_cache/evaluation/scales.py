@@ -7,6 +7,8 @@ import pandas as pd
 from qamro_cache.datasets.records import Axis
 
 _GUESSED = " (guessed)"
+#: Of predictions that are on no rating scale: of heads that learned from pairs alone.
+STANDARD = "standard"
 
 
 def scale_name(axis: Axis) -> str:
@@ -29,6 +31,8 @@ def why_other_scale(part: pd.DataFrame, axis: Axis, labels: npt.NDArray[np.float
         labels: [R] the label of each row, NaN where there is none.
     """
     named = sorted(set(part["scale"]) - {""}) if "scale" in part else []
+    if STANDARD in named:
+        return "the predictions are in standard units, of a head that learned from pairs alone"
     ours = scale_name(axis).removesuffix(_GUESSED)
     others = [name for name in named if name.removesuffix(_GUESSED) != ours]
     sure = [name for name in others if not name.endswith(_GUESSED)]

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.datasets.axes import notice_guessed, with_scales
+from qamro_cache.datasets.axes import notice_guessed, rated_axes, with_scales
 from qamro_cache.datasets.ids import one_spelling, point_out_case
 from qamro_cache.datasets.labels import relabel
 from qamro_cache.datasets.options import parse_scales
+from qamro_cache.datasets.preferences import Pairs, load_pairs
 from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
 from qamro_cache.datasets.registry import group_kind
 from qamro_cache.datasets.selection import describe, reference_like, select_rows
@@ -21,6 +22,7 @@ from qamro_cache.evaluation.kinds import JACKKNIFE, Kind
 from qamro_cache.experiments.copies import Copies, find_copies
 from qamro_cache.experiments.folds import default_cv, joined, make_folds
 from qamro_cache.experiments.options import RunOptions
+from qamro_cache.experiments.untaught import point_out_untaught
 from qamro_cache.features.sources import Sources
 from qamro_cache.training.inputs import Bools, Folds
 
@@ -39,6 +41,7 @@ class Clips:
         chosen: ``--only`` and ``--without`` in words.
         group_kind: what a group is, in a word; empty where that is not known.
         interval: the kind that figures on them have.
+        pairs: verdicts on these clips, on the chosen axes; None where none were given.
     """
 
     table: pd.DataFrame
@@ -48,6 +51,7 @@ class Clips:
     chosen: str = ""
     group_kind: str = ""
     interval: Kind = JACKKNIFE
+    pairs: Pairs | None = None
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -56,9 +60,16 @@ class Clips:
 
     @property
     def known(self) -> Bools:
-        """[C] the clips that have a label."""
+        """[C] the clips that have a label, or are in a pair."""
         known: Bools = np.isfinite(self.labels.mean).any(1)
-        return known
+        return known if self.pairs is None else known | self.pairs.named(len(known))
+
+    def known_on(self, axis: int) -> Bools:
+        """[C] the clips that have a label on an axis, or are in a pair there."""
+        known: Bools = np.isfinite(self.labels.mean[:, axis])
+        if self.pairs is None:
+            return known
+        return known | self.pairs.on([axis]).named(len(known))
 
     def systems(self) -> npt.NDArray[np.int64]:
         """Return each clip's system as a number, -1 for none."""
@@ -135,8 +146,11 @@ def choose_clips(sources: Sources, options: RunOptions, *, text: bool = False) -
         )
     elif options.scale:
         labels = with_scales(labels, parse_scales(options.scale), clips["clip_id"].tolist())
+    pairs = None
+    if options.pairs is not None:
+        pairs, labels = load_pairs(options.pairs, clips["clip_id"].tolist(), labels, options.axis)
     labels = select_axes(labels, options.axis)
-    notice_guessed(labels.axes)
+    notice_guessed(rated_axes(labels))
     chosen = describe(options.only, options.without)
     lacks = {
         "without features": (clips["status"] != "ok").to_numpy(dtype=bool),
@@ -145,6 +159,8 @@ def choose_clips(sources: Sources, options: RunOptions, *, text: bool = False) -
     }
     if text:
         lacks["without a prompt"] = (clips["prompt"] == "").to_numpy(dtype=bool)
+    if pairs is not None:
+        lacks["without a label or a pair"] = lacks.pop("without a label") & ~pairs.named(len(clips))
     usable = ~np.logical_or.reduce(list(lacks.values()))
     if not usable.any():
         raise QamroError(
@@ -158,36 +174,14 @@ def choose_clips(sources: Sources, options: RunOptions, *, text: bool = False) -
     # A label file may have groups of its own.
     kind = "" if options.labels is not None else group_kind(sources.first.dataset)
     rated_on = select_labels(labels, rows)
-    return Clips(table, rated_on, rows, clips, chosen, kind, options.kind)
-
-
-def _point_out_untaught(clips: Clips, index: int, folds: Folds) -> None:
-    """Name the clips that no head of an axis will predict; refuse an axis without any head."""
-    axis, known = clips.axes[index].name, np.isfinite(clips.labels.mean[:, index])
-    taught, judged = folds.teach(known), (folds.test & known).any(1)
-    if not (taught & judged).any():
-        raise QamroError(
-            f"no fold has two training labels and a held-out one "
-            f"({int(known.sum())} of the clips are rated on it); use another --cv, or leave the "
-            "axis out: --axis names those to train"
-        )
-    lost = clips.table["clip_id"][folds.test[~taught].any(0) & known].tolist()
-    if not taught.all():
-        names = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
-        logger.warning(
-            "axis %s: %d of %d folds have fewer than two training labels and train no head; "
-            "their held-out clips are left out of all figures: %d%s",
-            axis,
-            int((~taught).sum()),
-            len(taught),
-            len(lost),
-            f" ({names})" if lost else "",
-        )
+    if pairs is not None:
+        pairs = pairs.at(rows, len(clips))
+    return Clips(table, rated_on, rows, clips, chosen, kind, options.kind, pairs)
 
 
 def by_rated_clips(clips: Clips) -> list[Clips]:
     """Part the axes by the clips that are rated on them."""
-    known = np.isfinite(clips.labels.mean)
+    known = np.stack([clips.known_on(index) for index in range(len(clips.axes))], 1)
     alike: dict[bytes, list[int]] = {}
     for index in range(len(clips.axes)):
         alike.setdefault(known[:, index].tobytes(), []).append(index)
@@ -196,8 +190,11 @@ def by_rated_clips(clips: Clips) -> list[Clips]:
         rows = np.flatnonzero(known[:, indices[0]]).astype(np.int64)
         labels = select_axes(clips.labels, [clips.axes[index].name for index in indices])
         table = clips.table.iloc[rows].reset_index(drop=True)
-        rated_on = select_labels(labels, rows)
-        parts.append(replace(clips, table=table, labels=rated_on, rows=clips.rows[rows]))
+        rated_on, pairs = select_labels(labels, rows), clips.pairs
+        if pairs is not None:
+            pairs = pairs.on(indices).at(rows, len(clips.rows))
+        mine = replace(clips, table=table, labels=rated_on, rows=clips.rows[rows], pairs=pairs)
+        parts.append(mine)
     return parts
 
 
@@ -259,7 +256,9 @@ def _held_out(
             len(clips.table),
         )
     for index, axis in enumerate(clips.axes):
-        _point_out_untaught(clips, index, folds)
+        known = np.isfinite(clips.labels.mean[:, index])
+        pairs = None if clips.pairs is None else clips.pairs.on([index])
+        point_out_untaught(axis.name, clips.table["clip_id"], known, pairs, folds)
         check_judged(axis.name, clips.judged(index, folds, cv))
     return HeldOut(cv, inner, folds, question, copies)
 

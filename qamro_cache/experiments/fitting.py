@@ -38,6 +38,7 @@ class Fitted:
         best_epoch: [J].
         diverged: [J].
         penalty: [J] that ridge heads chose, NaN for others.
+        preference: [J, 2] `Result.preference`, NaN for heads that learned from no pairs.
         parts: the stacks, with the positions of their heads, for their parameters.
     """
 
@@ -46,6 +47,7 @@ class Fitted:
     best_epoch: npt.NDArray[np.int64]
     diverged: Bools
     penalty: npt.NDArray[np.float64]
+    preference: npt.NDArray[np.float64]
     parts: list[tuple[list[int], Result]]
 
     def of_target(self, target: int) -> list[int]:
@@ -98,7 +100,7 @@ def fit_heads(
     """Run `fit` to the end and put its stacks together; arguments as of `fit`."""
     predictions = np.full((len(jobs), targets.labels.shape[-1]), np.nan)
     best, diverged = np.zeros(len(jobs), np.int64), np.zeros(len(jobs), np.bool_)
-    penalty = np.full(len(jobs), np.nan)
+    penalty, preference = np.full(len(jobs), np.nan), np.full((len(jobs), 2), np.nan)
     parts = []
     for where, result in stacks(features, targets, folds, jobs, **options):
         predictions[where] = result.predictions.double().numpy()
@@ -106,17 +108,26 @@ def fit_heads(
         diverged[where] = result.diverged.numpy()
         if result.penalty is not None:
             penalty[where] = result.penalty.numpy()
+        if result.preference is not None:
+            preference[where] = result.preference.numpy()
         parts.append((where, result))
     for k in np.flatnonzero(diverged):
         predictions[k] = training_mean(targets, folds, jobs[k])
     warn_of_diverged(jobs, diverged)
-    return Fitted(jobs, predictions, best, diverged, penalty, parts)
+    return Fitted(jobs, predictions, best, diverged, penalty, preference, parts)
 
 
-def refit_recipe(recipe: Recipe, fitted: Fitted, target: int, folds: Folds, clips: int) -> Recipe:
-    """Return the recipe of heads that learn from all ``clips``: the folds' median of steps.
+def refit_recipe(recipe: Recipe, fitted: Fitted, target: int, before: int, after: int) -> Recipe:
+    """Return the recipe of heads that learn from everything: the folds' median of steps.
 
     A ridge head takes no steps.
+
+    Args:
+        recipe: of the folds' heads.
+        fitted: these.
+        target: the axis.
+        before: clips and pairs that their batches were drawn from (`training_entries`).
+        after: the same of the heads to be kept.
 
     Raises:
         QamroError: every head of the target diverged.
@@ -127,12 +138,11 @@ def refit_recipe(recipe: Recipe, fitted: Fitted, target: int, folds: Folds, clip
     if not mine:
         raise QamroError(f"every head diverged; lower --lr (now {recipe.lr:g})")
 
-    def steps(clips: int) -> int:
-        return passes_per_epoch(clips, recipe.batch_size) * -(-clips // recipe.batch_size)
+    def steps(entries: int) -> int:
+        return passes_per_epoch(entries, recipe.batch_size) * -(-entries // recipe.batch_size)
 
-    pool = folds.train.any(0) if recipe.batches == "shared" else folds.train[0]
-    wanted = float(np.median(fitted.best_epoch[mine])) * steps(int(pool.sum()))
-    return replace(recipe, epochs=max(1, round(wanted / steps(clips))))
+    wanted = float(np.median(fitted.best_epoch[mine])) * steps(before)
+    return replace(recipe, epochs=max(1, round(wanted / steps(after))))
 
 
 def refuse_diverged(recipe: Recipe, refit: Fitted) -> None:
@@ -168,7 +178,12 @@ def axis_head(axis: Axis, fitted: Fitted, members: Sequence[int]) -> AxisHead:
 
 
 def training_mean(targets: Targets, folds: Folds, job: Job) -> float:
-    """Return the mean of the labels that a head learned from: what it predicts if it diverged."""
+    """Return the mean of the labels that a head learned from: what it predicts if it diverged.
+
+    From pairs alone it learned none: 0, in standard units.
+    """
+    if not job.recipe.loss.on_labels.terms:
+        return 0.0
     labels = targets.of(job.target, job.fold).numpy()[folds.train[job.fold]]
     return float(labels[np.isfinite(labels)].mean())
 

@@ -1,6 +1,7 @@
 """What is said of an estimate: the heads and what they must beat, on the same held-out clips."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,10 @@ from qamro_cache.experiments.data import Beside, Material
 from qamro_cache.experiments.fitting import Fitted, Starts, pool_folds
 from qamro_cache.experiments.gain import group_gain
 from qamro_cache.experiments.labels import by_modeled
+from qamro_cache.experiments.paired import judge_pairs
+from qamro_cache.experiments.unpaired import alone
 from qamro_cache.heads.published import published_scores
+from qamro_cache.training.inputs import Folds
 from qamro_cache.training.recipe import Recipe
 
 #: What the trained heads are called among models; where they are ridges, no baseline is beside them
@@ -58,9 +62,14 @@ def judge(
     closed = fitted.jobs[0].recipe.head.kind == "ridge"
     head = _RIDGE if closed else _HEAD
     systems = material.clips.table["system"].to_numpy(dtype=str)
+    in_own_units = alone(fitted.jobs[0].recipe)
     metrics: dict[str, Any] = {}
     for target, axis in enumerate(material.clips.axes):
         judged = material.clips.judged(target, folds, held_out.cv)
+        mine, counts = fitted.of_target(target), _counts(material, fitted, target, folds)
+        if not judged.known.any():
+            metrics[axis.name] = counts
+            continue
         beside = {**own[target], **material.baselines(target, every=every)}
         ridge = beside["ridge"]
         if closed and material.modeling.plain:
@@ -69,38 +78,50 @@ def judge(
         if huber is not None:
             models[_HUBER] = pool_folds(huber, folds)[target]
         models |= {name: pred[None] for name, pred in beside.items()}
-        scored = score_models(models, judged, own_units=own[target])
+        units = [*own[target], *([head] if in_own_units else [])]
+        scored = score_models(models, judged, own_units=units)
         ours, *others = [
             Model(name, name, models[name].mean(0), columns(one)[DECIDES])
             for name, one in scored.items()
         ]
         same = common(models.values(), judged)
+        of_head = replace(same, same_scale=not in_own_units)
         compared = {name: scored[name] for name in models if name not in (head, *own[target])}
-        found = diagnose(scored[head], compared, pooled[target], same)
-        mine = fitted.of_target(target)
+        found = diagnose(scored[head], compared, pooled[target], of_head)
         metrics[axis.name] = {
             "range": [axis.low, axis.high],
             "models": scored,
             "verdicts": verdicts(ours, others, {"ridge", _HUBER, *own[target]}, same),
             "ceiling": ceiling(same),
-            "error_sources": error_sources(pooled[target], same),
-            "by_system": by_system(pooled[target].mean(0), same, systems),
+            "error_sources": error_sources(pooled[target], of_head),
+            "by_system": by_system(pooled[target].mean(0), of_head, systems),
             "diagnostics": [one._asdict() for one in found],
-            "folds": len({fitted.jobs[k].fold for k in mine}),
-            "diverged": int(fitted.diverged[mine].sum()),
-            "median_epoch": float(np.median(fitted.best_epoch[mine])),
+            **counts,
         }
-        if curve := _by_epoch(fitted, mine):
-            metrics[axis.name]["validation_loss"] = curve
         if material.beside is None:
             gain = group_gain(material, held_out, target, ridge, judged)
             metrics[axis.name] |= {} if gain is None else {"context_group": gain}
         else:
-            metrics[axis.name] |= _without_references(material.beside, models, judged, own[target])
-        metrics[axis.name] |= _by_modeled(material, target, models, judged, own[target])
+            metrics[axis.name] |= _without_references(material.beside, models, judged, units)
+        metrics[axis.name] |= _by_modeled(material, target, models, judged, units)
         if np.isfinite(fitted.penalty[mine]).any():
             metrics[axis.name]["median_penalty"] = float(np.nanmedian(fitted.penalty[mine]))
     return metrics
+
+
+def _counts(material: Material, fitted: Fitted, target: int, folds: Folds) -> dict[str, Any]:
+    """Count the heads of an axis; where it has pairs, say what the heads are worth on them."""
+    mine, pairs = fitted.of_target(target), material.clips.pairs
+    counts: dict[str, Any] = {
+        "folds": len({fitted.jobs[k].fold for k in mine}),
+        "diverged": int(fitted.diverged[mine].sum()),
+        "median_epoch": float(np.median(fitted.best_epoch[mine])),
+    }
+    if pairs is not None and (pairs.axis == target).any():
+        counts["pairs"] = judge_pairs(fitted, target, pairs, folds)
+    if curve := _by_epoch(fitted, mine):
+        counts["validation_loss"] = curve
+    return counts
 
 
 def _by_epoch(fitted: Fitted, heads: Sequence[int]) -> list[dict[str, float]]:
@@ -132,7 +153,7 @@ def _by_modeled(
     target: int,
     models: Mapping[str, npt.NDArray[np.float64]],
     judged: Judged,
-    own: Mapping[str, npt.NDArray[np.float64]],
+    own: Collection[str],
 ) -> dict[str, Any]:
     """Return the figures by modeled labels; plain means are those that judge."""
     other = by_modeled(judged, material.clips, target, material.modeling)
@@ -151,7 +172,7 @@ def _without_references(
     beside: Beside,
     models: Mapping[str, npt.NDArray[np.float64]],
     judged: Judged,
-    own: Mapping[str, npt.NDArray[np.float64]],
+    own: Collection[str],
 ) -> dict[str, Any]:
     """Return the figures without references, which a difference of zero gives away."""
     if beside.company.kind == "group" or judged.reference is None:

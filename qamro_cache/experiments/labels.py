@@ -46,8 +46,9 @@ def targets_of(clips: Clips, folds: Folds, wanted: Sequence[Wanted]) -> Targets:
     plain = [_labels(clips, one.axis, one.few) for one in wanted]
     mean = np.stack([one.mean[:, 0] for one in plain])
     spread = np.stack([one.spread[:, 0] for one in plain])
+    pairs = clips.pairs, [one.axis for one in wanted]
     if all(one.modeling.plain for one in wanted):
-        return Targets(torch.from_numpy(mean), scales, torch.from_numpy(spread))
+        return Targets(torch.from_numpy(mean), scales, torch.from_numpy(spread), *pairs)
     count = len(folds.train)
     refuse_memory(24 * count * mean.size, "labels of each fold", "use another --cv")
     means, spreads = (np.tile(one, (count, *[1] * one.ndim)) for one in (mean, spread))
@@ -62,7 +63,7 @@ def targets_of(clips: Clips, folds: Folds, wanted: Sequence[Wanted]) -> Targets:
                     f"{len(made.out)} raters who rated the training clips of a fold; leave it out"
                 )
             means[fold, row], spreads[fold, row] = made.mean, made.spread
-    return Targets(torch.from_numpy(means), scales, torch.from_numpy(spreads))
+    return Targets(torch.from_numpy(means), scales, torch.from_numpy(spreads), *pairs)
 
 
 def _labels(clips: Clips, axis: int, few: int) -> Labels:

@@ -51,6 +51,9 @@ class RunOptions(ChoiceOptions, IntervalOptions, ColumnOptions, ScaleOptions):
 
     axis: tuple[str, ...] = setting((), "Axis to train for; may repeat.", default_help="all")
     labels: Path | None = setting(None, "Ratings to use instead of the cache's.")
+    pairs: Path | None = setting(
+        None, "Table of preferences: clip_a, clip_b, winner (a, b, tie); CSV or parquet."
+    )
     seeds: int = setting(5, "Heads of different initialization.", low=1, high=100_000, why=_MANY)
     stop: str = setting(
         "",

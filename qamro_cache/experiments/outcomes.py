@@ -17,6 +17,7 @@ from qamro_cache.experiments.labels import by_modeled
 from qamro_cache.experiments.plan import Plan
 from qamro_cache.experiments.tables import Outcome
 from qamro_cache.experiments.thinned import learned_from
+from qamro_cache.experiments.unpaired import alone
 from qamro_cache.training.closed_form import is_closed
 from qamro_cache.training.inputs import Folds
 from qamro_cache.training.recipe import Job
@@ -72,7 +73,7 @@ def head_outcomes(
                 plan.material.clips.axes[axis].name,
                 list(by_seed),
                 predictions,
-                plan.material.clips.judged(axis, plan.folds, cv),
+                _judged(plan, axis, cv, cells[cell]),
                 {name: np.array(values) for name, values in details.items()},
                 trained=not all(failed),
                 inside=Inside(plan.folds.test, labels[axis], inner.get((cell, axis))),
@@ -83,6 +84,11 @@ def head_outcomes(
     diverged = np.array([bool(done[key]["diverged"]) for key in plan.keys], np.bool_)
     warn_of_diverged(plan.jobs, diverged)
     return outcomes
+
+
+def _judged(plan: Plan, axis: int, cv: str, cell: Cell) -> Judged:
+    judged = plan.material.clips.judged(axis, plan.folds, cv)
+    return replace(judged, same_scale=not alone(cell.recipe))
 
 
 def named_clips(table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
@@ -151,10 +157,11 @@ class _Coverage:
 
     def _head(self, job: Job) -> float:
         plan, recipe = self.plan, job.recipe
-        if is_closed(job):
+        if is_closed(job) or alone(recipe):
             return float("nan")
         # Another seed's own batches differ only by chance: the first seed stands for all.
-        key = (recipe.batch_size, recipe.batches, job.fold, job.target)
+        paired = bool(recipe.loss.on_pairs.terms)
+        key = (recipe.batch_size, recipe.batches, job.fold, job.target, paired)
         if key not in self.known:
             schedule, (order,) = make_schedule(plan.folds, plan.targets, [job])
             labels = plan.targets.of(job.target, job.fold).numpy()

@@ -7,11 +7,12 @@ from functools import cache
 
 import numpy as np
 
+from qamro_cache.datasets.preferences import Pairs
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.labels import Wanted, targets_of
 from qamro_cache.identity import canonical_json
-from qamro_cache.training.inputs import Features, Folds, Targets, stacked
+from qamro_cache.training.inputs import Features, Folds, Targets, stacked, taught
 from qamro_cache.training.recipe import Job, flat_recipe
 
 
@@ -63,14 +64,13 @@ def make_plan(
         for axis in range(len(material.clips.axes)):
             rows.setdefault(Wanted(axis, cell.raters, cell.modeling), len(rows))
     targets = targets_of(material.clips, folds, list(rows))
-    known = targets.labels.isfinite().numpy()
-    taught = [np.flatnonzero(folds.teach(known[..., row, :])) for row in rows.values()]
     jobs, places, axes = [], [], []
     for place, cell in cells:
         for axis in range(len(material.clips.axes)):
             row = rows[Wanted(axis, cell.raters, cell.modeling)]
+            able = np.flatnonzero(taught(folds, targets, row, cell.recipe.loss))
             for seed in range(seeds_of(cell, seeds)):
-                for fold in taught[row]:
+                for fold in able:
                     view = material.view(int(fold))
                     jobs.append(Job(cell.recipe, seed, int(fold), row, view))
                     places.append(place)
@@ -141,7 +141,18 @@ def _keys(material: Material, targets: Targets, jobs: Sequence[Job], precision: 
             "precision": precision,
             "version": 2,
         }
+        if job.recipe.takes("loss") and job.recipe.loss.on_pairs.terms:
+            record["pairs"] = _of_axis(targets.pairs, targets.axes[job.target])
         if job.recipe.head.output == "gaussian":
             record["spread"] = digest("spread", job.target, job.fold)
         keys.append(hashlib.sha256(canonical_json(record).encode()).hexdigest())
     return keys
+
+
+def _of_axis(pairs: Pairs | None, axis: int) -> str:
+    """Return the sha256 of what can be learned of the pairs on an axis."""
+    assert pairs is not None
+    mine, digest = pairs.on([axis]), hashlib.sha256()
+    for part in (mine.clips, mine.winner, mine.weight):
+        digest.update(part.tobytes())
+    return digest.hexdigest()

@@ -34,6 +34,7 @@ from qamro_cache.experiments.parts import Part, parts_of_grid
 from qamro_cache.experiments.precision import decided
 from qamro_cache.experiments.readings import Reading, one_reading, with_layers
 from qamro_cache.experiments.store import refuse_other_run
+from qamro_cache.experiments.unpaired import refuse_unfit, refuse_without_pairs
 from qamro_cache.features.expression import Expression
 from qamro_cache.features.sources import Sources, join_caches
 from qamro_cache.files import replaceable_folder
@@ -126,9 +127,11 @@ def train_request(
     if text:
         sources.text_source(options.text_feature)
     labels = _file_sha256(options.labels)
+    refuse_without_pairs(recipe, options.pairs)
     clips = choose_clips(sources, options, text=text)
     refuse_raters(clips.labels, is_reference(clips.table), options.modeling)
     groups = hold_out(sources, clips, options.cv, options)
+    refuse_unfit(recipe, groups)
     # Late, because to know the device takes torch.
     options = decided(options, out, anew=options.overwrite)
     # The loss's parameters stand in its text.
@@ -143,6 +146,10 @@ def train_request(
         "labels": labels,
         "init": str(options.init or ""),
     }
+    # Of runs without pairs nothing is said: those of older versions are the same.
+    pairs = asked.pop("pairs")
+    if pairs is not None:
+        asked["pairs"] = _file_sha256(pairs)
     asked = json.loads(json.dumps(asked))
     if not options.overwrite:
         refuse_other_run(out, asked)
@@ -177,6 +184,8 @@ def ablate_request(
         grid if isinstance(grid, Grid) else find_grid(str(as_path(grid, "a grid")) if grid else "")
     )
     options: AblateOptions = from_options(AblateOptions, {**found.run, **mine})
+    if options.pairs is not None and options.onto is not None:
+        raise OptionError("--pairs does not go with --onto, whose heads learn from ratings")
     _ = options.kind
     try:
         cells = cells_of(override(found, cells_given))
@@ -197,7 +206,12 @@ def ablate_request(
     sources = join_caches(caches)
     cells = with_layers(cells, sources)
     onto = open_onto(options, cells, sources.caches)
+    for cell in cells:
+        refuse_without_pairs(cell.recipe, options.pairs)
     parts = parts_of_grid(sources, cells, options, onto)
+    for part in parts:
+        for place in part.cells:
+            refuse_unfit(cells[place].recipe, [AxisGroup(part.clips, part.held_out)])
     _refuse_disk(out / "done", parts, options.seeds)
     options = decided(options, out, anew=False)
     named = {} if isinstance(grid, Grid) or not grid else {"grid": str(grid)}

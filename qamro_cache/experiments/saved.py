@@ -15,11 +15,13 @@ from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.fitting import Fitted, axis_head
 from qamro_cache.experiments.labels import raters_record
+from qamro_cache.experiments.paired import geometric
 from qamro_cache.experiments.store import RUN_FILES
+from qamro_cache.experiments.unpaired import alone
 from qamro_cache.features.context import Context
 from qamro_cache.files import replace_folder, write_json, write_table
 from qamro_cache.heads.file import save_head
-from qamro_cache.heads.head import AxisHead, Head
+from qamro_cache.heads.head import AxisHead, Head, Preference
 from qamro_cache.heads.ood import reference_clips
 from qamro_cache.heads.trained import trained_clips
 from qamro_cache.training.inputs import Bools
@@ -178,6 +180,8 @@ def _axis(material: Material, target: int, learned: Bools) -> Axis:
     if not axis.guessed:
         return axis
     labels = material.clips.labels.mean[learned, target]
+    if not np.isfinite(labels).any():
+        return axis
     low, high = float(np.nanmin(labels)), float(np.nanmax(labels))
     low, high = guess_scale(low, high if high > low else low + 1)
     return replace(axis, low=low, high=high)
@@ -192,5 +196,14 @@ def _axis_head(material: Material, fitted: Fitted, target: int, fold: int) -> Ax
     ]  # fmt: skip
     if not members:
         raise QamroError(f"every head of axis {axis.name} diverged; lower --lr")
+    made = axis_head(axis, fitted, members)
     projections = material.projections[material.view(fold)]
-    return replace(axis_head(axis, fitted, members), projections=projections)
+    return replace(made, projections=projections, preference=_preference(fitted, members))
+
+
+def _preference(fitted: Fitted, members: Sequence[int]) -> Preference | None:
+    """Return what an axis' members learned of pairs; None without."""
+    recipe = fitted.jobs[members[0]].recipe
+    if not recipe.loss.on_pairs.terms:
+        return None
+    return Preference(*geometric(fitted.preference[members]), alone(recipe))

@@ -16,6 +16,7 @@ from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.devices import usable_device
 from qamro_cache.evaluation.bootstrap import refuse_resamples
+from qamro_cache.evaluation.scales import STANDARD
 from qamro_cache.experiments.clips import AxisGroup, Clips, HeldOut
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import (
@@ -31,6 +32,7 @@ from qamro_cache.experiments.judge import judge, own_scores
 from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.experiments.request import TrainRequest, train_request
 from qamro_cache.experiments.saved import Run, save_run
+from qamro_cache.experiments.unpaired import alone
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.network import parameter_shapes
 from qamro_cache.heads.ood import reference_clips
@@ -38,9 +40,10 @@ from qamro_cache.heads.published import published_start
 from qamro_cache.memory import refuse_disk
 from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented
+from qamro_cache.training.inputs import taught
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import RECIPE, Job, Recipe, flat_recipe, huber_alone
-from qamro_cache.training.schedule import passes_notice
+from qamro_cache.training.schedule import passes_notice, training_entries
 from qamro_cache.version import __version__
 
 logger = logging.getLogger("qamro_cache")
@@ -142,7 +145,7 @@ def _train_axes(
     material.check_head(recipe.head)
     material.tell()
     notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
-    if notice and recipe.head.kind != "ridge":
+    if notice and recipe.head.kind != "ridge" and not recipe.loss.on_pairs.terms:
         logger.info(notice)
     every, plain = options.baselines == "all", huber_alone(recipe)
     beside = every and plain != recipe and recipe.head.kind != "ridge"
@@ -164,8 +167,8 @@ def _train_axes(
     # Of a fixed split the judged clips stay unseen: others will be judged by them too.
     everything = held_out.cv != "split" or options.refit == "all"
     whole = material.bound(refit_clips(folds, clips.known, everything=everything))
-    learned = int(whole.folds.train.sum())
-    final = [refit_recipe(recipe, estimate, t, folds, learned) for t in targets]
+    sizes = [training_entries(of.folds, of.targets(), recipe) for of in (material, whole)]
+    final = [refit_recipe(recipe, estimate, t, *sizes) for t in targets]
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
     refit = fit_jobs(whole, jobs, None)
     refuse_diverged(recipe, refit)
@@ -173,12 +176,12 @@ def _train_axes(
 
 
 def _jobs(recipe: Recipe, material: Material, seeds: Sequence[int]) -> list[Job]:
-    """Return the heads of the estimate, of folds that have labels to learn from."""
-    folds, known = material.folds, material.targets().labels.isfinite().numpy()
-    taught = [folds.teach(known[..., axis, :]) for axis in range(len(material.clips.axes))]
+    """Return the heads of the estimate, of folds that have something to learn from."""
+    targets, rows = material.targets(), range(len(material.clips.axes))
+    able = [taught(material.folds, targets, row, recipe.loss) for row in rows]
     return [
         Job(recipe, seed, int(fold), target, material.view(int(fold)))
-        for target, one in enumerate(taught)
+        for target, one in enumerate(able)
         for seed in seeds
         for fold in np.flatnonzero(one)
     ]
@@ -256,6 +259,8 @@ def _predictions(material: Material, fitted: Fitted) -> pd.DataFrame:
             "target": material.clips.labels.mean[held, job.target],
             "ood": ood[job.fold][held],
         }
+        if alone(job.recipe):
+            columns = {**columns, "scale": STANDARD}
         clips = material.clips.table.iloc[held][["clip_id", "system", "group"]]
         tables.append(clips.assign(**columns))
     return pd.concat(tables, ignore_index=True)

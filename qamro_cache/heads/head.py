@@ -1,8 +1,9 @@
 """What a head is: its members an axis, what it reads, and what it was trained on."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,39 @@ from qamro_cache.features.vectors import Projections
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.ood import Reference
 from qamro_cache.heads.trained import Trained
+
+
+class Preference(NamedTuple):
+    """What the members of an axis learned of given pairs.
+
+    Of clips with scores s_a and s_b, with x = (s_a - s_b) / tau, a is preferred, b is, or it is a
+    tie as exp(x/2) to exp(-x/2) to ``tie``.
+
+    Attributes:
+        tau: in the units of the scores.
+        tie: Davidson's tie parameter; 0 where no tie was learned from.
+        alone: nothing but pairs was learned from: scores are in standard units (mean 0 and
+            standard deviation 1 over the training clips), which no rating scale has.
+    """
+
+    tau: float
+    tie: float
+    alone: bool
+
+
+def preference_of(record: Any) -> Preference | None:
+    """Return what a file says was learned of pairs; None for nothing.
+
+    Raises:
+        ValueError: it is no such record.
+    """
+    if record is None:
+        return None
+    made = Preference(**record)
+    tau, tie = float(made.tau), float(made.tie)
+    if not (0 < tau < math.inf and 0 <= tie < math.inf and isinstance(made.alone, bool)):
+        raise ValueError("what it learned of pairs is no tau with a tie parameter")
+    return Preference(tau, tie, made.alone)
 
 
 @dataclass(frozen=True)
@@ -32,6 +66,7 @@ class AxisHead:
         reference: training clips of this axis, where they are others than the head's first axis
             has; None: `Head.reference`.
         projections: in what the head reads, fitted to the training clips of this axis.
+        preference: what it learned of given pairs; None where it learned of none.
     """
 
     axis: Axis
@@ -43,6 +78,12 @@ class AxisHead:
     row_std: Tensor | None = None
     reference: Reference | None = None
     projections: Projections = field(default_factory=dict)
+    preference: Preference | None = None
+
+    @property
+    def standard(self) -> bool:
+        """Whether scores are in standard units, on no rating scale."""
+        return self.preference is not None and self.preference.alone
 
     @property
     def bounds(self) -> Tensor:

@@ -26,7 +26,7 @@ from qamro_cache.features.lookup import resolved, shape_of, used, widths
 from qamro_cache.features.vectors import Projection
 from qamro_cache.files import json_text
 from qamro_cache.heads.architecture import Architecture
-from qamro_cache.heads.head import AS_IT_IS, AxisHead, Head
+from qamro_cache.heads.head import AS_IT_IS, AxisHead, Head, preference_of
 from qamro_cache.heads.header import Header
 from qamro_cache.heads.network import input_width, parameter_shapes
 from qamro_cache.heads.ood import Reference
@@ -94,6 +94,7 @@ def record_of(head: Head) -> dict[str, Any]:
                 "label_mean": one.label_mean,
                 "label_std": one.label_std,
                 **({} if one.reference is None else {"ood": _finite(one.reference.threshold)}),
+                **({} if one.preference is None else {"preference": one.preference._asdict()}),
             }
             for one in head.axes
         ],
@@ -152,6 +153,7 @@ def blank_head(record: Mapping[str, Any], header: Header) -> Head:
                 if "ood" in entry
                 else None,
                 projections=_blank_projections(expression, identities),
+                preference=preference_of(entry.get("preference")),
             )
         )
         if not (math.isfinite(axes[-1].label_mean) and 0 < axes[-1].label_std < math.inf and seeds):

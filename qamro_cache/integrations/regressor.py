@@ -154,7 +154,8 @@ class QamroRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if stop == "inner":
             folds = data.kept_for_stopping()
             estimate = data.fit(recipe, jobs, folds, where)
-            recipe = refit_recipe(recipe, estimate, 0, folds, len(labels))
+            learned = int(folds.train[0].sum())
+            recipe = refit_recipe(recipe, estimate, 0, learned, len(labels))
         refit = data.fit(recipe, jobs, data.all_in(), where)
         refuse_diverged(recipe, refit)
         self.recipe_ = recipe

@@ -19,7 +19,7 @@ class Piece(NamedTuple):
     name: str
     weight: float
     pairs: list[tuple[str, str]]
-    units: str
+    units: str | None
 
 
 def read_pieces(text: str) -> list[Piece]:
@@ -57,7 +57,7 @@ def _read_piece(part: str) -> Piece:
         number = 1.0 if weight is None else float(weight)
     except ValueError:
         raise ValueError(f"weight {quoted(weight.strip())} is not a number") from None
-    units = "raw" if found["units"] is None else found["units"].strip()
+    units = None if found["units"] is None else found["units"].strip()
     return Piece(found["name"].strip(), number, _read_pairs(found["body"] or ""), units)
 
 

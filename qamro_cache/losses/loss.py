@@ -15,8 +15,6 @@ from qamro_cache.losses.grammar import Piece, read_pieces
 from qamro_cache.losses.terms import PARAMETERS, TERMS
 from qamro_cache.settings import short
 
-UNITS = ("raw", "standardized")
-
 
 @dataclass(frozen=True)
 class Term:
@@ -27,7 +25,7 @@ class Term:
         weight: what its value is multiplied by.
         parameters: name and value of each of its parameters; what is not given is filled in,
             and all stand in the order of `TermInfo`.
-        units: ``raw`` or ``standardized``.
+        units: ``raw`` or ``standardized``; None: the default of the term.
 
     Raises:
         ValueError: names what is unknown, given twice or out of its range.
@@ -36,15 +34,18 @@ class Term:
     name: str
     weight: float = 1.0
     parameters: tuple[tuple[str, object], ...] = ()
-    units: str = "raw"
+    units: str | None = None
 
     def __post_init__(self) -> None:
         if self.name not in TERMS:
             close = nearest(self.name, tuple(TERMS))
             raise ValueError(f"there is no {quoted(self.name)} among {', '.join(TERMS)}{close}")
-        if self.units not in UNITS:
+        allowed = TERMS[self.name].units  # the default first
+        object.__setattr__(self, "units", allowed[0] if self.units is None else self.units)
+        if self.units not in allowed:
+            assert self.units is not None
             raise ValueError(
-                f"units of {self.name} is {quoted(self.units)}: use {' or '.join(UNITS)}"
+                f"units of {self.name} is {quoted(self.units)}: use {' or '.join(allowed)}"
             )
         if not 0 < self.weight < float("inf"):
             raise ValueError(f"weight of {self.name} must be above 0 and finite, got {self.weight}")
@@ -67,6 +68,16 @@ class Term:
 
     def __str__(self) -> str:
         return self.text()
+
+    @property
+    def on_pairs(self) -> bool:
+        """Whether it sees given pairs, not labels."""
+        return TERMS[self.name].kind == "preference"
+
+    @property
+    def numbers(self) -> int:
+        """How many of `Loss.numbers` are its own."""
+        return 1 + sum(isinstance(value, int | float) for _, value in self.parameters)
 
     def text(self, whole: bool = False) -> str:
         """Return the text that `parse_loss` reads; ``whole``: with the parameters by default."""
@@ -126,6 +137,21 @@ class Loss:
         own = [dict(term.parameters) for term in self.terms]
         wanted = {str(p.get("normalize", "batch")) for p in own if not p.get("bins")}
         return wanted - {"batch"}
+
+    @property
+    def on_labels(self) -> "Loss":
+        """The terms that see labels."""
+        return Loss(tuple(term for term in self.terms if not term.on_pairs))
+
+    @property
+    def on_pairs(self) -> "Loss":
+        """The terms that see given pairs."""
+        return Loss(tuple(term for term in self.terms if term.on_pairs))
+
+    def numbers_on(self, pairs: bool) -> list[int]:
+        """Return the places in `numbers` of the terms that see given pairs, or of the others."""
+        kinds = [term.on_pairs for term in self.terms for _ in range(term.numbers)]
+        return [place for place, kind in enumerate(kinds) if kind == pairs]
 
     def takes(self, name: str) -> bool:
         """Whether some term has a parameter of that name."""

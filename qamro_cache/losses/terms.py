@@ -23,11 +23,12 @@ class TermInfo:
     """What is known of a named loss.
 
     Attributes:
-        kind: ``ranking`` or ``regression``.
+        kind: ``ranking`` or ``regression``; ``preference``: it learns from given pairs.
         description: what it is, with its source.
         module: full name of the module that has a function of the loss's name, imported on first
             use. It takes `samples.Samples` and the parameters by name, numbers as float64 columns
-            [1 | H, 1] and text as it is, and returns value [H] and gradient [H, N].
+            [1 | H, 1] and text as it is, and returns value [H] and gradient [H, N]; of a
+            ``preference``, see `losses.preferences`.
         parameters: numbers may differ from head to head; text is shared by a stack of heads.
     """
 
@@ -35,6 +36,11 @@ class TermInfo:
     description: str
     module: str
     parameters: tuple[Setting, ...] = ()
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The units that it can see, the default first."""
+        return ("standardized",) if self.kind == "preference" else ("raw", "standardized")
 
 
 def _temperature(default: float) -> Setting:
@@ -67,6 +73,7 @@ _WIDTH = Setting("width", float, 0.1, "The margin of every pair, in the units of
 _QAMRO_FILE = "qamro_cache.losses.qamro"
 _LISTS = "qamro_cache.losses.listwise"
 _REGRESSION = "qamro_cache.losses.regression"
+_PREFERENCES = "qamro_cache.losses.preferences"
 _SOFT, _SHARP = _temperature(1.0), _temperature(0.1)
 
 #: A new loss is a function of its name in a file, and its row here.
@@ -86,7 +93,17 @@ TERMS: Mapping[str, TermInfo] = {
     "mse": TermInfo("regression", "mean squared error", _REGRESSION),
     "mae": TermInfo("regression", "mean absolute error", _REGRESSION),
     "ccc": TermInfo("regression", "1 - concordance correlation (Lin 1989)", _REGRESSION),
+    "bt": TermInfo(
+        "preference", "Bradley and Terry's model with Davidson's ties (1970)", _PREFERENCES
+    ),
+    "ranknet_pairs": TermInfo(
+        "preference", "RankNet on given pairs (Burges et al. 2005)", _PREFERENCES, (_SOFT,)
+    ),
 }
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _by_name() -> dict[str, Setting]:
@@ -102,8 +119,8 @@ def _by_name() -> dict[str, Setting]:
         for owner, parameter in owners.items():
             defaults.setdefault(parameter.show(parameter.default), []).append(owner)
         if len(defaults) > 1:
-            words = (f"{value} for {' and '.join(names)}" for value, names in defaults.items())
-            first = replace(first, default_help=", ".join(words))
+            words = (f"{value} for {_listed(names)}" for value, names in defaults.items())
+            first = replace(first, default_help="; ".join(words))
         merged[name] = first
     return merged
 

@@ -28,6 +28,10 @@ def run_page(folder: Folder) -> Page:
     record, config = folder.record, folder.config
     lead, sections = [], []
     for axis, found in record["axes"].items():
+        if "pairs" in found:
+            lead.append(f"{axis}: {found['pairs']['words']}.")
+        if "models" not in found:
+            continue
         ours = next(iter(found["models"]))
         lead.append(headline(axis, found["models"][ours]))
         lead += [f"{axis}: {one['words']}." for one in found["verdicts"]]
@@ -73,10 +77,15 @@ def findings(found: Sequence[Mapping[str, str]]) -> list[Block]:
 
 def _facts(folder: Folder) -> list[tuple[str, str]]:
     record, config = folder.record, folder.config
-    first = next(iter(next(iter(record["axes"].values()))["models"].values()))
+    judged = [found["models"] for found in record["axes"].values() if "models" in found]
+    first = next(iter(judged[0].values())) if judged else None
     counts = (
-        f"{first['clips']} clips, {first['systems']} systems, {first['groups']} "
-        f"{noun_of(folder, first['group_word'])}s on the first axis"
+        "judged by pairs alone"
+        if first is None
+        else (
+            f"{first['clips']} clips, {first['systems']} systems, {first['groups']} "
+            f"{noun_of(folder, first['group_word'])}s on the first axis"
+        )
     )
     versions = ", ".join(f"{name} {value}" for name, value in config.get("versions", {}).items())
     rows = {

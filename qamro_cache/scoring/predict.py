@@ -16,7 +16,7 @@ from qamro_cache.cache.reader import Cache, CacheLike
 from qamro_cache.datasets.records import Dataset, Labels
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.scales import scale_name
+from qamro_cache.evaluation.scales import STANDARD, scale_name
 from qamro_cache.features.pooling import mean_rows, take_clips
 from qamro_cache.features.sources import Sources, join_caches
 from qamro_cache.files import refuse_same
@@ -30,7 +30,13 @@ from qamro_cache.scoring.notices import point_out
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.request import PredictRequest, predict_request
 from qamro_cache.scoring.seen import head_sources, prompts, seen
-from qamro_cache.scoring.table import COLUMNS, refuse_answer, write_answer_file, write_predictions
+from qamro_cache.scoring.table import (
+    COLUMNS,
+    refuse_answer,
+    refuse_standard,
+    write_answer_file,
+    write_predictions,
+)
 from qamro_cache.settings import documented
 
 logger = logging.getLogger("qamro_cache")
@@ -88,6 +94,7 @@ def run_predict(
     device = usable_device(options.device)
     if options.answer is not None:
         axes = [one.axis.name for one in head.axes]
+        refuse_standard(options.answer, [one.axis.name for one in head.axes if one.standard])
         refuse_answer(options.answer, axes, request.clip_ids, request.listed)
     with (
         nullcontext(request.sources)
@@ -224,7 +231,7 @@ def _table(
     reasons: Any,
 ) -> pd.DataFrame:
     """Return the rows of one axis."""
-    if off := one.axis.notice_outside(scores.mean(0)):
+    if not one.standard and (off := one.axis.notice_outside(scores.mean(0))):
         logger.warning(off)
     clips = sources.clips
     return pd.DataFrame(
@@ -237,7 +244,7 @@ def _table(
             "fold": "",
             "prediction": scores.mean(0),
             "target": _targets(sources.labels, one.axis.name),
-            "scale": scale_name(one.axis),
+            "scale": STANDARD if one.standard else scale_name(one.axis),
             "std": scores.std(0, ddof=1) if len(scores) > 1 else np.nan,
             "ood": ood,
             "trained_on": known,

@@ -80,6 +80,15 @@ def refuse_answer(
     answer_rows(path, clip_ids, listed)
 
 
+def refuse_standard(path: Path, axes: Sequence[str]) -> None:
+    """Refuse an answer of axes that are in standard units, on no rating scale."""
+    if axes:
+        raise QamroError(
+            f"{path}: {', '.join(axes)} learned from pairs alone and scores in standard units, "
+            "where an answer has ratings; train on ratings too, or leave out --answer"
+        )
+
+
 def write_answer_file(table: pd.DataFrame, path: Path, listed: Sequence[str] | None = None) -> None:
     """Write predictions as a challenge's ``answer.txt``; the track is told by the axes.
 

@@ -20,7 +20,12 @@ from qamro_cache.training.net import AutogradNet, LayeredNet, Net, is_layered
 from qamro_cache.training.optimizer import SGD, AdamW, Optimizer
 from qamro_cache.training.recipe import Recipe
 from qamro_cache.training.state import HeadState
-from qamro_cache.training.step_loss import ComposedStepLoss, LikelihoodStepLoss, StepLoss
+from qamro_cache.training.step_loss import (
+    ComposedStepLoss,
+    LikelihoodStepLoss,
+    PairStepLoss,
+    StepLoss,
+)
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,9 @@ def backend_of(
         from qamro_cache.training.gpu import judge, ranks
 
         backend = replace(backend, stability=ranks.stability, judge=judge.judge)
+    if recipe.loss.on_pairs.terms:
+        # Whose kernels know of no parameter beside the network.
+        return backend
     if dtype == torch.float32 and not windows and uses("step loss"):
         backend = _with_step_loss(backend, recipe)
     if precision == "bf16" and uses("products"):
@@ -124,10 +132,15 @@ def plain_backend(recipe: Recipe, half: bool = False) -> Backend:
         if layered
         else partial(AutogradNet, recipe.head, half),
         optimizer=SGD if recipe.optimizer == "sgd" else AdamW,
-        loss=LikelihoodStepLoss
-        if recipe.head.output == "gaussian"
-        else partial(ComposedStepLoss, loss=recipe.loss),
+        loss=_plain_loss(recipe),
     )
+
+
+def _plain_loss(recipe: Recipe) -> Callable[[HeadState], StepLoss]:
+    if recipe.head.output == "gaussian":
+        return LikelihoodStepLoss
+    kind = PairStepLoss if recipe.loss.on_pairs.terms else ComposedStepLoss
+    return partial(kind, loss=recipe.loss)
 
 
 def _with_step_loss(backend: Backend, recipe: Recipe) -> Backend:

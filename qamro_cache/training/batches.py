@@ -15,16 +15,21 @@ class Batch(NamedTuple):
     """One step's clips.
 
     Attributes:
-        clips: [orders, b].
-        valid: [orders, b] bool, which of them count.
+        clips: [orders, b]; as it is drawn, a pair is one entry, and its number stands behind those
+            of all clips.
+        valid: [orders, entries] bool, which of them count.
         everybody: every head has a sample among them.
         row_cap: rows to make room for, see `take_rows`.
+        pairs: how many entries are pairs: the last ones.
+        compared: [orders, pairs] their numbers; None until `Batches.both`.
     """
 
     clips: Tensor
     valid: Tensor
     everybody: bool
     row_cap: int | None = None
+    pairs: int = 0
+    compared: Tensor | None = None
 
 
 class Batches:
@@ -37,8 +42,9 @@ class Batches:
         train: Tensor,
         offsets: Tensor | None,
         epochs: int,
+        ends: Tensor | None = None,
     ) -> None:
-        """Take the order [H] and the training clips [H, C] of each head.
+        """Take the order [H] and the training entries [H, C + P] of each head.
 
         Args:
             schedule: of the stack.
@@ -46,37 +52,53 @@ class Batches:
             train: bool, on the device that trains.
             offsets: [C+1] rows of each clip; None where a row is a clip.
             epochs: at most.
+            ends: [2, P] both clips of each pair; None without pairs.
         """
         self.schedule, self.offsets, self.epochs = schedule, offsets, epochs
-        self.device = train.device
-        # Which clips count for whom, once for each kind of head: asked at every step.
+        self.device, self.ends = train.device, ends
+        self.num_clips = train.shape[1] - (0 if ends is None else ends.shape[1])
+        # Which entries count for whom, once for each kind of head: asked at every step.
         usable = train.cpu().numpy()
         self.usable = {(order, usable[h].tobytes()): usable[h] for h, order in enumerate(orders)}
 
     def epoch(self, number: int) -> list[Batch]:
         """Return the steps of an epoch."""
+        drawn = zip(self.schedule.epoch(number), self.schedule.pairs_a_step(), strict=True)
         return [
             Batch(
-                torch.from_numpy(np.ascontiguousarray(clips)).to(self.device),
+                torch.from_numpy(np.ascontiguousarray(entries)).to(self.device),
                 torch.from_numpy(np.ascontiguousarray(valid)).to(self.device),
-                self._everybody(clips, valid),
+                self._everybody(entries, valid),
+                pairs=pairs,
             )
-            for clips, valid in self.schedule.epoch(number)
+            for (entries, valid), pairs in drawn
         ]
 
-    def row_cap(self, clips: int) -> int | None:
-        """Return the most rows that ``clips`` clips can have; None where a row is a clip."""
+    def both(self, batch: Batch) -> Batch:
+        """Return a batch with both clips of each pair: all a's behind the clips, then all b's."""
+        if not batch.pairs or self.ends is None:
+            return batch
+        first = batch.clips.shape[1] - batch.pairs
+        pairs = (batch.clips[:, first:] - self.num_clips).clamp_min(0).long()
+        clips = torch.cat([batch.clips[:, :first], self.ends[0][pairs], self.ends[1][pairs]], 1)
+        return batch._replace(clips=clips, compared=pairs)
+
+    def row_cap(self, clips: int, pairs: int = 0) -> int | None:
+        """Return the most rows of ``clips`` clips and of ``pairs`` pairs, which may share clips.
+
+        None where a row is a clip.
+        """
         if self.offsets is None:
             return None
-        return int(self.offsets.diff().sort(descending=True).values[:clips].sum())
+        rows = self.offsets.diff().sort(descending=True).values
+        return int(rows[:clips].sum()) + 2 * pairs * int(rows[0])
 
     def nobody_starves(self) -> bool:
         """Return whether every head has a valid sample in every step of every epoch."""
-        pools, first = self.schedule.pools, self.schedule.epoch(0)
-        narrowest = [
-            min(int(valid[order].sum()) for _, valid in first) for order in range(len(pools))
-        ]
-        # A step wider than all of a head's held-out clips cannot miss its others.
+        first, orders = self.schedule.epoch(0), len(self.schedule.seeds)
+        pools = [self.schedule.entries(order) for order in range(orders)]
+        narrowest = [min(int(valid[order].sum()) for _, valid in first) for order in range(orders)]
+        # A step wider than all of a head's held-out entries cannot miss its others.
         if all(
             int((~mask[pools[order]]).sum()) < narrowest[order]
             for (order, _), mask in self.usable.items()

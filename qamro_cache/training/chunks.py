@@ -74,6 +74,8 @@ def chunk_size(
     widest = max([*recipe.head.widths, values.shape[-1] if values.ndim > 2 else 1])
     # Labels and masks of each head too.
     numbers = 2 * scored * widest + 6 * inputs.num_clips + 8 * int(validation)
+    if recipe.loss.on_pairs.terms and inputs.targets.pairs is not None:
+        numbers += 4 * len(inputs.targets.pairs)
     # Heads stand by folds: a stack of a part of the heads has that part of the folds, and one more.
     fold = values.numel() * dtype.itemsize
     folds = len({(job.view, job.fold) for job in jobs})
@@ -101,5 +103,6 @@ def bytes_per_head(recipe: Recipe, row: tuple[int, ...], rows: int, dtype: torch
     units = sum(recipe.head.widths) + 2
     if recipe.head.mixes:
         units += 3 * row[-1]
-    batch = min(recipe.batch_size, rows)
+    # A pair has the rows of two clips.
+    batch = min(recipe.batch_size, rows) * (2 if recipe.loss.on_pairs.terms else 1)
     return dtype.itemsize * (copies * weights + 4 * batch * units + 8 * batch)

@@ -19,7 +19,7 @@ from qamro_cache.training.chunks import (
     kinds_of,
 )
 from qamro_cache.training.closed_form import is_closed, solve
-from qamro_cache.training.inputs import Features, Folds, Inputs, Targets
+from qamro_cache.training.inputs import Features, Folds, Inputs, Targets, taught
 from qamro_cache.training.meter import Keep, Keeper, Meter, ProgressCallback, Tally
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result
@@ -110,13 +110,15 @@ def stacks_of_a_cpu(
 
 
 def _refuse_untaught(targets: Targets, folds: Folds, jobs: Sequence[Job]) -> None:
-    known = targets.labels.isfinite().cpu().numpy()
-    taught = {t: folds.teach(known[..., t, :]) for t in {job.target for job in jobs}}
+    known = {
+        (job.target, job.recipe.loss): taught(folds, targets, job.target, job.recipe.loss)
+        for job in jobs
+    }
     for job in jobs:
-        if not taught[job.target][job.fold]:
-            raise ValueError(
-                f"fold {job.fold} has fewer than two training labels of target {job.target}"
-            )
+        loss = job.recipe.loss
+        if not known[job.target, loss][job.fold]:
+            few = "fewer than two training labels" if loss.on_labels.terms else "no training pair"
+            raise ValueError(f"fold {job.fold} has {few} of target {job.target}")
 
 
 def _solved(
@@ -150,6 +152,8 @@ class _Data:
             targets.labels.double().to(device),
             targets.ranges.double().to(device),
             None if spread is None else spread.double().to(device),
+            targets.pairs,
+            targets.axes,
         )
         self.rows: dict[tuple[int, str, str, bool], Rows] = {}
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qamro_cache.datasets.preferences import Pairs
 from qamro_cache.heads.architecture import row_blocks
+from qamro_cache.losses.loss import Loss
 
 if TYPE_CHECKING:  # Folds are made, and refused, before torch is loaded.
     from torch import Tensor
@@ -53,11 +55,23 @@ class Targets:
             guessed from its own training labels (`datasets.axes.guess_scale`).
         spread: [T, C, 2] how many ratings each label is the mean of, and their variance around it;
             for ``gaussian`` heads alone; or [F, T, C, 2].
+        pairs: verdicts on the same clips, on the axes that `axes` numbers; None: there are none.
+        axes: of each row, by which pairs name it; empty: a row is an axis.
     """
 
     labels: "Tensor"
     ranges: "Tensor"
     spread: "Tensor | None" = None
+    pairs: Pairs | None = None
+    axes: Sequence[int] = ()
+
+    def pairs_of(self, row: int, clips: Bools) -> Bools:
+        """Tell which pairs [..., P] a head of a row learns from those of ``clips`` [..., C]."""
+        if self.pairs is None:
+            return np.zeros((*clips.shape[:-1], 0), np.bool_)
+        axis = self.axes[row] if len(self.axes) else row
+        found: Bools = self.pairs.within(clips) & (self.pairs.axis == axis)
+        return found
 
     def of(self, target: "int | Tensor", fold: "int | Tensor") -> "Tensor":
         """Return the labels of a row in a fold [C], or of as many of both [H, C]."""
@@ -82,7 +96,9 @@ def stacked(parts: Sequence[Targets]) -> Targets:
             values = [v if v.ndim > rows else v.expand(folds, *v.shape) for v in values]
         return torch.cat(values, -rows)
 
-    return Targets(whole("labels", 2), torch.cat([one.ranges for one in parts]), whole("spread", 3))
+    ranges = torch.cat([one.ranges for one in parts])
+    axes = [axis for one in parts for axis in one.axes]
+    return Targets(whole("labels", 2), ranges, whole("spread", 3), parts[0].pairs, axes)
 
 
 @dataclass(frozen=True)
@@ -128,6 +144,17 @@ class Folds:
         """
         taught: Bools = (self.train & known).sum(1) >= 2
         return taught
+
+
+def taught(folds: Folds, targets: Targets, row: int, loss: Loss) -> Bools:
+    """Tell which folds [F] have something to teach a head of a row of targets by such a loss.
+
+    Two labels, where it has a term on labels, else a pair.
+    """
+    if loss.on_labels.terms:
+        return folds.teach(targets.labels[..., row, :].isfinite().cpu().numpy())
+    some: Bools = targets.pairs_of(row, folds.train).any(1)
+    return some
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qamro_cache.heads.architecture import Architecture
-from qamro_cache.heads.network import Layers, Rows, score_rows, take_rows
+from qamro_cache.heads.network import Layers, Rows, parameter_shapes, score_rows, take_rows
 from qamro_cache.heads.outputs import activate
 from qamro_cache.training.batches import Batch
 from qamro_cache.training.optimizer import Optimizer
@@ -264,7 +264,9 @@ class AutogradNet:
         dropout: Dropout | None,
     ) -> Tensor:
         """Return scores [H, B], and keep what `backward` needs."""
-        self.leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+        # Not what a loss learns beside the network.
+        own = parameter_shapes(self.head, tuple(groups[0].rows.values.shape[1:]))
+        self.leaves = {name: params[name].detach().requires_grad_() for name in own}
         with torch.enable_grad(), self._precision():
             parts = []
             for rows, heads in groups:

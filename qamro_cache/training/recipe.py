@@ -128,6 +128,8 @@ def make_recipe(given: Mapping[str, Any]) -> Recipe:
     loss = parse_loss(_LOSS.check(str(given.get("loss", DEFAULT_LOSS))), parameters)
     shape = {key: given[one.name] for key, one in settings_of(Architecture).items()
              if one.name in given}  # fmt: skip
+    if not loss.on_labels.terms and given.get("output", "linear") != "linear":
+        raise ValueError(f"output={given['output']} needs a rating scale, which pairs do not have")
     training = {name: given[name] for name in settings_of(Recipe) if name in given}
     return Recipe(head=Architecture(**usual_shape(shape)), loss=loss, **training)
 

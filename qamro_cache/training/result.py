@@ -22,6 +22,8 @@ class Result(NamedTuple):
         row_mean, row_std: [H, D], or [H, L, D], of the rows; None where they are not standardized.
         label_mean, label_std: [H] of the training labels.
         penalty: [H] float64 that ridge heads chose; None for heads that are trained in epochs.
+        preference: [H, 2] float64 of heads that learned from pairs: tau in the units of the
+            predictions, and Davidson's tie parameter (0: no ties); None for others.
     """
 
     predictions: Tensor
@@ -35,10 +37,17 @@ class Result(NamedTuple):
     label_mean: Tensor
     label_std: Tensor
     penalty: Tensor | None = None
+    preference: Tensor | None = None
 
 
 def empty_result(
-    heads: int, clips: int, params: Mapping[str, Tensor], dtype: torch.dtype, row: tuple[int, ...]
+    heads: int,
+    clips: int,
+    params: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    row: tuple[int, ...],
+    *,
+    pairs: bool = False,
 ) -> Result:
     """Make room for what `Stack.retire` writes; ``row`` is a standardized one's shape, else ()."""
     return Result(
@@ -52,4 +61,5 @@ def empty_result(
         row_std=torch.ones(heads, *row, dtype=dtype) if row else None,
         label_mean=torch.empty(heads, dtype=dtype),
         label_std=torch.empty(heads, dtype=dtype),
+        preference=torch.full((heads, 2), torch.nan, dtype=torch.float64) if pairs else None,
     )

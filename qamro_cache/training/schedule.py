@@ -1,13 +1,15 @@
-"""Which clips make up each step's batch: decided by seeds alone, never by a head or a label."""
+"""Which clips and pairs are each step's batch: decided by seeds, never by a head or a label."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from qamro_cache.datasets.preferences import Pairs
 from qamro_cache.training.inputs import Bools, Folds, Targets
-from qamro_cache.training.recipe import Job
+from qamro_cache.training.recipe import Job, Recipe
 
 Indices = npt.NDArray[np.int64]
 
@@ -16,16 +18,25 @@ Indices = npt.NDArray[np.int64]
 MIN_STEPS = 8
 
 
+#: Pairs are drawn by seeds of their own.
+_OF_PAIRS = 1 << 40
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Batches of one or several orders in lockstep; step s has the same width in every epoch.
 
+    What is drawn are entries: rated clips, and behind them pairs, numbered on from the last clip.
+    A step has as many of each as there are of all.
+
     Attributes:
         pools: the clips of each order, one array an order.
         seeds: of each order.
-        batch_size: clips a step.
-        length: entries of a pass: at least the longest pool.
-        passes: over its pool that make up an epoch.
+        batch_size: entries a step.
+        length: clips of a pass: at least the longest pool.
+        passes: over its pools that make up an epoch.
+        pairs: the pairs of each order, as entries; empty where there are none.
+        pair_length: pairs of a pass: at least the longest pool of them.
     """
 
     pools: tuple[Indices, ...]
@@ -33,25 +44,65 @@ class Schedule:
     batch_size: int
     length: int
     passes: int
+    pairs: tuple[Indices, ...] = ()
+    pair_length: int = 0
 
     def epoch(self, number: int) -> list[tuple[Indices, Bools]]:
-        """Return each step's clips [orders, b] and which of them count [orders, b].
+        """Return each step's entries [orders, b], clips first, and which count [orders, b].
 
-        A pool shorter than ``length`` ends in entries that do not count.
+        A pool shorter than its length ends in entries that do not count.
         """
         steps = []
         for turn in range(number * self.passes, (number + 1) * self.passes):
-            clips = np.zeros((len(self.pools), self.length), np.int64)
-            valid = np.zeros((len(self.pools), self.length), np.bool_)
-            for row, (pool, seed) in enumerate(zip(self.pools, self.seeds, strict=True)):
-                # A counter-based generator: any pass can be drawn without those before it.
-                random = np.random.Generator(np.random.Philox(key=[seed, turn]))
-                clips[row, : len(pool)] = random.permutation(pool)
-                valid[row, : len(pool)] = True
-            for start in range(0, self.length, self.batch_size):
-                part = slice(start, start + self.batch_size)
-                steps.append((clips[:, part], valid[:, part]))
+            clips = self._drawn(self.pools, self.length, turn, 0)
+            pairs = self._drawn(self.pairs, self.pair_length, turn, _OF_PAIRS)
+            for part, behind in self._cuts():
+                steps.append(
+                    (
+                        np.concatenate([clips[0][:, part], pairs[0][:, behind]], 1),
+                        np.concatenate([clips[1][:, part], pairs[1][:, behind]], 1),
+                    )
+                    if self.pair_length
+                    else (clips[0][:, part], clips[1][:, part])
+                )
         return steps
+
+    def pairs_a_step(self) -> list[int]:
+        """Return how many entries at the end of each step of an epoch are pairs."""
+        return [behind.stop - behind.start for _, behind in self._cuts()] * self.passes
+
+    def entries(self, order: int) -> Indices:
+        """Return all entries of an order."""
+        pairs = self.pairs[order] if self.pairs else np.zeros(0, np.int64)
+        return np.concatenate([self.pools[order], pairs])
+
+    def _drawn(
+        self, pools: Sequence[Indices], length: int, turn: int, kind: int
+    ) -> tuple[Indices, Bools]:
+        drawn = np.zeros((len(pools), length), np.int64)
+        valid = np.zeros((len(pools), length), np.bool_)
+        for row, (pool, seed) in enumerate(zip(pools, self.seeds, strict=False)):
+            # A counter-based generator: any pass can be drawn without those before it.
+            random = np.random.Generator(np.random.Philox(key=[seed + kind, turn]))
+            drawn[row, : len(pool)] = random.permutation(pool)
+            valid[row, : len(pool)] = True
+        return drawn, valid
+
+    def _cuts(self) -> list[tuple[slice, slice]]:
+        """Return each step's clips and pairs of a pass."""
+        total = self.length + self.pair_length
+        steps = -(-total // self.batch_size)
+
+        def edges(length: int) -> list[int]:
+            if length in (0, total):
+                return [min(k * self.batch_size, length) for k in range(steps + 1)]
+            return [k * length // steps for k in range(steps + 1)]
+
+        clips, pairs = edges(self.length), edges(self.pair_length)
+        return [
+            (slice(*part), slice(*behind))
+            for part, behind in zip(pairwise(clips), pairwise(pairs), strict=True)
+        ]
 
 
 def passes_per_epoch(clips: int, batch_size: int) -> int:
@@ -79,27 +130,80 @@ def make_schedule(
     Shared: one order over the clips that any fold trains on. Own: one for each seed, fold and
     set of labeled clips, of the clips that this head trains on.
     """
-    recipe = jobs[0].recipe
+    recipe, clips = jobs[0].recipe, folds.train.shape[1]
+    labeled, paired = bool(recipe.loss.on_labels.terms), bool(recipe.loss.on_pairs.terms)
+
+    def whole(pools: list[Indices], pairs: list[Indices], seeds: list[int]) -> Schedule:
+        # Lockstep for the largest fold of the set, whoever the neighbors are.
+        several = recipe.batches == "own"
+        longest = int(folds.train.sum(1).max()) if several else max(map(len, pools))
+        sizes = longest * labeled, _most_pairs(folds, targets, several=several) * paired
+        pools = pools if labeled else [pool[:0] for pool in pools]
+        passes = passes_per_epoch(sum(sizes), recipe.batch_size)
+        behind = tuple(clips + one for one in pairs) if paired else ()
+        first = (tuple(pools), tuple(seeds), recipe.batch_size, sizes[0], passes)
+        return Schedule(*first, behind, sizes[1])
+
     if recipe.batches == "shared":
-        pool = np.flatnonzero(folds.train.any(0))
-        passes = passes_per_epoch(len(pool), recipe.batch_size)
-        schedule = Schedule((pool,), (order_seed,), recipe.batch_size, len(pool), passes)
-        return schedule, [0] * len(jobs)
+        pool = _of_labels(folds, targets)
+        pairs = [] if targets.pairs is None else [np.flatnonzero(_of_any(folds, targets.pairs))]
+        return whole([pool], pairs, [order_seed]), [0] * len(jobs)
     known = {
         (job.target, job.fold): targets.of(job.target, job.fold).isfinite().cpu().numpy()
         for job in jobs
     }
-    keys = [(job.seed, job.fold, known[job.target, job.fold].tobytes()) for job in jobs]
+    none = np.zeros(0, np.bool_)
+    mine = [targets.pairs_of(j.target, folds.train[j.fold]) if paired else none for j in jobs]
+    keys = [
+        (job.seed, job.fold, known[job.target, job.fold].tobytes(), one.tobytes())
+        for job, one in zip(jobs, mine, strict=True)
+    ]
     first = {key: h for h, key in reversed(list(enumerate(keys)))}
     names = sorted(first)
     some = [jobs[first[key]] for key in names]
     pools = [np.flatnonzero(folds.train[job.fold] & known[job.target, job.fold]) for job in some]
-    # Lockstep for the largest fold of the set, whoever the neighbors are.
-    largest = int(folds.train.sum(1).max())
-    passes = passes_per_epoch(largest, recipe.batch_size)
-    seeds = tuple(order_seed + 1 + key[0] for key in names)
-    schedule = Schedule(tuple(pools), seeds, recipe.batch_size, largest, passes)
+    pairs = [np.flatnonzero(mine[first[key]]) for key in names]
+    schedule = whole(pools, pairs, [order_seed + 1 + key[0] for key in names])
     return schedule, [names.index(key) for key in keys]
+
+
+def _of_labels(folds: Folds, targets: Targets) -> Indices:
+    """Return the clips that some fold trains on; beside pairs, those that have a label."""
+    pool = folds.train.any(0)
+    if targets.pairs is not None:
+        known = targets.labels.isfinite().cpu().numpy()
+        pool = pool & known.reshape(-1, len(pool)).any(0)
+    return np.flatnonzero(pool)
+
+
+def _of_any(folds: Folds, pairs: Pairs) -> Bools:
+    """Tell which pairs [P] some fold trains on."""
+    found = np.zeros(len(pairs), np.bool_)
+    for train in folds.train:
+        found |= pairs.within(train)
+    return found
+
+
+def _most_pairs(folds: Folds, targets: Targets, *, several: bool) -> int:
+    """Return how many pairs some fold trains on; ``several``: the fold and axis with the most."""
+    pairs = targets.pairs
+    if pairs is None:
+        return 0
+    if not several:
+        return int(_of_any(folds, pairs).sum())
+    counts = (np.bincount(pairs.axis[pairs.within(train)], minlength=1) for train in folds.train)
+    return max(int(count.max()) for count in counts)
+
+
+def training_entries(folds: Folds, targets: Targets, recipe: Recipe) -> int:
+    """Return how many entries the batches of such heads are drawn from."""
+    own = recipe.batches == "own"
+    count = 0
+    if recipe.loss.on_labels.terms:
+        count += int(folds.train[0].sum()) if own else len(_of_labels(folds, targets))
+    if recipe.loss.on_pairs.terms:
+        count += _most_pairs(folds, targets, several=own)
+    return count
 
 
 def comparable_pairs(labels: npt.NDArray[np.float64]) -> int:
@@ -133,8 +237,8 @@ def pair_coverage(
     if total == 0:
         return float("nan")
     seen = sum(
-        comparable_pairs(np.where(valid[order], known[clips[order]], np.nan))
+        comparable_pairs(known[entries[order][valid[order] & (entries[order] < len(known))]])
         for number in range(epochs)
-        for clips, valid in schedule.epoch(number)
+        for entries, valid in schedule.epoch(number)
     )
     return seen / total / epochs / schedule.passes

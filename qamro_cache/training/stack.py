@@ -12,11 +12,19 @@ from qamro_cache.training.batches import Batch, Batches
 from qamro_cache.training.inputs import Inputs
 from qamro_cache.training.net import Dropout, View
 from qamro_cache.training.optimizer import select_
+from qamro_cache.training.preferences import (
+    LEARNED,
+    ends_of,
+    finished,
+    first_learned,
+    network_of,
+)
 from qamro_cache.training.prepare import rows_of_folds, start_from
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result, empty_result
 from qamro_cache.training.schedule import make_schedule
 from qamro_cache.training.state import make_state
+from qamro_cache.training.step_loss import PairStepLoss
 from qamro_cache.training.stopping import Progress
 
 #: Tensors of a stack, and of its results, that training changes.
@@ -29,6 +37,7 @@ _STORED = (
     "row_std",
     "label_mean",
     "label_std",
+    "preference",
 )
 #: A view and a fold; and with an order of batches, the heads that follow it.
 Seen = tuple[int, int]
@@ -62,14 +71,21 @@ class Stack:
         self.has_validation = any(fold.validation is not None for fold in self.folds.values())
         self.state = make_state(inputs, jobs, orders, dtype)
         self.max_epochs = max(job.recipe.epochs for job in jobs)
-        self.batches = Batches(schedule, orders, self.state.train, inputs.offsets, self.max_epochs)
+        learned = torch.cat([self.state.train, self.state.pair_weight > 0], 1)
+        self.ends = ends_of(inputs) if recipe.loss.on_pairs.terms else None
+        self.batches = Batches(
+            schedule, orders, learned, inputs.offsets, self.max_epochs, self.ends
+        )
         shape = inputs.rows[jobs[0].view].values.shape[1:]
         seeds = [job.seed for job in jobs]
         self.params = init_params(self.head, shape, seeds, device=self.device, dtype=dtype)
         start_from(self.params, self.state, jobs, initial or {})
+        if self.ends is not None:
+            self.params[LEARNED] = first_learned(self.state.pair_winner, self.state.pair_weight)
+        self.alone = not recipe.loss.on_labels.terms
         self.best = {name: p.clone() for name, p in self.params.items()}
         self.net, self.optimizer = backend.net(), backend.optimizer(self.params, self.state)
-        self.loss = backend.loss(self.state)
+        self._set_loss()
         self._group()
         self.steps = torch.zeros((), dtype=torch.int64, device=self.device)
         self.epoch = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -83,9 +99,10 @@ class Stack:
         self.results = empty_result(
             heads,
             inputs.num_clips,
-            self.params if weights else {},
+            network_of(self.params) if weights else {},
             dtype,
             tuple(shape) if standardized else (),
+            pairs=self.ends is not None,
         )
 
     def train_epoch(self, batches: Sequence[Batch]) -> None:
@@ -96,12 +113,15 @@ class Stack:
 
     def _step(self, batch: Batch) -> None:
         state = self.state
+        batch = self.batches.both(batch)
         groups = self.net.take(self.views, batch)
         dropout = Dropout(state.dropout, state.seed, self.steps) if self.drops else None
         scores = self.net.forward(self.params, groups, state.bounds, dropout)
         grad, mask = self.loss.step(scores, batch)
         self.optimizer.begin(None if batch.everybody else mask.any(1))
         self.net.backward(grad, self.optimizer)
+        if isinstance(self.loss, PairStepLoss):
+            self.loss.backward(self.optimizer)
         self.optimizer.step()
         if self.drops:
             self.steps += 1
@@ -157,6 +177,10 @@ class Stack:
         keys = _runs([self.keys[h] for h in chosen.tolist()])
         with self.backend.scoring():
             scores = self._score_all(best, state.bounds, keys)
+        if self.ends is not None and results.preference is not None:
+            pairs = state.pair_winner, state.pair_weight, self.ends
+            found = finished(best, scores, state.label_std, pairs, alone=self.alone)
+            best, scores, results.preference[ids] = found
         std, mean = state.label_std.cpu(), state.label_mean.cpu()
         predictions = scores * std[:, None] + mean[:, None]
         diverged = state.diverged.cpu() | ~predictions.isfinite().all(1)
@@ -200,8 +224,13 @@ class Stack:
         select_(self.params, here)
         select_(self.best, here)
         self.optimizer.select(here, self.params, self.state)
-        self.loss = self.backend.loss(self.state)
+        self._set_loss()
         self._group()
+
+    def _set_loss(self) -> None:
+        self.loss = self.backend.loss(self.state)
+        if isinstance(self.loss, PairStepLoss):
+            self.loss.bind(self.params)
 
     def _group(self) -> None:
         """Find the heads that see the same rows."""

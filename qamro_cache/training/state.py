@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qamro_cache.datasets.axes import guess_scale
 from qamro_cache.training.inputs import Bools, Inputs
+from qamro_cache.training.preferences import head_pairs, labels_seen
 from qamro_cache.training.recipe import Job, Recipe
 
 
@@ -35,6 +36,9 @@ class HeadState:
         validation_spread: [H, S, 2] of the validation set, likewise.
         validation_target: [H, S] labels of the head's own validation set.
         validation_mask: [H, S] bool, which of them count.
+        pair_winner, pair_weight: [H, P] of given pairs, no weight for those not learned from.
+        validation_pairs: [H, V, 2] places in the validation set of both clips of its pairs.
+        validation_winner, validation_weight: [H, V] of these pairs.
         validation_before: [H, S] the predictions of the epoch before, at first NaN; written.
         finite: [H] bool, no loss was infinite or NaN yet; written.
         diverged: [H] bool, became so while it ran; written.
@@ -64,6 +68,11 @@ class HeadState:
     validation_spread: Tensor
     validation_target: Tensor
     validation_mask: Tensor
+    pair_winner: Tensor
+    pair_weight: Tensor
+    validation_pairs: Tensor
+    validation_winner: Tensor
+    validation_weight: Tensor
     validation_before: Tensor
     finite: Tensor
     diverged: Tensor
@@ -102,17 +111,16 @@ def make_state(
     row = torch.tensor([job.target for job in jobs], device=device)
     target = inputs.targets.of(row, fold)
     known = target.isfinite()
-    masks = (inputs.folds.train, inputs.folds.validation)
+    masks = [labels_seen(m, jobs) for m in (inputs.folds.train, inputs.folds.validation)]
     train, validation = (torch.from_numpy(mask).to(device)[fold] & known for mask in masks)
     target = torch.where(known, target, 0)
     mean, std, low, high = _label_stats(target, train)
+    pairs = head_pairs(inputs, jobs, dtype)
     scale = _scales(inputs.targets.ranges[row], low, high)
     if jobs[0].recipe.loss.label_range == "scale":
         low, high = scale[:, 0], scale[:, 1]
-    places, inside = (
-        torch.from_numpy(x).to(device) for x in _validation_sets(inputs.folds.validation, jobs)
-    )
-
+    places, inside = _validation_sets(inputs.folds.validation, jobs, device)
+    labeled = bool(jobs[0].recipe.loss.on_labels.terms)
     spread = _spread(inputs.targets.spread_of(row, fold), std, jobs[0].recipe)
 
     def reals(values: Sequence[float] | Sequence[tuple[float, ...]]) -> Tensor:
@@ -141,10 +149,11 @@ def make_state(
         label_high=high.to(dtype),
         bounds=((scale - mean[:, None]) / std[:, None]).to(dtype),
         spread=spread.to(dtype),
-        has_validation=validation.any(1),
+        has_validation=validation.any(1) | (pairs.validation_weight > 0).any(1),
         validation_spread=_at(spread, places).to(dtype),
         validation_target=target.to(dtype).gather(1, places),
-        validation_mask=validation.gather(1, places) & inside,
+        validation_mask=(validation.gather(1, places) if labeled else inside) & inside,
+        **pairs._asdict(),
         validation_before=torch.full(places.shape, torch.nan, dtype=dtype, device=device),
         finite=~none,
         diverged=none.clone(),
@@ -161,6 +170,8 @@ def _label_stats(target: Tensor, train: Tensor) -> tuple[Tensor, Tensor, Tensor,
     std = (((target - mean[:, None]) ** 2 * train).sum(1) / count).sqrt()
     low = torch.where(train, target, torch.inf).amin(1)
     high = torch.where(train, target, -torch.inf).amax(1)
+    # From pairs alone no label is learned from, and none may tell a scale.
+    low = torch.where(train.any(1), low, 0)
     # Equal training labels: no pair, so any range will do.
     return mean, torch.where(std > 0, std, 1), low, torch.where(high > low, high, low + 1)
 
@@ -196,8 +207,8 @@ def _scales(named: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _validation_sets(
-    masks: Bools, jobs: Sequence[Job]
-) -> tuple["np.ndarray[tuple[int, int], np.dtype[np.int64]]", Bools]:
+    masks: Bools, jobs: Sequence[Job], device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Return each head's validation clips [H, S], and which of the places are one."""
     # Row by row on the host and copied once: a copy a head would take longer than an epoch.
     rows = [np.flatnonzero(masks[job.fold]) for job in jobs]
@@ -205,4 +216,4 @@ def _validation_sets(
     places, inside = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
     for h, held in enumerate(rows):
         places[h, : len(held)], inside[h, : len(held)] = held, True
-    return places, inside
+    return torch.from_numpy(places).to(device), torch.from_numpy(inside).to(device)

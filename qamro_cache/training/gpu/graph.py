@@ -37,11 +37,12 @@ class GraphEpochs:
         # without a sample takes the general path, so all do if any may.
         everybody = batches.nobody_starves()
         self.batches, start = [], 0
-        for clips, valid in first:
+        for (clips, valid), pairs in zip(first, batches.schedule.pairs_a_step(), strict=True):
             stop = start + clips.shape[1]
             counted = torch.from_numpy(np.ascontiguousarray(valid)).to(device)
-            cap = batches.row_cap(clips.shape[1])
-            self.batches.append(Batch(self.buffer[:, start:stop], counted, everybody, cap))
+            cap = batches.row_cap(clips.shape[1] - pairs, pairs)
+            taken = self.buffer[:, start:stop]
+            self.batches.append(Batch(taken, counted, everybody, cap, pairs))
             start = stop
 
     def run(self, number: int) -> None:

@@ -1,0 +1,226 @@
+"""How well scores predict held-out verdicts on pairs: figures with two-way intervals.
+
+Every figure is made of sums over rows, so that what it is without a fold or a rater takes O(rows).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qamro_cache.datasets.preferences import Pairs
+from qamro_cache.evaluation.intervals import spread
+from qamro_cache.evaluation.judged import Bools, Floats, Ints
+from qamro_cache.evaluation.ways import FEWEST_LABELS, Ways, make_ways
+
+#: Bins of the calibration error, of equal width from 0 to 1.
+BINS = 10
+
+
+@dataclass(frozen=True)
+class HeldPairs:
+    """Held-out pairs, a row for each fold that holds one of its clips out.
+
+    Attributes:
+        pair: [R] place among the pairs.
+        fold: [R] whose heads see the row.
+        winner: [R] 1, 0 or -1, as `Pairs.winner`.
+        rater: [R] -1 where not known.
+        weight: [R] the pair's weight, shared among its rows.
+        within: [R] whether the fold holds out both clips; else the pair straddles.
+    """
+
+    pair: Ints
+    fold: Ints
+    winner: Ints
+    rater: Ints
+    weight: Floats
+    within: Bools
+
+    def ways(self) -> Ways:
+        """What intervals are over: what is held out, and raters."""
+        return make_ways(len(self.pair), ("fold", self.fold), ("rater", self.rater))
+
+    def counts(self) -> dict[str, int]:
+        """Count the held-out pairs, those within a fold, straddling ones, ties and raters."""
+        _, first = np.unique(self.pair, return_index=True)
+        within = np.unique(self.pair[self.within])
+        return {
+            "held_out": len(first),
+            "within": len(within),
+            "straddling": len(first) - len(within),
+            "ties": int((self.winner[first] == 0).sum()),
+            "raters": len(np.unique(self.rater[self.rater >= 0])),
+        }
+
+
+class Said(NamedTuple):
+    """What a model says of held-out pairs.
+
+    Attributes:
+        gap: [R] score of clip a less that of clip b.
+        tau, tie: [R] of the model that made the row's scores; NaN of one that learned no pairs.
+    """
+
+    gap: Floats
+    tau: Floats
+    tie: Floats
+
+    def chances(self) -> Floats:
+        """Return the probabilities [R, 3] that a wins, of a tie, and that b wins."""
+        with np.errstate(over="ignore"):
+            half = self.gap / self.tau / 2
+            parts = np.stack([half, np.log(np.maximum(self.tie, 1e-300)), -half], 1)
+        parts = np.exp(parts - parts.max(1, keepdims=True))
+        found: Floats = parts / parts.sum(1, keepdims=True)
+        return found
+
+
+def held_pairs(pairs: Pairs, test: Bools) -> HeldPairs:
+    """Return the pairs of one axis that some fold holds out; ``test`` [F, C] says which clips."""
+    fold, pair = np.nonzero(pairs.touching(test))
+    times = np.bincount(pair, minlength=len(pairs))
+    return HeldPairs(
+        pair.astype(np.int64),
+        fold.astype(np.int64),
+        pairs.winner[pair],
+        pairs.rater[pair],
+        pairs.weight[pair] / times[pair],
+        pairs.within(test)[fold, pair],
+    )
+
+
+class _Figure(NamedTuple):
+    """A figure of sums.
+
+    Attributes:
+        terms: what is summed of each row [R, K].
+        combine: the figure [...] of sums [..., K].
+        learned: whether it needs tau and the tie parameter.
+    """
+
+    terms: Callable[[HeldPairs, Said], Floats]
+    combine: Callable[[Floats], Floats]
+    learned: bool = True
+
+
+def _share(sums: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Floats = sums[..., 0] / sums[..., 1]
+    return found
+
+
+def _hits(rows: HeldPairs, said: Said) -> Floats:
+    """Of pairs that are no ties: right, half right where the scores are equal."""
+    right = (1 + np.sign(said.gap) * rows.winner) / 2
+    weight = rows.weight * (rows.winner != 0)
+    return np.stack([weight * right, weight], 1)
+
+
+def _surprise(rows: HeldPairs, said: Said) -> Floats:
+    """Minus the logarithm of the verdict's probability; where no tie can be, it is half a win."""
+    chances = np.log(np.maximum(said.chances(), 1e-300))
+    cost = -np.take_along_axis(chances, 1 - rows.winner[:, None], 1)[:, 0]
+    halves = -(chances[:, 0] + chances[:, 2]) / 2
+    cost = np.where((rows.winner == 0) & (said.tie == 0), halves, cost)
+    return np.stack([rows.weight * cost, rows.weight], 1)
+
+
+def _binned(rows: HeldPairs, said: Said) -> Floats:
+    """Weight, expected and given score of clip a (a tie is half) in each bin of the expected."""
+    chances = said.chances()
+    expected, given = chances[:, 0] + chances[:, 1] / 2, (1 + rows.winner) / 2
+    place = np.minimum((expected * BINS).astype(np.int64), BINS - 1)
+    sums = np.zeros((len(place), 2, BINS))
+    at = np.arange(len(place))
+    sums[at, 0, place] = rows.weight
+    sums[at, 1, place] = rows.weight * (expected - given)
+    return sums.reshape(len(place), -1)
+
+
+def _miscalibration(sums: Floats) -> Floats:
+    parts = sums.reshape(*sums.shape[:-1], 2, BINS)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Floats = np.abs(parts[..., 1, :]).sum(-1) / parts[..., 0, :].sum(-1)
+    return found
+
+
+#: Figures by name. ``calibration_error``: the mean distance, over bins of the expected score, of
+#: what was expected and what was given.
+FIGURES = {
+    "accuracy": _Figure(_hits, _share, learned=False),
+    "log_loss": _Figure(_surprise, _share),
+    "calibration_error": _Figure(_binned, _miscalibration),
+}
+
+
+def pair_figures(rows: HeldPairs, said: Said) -> dict[str, dict[str, float]]:
+    """Return each figure that a model has, with its 95 % interval: ``value``, ``low``, ``high``."""
+    return {
+        name: _told(*_left_out(figure, rows, [said]))
+        for name, figure in FIGURES.items()
+        if not (figure.learned and np.isnan(said.tau).any())
+    }
+
+
+def pair_difference(name: str, rows: HeldPairs, ours: Said, theirs: Said) -> dict[str, float]:
+    """Return a figure of ours less that of theirs on the same rows, with its 95 % interval."""
+    return _told(*_left_out(FIGURES[name], rows, [ours, theirs]), least=-np.inf, most=np.inf)
+
+
+def _left_out(
+    figure: _Figure, rows: HeldPairs, models: Sequence[Said]
+) -> tuple[float, list[Floats] | None]:
+    """Return a figure, or the difference of two models', and the same without each cluster."""
+    ways = rows.ways()
+    few = min((way.labels for way in ways.over), default=0) < FEWEST_LABELS
+    signs = (1.0, -1.0)[: len(models)]
+    value, parts = 0.0, [np.zeros(int(label.max(initial=0)) + 1) for label in ways.clusters()]
+    for sign, said in zip(signs, models, strict=True):
+        terms = figure.terms(rows, said)
+        total = terms.sum(0)
+        value += sign * float(figure.combine(total))
+        for label, part in zip(ways.clusters(), parts, strict=True):
+            mine = np.zeros((len(part), terms.shape[1]))
+            np.add.at(mine, label, terms)
+            part += sign * figure.combine(total - mine)
+    return value, None if few else parts
+
+
+def _told(
+    value: float, parts: list[Floats] | None, least: float = 0.0, most: float = np.inf
+) -> dict[str, float]:
+    half = np.nan
+    if parts is not None:
+        half = float(np.sqrt(spread([part[None] for part in parts], loss=1))[0])
+    return {"value": value, "low": max(least, value - half), "high": min(most, value + half)}
+
+
+def words_of(record: dict[str, Any]) -> str:
+    """Return what was found of a model on held-out pairs as a sentence; see `pair_record`."""
+    counts, shown = record["counts"], []
+    for name, one in record["figures"].items():
+        between = f" [{one['low']:.3f}, {one['high']:.3f}]" if np.isfinite(one["low"]) else ""
+        shown.append(f"{name.replace('_', ' ')} {one['value']:.3f}{between}")
+    return (
+        f"{counts['held_out']:,} held-out pairs ({counts['within']:,} with both clips held out, "
+        f"{counts['straddling']:,} straddling; {counts['ties']:,} ties): {', '.join(shown)} "
+        f"({record['population']})"
+    )
+
+
+def pair_record(rows: HeldPairs, said: Said) -> dict[str, Any]:
+    """Return what is found of a model on held-out pairs.
+
+    Returns:
+        ``counts`` of `HeldPairs.counts`, ``figures`` of `pair_figures`, the ``population`` that
+        intervals are over, and the ``words``. JSON types.
+    """
+    figures = pair_figures(rows, said) if len(rows.pair) else {}
+    record: dict[str, Any] = {
+        "counts": rows.counts(),
+        "figures": figures,
+        "population": rows.ways().population if len(rows.pair) else "",
+    }
+    return {**record, "words": words_of(record)}

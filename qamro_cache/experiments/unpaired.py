@@ -1,0 +1,57 @@
+"""Pairs that heads are to learn from: what has none is refused, before torch is loaded."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qamro_cache.datasets.preferences import Pairs
+from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.experiments.clips import AxisGroup
+from qamro_cache.losses.loss import Loss
+from qamro_cache.training.inputs import Folds
+from qamro_cache.training.recipe import Recipe
+
+
+def refuse_without_pairs(recipe: Recipe, pairs: object) -> None:
+    """Refuse a loss on pairs where none are given."""
+    if recipe.takes("loss") and recipe.loss.on_pairs.terms and pairs is None:
+        raise OptionError(f"loss {recipe.loss} learns from pairs; give them with --pairs FILE")
+
+
+def refuse_unfit(recipe: Recipe, groups: Sequence[AxisGroup]) -> None:
+    """Refuse axes that have nothing to teach such heads.
+
+    Raises:
+        QamroError: an axis without pairs, or without ratings, as the loss needs them; or without a
+            pair to stop by.
+    """
+    for clips, held_out in groups:
+        for index, axis in enumerate(clips.axes):
+            if clips.pairs is None:
+                continue
+            mine = clips.pairs.on([index])
+            if alone(recipe):
+                _refuse_few(axis.name, recipe.loss, mine, held_out.folds)
+            elif not np.isfinite(clips.labels.mean[:, index]).any():
+                raise QamroError(
+                    f"axis {axis.name} has pairs and no ratings, which this loss learns from; "
+                    "use --loss bt, or name other axes with --axis"
+                )
+
+
+def _refuse_few(axis: str, loss: Loss, pairs: Pairs, folds: Folds) -> None:
+    if not pairs.within(folds.train).any():
+        raise QamroError(
+            f"axis {axis} has no training pair for {loss}: of {len(pairs)} pairs none has two "
+            "clips that one fold trains on; name axes that have with --axis, or use another --cv"
+        )
+    watched = folds.validation.any(1)
+    if watched.any() and not pairs.within(folds.validation[watched]).any(1).all():
+        raise QamroError(
+            f"axis {axis}: no pair has both clips in the part kept for stopping; use --stop fixed"
+        )
+
+
+def alone(recipe: Recipe) -> bool:
+    """Whether heads learn from pairs alone, and so score in standard units."""
+    return recipe.takes("loss") and not recipe.loss.on_labels.terms

@@ -1,0 +1,395 @@
+"""Tables of pairs: read, made of ratings and of battles, trained on and judged by commands."""
+
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from qamro_cache_cli.cache import main as cache_command
+from qamro_cache_cli.train import main as train_command
+from synthetic_cache import write_synthetic
+
+from qamro_cache.cache.pairs import write_pairs
+from qamro_cache.cache.reader import open_cache
+from qamro_cache.datasets.battles import pairs_of_battles, pairs_of_ratings
+from qamro_cache.datasets.preferences import Pairs, read_pairs
+from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.evaluation.evaluate import evaluate
+from qamro_cache.evaluation.preferences import (
+    Said,
+    held_pairs,
+    pair_difference,
+    pair_figures,
+)
+from qamro_cache.experiments.ablate import ablate
+from qamro_cache.experiments.train import train
+from qamro_cache.heads.file import load_head
+from qamro_cache.scoring.predict import predict
+
+CLIPS = ["x.wav", "y.wav", "z.wav", "deep/w.wav"]
+QUICK = {"epochs": 1, "widths": [4], "seeds": 1}
+
+
+def table(tmp_path, text, name="pairs.csv"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_a_table_is_read_as_it_says(tmp_path):
+    path = table(
+        tmp_path,
+        "clip_a,clip_b,winner,rater,axis,source,weight\n"
+        "x.wav,y,a,ann,,S,\nz.wav,x.wav,TIE,ann,,T,2\ny.wav,deep/w, B ,,,,0.5\n",
+    )
+    pairs, axes = read_pairs(path, CLIPS, ["quality"])
+    assert pairs.clips.tolist() == [[0, 1], [2, 0], [1, 3]]
+    assert pairs.winner.tolist() == [1, 0, -1]
+    assert pairs.raters == ("S: ann", "T: ann")
+    assert pairs.rater.tolist() == [0, 1, -1]
+    assert pairs.weight.tolist() == [1, 2, 0.5]
+    assert axes == ["quality"]
+    assert pairs.axis.tolist() == [0, 0, 0]
+
+
+HEAD = "clip_a,clip_b,winner,axis,weight\n"
+
+
+@pytest.mark.parametrize(("text", "axes", "said"), [
+    (HEAD + "x,y,a,,\nx,q,a,,\n", ["m"], "row 3: clip_b 'q' is none of the 4 clips"),
+    (HEAD + "x,y,a,,\nq,x,a,,\n", ["m"], "row 3: clip_a 'q' is none of the 4 clips"),
+    (HEAD + "x,x.wav,a,,\n", ["m"], "row 2: clip 'x' is paired with itself; name two clips"),
+    (HEAD + "x,y,x,,\nx,y,,,\n", ["m"], "rows 2, 3; the first: winner is 'x'; write a, b or tie"),
+    (HEAD + "x,y,a,,0\n", ["m"], "row 2: weight 0 is not above 0"),
+    (HEAD + "x,y,a,,many\n", ["m"], "row 2: 'many' in column 'weight' is not a finite number"),
+    (HEAD + "x,y,a,,\n", ["m", "n"], "row 2: no axis is named, and there are m, n"),
+    (HEAD, ["m"], "row 2: there are no pairs"),
+    ("clip_a,clip_b,winer\nx,y,a\n", ["m"], "no column 'winner'; add it; did you mean 'winer'?"),
+])  # fmt: skip
+def test_a_mistake_is_one_line(tmp_path, text, axes, said):
+    with pytest.raises(QamroError) as error:
+        read_pairs(table(tmp_path, text), CLIPS, axes)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_parquet_is_read_as_csv(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    frame = pd.DataFrame(
+        {"clip_a": ["x", "y"], "clip_b": ["y", "z"], "winner": ["a", "tie"], "weight": [1.5, None]}
+    )
+    frame.to_parquet(tmp_path / "pairs.parquet")
+    pairs, _ = read_pairs(tmp_path / "pairs.parquet", CLIPS)
+    assert pairs.weight.tolist() == [1.5, 1]
+    assert pairs.winner.tolist() == [1, 0]
+
+
+@pytest.fixture(scope="module")
+def emb(tmp_path_factory):
+    return write_synthetic(tmp_path_factory.mktemp("pairs") / "emb.h5")
+
+
+@pytest.fixture(scope="module")
+def pairs_file(emb):
+    path = emb.parent / "pairs.csv"
+    write_pairs([emb], path)
+    return path
+
+
+def test_pairs_of_ratings_are_those_of_each_trial(emb, pairs_file):
+    """Two loops over the ratings, as anybody would write it."""
+    cache = open_cache(emb)
+    clips, rated = cache.clips, cache.labels.ratings
+    scores = {}
+    for clip, axis, rater, score in zip(
+        rated.clip, rated.axis, rated.rater, rated.score, strict=True
+    ):
+        if clips["status"].iloc[clip] == "ok":
+            scores.setdefault((axis, rater, clips["group"].iloc[clip]), {})[int(clip)] = score
+    expected = {}
+    for (axis, rater, _), trial in scores.items():
+        for a, b in itertools.combinations(sorted(trial), 2):
+            won = "a" if trial[a] > trial[b] else "b" if trial[b] > trial[a] else "tie"
+            key = (clips["clip_id"].iloc[a], clips["clip_id"].iloc[b], rated.raters[rater], axis)
+            expected[key] = won
+    found = pd.read_csv(pairs_file)
+    axes = {"quality": 0, "match": 1}
+    ours = {
+        (a, b, rater, axes[axis]): won
+        for a, b, won, rater, axis in zip(
+            found["clip_a"], found["clip_b"], found["winner"], found["rater"], found["axis"],
+            strict=True,
+        )
+    }  # fmt: skip
+    assert ours == expected
+    assert len(found) == len(expected)
+
+
+def test_a_second_rating_counts_with_the_first_as_their_mean(emb):
+    cache = open_cache(emb)
+    rated, labels = cache.labels.ratings, cache.labels
+    from dataclasses import replace
+
+    few = np.flatnonzero((rated.axis == 0) & (rated.rater == 0) & (rated.clip < 2))
+    take = [few[0], few[1], few[1]]
+    again = replace(
+        rated, clip=rated.clip[take], axis=rated.axis[take], rater=rated.rater[take],
+        score=np.array([50.0, 40, 60]),
+    )  # fmt: skip
+    found = pairs_of_ratings(cache.clips, replace(labels, ratings=again))
+    assert found["winner"].tolist() == ["tie"]
+
+
+def test_figures_are_those_of_a_plain_loop():
+    random = np.random.default_rng(3)
+    size = 400
+    ends = random.integers(0, 20, (size, 2))
+    ends[:, 1] = (ends[:, 0] + 1 + ends[:, 1] % 19) % 20
+    winner, weight = random.integers(-1, 2, size), random.uniform(0.5, 2, size)
+    pairs = Pairs(ends, np.zeros(size, np.int64), winner, random.integers(0, 6, size), weight)
+    test = np.arange(20) % 5 == np.arange(5)[:, None]
+    rows = held_pairs(pairs, test)
+    gap = random.normal(size=len(rows.pair))
+    gap[:5] = 0
+    said = Said(gap, np.full(len(gap), 0.7), np.full(len(gap), 0.4))
+    found = pair_figures(rows, said)
+    hits, count, cost, total, bins = 0.0, 0.0, 0.0, 0.0, {}
+    for k in range(len(rows.pair)):
+        w, won = rows.weight[k], rows.winner[k]
+        assert test[rows.fold[k], ends[rows.pair[k]]].any()
+        x = gap[k] / 0.7
+        a, b = np.exp(x / 2), np.exp(-x / 2)
+        chance = {1: a, 0: 0.4, -1: b}[won] / (a + b + 0.4)
+        cost, total = cost - w * np.log(chance), total + w
+        if won:
+            count += w
+            hits += w * (0.5 if gap[k] == 0 else float(np.sign(gap[k]) == won))
+        expected = (a + 0.2) / (a + b + 0.4)
+        place = bins.setdefault(min(int(expected * 10), 9), [0.0, 0.0, 0.0])
+        for i, value in enumerate((w, w * expected, w * (1 + won) / 2)):
+            place[i] += value
+    assert found["accuracy"]["value"] == pytest.approx(hits / count, abs=1e-12)
+    assert found["log_loss"]["value"] == pytest.approx(cost / total, abs=1e-12)
+    error = sum(abs(e - g) for _, e, g in bins.values()) / total
+    assert found["calibration_error"]["value"] == pytest.approx(error, abs=1e-12)
+    # Each pair counts once, however many folds hold it out.
+    assert rows.weight.sum() == pytest.approx(weight[rows.counts()["held_out"] > 0].sum())
+    same = pair_difference("accuracy", rows, said, said)
+    assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
+
+
+@pytest.mark.slow
+def test_intervals_cover():
+    """Simulated tests with raters' and folds' own levels: the truth is within as often."""
+    random, truth, inside, runs = np.random.default_rng(0), 0.7, 0, 200
+    for _ in range(runs):
+        folds, raters, each = 12, 12, 2
+        fold, rater, _ = (x.ravel() for x in np.indices((folds, raters, each)))
+        level = 0.08 * random.normal(size=folds)[fold] + 0.08 * random.normal(size=raters)[rater]
+        right = random.random(len(fold)) < np.clip(truth + level, 0, 1)
+        rows = held_pairs(
+            Pairs(
+                np.stack([2 * fold, 2 * fold + 1], 1), np.zeros(len(fold), np.int64),
+                np.where(right, 1, -1), rater, np.ones(len(fold)),
+            ),
+            np.repeat(np.eye(folds, dtype=bool), 2, 1),
+        )  # fmt: skip
+        nothing = np.full(len(rows.pair), np.nan)
+        one = pair_figures(rows, Said(np.ones(len(rows.pair)), nothing, nothing))["accuracy"]
+        inside += one["low"] <= truth <= one["high"]
+    assert 0.92 <= inside / runs <= 0.99
+
+
+def test_a_run_from_pairs_alone(emb, pairs_file, tmp_path):
+    record = train(emb, tmp_path / "run", pairs=pairs_file, loss="bt", cv="group", **QUICK)
+    found = record["axes"]["quality"]
+    assert "clip_mse" not in found["models"]["qamro head"]["metrics"]
+    assert "clip_srcc" in found["models"]["qamro head"]["metrics"]
+    counts = found["pairs"]["counts"]
+    frame = pd.read_csv(pairs_file)
+    mine = frame[frame["axis"] == "quality"]
+    assert counts["pairs"] == counts["held_out"] == counts["within"] == len(mine)
+    assert counts["straddling"] == 0
+    assert counts["ties"] == (mine["winner"] == "tie").sum()
+    assert set(found["pairs"]["figures"]) == {"accuracy", "log_loss", "calibration_error"}
+    assert "folds and raters" in found["pairs"]["population"]
+    head = load_head(tmp_path / "run")
+    learned = head.axes[0].preference
+    assert learned.alone
+    assert learned.tau > 0
+    table = predict(tmp_path / "run", emb)
+    assert set(table["scale"]) == {"standard"}
+    quality = table[(table["axis"] == "quality") & table["prediction"].notna()]
+    assert abs(quality["prediction"].mean()) < 0.2
+    with pytest.raises(QamroError, match="in standard units, where an answer has ratings"):
+        predict(tmp_path / "run", emb, answer=tmp_path / "answer.txt")
+    scored = evaluate(tmp_path / "run" / "predictions.csv", emb)
+    assert all("clip_mse" not in axis["metrics"] for axis in scored["axes"].values())
+
+
+@pytest.mark.slow
+def test_systems_held_out_straddle(emb, pairs_file, tmp_path):
+    record = train(
+        emb, tmp_path / "run", pairs=pairs_file, loss="huber@standardized+bt", cv="system", **QUICK
+    )
+    found = record["axes"]["quality"]
+    counts = found["pairs"]["counts"]
+    # One clip of each system in a group: no pair is of one system.
+    assert counts["within"] == 0
+    assert counts["straddling"] == counts["held_out"] == counts["pairs"]
+    assert counts["training_most"] < counts["pairs"]
+    assert "clip_mse" in found["models"]["qamro head"]["metrics"]
+    assert not load_head(tmp_path / "run").axes[0].preference.alone
+
+
+@pytest.mark.slow
+def test_held_out_pairs_change_no_prediction(emb, pairs_file, tmp_path):
+    """Through the whole command: other verdicts of what one fold holds out."""
+    frame = pd.read_csv(pairs_file)
+    clips = open_cache(emb).clips.set_index("clip_id")["group"]
+    out = frame["clip_a"].map(clips) == "G2"
+    frame.loc[out, "winner"] = frame.loc[out, "winner"].map({"a": "b", "b": "tie", "tie": "a"})
+    frame.to_csv(tmp_path / "other.csv", index=False)
+    given = {"loss": "bt", "cv": "group", **QUICK}
+    tables = []
+    for name, path in (("a", pairs_file), ("b", tmp_path / "other.csv")):
+        train(emb, tmp_path / name, pairs=path, **given)
+        tables.append(pd.read_csv(tmp_path / name / "predictions.csv"))
+    held = tables[0]["fold"] == "G2"
+    assert held.any()
+    assert tables[0][held].equals(tables[1][held])
+    assert not tables[0][~held].equals(tables[1][~held])
+
+
+@pytest.mark.slow
+def test_clips_without_ratings_are_known_by_pairs_alone(tmp_path):
+    emb = write_synthetic(tmp_path / "emb.h5")
+    write_pairs([emb], tmp_path / "pairs.csv")
+    frame = pd.read_csv(tmp_path / "pairs.csv")
+    frame = frame[frame["axis"] == "quality"].drop(columns="axis").assign(axis="taste")
+    frame.to_csv(tmp_path / "pairs.csv", index=False)
+    record = train(
+        emb, tmp_path / "run", pairs=tmp_path / "pairs.csv", loss="bt", axis="taste", cv="group",
+        **QUICK,
+    )  # fmt: skip
+    assert set(record["axes"]["taste"]) == {"folds", "diverged", "median_epoch", "pairs"}
+    assert load_head(tmp_path / "run").axes[0].axis.name == "taste"
+    from qamro_cache.reports.report import report
+
+    report(tmp_path / "run", tmp_path / "report.html")
+    assert "held-out pairs" in (tmp_path / "report.html").read_text()
+    with pytest.raises(QamroError, match="axis taste has pairs and no ratings"):
+        train(emb, tmp_path / "no", pairs=tmp_path / "pairs.csv", axis="taste", cv="group", **QUICK)
+
+
+def test_what_cannot_be_learned_is_refused(emb, pairs_file, tmp_path):
+    with pytest.raises(OptionError, match=r"loss bt@standardized learns from pairs"):
+        train(emb, tmp_path / "run", loss="bt", **QUICK)
+    with pytest.raises(OptionError, match="output=bounded needs a rating scale"):
+        train(emb, tmp_path / "run", pairs=pairs_file, loss="bt", output="bounded", **QUICK)
+    with pytest.raises(OptionError, match="units of bt is 'raw': use standardized"):
+        train(emb, tmp_path / "run", pairs=pairs_file, loss="bt@raw", **QUICK)
+    frame = pd.read_csv(pairs_file)
+    frame[frame["axis"] == "match"].to_csv(tmp_path / "match.csv", index=False)
+    with pytest.raises(QamroError, match="axis quality has no training pair for bt@standardized"):
+        train(emb, tmp_path / "run", pairs=tmp_path / "match.csv", loss="bt", **QUICK)
+
+
+@pytest.mark.slow
+def test_heads_stop_by_pairs(emb, pairs_file, tmp_path):
+    record = train(
+        emb, tmp_path / "run", pairs=pairs_file, loss="bt", cv="group", stop="inner", **QUICK
+    )
+    assert len(record["axes"]["quality"]["validation_loss"]) == 1
+
+
+def test_grids_take_pairs(emb, pairs_file, tmp_path):
+    best = ablate(
+        emb, tmp_path / "grid", pairs=pairs_file, axis="quality", cv="group",
+        loss=["huber@standardized", "bt", "huber@standardized+bt"], seeds=1, epochs=2, widths=[4],
+    )  # fmt: skip
+    assert best
+    frame = pd.read_csv(tmp_path / "grid" / "summary.csv")
+    heads = frame[frame["model"] == "head"].set_index("loss")
+    assert heads["clip_srcc"].notna().all()
+    assert heads["clip_mse"].isna().to_dict()["bt"]
+    assert heads["clip_mse"].notna().sum() == 2
+    with pytest.raises(OptionError, match="learns from pairs"):
+        ablate(emb, tmp_path / "other", loss="bt", cv="group")
+
+
+@pytest.mark.slow
+def test_the_commands(emb, tmp_path):
+    run = CliRunner()
+    out = run.invoke(cache_command, ["pairs", str(emb), "--out", str(tmp_path / "pairs.csv")])
+    assert out.exit_code == 0, out.output
+    assert " pairs, " in out.output
+    again = ["--pairs", str(tmp_path / "pairs.csv"), "--loss", "bt", "--cv", "group"]
+    quick = ["--epochs", "2", "--seeds", "1", "--widths", "4", "--axis", "quality"]
+    out = run.invoke(
+        train_command, ["--cache", str(emb), "--out", str(tmp_path / "run"), *again, *quick]
+    )
+    assert out.exit_code == 0, out.output
+    plain = " ".join(out.output.split())
+    assert "held-out pairs (" in plain
+    assert "straddling" in plain
+    (tmp_path / "mine.csv").write_text("my own\n")
+    out = run.invoke(cache_command, ["pairs", str(emb), "--out", str(tmp_path / "mine.csv")])
+    assert out.exit_code == 1
+    assert (tmp_path / "mine.csv").read_text() == "my own\n"
+
+
+def test_battles_of_json_lines(tmp_path):
+    lines = [
+        {"path_a": "s1/p1.wav", "path_b": "s2/p1.wav", "verdict": "left"},
+        {"path_a": "s1/p2.wav", "path_b": "s2/p2.wav", "verdict": 0},
+        {"path_a": "s1/p3.wav", "path_b": "s2/p3.wav", "verdict": "skip"},
+        {"path_a": "s1/p3.wav", "path_b": "s2/p3.wav", "verdict": "B"},
+    ]
+    (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = pairs_of_battles("verdicts", tmp_path)
+    assert found["winner"].tolist() == ["a", "tie", "b"]
+    assert found["clip_b"].tolist() == ["s2/p1.wav", "s2/p2.wav", "s2/p3.wav"]
+    lines[1]["verdict"] = "hm"
+    (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(QamroError, match="row 2: the verdict 'hm' is none of a, left"):
+        pairs_of_battles("verdicts", tmp_path)
+
+
+def test_battles_of_models(tmp_path):
+    (tmp_path / "battles.csv").write_text(
+        "model_a,model_b,prompt_id,winner\nm1,m2,p1,m2\nm2,m1,p1,model_a\nm1,m3,p2,tie\n"
+    )
+    found = pairs_of_battles("battles", tmp_path)
+    assert found["clip_a"].tolist() == ["m1/p1", "m2/p1", "m1/p2"]
+    assert found["winner"].tolist() == ["b", "a", "tie"]
+
+
+def test_battles_as_music_arena_has_them(tmp_path):
+    """Records of the form that its preprocessing writes; made up."""
+    folder = tmp_path / "battle_data" / "01-2025JULAUG"
+    folder.mkdir(parents=True)
+    for k, (audio, vote) in enumerate([("a/1.mp3", "A"), ("", "B"), ("a/3.mp3", "BOTH_BAD"),
+                                       ("a/4.mp3", None)]):  # fmt: skip
+        record = {"audio_a": audio, "audio_b": f"b/{k}.mp3", "preference": vote,
+                  "user_pseudonym": "u", "feedback": ""}  # fmt: skip
+        (folder / f"{k}.json").write_text(json.dumps(record))
+    found = pairs_of_battles("music-arena", tmp_path)
+    assert found["clip_a"].tolist() == ["a/1.mp3", "a/3.mp3"]
+    assert found["winner"].tolist() == ["a", "tie"]
+    assert set(found["source"]) == {"music-arena"}
+
+
+def test_a_description_that_means_nothing_is_one_line(tmp_path):
+    text = 'path = "x.csv"\n[fields]\nclip_a = "{a}"\nclip_b = "{b}"\n[winners]\na = "1"\n'
+    path = table(tmp_path, text, "mine.toml")
+    with pytest.raises(QamroError, match="fields has no 'winner'"):
+        pairs_of_battles(path)
+    path = table(tmp_path, text.replace("[winners]", 'winner = "{v}"\n[winners]'), "mine.toml")
+    with pytest.raises(QamroError, match=r"x.csv is not there; name the folder"):
+        pairs_of_battles(path)
+    (tmp_path / "x.csv").write_text("a,b,w\nx,y,1\n")
+    with pytest.raises(QamroError, match="there is no column 'v'"):
+        pairs_of_battles(path)
