@@ -99,6 +99,8 @@ def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the head file keeps of ``metrics.json``: figures, without single seeds'."""
     axes = {}
     for name, axis in record["axes"].items():
+        if "models" not in axis:  # nothing but pairs judges it
+            continue
         models = {
             model: {
                 **{key: scored[key] for key in ("clips", "systems", "groups", "population")},

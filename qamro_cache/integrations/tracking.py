@@ -114,6 +114,7 @@ def rows_of(folder: Folder) -> Iterator[Row]:
         found = {
             f"{axis}/{name}": value
             for axis, one in record["axes"].items()
+            if "models" in one
             for name, value in _of_record(next(iter(one["models"].values()))["metrics"]).items()
         }
         yield _row(folder.name, {**about, **config.get("recipe", {})}, found)
