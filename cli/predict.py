@@ -1,5 +1,6 @@
 """``qamro-predict``: scores for new clips from a head file."""
 
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -96,12 +97,20 @@ def _title(loaded: "Head", named: Path, request: "PredictRequest") -> str:
     about = describe_head(loaded)
     told = "synthetic data" if about["synthetic"] else about["dataset"]
     encoders = " + ".join(about["encoders"])
-    under = "; ".join(f"{what} {words}" for what, words in about["licenses"].items())
+    under = "; ".join(f"{what} {_brief(words)}" for what, words in about["licenses"].items())
     return (
         f"{request.source}: {len(request.clip_ids)} clips by {named}, a head of "
         f"{len(loaded.axes[0].seeds)} seeds on {encoders} {loaded.feature}"
         f"{f', trained on {told}' if told else ''}{f' (licenses: {under})' if under else ''}"
     )
+
+
+def _brief(license: object) -> str:
+    """Return a license without what stands in brackets: whom to name, as the card does."""
+    words, left = str(license), ""
+    while words != left:
+        words, left = re.sub(r"\s*\([^()]*\)", "", words), words
+    return words
 
 
 def _show_summary(table: "pd.DataFrame", title: str, as_json: bool) -> None:

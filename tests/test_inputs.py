@@ -127,6 +127,8 @@ def test_a_tar_that_changes_is_extracted_again_and_one_that_does_not_is_kept(sha
     path = shards / "0000.tar"
     first = quick(load_manifest(path), tmp_path / "emb.h5")
     assert (first.ok, first.stats.clips_done) == (3, 3)
+    seen = open_cache(tmp_path / "emb.h5").clips
+    assert set(seen["audio_mtime_ns"]) == {path.stat().st_mtime_ns}, "it would be hashed again"
     again = quick(load_manifest(path), tmp_path / "emb.h5")
     assert (again.stats.clips_reused, again.stats.clips_done) == (3, 0)
     with tarfile.open(path) as tar:
