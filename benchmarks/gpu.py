@@ -148,7 +148,7 @@ def tests(out: Path, small: bool) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-rf", "--tb=short"]
     try:
         importlib.import_module("xdist")
-        command += ["-n", str(min(6, os.cpu_count() or 1))]
+        command += ["-n", str(min(12, os.cpu_count() or 1))]
     except ImportError:
         pass
     record = header() | {"passed": 0, "skipped": 0, "failed": {}, "seconds": {}}

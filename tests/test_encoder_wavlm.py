@@ -10,7 +10,15 @@ from clap_reference import sound
 from random_networks import make_audiobox, make_clap
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qamro_cache.encoders.wavlm import ALIGNED, HEADS, WIDTH, Attention, WavLM
+from qamro_cache.encoders.wavlm import (
+    ALIGNED,
+    CHANNELS,
+    HEADS,
+    WIDTH,
+    Attention,
+    WavLM,
+    convolve_normalized,
+)
 
 T = 99
 
@@ -43,6 +51,30 @@ def test_the_bias_is_that_of_the_equation(case):
     shares = (q @ k.mT / math.sqrt(WIDTH // HEADS) + bias).softmax(-1)
     expected = attention.out_proj((shares @ v).transpose(1, 2).reshape(2, T, WIDTH))
     torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "offset", "silence", "half"])
+def test_the_first_convolution_is_normalized_without_being_read(kind):
+    """Against a convolution and a group norm in float64; a channel can be far below its input."""
+    torch.manual_seed(0)
+    windows, weight = 0.1 * torch.randn(2, 16_000), 0.3 * torch.randn(CHANNELS, 10)
+    if kind == "smooth":
+        windows = torch.sin(0.01 * windows.cumsum(1))
+        weight[0] = torch.tensor([0.1, -0.1, *[0.0] * 8])  # differences of neighbors
+    elif kind == "offset":
+        windows = 0.01 * windows + 0.5
+    elif kind == "silence":
+        windows = torch.zeros_like(windows)
+    elif kind == "half":
+        windows[:, 8_000:] = 0
+    norm = torch.nn.GroupNorm(CHANNELS, CHANNELS).requires_grad_(False)
+    norm.weight.normal_()
+    norm.bias.normal_()
+    got = convolve_normalized(windows, weight, norm)
+    expected = norm.double()(
+        F.conv1d(windows.double()[:, None], weight.double()[:, None], stride=5)
+    )
+    torch.testing.assert_close(got.double(), expected, atol=5e-4, rtol=1e-4)
 
 
 def test_what_is_beyond_the_last_frame_is_not_read(case):

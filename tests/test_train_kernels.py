@@ -435,16 +435,17 @@ def compiled(name, capability, aligned=True):
 
     kernel, constants, options = COMPILED[name]
     names = kernel.arg_names
+    # Widths of the grid, or such as a user may name; going back the weight is read across.
+    inner, width = (512, 256) if aligned else (500, 100)
+    widths = {"inner": inner, "width": width, "w_inner": width, "w_outer": 1}
+    if constants.get("BACKWARD"):
+        widths |= {"w_inner": 1, "w_outer": inner}
+    constants = constants | {key: widths[key] for key in names if key in widths}
     types = dict.fromkeys(names, "*fp32") | dict.fromkeys(("x", "dz", "kept", "out"), "*bf16")
-    sizes = ("rows", "inner", "width", "w_inner", "w_outer", "parts")
+    sizes = ("rows", "parts")
     types |= dict.fromkeys(sizes, "i32")
     types |= {"group": "*i64"} | dict.fromkeys(constants, "constexpr")
     places = {(names.index(key),): value for key, value in constants.items()}
-    # One of a weight's strides is 1 and given as such.
-    if kernel is kernels._product:
-        one = "w_inner" if constants["BACKWARD"] else "w_outer"
-        places[names.index(one),] = 1
-        types[one] = "constexpr"
     divisible = {
         (k,): [["tt.divisibility", 16]]
         for k, key in enumerate(names)

@@ -12,7 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qamro_cache.encoders.htsat import SIZES, Htsat, HtsatSize, WindowAttention, dft_filters
+from qamro_cache.encoders.htsat import (
+    SIZES,
+    Htsat,
+    HtsatSize,
+    WindowAttention,
+    attention_kernels,
+    dft_filters,
+)
 from qamro_cache.encoders.precision import computing_in
 from qamro_cache.encoders.prompts import embed_prompts
 from qamro_cache.encoders.protocol import EncoderInfo, EncoderOptions
@@ -97,7 +104,7 @@ class ClapEncoder:
 
     def encode(self, windows: Tensor, valid: Tensor) -> Mapping[str, Tensor]:
         """Return ``embedding`` [B, 512] and ``pooled`` [B, 1024] (HTSAT-tiny: 768)."""
-        with computing_in(self.spec.precision, self.device):
+        with computing_in(self.spec.precision, self.device), attention_kernels(self.device):
             pooled = self.network.audio_branch(windows)
             embedding = self.network.audio_projection(pooled)
         with torch.inference_mode():

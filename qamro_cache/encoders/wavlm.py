@@ -1,11 +1,12 @@
 """WavLM-base for inference: every layer's mean over time.
 
 Chen et al. 2022 (arXiv 2110.13900), as Audiobox-Aesthetics uses it; parameter names are those of
-its checkpoints. Against the published module: the positional convolution goes by FFT, which GPUs
-otherwise run without their tensor cores, the feature extractor's convolutions are two-dimensional
-ones with the channels last, for the same reason, and the table of relative positions is looked up
-once. Its rows are so long that the fused attention reads them as they are, and in half precision
-they are gated in it: a bias [B, 12, 499, 499] a layer is most of what attention reads and writes.
+its checkpoints. Against the published module: the first convolution comes with its norm already in
+its weights, the positional convolution goes by FFT, which GPUs otherwise run without their tensor
+cores, the feature extractor's convolutions are two-dimensional ones with the channels last, for the
+same reason, and the table of relative positions is looked up once. Its rows are so long that the
+fused attention reads them as they are, and in half precision they are gated in it: a bias
+[B, 12, 499, 499] a layer is most of what attention reads and writes.
 """
 
 import math
@@ -25,6 +26,7 @@ CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # kern
 POSITION_KERNEL = 128
 POSITION_GROUPS = 16
 ALIGNED = 8  # attention's kernels want the rows of a bias this many numbers apart, or copy it all
+PART = 1_000  # frames whose products are summed at once
 
 
 class FeatureExtractor(nn.Module):
@@ -43,13 +45,46 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, windows: Tensor) -> Tensor:
         """Waveforms [B, samples] -> [B, frames, 512]."""
-        x = windows[:, None]
-        for layer, (_, stride) in zip(self.conv_layers, CONVOLUTIONS, strict=True):
-            x = convolve(x, layer.get_parameter("0.weight"), stride)
-            if hasattr(layer, "2"):
-                x = normalize_channels(x, layer.get_submodule("2"))
-            x = F.gelu(x)
+        first, norm = self.conv_layers[0], self.conv_layers[0].get_submodule("2")
+        assert isinstance(norm, nn.GroupNorm)
+        x = F.gelu(convolve_normalized(windows, first.get_parameter("0.weight")[:, 0], norm))
+        for layer, (_, stride) in zip(self.conv_layers[1:], CONVOLUTIONS[1:], strict=True):
+            x = F.gelu(convolve(x, layer.get_parameter("0.weight"), stride))
         return x.transpose(1, 2)
+
+
+def convolve_normalized(windows: Tensor, weight: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """Return the first convolution [B, 512, T] of [B, samples], normalized by channel over time.
+
+    A channel is weight . frame, so that its mean and variance over time follow from the frames':
+    weight . mean and weight . covariance . weight. The result is never read to normalize it: with
+    32,000 frames a window it is the largest that there is. In float64, for a channel that takes
+    differences of neighbors is far smaller than they are.
+
+    Args:
+        windows: waveforms.
+        weight: [512, 10].
+        norm: with a group a channel.
+    """
+    kernel, stride = CONVOLUTIONS[0]
+    with torch.autocast(windows.device.type, enabled=False):
+        frames = windows.float().unfold(1, kernel, stride)  # [B, T, 10]
+        mean = frames.mean(1, dtype=torch.float64, keepdim=True)
+        apart = frames - mean
+        # Parts of the time side by side: a long sum for each of a hundred products is slow.
+        parts = F.pad(apart, (0, 0, 0, -frames.shape[1] % PART)).unflatten(1, (-1, PART))
+        covariance = (parts.mT @ parts).sum(1) / frames.shape[1]  # [B, 10, 10]
+        w = weight.double()
+        variance = ((w @ covariance) * w).sum(2)  # [B, 512]
+        scale = norm.weight * (variance + norm.eps).rsqrt()
+        shift = norm.bias - scale * (mean @ w.T)[:, 0]
+        # A column of ones takes the shift, and zeros fill up to what a GPU loads at once.
+        maps = torch.cat([scale[:, :, None] * w, shift[:, :, None]], 2).float()
+        maps = F.pad(maps, (0, ALIGNED * 2 - maps.shape[2]))  # [B, 512, 16]
+        frames = F.pad(F.pad(frames, (0, 1), value=1.0), (0, ALIGNED * 2 - kernel - 1))
+    if windows.is_cuda:  # with the channels last, as `convolve` wants them
+        return (frames @ maps.mT).transpose(1, 2)
+    return maps @ frames.mT
 
 
 def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -59,13 +94,6 @@ def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     weight = weight[:, :, None].contiguous(memory_format=torch.channels_last)
     x = x[:, :, None].contiguous(memory_format=torch.channels_last)
     return F.conv2d(x, weight, stride=(1, stride)).squeeze(2)
-
-
-def normalize_channels(x: Tensor, norm: nn.Module) -> Tensor:
-    """Group norm with a group a channel, over time, in float32 as upstream has it."""
-    assert isinstance(norm, nn.GroupNorm)
-    out = F.group_norm(x.float(), norm.num_groups, norm.weight, norm.bias, norm.eps)
-    return out.to(x.dtype)
 
 
 class PositionConvolution(nn.Module):

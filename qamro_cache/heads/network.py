@@ -28,6 +28,8 @@ from qamro_cache.heads.outputs import activate, attention_logits, between, means
 
 Params = Mapping[str, Tensor]
 
+SEEDS = 16  # that a thread draws from at once: to hand out one takes longer
+
 
 class Windows(NamedTuple):
     """Whose windows the rows are: [R] int64 clips, [R] weights, and the number of clips."""
@@ -156,20 +158,28 @@ def init_params(
     Layer-weight and attention logits start at 0 (equal shares), norms at the identity.
     """
     shapes = parameter_shapes(architecture, row)
-    unique = sorted(set(seeds))
-    position = torch.tensor([unique.index(seed) for seed in seeds], device=device)
-    params: dict[str, Tensor] = {}
-    generators = [torch.Generator().manual_seed(seed) for seed in unique]
-    # Each generator's numbers in their order, many generators side by side.
+    unique = {seed: k for k, seed in enumerate(sorted(set(seeds)))}
+    position = torch.tensor([unique[seed] for seed in seeds], device=device)
+    whole = {name: torch.empty(len(unique), *shape) for name, shape in shapes.items()}
+    fixed = {name for name in shapes if name in ("layers", "attention") or ".norm." in name}
+
+    def draw(start: int) -> None:
+        for seed, k in list(unique.items())[start : start + SEEDS]:
+            generator = torch.Generator().manual_seed(seed)
+            for name, value in whole.items():
+                if name not in fixed:
+                    value[k].uniform_(generator=generator)
+
     with ThreadPoolExecutor() as pool:
-        for name, shape in shapes.items():
-            if name in ("layers", "attention") or ".norm." in name:
-                value = torch.full((len(unique), *shape), float(name.endswith("norm.weight")))
-            else:
-                fan_in = shapes[name.replace("bias", "weight")][0]
-                drawn = pool.map(lambda g, shape=shape: torch.rand(shape, generator=g), generators)
-                value = (torch.stack(list(drawn)).to(device) * 2 - 1) * fan_in**-0.5
-            params[name] = value.to(device=device, dtype=dtype)[position]
+        list(pool.map(draw, range(0, len(unique), SEEDS)))
+    params = {}
+    for name, value in whole.items():
+        if name in fixed:
+            value = value.fill_(float(name.endswith("norm.weight"))).to(device)
+        else:
+            fan_in = shapes[name.replace("bias", "weight")][0]
+            value = value.to(device).mul_(2).sub_(1).mul_(fan_in**-0.5)
+        params[name] = value.to(dtype)[position]
     return params
 
 

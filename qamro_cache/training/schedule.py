@@ -81,9 +81,13 @@ class Schedule:
     ) -> tuple[Indices, Bools]:
         drawn = np.zeros((len(pools), length), np.int64)
         valid = np.zeros((len(pools), length), np.bool_)
+        # A counter-based generator: any pass can be drawn without those before it. One serves all:
+        # to make one takes as long as the shuffle.
+        philox = np.random.Philox(key=0)
+        random, fresh = np.random.Generator(philox), philox.state
         for row, (pool, seed) in enumerate(zip(pools, self.seeds, strict=False)):
-            # A counter-based generator: any pass can be drawn without those before it.
-            random = np.random.Generator(np.random.Philox(key=[seed + kind, turn]))
+            fresh["state"]["key"][:] = seed + kind, turn
+            philox.state = fresh
             drawn[row, : len(pool)] = random.permutation(pool)
             valid[row, : len(pool)] = True
         return drawn, valid

@@ -8,8 +8,9 @@ atomically, so that two runs agree to the last bit, and a head does not depend o
 
 Rows are [groups, B, K] in bfloat16, shared by heads with the same ``group`` [H]; None: a head has
 its own. Weights and the optimizer's state are float32, sums too. Static shapes and no look at a
-value on the host, so a CUDA graph can capture all of it; block sizes follow from the shapes: those
-that were fastest on an H100 among 69 tried, in the memory that a multiprocessor has anywhere.
+value on the host, so that a graph can capture it. Block sizes follow from the shapes: the fastest
+of 69 on an H100, in the memory that a multiprocessor has anywhere. Widths are constants, so that
+the compiler sees what divides them, and loads as much at once.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -47,7 +48,8 @@ class Layer(NamedTuple):
 
 @triton.jit
 def _product(
-    x, group, weight, bias, kept, out, sums, rows, inner, width, w_inner, w_outer,
+    x, group, weight, bias, kept, out, sums, rows,
+    inner: tl.constexpr, width: tl.constexpr, w_inner: tl.constexpr, w_outer: tl.constexpr,
     SHARED: tl.constexpr, BACKWARD: tl.constexpr, ACTIVATION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -95,7 +97,7 @@ def _product(
 @triton.jit
 def _update(
     x, group, dz, sums, weight, bias, first_w, first_b, second_w, second_b, rates,
-    rows, inner, width, parts,
+    rows, parts, inner: tl.constexpr, width: tl.constexpr,
     SHARED: tl.constexpr, ADAM: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
     EPS_: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -138,7 +140,7 @@ def _update(
 
 
 @triton.jit
-def _score(x, weight, bias, out, rows, inner, BM: tl.constexpr, BN: tl.constexpr):
+def _score(x, weight, bias, out, rows, inner: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
     """The output layer, one number a row: a sum, not a product of matrices."""
     down = tl.cdiv(rows, BM)
     head = (tl.program_id(0) // down).to(tl.int64)
@@ -158,7 +160,8 @@ def _score(x, weight, bias, out, rows, inner, BM: tl.constexpr, BN: tl.constexpr
 
 @triton.jit
 def _score_update(
-    x, grad, dz, sums, weight, bias, first_w, first_b, second_w, second_b, rates, rows, inner,
+    x, grad, dz, sums, weight, bias, first_w, first_b, second_w, second_b, rates, rows,
+    inner: tl.constexpr,
     ADAM: tl.constexpr, ACTIVATION: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
     EPS_: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -245,7 +248,7 @@ def update(
     with torch.cuda.device_of(x):
         _update[grid](
             x, x if group is None else group, dz, sums, *_pointers(layer), rates,
-            rows, inner, width, sums.shape[1],
+            rows, sums.shape[1], inner, width,
             SHARED=group is not None, **_constants(layer), BM=bm, BN=bn, BK=bk, num_stages=2,
         )  # fmt: skip
 
