@@ -6,7 +6,7 @@ from qamro_cache.encoders.runner import Runner
 from qamro_cache.extraction.stats import Stats
 
 #: What compiling takes, and how many times faster a network is then: HTS-AT in half precision on an
-#: H100, 47 s, 2,800 windows/s without and 4,000 with (benchmarks/results/encode-cuda.json). In
+#: H100, 40 s, 2,900 windows/s without and 4,900 with (benchmarks/results/encode-cuda.json). In
 #: float32, not measured, products take most of the time and stay what they were.
 COMPILE_SECONDS = 50.0
 SPEEDUP = {"float16": 1.4, "bfloat16": 1.4, "tf32": 1.2, "float32": 1.2}
