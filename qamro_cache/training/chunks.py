@@ -77,7 +77,8 @@ def chunk_size(
     if recipe.loss.on_pairs.terms and inputs.targets.pairs is not None:
         numbers += 4 * len(inputs.targets.pairs)
     # Heads stand by folds: a stack of a part of the heads has that part of the folds, and one more.
-    fold = values.numel() * dtype.itemsize
+    # The kernels of bfloat16 keep a copy of half the size.
+    fold = values.numel() * dtype.itemsize * 3 // 2
     folds = len({(job.view, job.fold) for job in jobs})
     share = per_head + dtype.itemsize * numbers + fold * folds / len(jobs)
     free = free_on_gpu(device) - fold
