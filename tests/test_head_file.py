@@ -13,8 +13,9 @@ from qamro_cache.errors import QamroError
 from qamro_cache.heads import record
 from qamro_cache.heads.file import load_head, save_head
 from qamro_cache.heads.head import AS_IT_IS, AxisHead, Head
-from qamro_cache.heads.network import Architecture, init_params
+from qamro_cache.heads.network import Architecture
 from qamro_cache.heads.ood import reference_clips
+from qamro_cache.heads.parameters import init_params
 from qamro_cache.heads.trained import Trained
 from qamro_cache.identity import AudioPolicy, EncoderSpec, identity_of
 

@@ -10,15 +10,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qamro_cache.features.pooling import max_rows, mean_rows, take_clips, window_shares
-from qamro_cache.heads.network import (
-    Architecture,
-    Rows,
-    forward,
-    init_params,
-    input_width,
-    parameter_shapes,
-    score_rows,
-)
+from qamro_cache.heads.network import Architecture, Rows, forward, input_width, score_rows
+from qamro_cache.heads.parameters import init_params, parameter_shapes
 
 SEEDS = [3, 11, 3, 7]
 OFFSETS = torch.tensor([0, 2, 3, 7, 8])

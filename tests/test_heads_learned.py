@@ -18,7 +18,8 @@ from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.train import train
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.file import load_head
-from qamro_cache.heads.network import forward, init_params
+from qamro_cache.heads.network import forward
+from qamro_cache.heads.parameters import init_params
 from qamro_cache.losses import gaussian
 from qamro_cache.scoring.predict import predict
 from qamro_cache.training.backend import backend_of

@@ -25,8 +25,8 @@ from qamro_cache.encoders.registry import load_encoder
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.extract import extract
 from qamro_cache.heads.file import save_head
-from qamro_cache.heads.network import init_params
 from qamro_cache.heads.ood import reference_clips
+from qamro_cache.heads.parameters import init_params
 from qamro_cache.identity import identity_of
 from qamro_cache.integrations.rows import write_rows
 from qamro_cache.scoring.folder import clips_of_folder, clips_of_list

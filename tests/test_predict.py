@@ -19,8 +19,9 @@ from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.by_system import system_means
 from qamro_cache.heads.file import save_head
 from qamro_cache.heads.head import AxisHead, Head
-from qamro_cache.heads.network import Architecture, init_params
+from qamro_cache.heads.network import Architecture
 from qamro_cache.heads.ood import reference_clips
+from qamro_cache.heads.parameters import init_params
 from qamro_cache.heads.trained import trained_clips, trained_on
 from qamro_cache.identity import AudioPolicy, EncoderSpec, identity_of
 from qamro_cache.scoring.predict import predict, write_predictions

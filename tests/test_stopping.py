@@ -24,8 +24,8 @@ from qamro_cache.extraction.extract import extract
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.file import save_head
 from qamro_cache.heads.head import AxisHead, Head
-from qamro_cache.heads.network import init_params
 from qamro_cache.heads.ood import reference_clips
+from qamro_cache.heads.parameters import init_params
 from qamro_cache.identity import identity_of
 from qamro_cache.scoring.predict import predict
 

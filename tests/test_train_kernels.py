@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from test_train_stack import collect, make_data, make_folds, trained, varied_jobs
 
 from qamro_cache.evaluation import metrics
-from qamro_cache.heads.network import Architecture, Rows, init_params
+from qamro_cache.heads.network import Architecture, Rows
+from qamro_cache.heads.parameters import init_params
 from qamro_cache.losses.loss import parse_loss
 from qamro_cache.training import check, stopping
 from qamro_cache.training.batches import Batch

@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from qamro_cache.heads.network import Architecture, init_params, prepare_rows, score_rows
+from qamro_cache.heads.network import Architecture, prepare_rows, score_rows
+from qamro_cache.heads.parameters import init_params
 from qamro_cache.losses.composed import LabelStats, composed_loss
 from qamro_cache.losses.loss import Loss, parse_loss
 from qamro_cache.training.backend import plain_backend

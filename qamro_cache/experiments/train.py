@@ -34,8 +34,8 @@ from qamro_cache.experiments.request import TrainRequest, train_request
 from qamro_cache.experiments.saved import Run, save_run
 from qamro_cache.experiments.unpaired import alone
 from qamro_cache.heads.architecture import Architecture
-from qamro_cache.heads.network import parameter_shapes
 from qamro_cache.heads.ood import reference_clips
+from qamro_cache.heads.parameters import parameter_shapes
 from qamro_cache.heads.published import published_start
 from qamro_cache.memory import refuse_disk
 from qamro_cache.paths import PathLike

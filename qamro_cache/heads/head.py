@@ -56,7 +56,7 @@ class AxisHead:
     Attributes:
         axis: name and range of the scores.
         seeds: M seeds, a member each.
-        params: name -> [M, ...], as `heads.network.init_params` lays them out; they take
+        params: name -> [M, ...], as `heads.parameters.init_params` lays them out; they take
             standardized rows and give standardized scores.
         label_mean: score = label_mean + label_std * output.
         label_std: as above, in the axis' units, positive.

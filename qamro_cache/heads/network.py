@@ -7,7 +7,6 @@ learned part; `forward` is both, for whoever only wants scores.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -27,8 +26,6 @@ from qamro_cache.heads.architecture import Architecture as Architecture
 from qamro_cache.heads.outputs import activate, attention_logits, between, means, mixed
 
 Params = Mapping[str, Tensor]
-
-SEEDS = 16  # that a thread draws from at once: to hand out one takes longer
 
 
 class Windows(NamedTuple):
@@ -122,67 +119,6 @@ def beside_prompt(inputs: str, values: Tensor, prompt: Tensor) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def parameter_shapes(architecture: Architecture, row: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Return each parameter's shape for one head whose rows have shape ``row``, in a fixed order.
-
-    Layer k is ``k.weight`` [in, out] and ``k.bias`` [out] (with ``k.norm.weight`` and
-    ``k.norm.bias``), the last one ``output.weight`` and ``output.bias``; ``layers`` [L] are the
-    logits of the layers' weights in a mix, ``attention`` [D] those of attention pooling.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    width = row[-1]
-    if architecture.mixes:
-        shapes["layers"] = (row[0],)
-    if architecture.pooling == "attention":
-        shapes["attention"] = (width,)
-    for k, out in enumerate(architecture.widths):
-        shapes[f"{k}.weight"], shapes[f"{k}.bias"] = (width, out), (out,)
-        if architecture.layer_norm:
-            shapes[f"{k}.norm.weight"], shapes[f"{k}.norm.bias"] = (out,), (out,)
-        width = out
-    last = 2 if architecture.output == "gaussian" else 1
-    shapes["output.weight"], shapes["output.bias"] = (width, last), (last,)
-    return shapes
-
-
-def init_params(
-    architecture: Architecture,
-    row: Sequence[int],
-    seeds: Sequence[int],
-    *,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> dict[str, Tensor]:
-    """Initialize as torch.nn.Linear does, uniform in 1/sqrt(in), head k from seeds[k] alone.
-
-    Layer-weight and attention logits start at 0 (equal shares), norms at the identity.
-    """
-    shapes = parameter_shapes(architecture, row)
-    unique = {seed: k for k, seed in enumerate(sorted(set(seeds)))}
-    position = torch.tensor([unique[seed] for seed in seeds], device=device)
-    whole = {name: torch.empty(len(unique), *shape) for name, shape in shapes.items()}
-    fixed = {name for name in shapes if name in ("layers", "attention") or ".norm." in name}
-
-    def draw(start: int) -> None:
-        for seed, k in list(unique.items())[start : start + SEEDS]:
-            generator = torch.Generator().manual_seed(seed)
-            for name, value in whole.items():
-                if name not in fixed:
-                    value[k].uniform_(generator=generator)
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(draw, range(0, len(unique), SEEDS)))
-    params = {}
-    for name, value in whole.items():
-        if name in fixed:
-            value = value.fill_(float(name.endswith("norm.weight"))).to(device)
-        else:
-            fan_in = shapes[name.replace("bias", "weight")][0]
-            value = value.to(device).mul_(2).sub_(1).mul_(fan_in**-0.5)
-        params[name] = value.to(dtype)[position]
-    return params
-
-
 def fold_standardization(params: Params, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
     """Return parameters that take raw rows where ``params`` take (row - mean) / std.
 
@@ -233,7 +169,7 @@ def score_rows(
 
     Args:
         architecture: the heads'.
-        params: stacked, as `init_params` makes them.
+        params: stacked, as `parameters.init_params` makes them.
         rows: as `prepare_rows` makes them.
         bounds: [heads, 2] label range in standardized units, for the bounded output.
         dropout: in training: (layer, its output [heads, R or C, width]) -> a factor for it.

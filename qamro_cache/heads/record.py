@@ -28,8 +28,9 @@ from qamro_cache.files import json_text
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.head import AS_IT_IS, AxisHead, Head, preference_of
 from qamro_cache.heads.header import Header
-from qamro_cache.heads.network import input_width, parameter_shapes
+from qamro_cache.heads.network import input_width
 from qamro_cache.heads.ood import Reference
+from qamro_cache.heads.parameters import parameter_shapes
 from qamro_cache.heads.trained import SIGNATURE, Trained
 from qamro_cache.identity import check_identity
 

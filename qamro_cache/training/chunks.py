@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 
-from qamro_cache.heads.network import parameter_shapes
+from qamro_cache.heads.parameters import parameter_shapes
 from qamro_cache.training.inputs import Features, Inputs
 from qamro_cache.training.recipe import Job, Recipe
 from qamro_cache.training.stack import EVAL_CLIPS

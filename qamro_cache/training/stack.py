@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from qamro_cache.heads.network import init_params, score_rows, take_rows
+from qamro_cache.heads.network import score_rows, take_rows
 from qamro_cache.heads.outputs import means
+from qamro_cache.heads.parameters import init_params
 from qamro_cache.training.backend import Backend
 from qamro_cache.training.batches import Batch, Batches
 from qamro_cache.training.inputs import Inputs

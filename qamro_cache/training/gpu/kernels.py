@@ -8,9 +8,8 @@ atomically, so that two runs agree to the last bit, and a head does not depend o
 
 Rows are [groups, B, K] in bfloat16, shared by heads with the same ``group`` [H]; None: a head has
 its own. Weights and the optimizer's state are float32, sums too. Static shapes and no look at a
-value on the host, so that a graph can capture it. Block sizes follow from the shapes: the fastest
-of 69 on an H100, in the memory that a multiprocessor has anywhere. Widths are constants, so that
-the compiler sees what divides them, and loads as much at once.
+value on the host, so that a graph can capture it. Block sizes follow from the shapes (the fastest
+of 69 on an H100); widths are constants, so that as much is loaded at once as divides them.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 

@@ -1,0 +1,72 @@
+"""The parameters of stacked heads: their shapes, and what they are at first."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from qamro_cache.heads.architecture import Architecture
+
+SEEDS = 16  # that a thread draws from at once: to hand out one takes longer
+
+
+def parameter_shapes(architecture: Architecture, row: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Return each parameter's shape for one head whose rows have shape ``row``, in a fixed order.
+
+    Layer k is ``k.weight`` [in, out] and ``k.bias`` [out] (with ``k.norm.weight`` and
+    ``k.norm.bias``), the last one ``output.weight`` and ``output.bias``; ``layers`` [L] are the
+    logits of the layers' weights in a mix, ``attention`` [D] those of attention pooling.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    width = row[-1]
+    if architecture.mixes:
+        shapes["layers"] = (row[0],)
+    if architecture.pooling == "attention":
+        shapes["attention"] = (width,)
+    for k, out in enumerate(architecture.widths):
+        shapes[f"{k}.weight"], shapes[f"{k}.bias"] = (width, out), (out,)
+        if architecture.layer_norm:
+            shapes[f"{k}.norm.weight"], shapes[f"{k}.norm.bias"] = (out,), (out,)
+        width = out
+    last = 2 if architecture.output == "gaussian" else 1
+    shapes["output.weight"], shapes["output.bias"] = (width, last), (last,)
+    return shapes
+
+
+def init_params(
+    architecture: Architecture,
+    row: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """Initialize as torch.nn.Linear does, uniform in 1/sqrt(in), head k from seeds[k] alone.
+
+    Layer-weight and attention logits start at 0 (equal shares), norms at the identity.
+    """
+    shapes = parameter_shapes(architecture, row)
+    unique = {seed: k for k, seed in enumerate(sorted(set(seeds)))}
+    position = torch.tensor([unique[seed] for seed in seeds], device=device)
+    whole = {name: torch.empty(len(unique), *shape) for name, shape in shapes.items()}
+    fixed = {name for name in shapes if name in ("layers", "attention") or ".norm." in name}
+
+    def draw(start: int) -> None:
+        for seed, k in list(unique.items())[start : start + SEEDS]:
+            generator = torch.Generator().manual_seed(seed)
+            for name, value in whole.items():
+                if name not in fixed:
+                    value[k].uniform_(generator=generator)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(draw, range(0, len(unique), SEEDS)))
+    params = {}
+    for name, value in whole.items():
+        if name in fixed:
+            value = value.fill_(float(name.endswith("norm.weight"))).to(device)
+        else:
+            fan_in = shapes[name.replace("bias", "weight")][0]
+            value = value.to(device).mul_(2).sub_(1).mul_(fan_in**-0.5)
+        params[name] = value.to(dtype)[position]
+    return params
