@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from qamro_cache.heads.architecture import Architecture
-from qamro_cache.heads.network import Layers, Rows, parameter_shapes, score_rows, take_rows
+from qamro_cache.heads.network import Layers, Rows, score_rows, take_rows
 from qamro_cache.heads.outputs import activate
+from qamro_cache.heads.parameters import parameter_shapes
 from qamro_cache.training.batches import Batch
 from qamro_cache.training.optimizer import Optimizer
 
