@@ -8,6 +8,7 @@
     ablate(cache, "grid", head=["mlp", "ridge"])    a grid of settings, compared
     predict("run/head.safetensors", cache)          scores of clips, or of a folder of audio
     list_heads()                        names of the heads that come with the package
+    Scorer.from_file("run/head.safetensors").score("clip.wav")    a head kept in memory, for sound
     evaluate("run/predictions.csv", cache)          how well scores agree with listeners
     report("run")                       a page to look at
     QamroRegressor(alpha=0.2).fit(X, y)     heads on arrays, without a cache (scikit-learn)
@@ -41,10 +42,12 @@ if TYPE_CHECKING:
     from qamro_cache.losses.qamro import qamro_loss as qamro_loss
     from qamro_cache.reports.report import report as report
     from qamro_cache.scoring.predict import predict as predict
+    from qamro_cache.scoring.scorer import Scorer as Scorer
 
 _HOME = {
     "QAMROLoss": "qamro_cache.losses.qamro",
     "QamroRegressor": "qamro_cache.integrations.regressor",
+    "Scorer": "qamro_cache.scoring.scorer",
     "ablate": "qamro_cache.experiments.ablate",
     "evaluate": "qamro_cache.evaluation.evaluate",
     "export_head": "qamro_cache.integrations.export",

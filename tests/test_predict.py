@@ -108,7 +108,7 @@ def pooled(cache):
 
 @pytest.mark.parametrize("windows_at_once", [1, 4, 8192])
 def test_members_are_averaged_in_the_axis_units(cache, monkeypatch, windows_at_once):
-    monkeypatch.setattr("qamro_cache.scoring.predict._WINDOWS", windows_at_once)
+    monkeypatch.setattr("qamro_cache.scoring.scores._WINDOWS", windows_at_once)
     head = make_head()
     table = predict(head, cache=cache)
     members = by_modules(head, pooled(cache))

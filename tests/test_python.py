@@ -258,5 +258,5 @@ def test_help_begins_with_what_a_user_calls():
     assert len(head) < 30
     for name in qamro_cache.__all__:
         if not name.startswith("__"):
-            assert any(f"{name}(" in line for line in head), name
+            assert any(f"{name}(" in line or f"{name}." in line for line in head), name
     assert os.linesep.join(head).count("cache.table(") == 1

@@ -2,17 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qamro_cache.audio.resample import Resampler, make_resampler
-from qamro_cache.audio.sound import Sound
+from qamro_cache.audio.sound import Readable, Sound
 from qamro_cache.audio.windows import Samples, Window, WindowCutter
 from qamro_cache.identity import AudioPolicy
-
-if TYPE_CHECKING:
-    from qamro_cache.audio.shared import SharedSound
 
 
 class ClipDecoder(Sound):
@@ -25,7 +21,7 @@ class ClipDecoder(Sound):
     """
 
     def __init__(
-        self, path: str | Path, policy: AudioPolicy, shared: "SharedSound | None" = None
+        self, path: str | Path, policy: AudioPolicy, shared: Readable | None = None
     ) -> None:
         super().__init__(path)
         self.policy, self._shared = policy, shared

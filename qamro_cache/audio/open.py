@@ -197,12 +197,20 @@ def blocks_of(
         if len(block) == 0:
             return
         done += len(block)
-        with np.errstate(invalid="ignore", over="ignore"):
-            mono = file.channels == 1
-            mixed = block[:, 0] if mono else block.mean(axis=1, dtype=np.float32)
-        if not np.isfinite(mixed).all():
-            raise ClipError("not-finite", f"{path} holds NaN or infinite samples")
-        yield block, mixed
+        yield block, mixed(block, str(path))
+
+
+def mixed(block: Samples, name: str) -> Samples:
+    """Return the mean of the channels [frames] of a block [frames, channels].
+
+    Raises:
+        ClipError: ``not-finite``.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+    if not np.isfinite(mean).all():
+        raise ClipError("not-finite", f"{name} holds NaN or infinite samples")
+    return mean
 
 
 def _unknown(handle: int, path: Path, reason: str) -> ClipError:

@@ -4,12 +4,15 @@ Both give, block by block, what their library gives for the whole clip at once.
 """
 
 import math
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from qamro_cache.audio.windows import Samples
 from qamro_cache.errors import ClipError, QamroError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Largest filter bank that torchaudio may build, in numbers: odd pairs of rates need huge ones.
 MAX_KERNEL = 50_000_000
@@ -111,17 +114,26 @@ class TorchaudioResampler:
 
     def _resample(self, samples: Samples) -> Samples:
         import torch
-        import torchaudio
 
         with torch.inference_mode():
-            out = torchaudio.functional.resample(
-                torch.from_numpy(samples),
-                self._rate,
-                self._to,
-                lowpass_filter_width=self._width,
-                resampling_method="sinc_interp_hann",
-            )
+            out = torchaudio_resampled(torch.from_numpy(samples), self._rate, self._to, self._width)
         return np.asarray(out.numpy(), np.float32)
+
+
+def torchaudio_resampled(samples: "Tensor", rate: int, to: int, width: int) -> "Tensor":
+    """Return samples [T] at another rate, all at once; differentiable."""
+    import torchaudio
+
+    found: Tensor = torchaudio.functional.resample(
+        samples, rate, to, lowpass_filter_width=width, resampling_method="sinc_interp_hann"
+    )
+    return found
+
+
+def torchaudio_width(name: str) -> int | None:
+    """Return the width of torchaudio's filter that a resampler's name says; None for another."""
+    width = name.removeprefix("torchaudio-sinc-hann-")
+    return int(width) if width != name and width.isdecimal() else None
 
 
 def make_resampler(name: str, rate: int, to: int) -> Resampler:
@@ -139,9 +151,9 @@ def make_resampler(name: str, rate: int, to: int) -> Resampler:
         return SameRate() if rate == to else SoxrResampler(quality, rate, to)
     if library == "librosa" and quality.removeprefix("soxr-") in _QUALITIES:
         return SameRate() if rate == to else LibrosaResampler(quality[5:], rate, to)
-    width = quality.removeprefix("sinc-hann-")
-    if library == "torchaudio" and quality.startswith("sinc-hann-") and width.isdecimal():
-        return SameRate() if rate == to else TorchaudioResampler(int(width), rate, to)
+    width = torchaudio_width(name)
+    if width is not None:
+        return SameRate() if rate == to else TorchaudioResampler(width, rate, to)
     raise QamroError(
         f"no resampler {name!r}; there are soxr-HQ, librosa-soxr-HQ and torchaudio-sinc-hann-6"
     )

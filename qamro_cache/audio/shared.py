@@ -2,11 +2,11 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from qamro_cache.audio.sound import Block, Sound
+from qamro_cache.audio.sound import Block, Readable, Sound
 
 #: Bytes of a file's samples that are kept: of a longer one readers that are behind decode it again.
 LONGEST = 64 << 20
@@ -76,15 +76,22 @@ class SharedSound:
 
 
 class SharedSounds:
-    """The files that so many readers ask for, each once."""
+    """The files that so many readers ask for, each once.
 
-    def __init__(self, readers: int) -> None:
-        self._readers = readers
+    Args:
+        readers: how many there are.
+        held: sound that is in memory, by what it is asked for as.
+    """
+
+    def __init__(self, readers: int, held: Mapping[str, Readable] | None = None) -> None:
+        self._readers, self._held = readers, held or {}
         self._waiting: OrderedDict[str, tuple[SharedSound, int]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, path: str) -> SharedSound:
+    def take(self, path: str) -> Readable:
         """Return a file's sound for one more reader; the last one's is forgotten here."""
+        if path in self._held:
+            return self._held[path]
         with self._lock:
             if path not in self._waiting:
                 self._waiting[path] = SharedSound(path), self._readers

@@ -9,13 +9,13 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from qamro_cache.audio.containers.source import Part
 from qamro_cache.audio.fingerprint import NO_FINGERPRINT, Fingerprinter
-from qamro_cache.audio.open import blocks_of, open_regular, opened_parts
+from qamro_cache.audio.open import blocks_of, mixed, open_regular, opened_parts
 from qamro_cache.audio.windows import Samples
 from qamro_cache.errors import ClipError
 
@@ -81,6 +81,25 @@ class Sound:
         self.samples_sha256 = self._hash.hexdigest()
         self.fingerprint = fingerprinter.finish()
 
+    def blocks_in_memory(self, samples: Samples, rate: int) -> Iterator[Block]:
+        """Yield the blocks of sound [frames, channels] that no file holds, as if one did.
+
+        Raises:
+            ClipError: ``not-finite``.
+        """
+        Sound.__init__(self, self.path)
+        fingerprinter = Fingerprinter(rate)
+        step = max(1, BLOCK // samples.shape[1])
+        for first in range(0, len(samples), step):
+            block = samples[first : first + step]
+            mean = np.ascontiguousarray(mixed(block, "the clip"))
+            self.duration = (first + len(block)) / rate
+            self._measure(block, mean)
+            fingerprinter.push(mean)
+            yield Block(mean, rate)
+        self.samples_sha256 = self._hash.hexdigest()
+        self.fingerprint = fingerprinter.finish()
+
     def learn(self, other: "Sound") -> None:
         """Take over what another reader of the same file knows of it by now."""
         for name, value in vars(other).items():
@@ -116,3 +135,11 @@ class Sound:
             self.mixed_peak = self.peak
         else:
             self.mixed_peak = max(self.mixed_peak, float(mixed.max()), -float(mixed.min()))
+
+
+class Readable(Protocol):
+    """Sound that several readers may ask for: a shared file, or samples in memory."""
+
+    def read(self, reader: Sound) -> Iterator[Block]:
+        """Yield the blocks, and tell the reader what is known of the sound."""
+        ...

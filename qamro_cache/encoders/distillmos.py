@@ -5,10 +5,12 @@ Speech Quality Assessment" (2025). Needs no download, so it is the demo's encode
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from qamro_cache.encoders.precision import computing_in
 from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
@@ -28,6 +30,8 @@ class DistillMosEncoder(Encoder):
     every second or closer; we cut one window after another, and a tail is moved back to a full
     window. The model scales every window by its peak.
     """
+
+    differentiable = True
 
     def __init__(self, options: EncoderOptions, device: str) -> None:
         import distillmos
@@ -66,11 +70,25 @@ class DistillMosEncoder(Encoder):
         last = self.model.transformer_pool_attn.pool.linear3
         hook = last.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
         try:
-            with computing_in(self.spec.precision, self.device):
+            silence = _Silence() if windows.requires_grad else nullcontext()
+            with computing_in(self.spec.precision, self.device), silence:
                 mos = self.model(windows)
         finally:
             hook.remove()
         return {"embedding": taken[0], "mos": mos.reshape(len(windows), 1)}
+
+
+class _Silence(TorchFunctionMode):
+    """Gives a spectrum's bins of exact silence, such as padding, the gradient 0.
+
+    The model takes the 0.3rd power of a bin's size, whose derivative at 0 is not a number.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        if func is torch.stft and out.requires_grad:
+            out.register_hook(lambda grad: torch.where(grad.isfinite(), grad, 0))
+        return out
 
 
 INFO = EncoderInfo(

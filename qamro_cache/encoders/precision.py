@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
@@ -16,6 +17,18 @@ PRECISIONS: dict[str, torch.dtype | None] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+_gradient = ContextVar("qamro_gradient", default=False)
+
+
+@contextmanager
+def with_gradient() -> Iterator[None]:
+    """Let encoders that are ``differentiable`` keep, inside, the gradient by their windows."""
+    token = _gradient.set(True)
+    try:
+        yield
+    finally:
+        _gradient.reset(token)
 
 
 def choose_precision(info: EncoderInfo, options: EncoderOptions, device: str) -> str:
@@ -40,7 +53,7 @@ def check_precision(precision: str, device: str) -> None:
 
 @contextmanager
 def computing_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Inference mode at ``precision``, whatever the process' own TF32 switches are.
+    """Inference mode (but see `with_gradient`) at ``precision``, whatever the TF32 switches are.
 
     Convolutions use TF32 by PyTorch's default, so that plain float32 must switch it off; both
     switches are put back at the end.
@@ -49,7 +62,7 @@ def computing_in(precision: str, device: torch.device) -> Iterator[None]:
     with (
         float32_products(tf32=tf32),
         _convolutions(tf32),
-        torch.inference_mode(),
+        torch.inference_mode(not _gradient.get()),
         torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
     ):
         yield

@@ -15,6 +15,8 @@ class Encoder(Protocol):
     """A frozen model: windows in, named features out. Pure: same input, same output.
 
     One that inherits from this needs no `encode_text` where it has no text tower.
+    One whose `encode` keeps the gradient by the windows, within `precision.with_gradient`, says so
+    by an attribute ``differentiable`` that is true.
     """
 
     spec: EncoderSpec

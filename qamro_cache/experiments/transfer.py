@@ -22,7 +22,8 @@ from qamro_cache.experiments.tables import Outcome
 from qamro_cache.experiments.thinned import learned_from
 from qamro_cache.heads.head import Head
 from qamro_cache.scoring.company import hearing
-from qamro_cache.scoring.predict import member_scores, predict_cache
+from qamro_cache.scoring.predict import predict_cache
+from qamro_cache.scoring.scores import member_scores
 from qamro_cache.scoring.seen import head_sources, prompts, seen
 from qamro_cache.training.inputs import Bools
 from qamro_cache.training.meter import ProgressCallback
@@ -79,7 +80,7 @@ def _scores(head: Head, onto: Onto) -> list[Floats]:
     found: dict[int, Floats] = {}
     for view, axes in seen(head, sources, company, "cpu"):
         taken = take_windows(view, rows)
-        found |= {row: member_scores(head, head.axes[row], *taken, text) for row in axes}
+        found |= {row: member_scores(head, head.axes[row], *taken, text).numpy() for row in axes}
     return [found[row] for row in range(len(head.axes))]
 
 

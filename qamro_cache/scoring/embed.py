@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qamro_cache.datasets.records import Dataset
-from qamro_cache.encoders.protocol import WeightsOptions
+from qamro_cache.encoders.protocol import Encoder, WeightsOptions
 from qamro_cache.encoders.registry import find_encoder, load_encoder, options_of
 from qamro_cache.errors import QamroError
 from qamro_cache.extraction.request import ExtractRequest
@@ -36,14 +36,26 @@ def embed(
     Goes on where an earlier run of the same files was stopped; what failed then is tried again.
     """
     asked = []
-    for identity, out in zip(head.identities, files, strict=True):
-        options = options_of(identity, _weights_of(identity, head, weights))
-        encoder = load_encoder(str(identity["name"]), options, device)
+    encoders = encoders_of(head, weights, device)
+    for identity, encoder, out in zip(head.identities, encoders, files, strict=True):
         dtype = str(identity["stored_dtype"])
         request = ExtractRequest(device=device, dtype=dtype, retry_failed=True)
         asked.append(Asked(encoder, out, request))
     extract_together(clips, asked, progress)
     return join_caches(list(files))
+
+
+def encoders_of(head: Head, weights: WeightsOptions, device: str) -> list[Encoder]:
+    """Load the encoders that a head was trained on, each as its identity has it.
+
+    Raises:
+        QamroError: one is not ready here, or an option is for several of them.
+    """
+    found = []
+    for identity in head.identities:
+        options = options_of(identity, _weights_of(identity, head, weights))
+        found.append(load_encoder(str(identity["name"]), options, device))
+    return found
 
 
 def _weights_of(identity: Mapping[str, Any], head: Head, weights: WeightsOptions) -> WeightsOptions:

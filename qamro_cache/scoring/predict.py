@@ -9,27 +9,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
-from torch import Tensor
 
 from qamro_cache.cache.reader import Cache, CacheLike
 from qamro_cache.datasets.records import Dataset, Labels
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.scales import STANDARD, scale_name
-from qamro_cache.features.pooling import mean_rows, take_clips
-from qamro_cache.features.sources import Sources, join_caches
+from qamro_cache.features.sources import Sources
 from qamro_cache.files import refuse_same
 from qamro_cache.heads.file import load_head
 from qamro_cache.heads.head import AxisHead, Head
-from qamro_cache.heads.network import forward
 from qamro_cache.heads.trained import trained_on
 from qamro_cache.paths import PathLike
-from qamro_cache.scoring.company import company_words, hearing, lacks_reference
+from qamro_cache.scoring.company import hearing
 from qamro_cache.scoring.notices import point_out
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.request import PredictRequest, predict_request
-from qamro_cache.scoring.seen import head_sources, prompts, seen
+from qamro_cache.scoring.scores import Scores, score_clips
 from qamro_cache.scoring.table import (
     COLUMNS,
     refuse_answer,
@@ -40,12 +36,6 @@ from qamro_cache.scoring.table import (
 from qamro_cache.settings import documented
 
 logger = logging.getLogger("qamro_cache")
-
-#: Windows scored at once: bounds the memory for hidden layers, whatever the cache's size.
-_WINDOWS = 8192
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 @documented(PredictOptions)
@@ -154,41 +144,18 @@ def predict_cache(
         beside: ids of clips that are but company.
         strict: refuse clips without such company as the head learned from.
     """
-    joined = cache if isinstance(cache, Sources) else join_caches(cache)
-    sources = head_sources(head, joined)
+    scores = score_clips(head, cache, device, beside, strict=strict)
+    return scores_table(head, scores, beside)
+
+
+def scores_table(head: Head, scores: Scores, beside: Collection[str] = ()) -> pd.DataFrame:
+    """Return what a head says of clips as the table of `predict`, less those that are company."""
+    sources = scores.sources
     clips = sources.clips
-    text, missing = prompts(head, sources, device)
-    missing[(missing == "") & lacks_reference(head, clips)] = "its reference has no features"
-    scored = (clips["status"] == "ok").to_numpy() & (missing == "")
-    failed = clips["reason"].to_numpy(str)
-    known = np.where((missing != "") & (failed == ""), missing, failed)
-    reasons = np.where(scored, "", known)
-    members = [np.full((len(one.seeds), len(clips)), np.nan) for one in head.axes]
-    ood = np.zeros((len(head.axes), len(clips)), bool)
-    asked = scored & ~clips["clip_id"].isin(list(beside)).to_numpy()
-    company = hearing(head, clips, asked, str(sources.first.paths[0]))
-    told = company_words(head, company, clips, asked, strict=strict)
-    for view, axes in seen(head, sources, company, device):
-        windows, offsets, weights = view
-        for block in _blocks(offsets.diff().cpu().numpy(), np.flatnonzero(asked)):
-            taken = take_clips(offsets, torch.as_tensor(block, device=offsets.device))
-            w, share = windows[taken.windows].float(), weights[taken.windows]
-            prompt = None if text is None else text[torch.as_tensor(block, device=text.device)]
-            means = mean_rows(w.flatten(1), taken.clip, share, len(block))
-            far = head.reference.is_ood(means).cpu().numpy()
-            for row in axes:
-                one = head.axes[row]
-                members[row][:, block] = member_scores(head, one, w, taken.offsets, share, prompt)
-                own = one.reference
-                ood[row, block] = far if own is None else own.is_ood(means).cpu().numpy()
     fingerprints = sources.first.fingerprints_of(np.arange(len(clips)))
     learned = trained_on(head.trained, len(head.axes), clips, fingerprints)
-    parts = zip(head.axes, members, ood, learned, strict=True)
     table = pd.concat(
-        [
-            _table(sources, one, scores, far, known, told, reasons)
-            for one, scores, far, known in parts
-        ],
+        [_table(scores, row, one, learned[row]) for row, one in enumerate(head.axes)],
         ignore_index=True,
     )
     table = table[~table["clip_id"].isin(list(beside))].reset_index(drop=True)
@@ -196,44 +163,12 @@ def predict_cache(
     return table
 
 
-def member_scores(
-    head: Head,
-    one: AxisHead,
-    windows: Tensor,
-    offsets: Tensor,
-    weights: Tensor,
-    text: Tensor | None,
-) -> Floats:
-    """Return the scores [M, C] of an axis' members in its units."""
-    device = windows.device
-    out = forward(
-        head.architecture,
-        {name: value.to(device) for name, value in one.params.items()},
-        windows,
-        offsets,
-        weights,
-        text=text,
-        mean=None if one.row_mean is None else one.row_mean.to(device),
-        std=None if one.row_std is None else one.row_std.to(device),
-        bounds=one.bounds.to(device),
-    )
-    scores: Floats = (one.label_mean + one.label_std * out.double()).cpu().numpy()
-    return scores
-
-
-def _table(
-    sources: Sources,
-    one: AxisHead,
-    scores: Floats,
-    ood: npt.NDArray[np.bool_],
-    known: npt.NDArray[np.object_],
-    told: npt.NDArray[np.object_],
-    reasons: Any,
-) -> pd.DataFrame:
+def _table(found: Scores, row: int, one: AxisHead, known: npt.NDArray[np.object_]) -> pd.DataFrame:
     """Return the rows of one axis."""
+    scores = found.members[row].cpu().numpy()
     if not one.standard and (off := one.axis.notice_outside(scores.mean(0))):
         logger.warning(off)
-    clips = sources.clips
+    clips = found.sources.clips
     return pd.DataFrame(
         {
             "clip_id": clips["clip_id"],
@@ -243,24 +178,16 @@ def _table(
             "seed": "mean",
             "fold": "",
             "prediction": scores.mean(0),
-            "target": _targets(sources.labels, one.axis.name),
+            "target": _targets(found.sources.labels, one.axis.name),
             "scale": STANDARD if one.standard else scale_name(one.axis),
             "std": scores.std(0, ddof=1) if len(scores) > 1 else np.nan,
-            "ood": ood,
+            "ood": found.ood[row],
             "trained_on": known,
-            "company": told,
-            "reason": reasons,
+            "company": found.told,
+            "reason": found.reasons,
         },
         columns=list(COLUMNS),
     )
-
-
-def _blocks(counts: Ints, rows: Ints) -> list[Ints]:
-    """Cut clips into blocks of about _WINDOWS windows."""
-    if len(rows) == 0:
-        return []
-    block = np.cumsum(counts[rows]) // _WINDOWS
-    return np.split(rows, np.flatnonzero(np.diff(block)) + 1)
 
 
 def _targets(labels: Labels, axis: str) -> Any:
