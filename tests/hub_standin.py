@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
         if files is None:
             return self.answer(401, {"error": "Repository not found"}, "RepoNotFound")
         assert what == "resolve"
-        if revision not in ("main", COMMIT):
+        if revision not in ("main", "v1", COMMIT):
             return self.answer(404, {"error": "Revision not found"}, "RevisionNotFound")
         data = files.get("/".join(path))
         if data is None:

@@ -1,9 +1,11 @@
 """Heads to and from a hub: a stand-in of its HTTP interface on this machine; and their cards."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -54,7 +56,7 @@ def hub(request, monkeypatch, tmp_path):
     server.server_close()
 
 
-def test_a_head_goes_to_the_hub_and_comes_back(trained, hub, tmp_path):
+def test_a_head_goes_to_the_hub_and_comes_back(trained, hub, tmp_path, monkeypatch):
     run, cache, _ = trained
     sent = push(run, "ann/quality", private=True)
     assert sent.startswith(f"{hub.url}/ann/quality/commit/")
@@ -69,6 +71,10 @@ def test_a_head_goes_to_the_hub_and_comes_back(trained, hub, tmp_path):
     hub.broken = 500  # What is in the cache is taken from there.
     assert pull("ann/quality") == back
     hub.broken = 0
+    documents = (Path(__file__).resolve().parents[1] / "docs" / "heads.md").read_text()
+    (example,) = re.findall(r"stand-in of the hub -->\n```python\n(.*?)```", documents, re.DOTALL)
+    monkeypatch.chdir(run.parent)
+    exec(example, {})
     (tmp_path / "mine.md").write_text("---\nlicense: mit\n---\nmine")
     push(run, "ann/quality", card=tmp_path / "mine.md")
     assert files["README.md"] == b"---\nlicense: mit\n---\nmine"

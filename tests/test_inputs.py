@@ -151,7 +151,7 @@ def test_a_broken_member_is_a_row_and_a_broken_tar_one_line(shards, tmp_path):
     torn = tmp_path / "torn.tar"
     for cut in (700, len(data) // 2 + 100):
         torn.write_bytes(data[:cut])
-        with pytest.raises(QamroError, match=r"torn.tar is no tar, is cut short, or is compressed"):
+        with pytest.raises(QamroError, match=r"torn.tar is (no tar, is cut short|damaged at byte)"):
             load_manifest(torn)
     with tarfile.open(shards / "0000.tar") as tar:
         place = tar.getmembers()[4].offset
@@ -170,6 +170,37 @@ def test_a_broken_member_is_a_row_and_a_broken_tar_one_line(shards, tmp_path):
         load_manifest(write_tar(tmp_path / "up.tar", {"../a.flac": sound(1)}))
     with pytest.raises(QamroError, match="no sample has sound"):
         load_manifest(write_tar(tmp_path / "none.tar", {"a.txt": b""}))
+
+
+def test_hundreds_of_damaged_tars_are_refused_or_read(shards, tmp_path):
+    good = (shards / "0000.tar").read_bytes()
+    rng = np.random.default_rng(0)
+    headers = [k for k in range(0, len(good), 512) if good[k + 257 : k + 262] == b"ustar"]
+    path, read, said = tmp_path / "bad.tar", 0, []
+    for case in range(160):
+        data = bytearray(good)
+        place = int(rng.choice(headers))
+        for _ in range(rng.integers(1, 4)):
+            data[place + rng.integers(0, 512)] = rng.integers(0, 256)
+        if case % 4 == 0:  # a size below zero, with a checksum that is right
+            data[place + 124 : place + 136] = b"\xff" * 11 + bytes([rng.integers(0, 256)])
+        if case % 8 == 0:
+            data[place + 156] = ord("xgLKS"[case // 8 % 5])
+        data[place + 148 : place + 156] = b" " * 8
+        data[place + 148 : place + 156] = b"%06o\0 " % sum(data[place : place + 512])
+        path.write_bytes(data)
+        try:
+            read += len(load_manifest(path).clips) > 0
+        except QamroError as error:
+            said.append(str(error))
+    assert read > 8
+    assert not [words for words in said if "\n" in words]
+
+
+def test_text_that_is_none_is_refused_before_the_cache(tmp_path):
+    odd = {"a.flac": sound(1), "a.json": b'{"system": "\\ud800"}'}
+    with pytest.raises(QamroError, match=r"row 1: '\\ud800' in column 'system' is not UTF-8"):
+        load_manifest(write_tar(tmp_path / "odd.tar", odd))
 
 
 def test_predictions_of_a_tar_a_folder_and_a_list_are_equal(shards, tmp_path, monkeypatch):

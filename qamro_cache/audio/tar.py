@@ -53,31 +53,48 @@ def members(path: Path) -> Mapping[str, Member]:
 @lru_cache(maxsize=4096)
 def _members(path: str, size: int, mtime_ns: int) -> Mapping[str, Member]:
     found: dict[str, Member] = {}
+
+    class Info(tarfile.TarInfo):
+        # A size below 0, or beyond the file, sends the library back to where it was, for ever, or
+        # after all memory.
+        def _block(self, count: int) -> int:
+            if not 0 <= count <= size:
+                raise tarfile.HeaderError(f"a member of {count} bytes")
+            return -(-count // _BLOCK) * _BLOCK
+
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=Info) as tar:
             for info in tar:
-                name = posixpath.normpath(info.name)
-                if not info.isreg() or info.issparse() or name.startswith(("/", "..")):
-                    if info.isdir():
-                        continue
-                    raise QamroError(f"{path}: {info.name!r} is no plain file; make the tar again")
-                if name in found:
-                    raise QamroError(f"{path}: {info.name!r} is in it twice; make the tar again")
-                found[name] = Member(info.offset_data, info.size)
-            end = tar.offset
+                _add(path, info, found)
         with open(path, "rb") as file:  # noqa: PTH123 - a name of any bytes
-            file.seek(end)
+            file.seek(tar.offset)
             # The reader stops without a word at a header that is none.
             if file.read(_BLOCK).strip(b"\0"):
-                raise QamroError(f"{path} is damaged at byte {end}; copy or make it again")
-    except tarfile.TarError as error:
+                raise QamroError(f"{path} is damaged at byte {tar.offset}; copy or make it again")
+    except QamroError:
+        raise
+    except OSError as error:
+        raise QamroError(f"{path} cannot be read: {words_of(error)}") from error
+    # Whatever a stranger's file makes the library raise.
+    except Exception as error:
         raise QamroError(
             f"{path} is no tar, is cut short, or is compressed ({words_of(error)}); copy it again, "
             "or gunzip it"
         ) from error
-    except OSError as error:
-        raise QamroError(f"{path} cannot be read: {words_of(error)}") from error
     return MappingProxyType(found)
+
+
+def _add(path: str, info: tarfile.TarInfo, found: dict[str, Member]) -> None:
+    """Add a member that is a file; folders are passed over, anything else is refused."""
+    if info.isdir():
+        return
+    name = posixpath.normpath(info.name)
+    odd = name.startswith(("/", "..")) or "\0" in name
+    if not info.isreg() or info.issparse() or odd:
+        raise QamroError(f"{path}: {info.name!r} is no plain file; make the tar again")
+    if name in found:
+        raise QamroError(f"{path}: {info.name!r} is in it twice; make the tar again")
+    found[name] = Member(info.offset_data, info.size)
 
 
 def member_state(path: str | Path) -> tuple[int, int] | None:

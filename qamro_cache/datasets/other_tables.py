@@ -1,6 +1,7 @@
 """Tables that are no text: parquet files and tars of WebDataset, read as text tables are."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from qamro_cache.datasets.webdataset import tar_table, tars_of
-from qamro_cache.errors import QamroError, words_of
+from qamro_cache.errors import QamroError, quoted, words_of
 
 PARQUET_ENDINGS = (".parquet", ".pq")
 
@@ -40,8 +41,21 @@ def read_other(path: Path) -> pd.DataFrame | None:
         if None in texts:
             row = texts.index(None)
             raise QamroError(_no_cell(path, name, row + 1, cells[row]))
+        _check_text(path, name, texts)
         found[name] = np.array(texts, object)
     return pd.DataFrame(found, dtype=object, index=pd.RangeIndex(1, len(frame) + 1))
+
+
+def _check_text(path: Path, name: str, texts: Sequence[str | None]) -> None:
+    """Refuse what is no text: bytes that are not UTF-8 may stand in names of files alone."""
+    errors = "surrogateescape" if name in ("clip_id", "path") else "strict"
+    for row, text in enumerate(texts):
+        try:
+            str(text).encode("utf-8", errors)
+        except UnicodeEncodeError:
+            raise QamroError(
+                f"{path}, row {row + 1}: {quoted(text)} in column {name!r} is not UTF-8; mend it"
+            ) from None
 
 
 def _parquet(path: Path) -> pd.DataFrame:
