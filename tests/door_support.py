@@ -12,10 +12,11 @@ from qamro_cache.features.expression import parse
 from qamro_cache.features.lookup import resolved
 from qamro_cache.features.sources import join_caches
 from qamro_cache.features.vectors import clip_vectors
+from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.file import save_head
 from qamro_cache.heads.head import AxisHead, Head
-from qamro_cache.heads.network import Architecture, init_params
 from qamro_cache.heads.ood import reference_clips
+from qamro_cache.heads.parameters import init_params
 from qamro_cache.heads.trained import trained_clips
 
 #: Seconds, rate and channels of the clips, in turn: short and long, mono and stereo, several rates.
