@@ -209,7 +209,11 @@ def test_exported_heads_are_predict(name, caches, runs, exported):
     onnx.checker.check_model(onnx.load(folder / "head.onnx"), full_check=True)
     session = onnxruntime.InferenceSession(folder / "head.onnx")
     same(session.run(None, inputs), wanted)
-    assert [one.name for one in session.get_inputs()] == list(inputs)
+    shapes = {
+        name: list(one.shape) for name, one in HeadProgram(load_head(runs(name))).inputs.items()
+    }
+    assert {one.name: one.shape for one in session.get_inputs()} == shapes
+    assert [one.shape for one in session.get_outputs()] == [["clips", 2]] * 2
     assert [one.name for one in session.get_outputs()] == ["prediction", "prediction_std"]
     # Of any number of clips, and of windows.
     few = {key: value[:1] for key, value in inputs.items()}

@@ -170,6 +170,12 @@ def test_groups_are_kept_whole_to_stop_by(monkeypatch):
     whole = [set(folds.validation[0][groups == k]) for folds in seen for k in range(12)]
     assert all(len(one) == 1 for one in whole[:12])
     assert any(len(one) == 2 for one in whole[12:])
+    # Copies by weight are one clip.
+    with pytest.raises(QamroError, match="seen"):
+        QamroRegressor(stop="inner").fit(X, y, sample_weight=np.full(60, 2))
+    first, second = seen[-1].validation[0].reshape(60, 2).T
+    assert (first == second).all()
+    assert first.any()
 
 
 def test_searches_pipelines_and_copies():

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,9 +122,25 @@ def _onnx(exported: torch.export.ExportedProgram, program: HeadProgram, text: st
     model = found.model_proto
     for node in model.graph.node:
         del node.metadata_props[:]
+    _name_sizes(model.graph, program)
     model.metadata_props.add(key=RECORD, value=text)
     data: bytes = model.SerializeToString()
     return data
+
+
+def _name_sizes(graph: Any, program: HeadProgram) -> None:
+    """Call the sizes that may be any what `HeadProgram.inputs` calls them, for ``s53`` and such."""
+    ours = {
+        dim.dim_param: str(size)
+        for value, one in zip(graph.input, program.inputs.values(), strict=True)
+        for dim, size in zip(value.type.tensor_type.shape.dim, one.shape, strict=True)
+        if dim.dim_param
+    }
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:  # setting it would unset a number
+                named = re.sub(r"\w+", lambda word: ours.get(word[0], word[0]), dim.dim_param)
+                dim.dim_param = named
 
 
 @contextmanager
