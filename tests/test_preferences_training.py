@@ -209,7 +209,8 @@ def test_it_is_what_anybody_would_write(loss, pooling):
     assert not folds.validation[job.fold].any()
     ours, preference, _ = run(features, targets, folds, [job])[0]
 
-    from qamro_cache.heads.network import init_params, prepare_rows, score_rows
+    from qamro_cache.heads.network import prepare_rows, score_rows
+    from qamro_cache.heads.parameters import init_params
 
     recipe, head, pairs = job.recipe, job.recipe.head, targets.pairs
     rows = prepare_rows(

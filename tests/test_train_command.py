@@ -358,7 +358,8 @@ def test_published_heads_are_the_start(cache, tmp_path, monkeypatch):
     import torch
 
     from qamro_cache.encoders import audiobox
-    from qamro_cache.heads.network import Architecture, forward, init_params
+    from qamro_cache.heads.network import Architecture, forward
+    from qamro_cache.heads.parameters import init_params
 
     settings = Architecture("audiobox", (6,), "gelu", layer_norm=True, pooling="scores")
     heads, expected = {}, {}
