@@ -19,7 +19,7 @@ from .tables import show_systems, show_table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from qamro_cache.heads.head import Head
+    from qamro_cache.heads.head import AnyHead
     from qamro_cache.scoring.request import PredictRequest
 
 _FAILURES_SHOWN = 5
@@ -90,17 +90,21 @@ def main(head: Path, cache: tuple[Path, ...], summary: bool, as_json: bool, **op
             click.echo(printable(f"wrote {path}"), err=True)
 
 
-def _title(loaded: "Head", named: Path, request: "PredictRequest") -> str:
+def _title(loaded: "AnyHead", named: Path, request: "PredictRequest") -> str:
     """Return what was scored by which head, and under which licenses that is."""
+    from qamro_cache.heads.head import members_of
     from qamro_cache.heads.info import describe_head
 
     about = describe_head(loaded)
     told = "synthetic data" if about["synthetic"] else about["dataset"]
     encoders = " + ".join(about["encoders"])
     under = "; ".join(f"{what} {_brief(words)}" for what, words in about["licenses"].items())
+    first, *others = members_of(loaded)
+    what = f"a head of {len(first.axes[0].seeds)} seeds on {encoders} {first.feature}"
+    if others:
+        what = f"an ensemble of {1 + len(others)} heads on {encoders}"
     return (
-        f"{request.source}: {len(request.clip_ids)} clips by {named}, a head of "
-        f"{len(loaded.axes[0].seeds)} seeds on {encoders} {loaded.feature}"
+        f"{request.source}: {len(request.clip_ids)} clips by {named}, {what}"
         f"{f', trained on {told}' if told else ''}{f' (licenses: {under})' if under else ''}"
     )
 

@@ -18,10 +18,10 @@ from qamro_cache.datasets.options import RelabelOptions
 from qamro_cache.evaluation.metrics import METRICS
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.experiments.grid import Cell
-from qamro_cache.experiments.options import AblateOptions, TrainOptions
+from qamro_cache.experiments.options import AblateOptions, EnsembleOptions, TrainOptions
 from qamro_cache.extraction.request import ExtractRequest
 from qamro_cache.losses.terms import TERMS
-from qamro_cache.scoring.options import PredictOptions
+from qamro_cache.scoring.options import CalibrateOptions, PredictOptions
 from qamro_cache.settings import Setting, settings_of
 from qamro_cache.training.recipe import RECIPE
 
@@ -30,7 +30,9 @@ TABLES: Mapping[str, Mapping[str, Setting]] = {
     "train": settings_of(TrainOptions),
     "cell": settings_of(Cell),
     "ablate": settings_of(AblateOptions),
+    "ensemble": settings_of(EnsembleOptions),
     "evaluate": settings_of(EvaluateOptions),
+    "calibrate": settings_of(CalibrateOptions),
     "predict": settings_of(PredictOptions),
     "extract": settings_of(ExtractRequest),
     "relabel": settings_of(RelabelOptions),

@@ -6,9 +6,11 @@
     cache.arrays("embedding", "mos")    the same as X, y, groups, systems for scikit-learn
     train(cache, "run", cv="group")     heads, judged on held-out clips, and one to keep
     ablate(cache, "grid", head=["mlp", "ridge"])    a grid of settings, compared
+    ensemble("grid", "run")             cells of a grid averaged, as one head
     predict("run/head.safetensors", cache)          scores of clips, or of a folder of audio
     list_heads()                        names of the heads that come with the package
     Scorer.from_file("run/head.safetensors").score("clip.wav")    a head kept in memory, for sound
+    calibrate("run/head.safetensors", "mine.csv")   scores on the scale of a few labels
     evaluate("run/predictions.csv", cache)          how well scores agree with listeners
     report("run")                       a page to look at
     QamroRegressor(alpha=0.2).fit(X, y)     heads on arrays, without a cache (scikit-learn)
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from qamro_cache.cache.reader import open_cache as open_cache
     from qamro_cache.evaluation.evaluate import evaluate as evaluate
     from qamro_cache.experiments.ablate import ablate as ablate
+    from qamro_cache.experiments.ensemble import ensemble as ensemble
     from qamro_cache.experiments.train import train as train
     from qamro_cache.extraction.extract import extract as extract
     from qamro_cache.heads.names import list_heads as list_heads
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from qamro_cache.losses.qamro import QAMROLoss as QAMROLoss
     from qamro_cache.losses.qamro import qamro_loss as qamro_loss
     from qamro_cache.reports.report import report as report
+    from qamro_cache.scoring.calibrate import calibrate as calibrate
     from qamro_cache.scoring.predict import predict as predict
     from qamro_cache.scoring.scorer import Scorer as Scorer
 
@@ -49,6 +53,8 @@ _HOME = {
     "QamroRegressor": "qamro_cache.integrations.regressor",
     "Scorer": "qamro_cache.scoring.scorer",
     "ablate": "qamro_cache.experiments.ablate",
+    "calibrate": "qamro_cache.scoring.calibrate",
+    "ensemble": "qamro_cache.experiments.ensemble",
     "evaluate": "qamro_cache.evaluation.evaluate",
     "export_head": "qamro_cache.integrations.export",
     "extract": "qamro_cache.extraction.extract",

@@ -65,7 +65,7 @@ def written(tmp_path_factory):
     relabel_cache(emb, folder / "named.csv", folder / "named.h5")
     of_clips = {"cv": "group", "head": "ridge", "axis": "quality"}
     train(folder / "named.h5", folder / "e", context="reference", **of_clips)
-    train(emb, folder / "f", **of_clips)
+    train(emb, folder / "f", calibrate=True, **of_clips)
     train(folder / "named.h5", folder / "g", screen="bt500", rater_model="additive", **of_clips)
     write_pairs([emb], folder / "pairs.csv")
     train(emb, folder / "h", pairs=folder / "pairs.csv", loss="bt", cv="group", **ONE, **QUICK)

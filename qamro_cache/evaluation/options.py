@@ -12,6 +12,10 @@ from qamro_cache.settings import check_settings, setting
 _DRAWS = 1000
 
 
+#: How the members of an ensemble are chosen; see `ensembles.Chooser`.
+WAYS = ("top", "greedy")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChoiceOptions:
     """Which clips count."""

@@ -91,11 +91,11 @@ def run_ablate(request: AblateRequest, progress: ProgressCallback | None = None)
     outer = [part.held_out.folds for part in request.parts]
     insides = [inner_folds(folds) if options.nested else None for folds in outer]
     tell_cost(request, insides)
-    read = [_material(part, cells) for part in request.parts]
+    read = [part_material(part, cells) for part in request.parts]
     with closing(Missing(options, out, progress)) as missing:
         if request.onto is not None:
             return _tables(request, missing.device, read, progress=progress)
-        plans, inner_plans = _trained(request, read, insides, missing)
+        plans, inner_plans = train_missing(request, read, insides, missing)
     with missing.alone():
         every = [*plans, *filter(None, inner_plans)]
         if left := missing.left(every):
@@ -148,7 +148,7 @@ def _raters(part: Part, cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def _material(part: Part, cells: Sequence[Cell]) -> Material:
+def part_material(part: Part, cells: Sequence[Cell]) -> Material:
     """Read what the cells of one part see."""
     read = part.sources, part.clips, part.held_out.folds, part.expression
     material = load_material(*read, part.context, part.held_out.cv, text=part.text)
@@ -158,7 +158,7 @@ def _material(part: Part, cells: Sequence[Cell]) -> Material:
     return material
 
 
-def _trained(
+def train_missing(
     request: AblateRequest,
     materials: Sequence[Material],
     insides: Sequence[Folds | None],
@@ -216,6 +216,7 @@ def _write(
         "device": device,
         "precision": options.precision,
         "given": request.given,
+        "cache": request.caches,
         "materials": materials,
         "audio": _audio(request),
         "cells": [{**cell.names, "recipe": flat_recipe(cell.recipe)} for cell in cells],

@@ -54,6 +54,10 @@ class Fitted:
         """Return the positions of a target's heads."""
         return [k for k, job in enumerate(self.jobs) if job.target == target]
 
+    def epochs(self, target: int) -> list[int]:
+        """Return the epochs of a target's heads that did not diverge."""
+        return [int(self.best_epoch[k]) for k in self.of_target(target) if not self.diverged[k]]
+
 
 def kept_bytes(heads: int, clips: int, weights: int = 0) -> int:
     """Estimate the memory that the results of heads take; arguments as of `refuse_heads`."""
@@ -117,31 +121,29 @@ def fit_heads(
     return Fitted(jobs, predictions, best, diverged, penalty, preference, parts)
 
 
-def refit_recipe(recipe: Recipe, fitted: Fitted, target: int, before: int, after: int) -> Recipe:
+def refit_recipe(recipe: Recipe, epochs: Sequence[int], before: int, after: int) -> Recipe:
     """Return the recipe of heads that learn from everything: the folds' median of steps.
 
-    A ridge head takes no steps.
+    A head that is fitted at once takes no steps.
 
     Args:
         recipe: of the folds' heads.
-        fitted: these.
-        target: the axis.
+        epochs: that those which did not diverge were trained for.
         before: clips and pairs that their batches were drawn from (`training_entries`).
         after: the same of the heads to be kept.
 
     Raises:
-        QamroError: every head of the target diverged.
+        QamroError: every head diverged.
     """
-    if recipe.head.kind == "ridge":
+    if recipe.head.closed:
         return recipe
-    mine = [k for k in fitted.of_target(target) if not fitted.diverged[k]]
-    if not mine:
+    if not len(epochs):
         raise QamroError(f"every head diverged; lower --lr (now {recipe.lr:g})")
 
     def steps(entries: int) -> int:
         return passes_per_epoch(entries, recipe.batch_size) * -(-entries // recipe.batch_size)
 
-    wanted = float(np.median(fitted.best_epoch[mine])) * steps(before)
+    wanted = float(np.median(epochs)) * steps(before)
     return replace(recipe, epochs=max(1, round(wanted / steps(after))))
 
 

@@ -11,6 +11,7 @@ from qamro_cache.datasets.options import RaterOptions
 from qamro_cache.datasets.toml import read_toml
 from qamro_cache.errors import QamroError, nearest, quoted, unknown
 from qamro_cache.experiments.options import AblateOptions, Reads
+from qamro_cache.heads.architecture import CLOSED
 from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.paths import PathLike, as_path
 from qamro_cache.settings import Setting, check_settings, setting, settings_of
@@ -211,8 +212,9 @@ def cells_of(grid: Grid) -> list[Cell]:
     refuse_cells(cells)
     for name in sorted(set(shared) & set(RECIPE)):
         if not any(cell.recipe.takes(name) for cell in cells):
-            if all(cell.recipe.head.kind == "ridge" for cell in cells):
-                raise QamroError(f"a ridge head takes no {name}")
+            if all(cell.recipe.head.closed for cell in cells):
+                kinds = " or ".join(dict.fromkeys(cell.recipe.head.kind for cell in cells))
+                raise QamroError(f"a {kinds} head takes no {name}")
             if all(cell.recipe.head.output == "gaussian" for cell in cells):
                 raise QamroError(f"a gaussian head is trained by its likelihood: no {name}")
             raise QamroError(f"no loss of the grid has a parameter {name}")
@@ -228,7 +230,7 @@ def with_huber_alone(cells: Sequence[Cell]) -> list[Cell]:
         if "output" in names:
             names["output"] = recipe.head.output
         plain = replace(cell, names={**names, "loss": str(recipe.loss)}, recipe=recipe)
-        if cell.recipe.head.kind != "ridge":
+        if not cell.recipe.head.closed:
             found.setdefault(plain.what, plain)
     return list(found.values())
 
@@ -263,7 +265,7 @@ def _cell(shared: Mapping[str, Any], own: Mapping[str, Any]) -> Cell:
     try:
         given = {name: CELL[name].check(value) for name, value in {**shared, **own}.items()}
         # What all share is for those that have a use for it; what a cell sets itself it must take.
-        decides = "head" if given.get("head") == "ridge" else "loss"
+        decides = "head" if given.get("head") in CLOSED else "loss"
         decides = "output" if given.get("output") == "gaussian" else decides
         bare = make_recipe({decides: given[decides]} if decides in given else {})
         useless = {name for name in shared if name in RECIPE and not bare.takes(name)}

@@ -26,9 +26,9 @@ from qamro_cache.heads.published import published_scores
 from qamro_cache.training.inputs import Folds
 from qamro_cache.training.recipe import Recipe
 
-#: What the trained heads are called among models; where they are ridges, no baseline is beside them
-#: that is the same once more.
-_HEAD, _RIDGE = "qamro head", "ridge head"
+#: What the trained heads are called among models; where they are a baseline's own kind, no baseline
+#: is beside them that is the same once more.
+_HEAD, _BASELINE = "qamro head", {"ridge": "ridge", "knn": "kNN", "svr": "SVR"}
 
 #: The same heads with no loss but Huber's.
 _HUBER = "Huber alone"
@@ -59,8 +59,8 @@ def judge(
     """Score the heads and the baselines on the same held-out clips, axis by axis."""
     folds = held_out.folds
     pooled = pool_folds(fitted, folds)
-    closed = fitted.jobs[0].recipe.head.kind == "ridge"
-    head = _RIDGE if closed else _HEAD
+    kind = _BASELINE.get(fitted.jobs[0].recipe.head.kind)
+    head = f"{kind} head" if kind else _HEAD
     systems = material.clips.table["system"].to_numpy(dtype=str)
     in_own_units = alone(fitted.jobs[0].recipe)
     metrics: dict[str, Any] = {}
@@ -72,30 +72,16 @@ def judge(
             continue
         beside = {**own[target], **material.baselines(target, every=every)}
         ridge = beside["ridge"]
-        if closed and material.modeling.plain:
-            del beside["ridge"]
+        if kind and material.modeling.plain:
+            beside.pop(kind, None)
         models = {head: pooled[target]}
         if huber is not None:
             models[_HUBER] = pool_folds(huber, folds)[target]
         models |= {name: pred[None] for name, pred in beside.items()}
-        units = [*own[target], *([head] if in_own_units else [])]
-        scored = score_models(models, judged, own_units=units)
-        ours, *others = [
-            Model(name, name, models[name].mean(0), columns(one)[DECIDES])
-            for name, one in scored.items()
-        ]
-        same = common(models.values(), judged)
-        of_head = replace(same, same_scale=not in_own_units)
-        compared = {name: scored[name] for name in models if name not in (head, *own[target])}
-        found = diagnose(scored[head], compared, pooled[target], of_head)
+        always, units = {"ridge", _HUBER, *own[target]}, own[target]
         metrics[axis.name] = {
             "range": [axis.low, axis.high],
-            "models": scored,
-            "verdicts": verdicts(ours, others, {"ridge", _HUBER, *own[target]}, same),
-            "ceiling": ceiling(same),
-            "error_sources": error_sources(pooled[target], of_head),
-            "by_system": by_system(pooled[target].mean(0), of_head, systems),
-            "diagnostics": [one._asdict() for one in found],
+            **judge_models(models, judged, units, always, systems, standard=in_own_units),
             **counts,
         }
         if material.beside is None:
@@ -122,6 +108,46 @@ def _counts(material: Material, fitted: Fitted, target: int, folds: Folds) -> di
     if curve := _by_epoch(fitted, mine):
         counts["validation_loss"] = curve
     return counts
+
+
+def judge_models(
+    models: Mapping[str, npt.NDArray[np.float64]],
+    judged: Judged,
+    own: Collection[str],
+    always: Collection[str],
+    systems: npt.NDArray[np.str_],
+    *,
+    standard: bool = False,
+) -> dict[str, Any]:
+    """Return what ``metrics.json`` says of the first of some models beside the others.
+
+    Args:
+        models: name -> predictions [K, C], the first to be judged.
+        judged: the clips.
+        own: names of those in units of their own.
+        always: see `verdicts`.
+        systems: [C] names.
+        standard: whether the first is in units of its own too.
+    """
+    head = next(iter(models))
+    units = [*own, *([head] if standard else [])]
+    pred, scored = models[head], score_models(models, judged, own_units=units)
+    ours, *others = [
+        Model(name, name, models[name].mean(0), columns(one)[DECIDES])
+        for name, one in scored.items()
+    ]
+    same = common(models.values(), judged)
+    compared = {name: scored[name] for name in models if name not in (head, *own)}
+    of_head = replace(same, same_scale=same.same_scale and not standard)
+    found = diagnose(scored[head], compared, pred, of_head)
+    return {
+        "models": scored,
+        "verdicts": verdicts(ours, others, always, same),
+        "ceiling": ceiling(same),
+        "error_sources": error_sources(pred, of_head),
+        "by_system": by_system(pred.mean(0), of_head, systems),
+        "diagnostics": [one._asdict() for one in found],
+    }
 
 
 def _by_epoch(fitted: Fitted, heads: Sequence[int]) -> list[dict[str, float]]:

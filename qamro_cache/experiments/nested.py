@@ -1,9 +1,9 @@
 """Folds inside the folds' training clips, by whose heads a cell can be chosen for each fold."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,11 @@ from qamro_cache.experiments.plan import Plan, seeds_of
 from qamro_cache.experiments.request import AblateRequest
 from qamro_cache.memory import refuse_disk, refuse_memory
 from qamro_cache.training.inputs import Bools, Folds
+from qamro_cache.training.recipe import Job
 
 logger = logging.getLogger("qamro_cache")
+
+Name = TypeVar("Name", bound=Hashable)
 
 #: Parts of a fold's training clips, where the folds themselves are no parts to leave out of them.
 _PARTS = 5
@@ -79,12 +82,15 @@ def heads_of(part: Part, request: AblateRequest) -> int:
     return seeds * len(part.clips.axes) * len(part.held_out.folds.test)
 
 
-def tell_cost(request: AblateRequest, insides: Sequence[Folds | None]) -> None:
+def tell_cost(
+    request: AblateRequest, insides: Sequence[Folds | None], what: str = "--nested"
+) -> None:
     """Say, before anything is trained, what the heads of inner folds cost.
 
     Args:
         request: the grid.
         insides: the inner folds of its parts; None: not asked for.
+        what: that asks for them.
 
     Raises:
         QamroError: their results would not fit in memory or on the disk.
@@ -102,8 +108,9 @@ def tell_cost(request: AblateRequest, insides: Sequence[Folds | None]) -> None:
     if heads:
         refuse_disk(disk, request.out / "done")
         logger.info(
-            "--nested: %s heads inside the folds, beside the folds' own %s: %.1f times their time, "
+            "%s: %s heads inside the folds, beside the folds' own %s: %.1f times their time, "
             "%.0f MB of memory",
+            what,
             f"{heads:,}",
             f"{outer:,}",
             heads / outer,
@@ -127,19 +134,31 @@ def inner_predictions(
         plan: of the inner folds.
         done: key -> one head's result.
     """
-    inner, outer = plan.folds, plan.folds.outer
-    assert outer is not None
-    total: dict[tuple[int, int], Floats] = {}
-    count: dict[tuple[int, int], Floats] = {}
-    seeds: dict[tuple[int, int], set[int]] = {}
+    rows = []
     for job, key, *of in zip(plan.jobs, plan.keys, plan.cells, plan.axes, strict=True):
-        name = (of[0], of[1])
+        pred = done[key]["predictions"]
+        if done[key]["diverged"]:
+            pred = np.full(len(pred), training_mean(plan.targets, plan.folds, job))
+        rows.append(((of[0], of[1]), job, pred))
+    return of_outer_folds(plan.folds, rows)
+
+
+def of_outer_folds(inner: Folds, rows: Iterable[tuple[Name, Job, Floats]]) -> dict[Name, Floats]:
+    """Average the seeds of inner heads: name -> predictions [F, C] of each outer fold's own clips.
+
+    Args:
+        inner: folds inside others.
+        rows: the name, the job and the predictions [C] of each head.
+    """
+    outer = inner.outer
+    assert outer is not None
+    total: dict[Name, Floats] = {}
+    count: dict[Name, Floats] = {}
+    seeds: dict[Name, set[int]] = {}
+    for name, job, pred in rows:
         for sums in (total, count):
             sums.setdefault(name, np.zeros(outer.test.shape))
         seeds.setdefault(name, set()).add(job.seed)
-        one = done[key]
-        mean = training_mean(plan.targets, plan.folds, job)
-        pred = np.full(outer.test.shape[1], mean) if one["diverged"] else one["predictions"]
         for fold in inner.serves[job.fold]:
             where = inner.test[job.fold] & ~outer.test[fold]
             total[name][fold, where] += pred[where]

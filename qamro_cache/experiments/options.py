@@ -11,7 +11,7 @@ from qamro_cache.datasets.options import (
     refuse_columns,
 )
 from qamro_cache.errors import OptionError
-from qamro_cache.evaluation.options import ChoiceOptions, IntervalOptions
+from qamro_cache.evaluation.options import WAYS, ChoiceOptions, IntervalOptions
 from qamro_cache.features.expression import CONTEXTS
 from qamro_cache.settings import check_settings, setting
 from qamro_cache.spread import RayOptions, parse_shard
@@ -94,6 +94,11 @@ class TrainOptions(RunOptions, RaterOptions, Reads):
         choices=("", "all"),
         default_help="all; with --cv split all but the judged part",
     )
+    calibrate: bool = setting(
+        False,
+        "Bring scores to the labels by a line through what heads inside each fold's training "
+        "clips predict.",
+    )
     save_folds: bool = setting(False, "Keep the heads of every fold too.")
     init: Path | None = setting(None, "Published Audiobox checkpoint to start from.")
     overwrite: bool = setting(False, "Replace another run in --out.")
@@ -122,3 +127,26 @@ class AblateOptions(RunOptions, RayOptions):
         if spread and self.onto is not None:
             raise OptionError("--shard and --ray do not go with --onto, which trains few heads")
         self.refuse_without_ray(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleOptions:
+    """What `ensemble` takes beside the grid and the folder."""
+
+    choose: str = setting(
+        "top",
+        "Which cells are averaged: those of the highest clip SRCC, or one after another what "
+        "raises the mean's, a cell as often as it helps.",
+        choices=WAYS,
+    )
+    members: int = setting(
+        5, "Cells that are averaged; of greedy at most, repeats included.", low=1, high=1000
+    )
+    calibrate: bool = setting(
+        False, "Bring scores to the labels, too, by the heads that the members are chosen by."
+    )
+    device: str = setting("", "Torch device.", default_help="a GPU if there is one")
+    overwrite: bool = setting(False, "Replace another run in --out.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)

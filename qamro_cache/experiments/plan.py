@@ -80,8 +80,8 @@ def make_plan(
 
 
 def seeds_of(cell: Cell, seeds: int) -> int:
-    """Return how many heads a cell has: one of a ridge, which has no seed of its own."""
-    return 1 if cell.recipe.head.kind == "ridge" else seeds
+    """Return how many heads a cell has: one where it has no seed of its own, fitted at once."""
+    return 1 if cell.recipe.head.closed else seeds
 
 
 def joined(plans: Sequence[Plan]) -> tuple[list[Features], Targets, list[Job]]:

@@ -43,7 +43,7 @@ from qamro_cache.memory import refuse_disk
 from qamro_cache.paths import PathLike, as_path
 from qamro_cache.settings import from_options, settings_of
 from qamro_cache.spread import RayOptions
-from qamro_cache.training.recipe import RECIPE, Recipe, checked_recipe
+from qamro_cache.training.recipe import RECIPE, Recipe, at_once, checked_recipe
 
 logger = logging.getLogger("qamro_cache")
 
@@ -87,6 +87,7 @@ class AblateRequest:
         parts: what is trained on the same features and folds.
         given: the options that were given, as JSON types.
         onto: another test that judges, or None.
+        caches: the files that were given.
     """
 
     out: Path
@@ -95,6 +96,7 @@ class AblateRequest:
     parts: list[Part]
     given: dict[str, Any]
     onto: Onto | None = None
+    caches: Sequence[str] = ()
 
 
 def train_request(
@@ -115,8 +117,9 @@ def train_request(
     recipe = checked_recipe(recipe_given)
     _ = options.kind
     _tell_missing(options.baselines)
-    if recipe.head.kind == "ridge":
-        _refuse_training(mine, ("seeds", "stop", "precision", "init"))
+    _refuse_without_sklearn([recipe])
+    if recipe.head.closed:
+        _refuse_training(mine, ("seeds", "stop", "precision", "init"), recipe.head.kind)
         # One solution a fold, by all clips that it may learn from.
         options = replace(options, seeds=1, stop="fixed")
     out = as_path(out, "a folder")
@@ -136,7 +139,8 @@ def train_request(
     options = decided(options, out, anew=options.overwrite)
     # The loss's parameters stand in its text.
     decides = {**asdict(options), **recipe_given}
-    for name in ("device", "overwrite", *PARAMETERS):
+    # Without a calibration a run of before there was one is the same.
+    for name in ("device", "overwrite", *PARAMETERS, *["calibrate"] * (not options.calibrate)):
         decides.pop(name, None)
     asked = {
         **decides,
@@ -195,8 +199,9 @@ def ablate_request(
         # A grid file has been checked by itself: what does not fit now was given here.
         raise OptionError(str(error)) from error
     _tell_missing(options.baselines)
-    if all(cell.recipe.head.kind == "ridge" for cell in cells):
-        _refuse_training(mine, ("seeds", "stop", "precision"))
+    _refuse_without_sklearn([cell.recipe for cell in cells])
+    if all(cell.recipe.head.closed for cell in cells):
+        _refuse_training(mine, ("seeds", "stop", "precision"), cells[0].recipe.head.kind)
         options = replace(options, stop="fixed")
     out = as_path(out, "a folder")
     replaceable_folder(out)
@@ -219,9 +224,9 @@ def ablate_request(
     grid_given = {
         name: mine[name] for name in mine if name not in ("shard", *settings_of(RayOptions))
     }
-    return AblateRequest(
-        out, options, cells, parts, _as_json({**named, **grid_given, **cells_given}), onto
-    )
+    given_here = _as_json({**named, **grid_given, **cells_given})
+    files = [str(path) for path in sources.paths]
+    return AblateRequest(out, options, cells, parts, given_here, onto, files)
 
 
 def _tell_missing(baselines: str) -> None:
@@ -231,11 +236,17 @@ def _tell_missing(baselines: str) -> None:
             logger.warning("--baselines all without SVR: %s", line)
 
 
-def _refuse_training(given: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Refuse options that do nothing where every head is a ridge."""
+def _refuse_training(given: Mapping[str, Any], names: Sequence[str], kind: str) -> None:
+    """Refuse options that do nothing where every head is fitted at once, the first of a kind."""
     for name in names:
         if name in given:
-            raise OptionError(f"a ridge head is solved in closed form and takes no {name}")
+            raise OptionError(f"a {at_once(kind)} and takes no {name}")
+
+
+def _refuse_without_sklearn(recipes: Sequence[Recipe]) -> None:
+    if any(recipe.head.kind == "svr" for recipe in recipes):
+        for line in missing_packages(["sklearn"], "svr"):
+            raise QamroError(f"--head svr: {line}")
 
 
 def _refuse_disk(done: Path, parts: Sequence[Part], seeds: int) -> None:

@@ -1,7 +1,7 @@
 """What a run leaves behind: its figures, its out-of-fold predictions and its heads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from qamro_cache.datasets.axes import guess_scale
 from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
+from qamro_cache.experiments.calibrated import SAVED, Calibrations, records
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.fitting import Fitted, axis_head
 from qamro_cache.experiments.labels import raters_record
@@ -20,6 +21,7 @@ from qamro_cache.experiments.store import RUN_FILES
 from qamro_cache.experiments.unpaired import alone
 from qamro_cache.features.context import Context
 from qamro_cache.files import replace_folder, write_json, write_table
+from qamro_cache.heads.calibration import Calibration
 from qamro_cache.heads.file import save_head
 from qamro_cache.heads.head import AxisHead, Head, Preference
 from qamro_cache.heads.ood import reference_clips
@@ -38,6 +40,7 @@ class Run:
         estimate: heads of the folds.
         refit: heads to be saved.
         whole: the clips as they see them, in the one fold that they were trained on.
+        calibrations: of the heads, where they have some.
     """
 
     material: Material
@@ -45,6 +48,11 @@ class Run:
     estimate: Fitted
     refit: Fitted
     whole: Material
+    calibrations: Calibrations = field(default_factory=dict)
+
+    def calibration(self, fold: int) -> Mapping[str, Calibration]:
+        """Return that of a fold's heads, or of the saved ones, by axis."""
+        return self.calibrations.get(fold, {})
 
 
 #: Heads of one fold: the material, the heads of all folds, and the number of this one.
@@ -76,26 +84,32 @@ def save_run(
         write_json(new / "metrics.json", record)
         write_table(new / "predictions.csv", predictions)
         whole = [(run.whole, run.refit, 0) for run in runs]
-        head = head_of(recipe, whole, config)
-        save_head(new / "head.safetensors", replace(head, figures=_figures(record)))
+        marks = records({n: one for run in runs for n, one in run.calibration(SAVED).items()})
+        head = replace(
+            head_of(recipe, whole, config), figures=figures_kept(record), calibration=marks
+        )
+        save_head(new / "head.safetensors", head)
         if not keep_folds:
             return
         (new / "folds").mkdir()
         # What one fold holds out of some axes, another fold may hold out of others.
         names = dict.fromkeys(str(name) for run in runs for name in run.material.folds.names)
         for number, name in enumerate(names):
-            members = [
-                (run.material, run.estimate, fold)
+            mine = [
+                (run, fold)
                 for run in runs
                 for fold, held in enumerate(run.material.folds.names)
                 if held == name and any(job.fold == fold for job in run.estimate.jobs)
             ]
-            if members:
+            if mine:
+                members = [(run.material, run.estimate, fold) for run, fold in mine]
                 head = head_of(recipe, members, {**config, "held_out": name})
+                marks = records({n: c for run, k in mine for n, c in run.calibration(k).items()})
+                head = replace(head, calibration=marks)
                 save_head(new / "folds" / f"{number}.safetensors", head)
 
 
-def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
+def figures_kept(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the head file keeps of ``metrics.json``: figures, without single seeds'."""
     axes = {}
     for name, axis in record["axes"].items():

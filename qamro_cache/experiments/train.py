@@ -17,6 +17,7 @@ from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.devices import usable_device
 from qamro_cache.evaluation.bootstrap import refuse_resamples
 from qamro_cache.evaluation.scales import STANDARD
+from qamro_cache.experiments.calibrated import Calibrations, calibrate_estimate, told
 from qamro_cache.experiments.clips import AxisGroup, Clips, HeldOut
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import (
@@ -145,10 +146,10 @@ def _train_axes(
     material.check_head(recipe.head)
     material.tell()
     notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
-    if notice and recipe.head.kind != "ridge" and not recipe.loss.on_pairs.terms:
+    if notice and not recipe.head.closed and not recipe.loss.on_pairs.terms:
         logger.info(notice)
     every, plain = options.baselines == "all", huber_alone(recipe)
-    beside = every and plain != recipe and recipe.head.kind != "ridge"
+    beside = every and plain != recipe and not recipe.head.closed
     trained = 1 + len(folds.train) * (1 + beside)
     kept = 1 + len(folds.train) * options.save_folds
     refuse_resamples(options.kind.draws, len(clips.rows))
@@ -162,17 +163,28 @@ def _train_axes(
     estimate, huber = fit_jobs(material, jobs, progress), None
     if beside:
         huber = fit_jobs(material, [replace(job, recipe=plain) for job in jobs], progress)
-    own = own_scores(material, recipe, starts)
-    metrics = judge(material, held_out, estimate, own, huber, every=every)
     # Of a fixed split the judged clips stay unseen: others will be judged by them too.
     everything = held_out.cv != "split" or options.refit == "all"
+    marks: Calibrations = {}
+    if options.calibrate:
+        estimate, marks = calibrate_estimate(
+            material,
+            estimate,
+            lambda within: _jobs(recipe, within, seeds),
+            lambda within, jobs: fit_jobs(within, jobs, progress),
+            unseen=not everything,
+        )
+    own = own_scores(material, recipe, starts)
+    metrics = judge(material, held_out, estimate, own, huber, every=every)
+    for axis in clips.axes if marks else ():
+        metrics[axis.name]["calibration"] = told(marks, axis.name, len(folds.test))
     whole = material.bound(refit_clips(folds, clips.known, everything=everything))
     sizes = [training_entries(of.folds, of.targets(), recipe) for of in (material, whole)]
-    final = [refit_recipe(recipe, estimate, t, *sizes) for t in targets]
+    final = [refit_recipe(recipe, estimate.epochs(t), *sizes) for t in targets]
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
     refit = fit_jobs(whole, jobs, None)
     refuse_diverged(recipe, refit)
-    return Run(material, recipe, estimate, refit, whole), metrics
+    return Run(material, recipe, estimate, refit, whole, marks), metrics
 
 
 def _jobs(recipe: Recipe, material: Material, seeds: Sequence[int]) -> list[Job]:
@@ -203,10 +215,11 @@ def _material(request: TrainRequest, clips: Clips, held_out: HeldOut) -> Materia
 
 def _check_room(material: Material, recipe: Recipe, heads: int, kept: int, out: Path) -> None:
     """Refuse more heads an axis than fit in memory, or ``kept`` ones on the disk of ``out``."""
-    shapes = parameter_shapes(recipe.head, material.row_shape(recipe.head))
+    clips = len(material.clips.rows)
+    shapes = parameter_shapes(recipe.head, material.row_shape(recipe.head), (clips, 1))
     weights = sum(math.prod(shape) for shape in shapes.values())
     axes = len(material.clips.axes)
-    refuse_heads(heads * axes, len(material.clips.rows), weights)
+    refuse_heads(heads * axes, clips, weights)
     refuse_disk(4 * weights * kept * axes, out)
 
 
@@ -218,9 +231,10 @@ def _config(runs: Sequence[Run]) -> dict[str, Any]:
         for run in runs
         for target, axis in enumerate(run.material.clips.axes)
     }
+    found: dict[str, Any] = {}
     if recipe.head.kind == "ridge":
         found = {"penalty": {n: fitted.penalty[k] for n, (fitted, k) in of_axes.items()}}
-    else:
+    elif not recipe.head.closed:
         epochs = {n: fitted.jobs[k].recipe.epochs for n, (fitted, k) in of_axes.items()}
         found = {"refit_epochs": epochs}
     return {
@@ -233,7 +247,7 @@ def _config(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _far(material: Material) -> list[npt.NDArray[np.bool_]]:
+def far_clips(material: Material) -> list[npt.NDArray[np.bool_]]:
     """Tell which clips [C] are out of the distribution of each fold's training clips."""
     folds, far = material.folds, []
     for fold, held in enumerate(folds.test):
@@ -248,7 +262,7 @@ def _far(material: Material) -> list[npt.NDArray[np.bool_]]:
 
 def _predictions(material: Material, fitted: Fitted) -> pd.DataFrame:
     """Return held-out predictions as rows clip_id, system, group, axis, seed, fold, ..."""
-    tables, ood, folds = [], _far(material), material.folds
+    tables, ood, folds = [], far_clips(material), material.folds
     for job, row in zip(fitted.jobs, fitted.predictions, strict=True):
         held = np.flatnonzero(folds.test[job.fold])
         columns: Mapping[str, Any] = {

@@ -102,3 +102,11 @@ def attend(values: Tensor, logits: Tensor, clip: Tensor, weights: Tensor, num_cl
     # Divided at last: the gradient of a division by each window's total is a sum over windows.
     sums = sum_scores(values, clip, powers, num_clips)
     return sums / total.clamp_min(torch.finfo(logits.dtype).tiny)[..., None]
+
+
+def beside_prompt(inputs: str, values: Tensor, prompt: Tensor) -> Tensor:
+    """Return rows [R, D] with their prompts' embeddings [R, T]; ``inputs`` is not ``audio``."""
+    parts = [values, prompt]
+    if inputs == "products":
+        parts += [values * prompt, (values - prompt).abs()]
+    return torch.cat(parts, 1)

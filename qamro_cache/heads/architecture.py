@@ -6,20 +6,26 @@ from typing import Any
 
 from qamro_cache.settings import check_settings, setting
 
+#: Kinds that are fitted at once, without steps: in closed form, or by scikit-learn.
+CLOSED = ("ridge", "knn", "svr")
+#: Those of them that keep training clips, and score by the distances to these.
+KEEP_CLIPS = ("knn", "svr")
+
 
 @dataclass(frozen=True)
 class Architecture:
     """What is the same for all heads of a stack; what differs (seed, dropout) is in the training.
 
     ``audiobox`` mixes cached layers [L, D], as they are, and puts an L2 norm before an ``mlp``;
-    ``ridge`` is a ``linear`` head that is solved in closed form (`heads.ridge`).
+    ``ridge`` is a ``linear`` head that is solved in closed form (`heads.ridge`); ``knn`` and
+    ``svr`` keep training clips (`heads.points`).
     """
 
     kind: str = setting(
         "mlp",
-        "Kind of head; ridge is solved in closed form.",
+        "Kind of head; ridge is solved in closed form, knn and svr keep training clips.",
         name="head",
-        choices=("mlp", "linear", "audiobox", "ridge"),
+        choices=("mlp", "linear", "audiobox", *CLOSED),
     )
     widths: tuple[int, ...] = setting(
         (256, 64),
@@ -64,12 +70,19 @@ class Architecture:
             raise ValueError("an audiobox head takes no attention pooling")
         if self.kind == "audiobox" and self.layers == "mixed":
             raise ValueError("an audiobox head mixes layers as it is: leave out layers=mixed")
-        if self.kind == "ridge" and not self.rows_are_clips:
-            raise ValueError("a ridge head takes pooling='mean' or 'max'")
-        if self.kind == "ridge" and (self.widths or self.output != "linear" or self.mixes):
-            raise ValueError("a ridge head has no hidden layers, a linear output and joined layers")
+        if self.closed and not self.rows_are_clips:
+            raise ValueError(f"a {self.kind} head takes pooling='mean' or 'max'")
+        if self.closed and (self.widths or self.output != "linear" or self.mixes):
+            raise ValueError(
+                f"a {self.kind} head has no hidden layers, a linear output and joined layers"
+            )
         if self.mixes and self.inputs != "audio":
             raise ValueError("a head that mixes layers (or an audiobox head) takes inputs='audio'")
+
+    @property
+    def closed(self) -> bool:
+        """Whether such a head is fitted at once: one, whatever the seed."""
+        return self.kind in CLOSED
 
     @property
     def mixes(self) -> bool:
@@ -85,11 +98,11 @@ class Architecture:
 def usual_shape(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of `Architecture` with the usual ones of their kind where not given.
 
-    A ``linear`` or ``ridge`` head has no hidden layers; an ``audiobox`` head none and a score a
-    window, as the published one.
+    A head that is ``linear``, or fitted at once, has no hidden layers; an ``audiobox`` head none
+    and a score a window, as the published one.
     """
     usual: dict[str, Any] = {}
-    if given.get("kind") in ("linear", "audiobox", "ridge"):
+    if given.get("kind") in ("linear", "audiobox", *CLOSED):
         usual["widths"] = ()
     if given.get("kind") == "audiobox":
         usual["pooling"] = "scores"

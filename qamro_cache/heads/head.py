@@ -1,4 +1,4 @@
-"""What a head is: its members an axis, what it reads, and what it was trained on."""
+"""What a head is: its members an axis, what it reads, what it was trained on; and an ensemble."""
 
 import math
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from qamro_cache.features.vectors import Projections
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.ood import Reference
 from qamro_cache.heads.trained import Trained
+from qamro_cache.identity import identity_sha256
 
 
 class Preference(NamedTuple):
@@ -116,6 +117,8 @@ class Head:
         figures: how good it was found, on clips that were held out, before it was trained on all:
             of each axis the figures of its heads and of the baselines with intervals, verdicts and
             the ceiling. JSON types; None where nobody noted them.
+        calibration: axis -> what brings its scores to another scale (`heads.calibration`), as JSON
+            types; None: scores are as the members give them.
     """
 
     architecture: Architecture
@@ -129,3 +132,75 @@ class Head:
     trained: Trained | None = None
     context: Context | None = None
     figures: Mapping[str, Any] | None = field(default=None, metadata=AS_IT_IS)
+    calibration: Mapping[str, Any] | None = field(default=None, metadata=AS_IT_IS)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Several heads as one: the mean of their scores, each counted as often as it was chosen.
+
+    Attributes:
+        members: the heads; each predicts one of the axes or several.
+        times: of each member, how often it counts on each of its own axes.
+        axes: what is predicted; each is one of some member's.
+        training: as of `Head`.
+        trained: as of `Head`, of these axes; the members have none of their own.
+        figures: as of `Head`.
+        calibration: as of `Head`, of the mean; the members have none of their own.
+    """
+
+    members: tuple[Head, ...]
+    times: tuple[tuple[int, ...], ...]
+    axes: tuple[Axis, ...]
+    training: Mapping[str, Any] = field(default_factory=dict)
+    trained: Trained | None = None
+    figures: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
+
+    @property
+    def identities(self) -> tuple[Mapping[str, Any], ...]:
+        """Of all caches that some member reads, each once."""
+        every = [one for head in self.members for one in head.identities]
+        return tuple({identity_sha256(one): one for one in every}.values())
+
+
+#: What a head file holds.
+AnyHead = Head | Ensemble
+
+
+def members_of(head: AnyHead) -> tuple[Head, ...]:
+    """Return the heads of an ensemble, or the one."""
+    return head.members if isinstance(head, Ensemble) else (head,)
+
+
+def axes_of(head: AnyHead) -> tuple[Axis, ...]:
+    """Return what is predicted."""
+    return head.axes if isinstance(head, Ensemble) else tuple(one.axis for one in head.axes)
+
+
+def members_on(head: AnyHead, axis: str) -> int:
+    """Return how many members, seeds of each head, an axis' score is the mean of."""
+    heads = members_of(head)
+    return sum(len(heads[k].axes[row].seeds) for k, row, _ in shares_of(head, axis))
+
+
+def standard_axes(head: AnyHead) -> list[str]:
+    """Return the axes whose scores are in standard units, on no rating scale."""
+    if isinstance(head, Ensemble):
+        return []
+    names = [one.axis.name for one in head.axes if one.standard]
+    return [name for name in names if name not in (head.calibration or {})]
+
+
+def shares_of(head: AnyHead, axis: str) -> list[tuple[int, int, float]]:
+    """Return what an axis' score is the mean of: (member, its axis, share) of each that has it."""
+    if isinstance(head, Head):
+        return [(0, [one.axis.name for one in head.axes].index(axis), 1.0)]
+    found = [
+        (place, row, times)
+        for place, (member, counts) in enumerate(zip(head.members, head.times, strict=True))
+        for row, (one, times) in enumerate(zip(member.axes, counts, strict=True))
+        if one.axis.name == axis
+    ]
+    total = sum(times for *_, times in found)
+    return [(place, row, times / total) for place, row, times in found]

@@ -1,10 +1,11 @@
 """What a head is, in one record."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from qamro_cache.heads.file import load_head
-from qamro_cache.heads.head import Head
+from qamro_cache.heads.head import AnyHead, AxisHead, Ensemble, Head, axes_of, members_of
 from qamro_cache.heads.names import head_path
 from qamro_cache.identity import identity_sha256
 from qamro_cache.paths import PathLike
@@ -29,7 +30,7 @@ def head_info(path: PathLike) -> dict[str, Any]:
     return {**about, **describe_head(head)}
 
 
-def describe_head(head: Head) -> dict[str, Any]:
+def describe_head(head: AnyHead) -> dict[str, Any]:
     """Say what a head is: JSON types.
 
     Returns:
@@ -39,35 +40,50 @@ def describe_head(head: Head) -> dict[str, Any]:
         (name -> sha256 of its identity), ``context``, ``architecture``, ``clips`` that it learned
         from (None: not known), ``recipe``, ``versions`` and ``figures``, as `Head` has them.
     """
-    training, context = head.training, head.context
+    training, heads = head.training, members_of(head)
+    contexts = ["none" if one.context is None else one.context.kind for one in heads]
+    shape = {
+        "kind": heads[0].architecture.kind,
+        "widths": list(heads[0].architecture.widths),
+        "row": list(heads[0].row),
+    }
     return {
         "dataset": str(training.get("dataset", "")),
         "synthetic": bool(training.get("synthetic", False)),
         "licenses": dict(_mapping(training.get("licenses"))),
         "axes": {
-            one.axis.name: {
-                "low": one.axis.low,
-                "high": one.axis.high,
-                "guessed": one.axis.guessed,
-                "members": len(one.seeds),
-                "parameters": sum(value.numel() for value in one.params.values()),
+            axis.name: {
+                "low": axis.low,
+                "high": axis.high,
+                "guessed": axis.guessed,
+                "members": sum(len(one.seeds) for one in _of_axis(heads, axis.name)),
+                "parameters": sum(
+                    value.numel()
+                    for one in _of_axis(heads, axis.name)
+                    for value in one.params.values()
+                ),
             }
-            for one in head.axes
+            for axis in axes_of(head)
         },
-        "feature": head.feature,
-        "text_feature": head.text_feature,
+        "feature": _each([one.feature for one in heads]),
+        "text_feature": _each([one.text_feature for one in heads]),
         "encoders": {str(one["name"]): identity_sha256(one) for one in head.identities},
-        "context": "none" if context is None else context.kind,
-        "architecture": {
-            "kind": head.architecture.kind,
-            "widths": list(head.architecture.widths),
-            "row": list(head.row),
-        },
+        "context": _each(contexts),
+        "architecture": {"kind": "ensemble"} if isinstance(head, Ensemble) else shape,
         "clips": None if head.trained is None else len(head.trained.audio),
         "recipe": dict(_mapping(training.get("recipe"))),
         "versions": dict(_mapping(training.get("versions"))),
         "figures": head.figures,
     }
+
+
+def _of_axis(heads: Sequence[Head], axis: str) -> list[AxisHead]:
+    return [one for head in heads for one in head.axes if one.axis.name == axis]
+
+
+def _each(words: Sequence[str]) -> str:
+    """Return what members say, each once."""
+    return ", ".join(filter(None, dict.fromkeys(words)))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qamro_cache.features.pooling import (
     attend,
+    beside_prompt,
     clip_of_window,
     max_rows,
     mean_rows,
@@ -22,8 +23,10 @@ from qamro_cache.features.pooling import (
     take_clips,
     window_shares,
 )
+from qamro_cache.heads.architecture import KEEP_CLIPS
 from qamro_cache.heads.architecture import Architecture as Architecture
 from qamro_cache.heads.outputs import activate, attention_logits, between, means, mixed
+from qamro_cache.heads.point_scores import point_scores
 
 Params = Mapping[str, Tensor]
 
@@ -109,14 +112,6 @@ def prepare_rows(
     if architecture.rows_are_clips:
         return Rows(values)
     return Rows(values, Windows(clip, weights.to(values.dtype), num_clips))
-
-
-def beside_prompt(inputs: str, values: Tensor, prompt: Tensor) -> Tensor:
-    """Return rows [R, D] with their prompts' embeddings [R, T]; ``inputs`` is not ``audio``."""
-    parts = [values, prompt]
-    if inputs == "products":
-        parts += [values * prompt, (values - prompt).abs()]
-    return torch.cat(parts, 1)
 
 
 def fold_standardization(params: Params, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
@@ -234,8 +229,10 @@ def forward(
     """
     rows = prepare_rows(architecture, windows, offsets, weights, text)
     if mean is not None and std is not None:
-        if architecture.mixes:
+        if architecture.mixes or architecture.kind in KEEP_CLIPS:
             rows = rows._replace(values=(rows.values - mean) / std)
         else:
             params = fold_standardization(params, mean, std)
+    if architecture.kind in KEEP_CLIPS:
+        return point_scores(architecture.kind, params, rows.values)
     return means(score_rows(architecture, params, rows, bounds=bounds))

@@ -6,20 +6,26 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from qamro_cache.heads.architecture import Architecture
+from qamro_cache.heads.architecture import KEEP_CLIPS, Architecture
+from qamro_cache.heads.point_scores import point_shapes
 
 SEEDS = 16  # that a thread draws from at once: to hand out one takes longer
 
 
-def parameter_shapes(architecture: Architecture, row: Sequence[int]) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(
+    architecture: Architecture, row: Sequence[int], points: tuple[int, int] = (0, 0)
+) -> dict[str, tuple[int, ...]]:
     """Return each parameter's shape for one head whose rows have shape ``row``, in a fixed order.
 
     Layer k is ``k.weight`` [in, out] and ``k.bias`` [out] (with ``k.norm.weight`` and
     ``k.norm.bias``), the last one ``output.weight`` and ``output.bias``; ``layers`` [L] are the
-    logits of the layers' weights in a mix, ``attention`` [D] those of attention pooling.
+    logits of the layers' weights in a mix, ``attention`` [D] those of attention pooling. Heads
+    that keep training clips have `point_shapes`, of ``points``.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     width = row[-1]
+    if architecture.kind in KEEP_CLIPS:
+        return point_shapes(architecture.kind, width, points)
     if architecture.mixes:
         shapes["layers"] = (row[0],)
     if architecture.pooling == "attention":

@@ -10,7 +10,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
-from qamro_cache.audio.fingerprint import SHORT_WIDTH
 from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import OptionError
 from qamro_cache.features.context import Context, times
@@ -25,13 +24,14 @@ from qamro_cache.features.expression import (
 from qamro_cache.features.lookup import resolved, shape_of, used, widths
 from qamro_cache.features.vectors import Projection
 from qamro_cache.files import json_text
-from qamro_cache.heads.architecture import Architecture
+from qamro_cache.heads.architecture import KEEP_CLIPS, Architecture
+from qamro_cache.heads.calibration import check_calibration
 from qamro_cache.heads.head import AS_IT_IS, AxisHead, Head, preference_of
 from qamro_cache.heads.header import Header
 from qamro_cache.heads.network import input_width
 from qamro_cache.heads.ood import Reference
 from qamro_cache.heads.parameters import parameter_shapes
-from qamro_cache.heads.trained import SIGNATURE, Trained
+from qamro_cache.heads.trained import blank_trained, filled_trained, tensors_of_trained
 from qamro_cache.identity import check_identity
 
 #: Most axes, and most hidden layers.
@@ -51,10 +51,7 @@ def tensors_of(head: Head) -> dict[str, Tensor]:
                 tensors[f"{index}/projections/{number}/{part}"] = value.clone()
         if one.reference is not None:
             tensors |= _tensors_of_reference(f"{index}/reference", one.reference)
-    if head.trained is not None:
-        parts = {name: getattr(head.trained, name) for name in ("audio", "axes", "frames", "sound")}
-        tensors |= {f"trained/{name}": part for name, part in parts.items() if part is not None}
-    return tensors
+    return {**tensors, **tensors_of_trained(head.trained)}
 
 
 def _tensors_of_reference(name: str, reference: Reference) -> dict[str, Tensor]:
@@ -134,16 +131,16 @@ def blank_head(record: Mapping[str, Any], header: Header) -> Head:
         raise ValueError(f"it has no axis, or more than {MAX_AXES}")
     if len({entry["axis"]["name"] for entry in entries}) < len(entries):
         raise ValueError("two axes have one name")
-    shapes = parameter_shapes(architecture, row)
     axes = []
     for index, entry in enumerate(entries):
         seeds = tuple(entry["seeds"])
         if not all(type(seed) is int for seed in seeds):
             raise ValueError("a seed is no whole number")
         has_rows = f"{index}/row_mean" in header.tensors
+        shapes = parameter_shapes(architecture, row, _points(architecture, index, header))
         axes.append(
             AxisHead(
-                axis=_axis(**entry["axis"]),
+                axis=axis_of_record(**entry["axis"]),
                 seeds=seeds,
                 params={n: _nothing(len(seeds), *shape) for n, shape in shapes.items()},
                 label_mean=float(entry["label_mean"]),
@@ -159,8 +156,9 @@ def blank_head(record: Mapping[str, Any], header: Header) -> Head:
         )
         if not (math.isfinite(axes[-1].label_mean) and 0 < axes[-1].label_std < math.inf and seeds):
             raise ValueError(f"labels of axis {index} have no usable mean and std")
+    check_calibration(plain.get("calibration"), [one.axis.name for one in axes])
     reference = _blank_reference("reference", record["ood"], header)
-    trained = _blank_trained(len(axes), header) if "trained/audio" in header.tensors else None
+    trained = blank_trained(len(axes), header) if "trained/audio" in header.tensors else None
     return Head(
         architecture,
         row,
@@ -235,22 +233,17 @@ def _blank_projections(
     return blank
 
 
-def _blank_trained(axes: int, header: Header) -> Trained:
-    clips, *_ = header.tensors["trained/audio"][1]
-    shapes: list[tuple[int, ...]] = [(clips, *SIGNATURE), (clips, axes)]
-    if "trained/sound" in header.tensors:
-        frames, *_ = header.tensors["trained/sound"][1]
-        shapes += [(clips,), (frames, SHORT_WIDTH)]
-    return Trained(*(_nothing(*shape, dtype=torch.uint8) for shape in shapes))
-
-
-def _filled_trained(tensors: Mapping[str, Tensor]) -> Trained:
-    names = ("audio", "axes", "frames", "sound")
-    trained = Trained(**{n: tensors[f"trained/{n}"] for n in names if f"trained/{n}" in tensors})
-    frames, sound = trained.frames, trained.sound
-    if frames is not None and sound is not None and int(frames.sum()) != len(sound):
-        raise ValueError("its fingerprints are not as many as it says")
-    return trained
+def _points(architecture: Architecture, index: int, header: Header) -> tuple[int, int]:
+    """Return how many training clips an axis' head keeps, and of how many it takes the mean."""
+    if architecture.kind not in KEEP_CLIPS:
+        return 0, 0
+    _, kept, _ = header.tensors[f"{index}/params/points"][1]
+    near = 1
+    if architecture.kind == "knn":
+        _, near = header.tensors[f"{index}/params/shares"][1]
+    if not 1 <= near <= kept and not (architecture.kind == "svr" and kept == 0):
+        raise ValueError(f"axis {index} takes the mean of {near} of {kept} clips")
+    return kept, near
 
 
 def _architecture(record: Mapping[str, Any]) -> Architecture:
@@ -286,11 +279,12 @@ def filled_head(blank: Head, tensors: Mapping[str, Tensor]) -> Head:
         filled = replace(one, params=params, row_mean=mean, row_std=std)
         axes.append(replace(filled, reference=own, projections=fitted))
     reference = _filled_reference("reference", blank.reference, tensors)
-    trained = None if blank.trained is None else _filled_trained(tensors)
+    trained = None if blank.trained is None else filled_trained(tensors)
     return replace(blank, axes=tuple(axes), reference=reference, trained=trained)
 
 
-def _axis(name: object, low: object, high: object, guessed: bool) -> Axis:
+def axis_of_record(name: object, low: object, high: object, guessed: bool) -> Axis:
+    """Return an axis of its record."""
     ends = all(isinstance(end, int | float) for end in (low, high))
     if not (isinstance(name, str) and ends and isinstance(guessed, bool)):
         raise ValueError("an axis is no name with two numbers")

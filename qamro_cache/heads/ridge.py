@@ -48,6 +48,11 @@ class Ridge(NamedTuple):
         predictions: Floats = features @ slopes + (self.intercept - self.mean @ slopes)
         return predictions
 
+    def params(self, label_std: float) -> dict[str, npt.NDArray[np.float32]]:
+        """Return what a head keeps, for standardized labels."""
+        weights = self.weights.astype(np.float32) / np.float32(label_std)
+        return {"output.weight": weights[:, None], "output.bias": np.zeros(1, np.float32)}
+
 
 def fit_ridge(
     features: Floats,

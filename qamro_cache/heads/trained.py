@@ -5,7 +5,7 @@ another lossless format has too; and by its fingerprint, which a lossy or a trim
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,14 @@ import pandas as pd
 if TYPE_CHECKING:  # `evaluate` asks for a word, before torch is loaded.
     from torch import Tensor
 
+    from qamro_cache.heads.header import Header
+
 #: Two hashes a clip, so many bytes of each: enough that no two sounds have one by chance.
 SIGNATURE = (2, 16)
 #: The columns of a cache's clips that they are of.
 _COLUMNS = ("audio_sha256", "samples_sha256")
+#: The tensors of `Trained` in a head file.
+_TENSORS = ("audio", "axes", "frames", "sound")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: What ``trained_on`` says of a clip whose label the head knows: the clip itself, or one alike.
 KNOWN = ("yes", "near")
@@ -116,6 +120,36 @@ def trained_on(
             compared[key] = find_alike(mine, [prints[k] for k in np.flatnonzero(learned)]) >= 0
         said[axis, np.flatnonzero(others)[compared[key]]] = "near"
     return said
+
+
+def tensors_of_trained(trained: Trained | None) -> "dict[str, Tensor]":
+    """Return the tensors of what was noted of the clips trained on, by name."""
+    parts = {name: getattr(trained, name, None) for name in _TENSORS}
+    return {f"trained/{name}": part for name, part in parts.items() if part is not None}
+
+
+def blank_trained(axes: int, header: "Header") -> Trained:
+    """Return what was noted of the clips trained on, as `blank_head` does."""
+    import torch
+
+    from qamro_cache.audio.fingerprint import SHORT_WIDTH
+
+    clips, *_ = header.tensors["trained/audio"][1]
+    shapes: list[tuple[int, ...]] = [(clips, *SIGNATURE), (clips, axes)]
+    if "trained/sound" in header.tensors:
+        frames, *_ = header.tensors["trained/sound"][1]
+        shapes += [(clips,), (frames, SHORT_WIDTH)]
+    return Trained(*(torch.empty(one, dtype=torch.uint8, device="meta") for one in shapes))
+
+
+def filled_trained(tensors: "Mapping[str, Tensor]") -> Trained:
+    """Return what was noted of the clips trained on."""
+    known = {n: tensors[f"trained/{n}"] for n in _TENSORS if f"trained/{n}" in tensors}
+    trained = Trained(**known)
+    frames, sound = trained.frames, trained.sound
+    if frames is not None and sound is not None and int(frames.sum()) != len(sound):
+        raise ValueError("its fingerprints are not as many as it says")
+    return trained
 
 
 def known_words(known: int, near: int, of: str) -> str:

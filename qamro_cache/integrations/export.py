@@ -15,8 +15,9 @@ import torch
 from qamro_cache.encoders.support import missing_packages
 from qamro_cache.errors import OptionError, QamroError, quoted
 from qamro_cache.files import json_text, refuse_other, write_file
+from qamro_cache.heads.architecture import KEEP_CLIPS
 from qamro_cache.heads.file import load_head
-from qamro_cache.heads.head import Head
+from qamro_cache.heads.head import Ensemble, Head
 from qamro_cache.heads.record import record_of
 from qamro_cache.integrations.program import HeadProgram
 from qamro_cache.paths import PathLike, as_path
@@ -63,6 +64,14 @@ def export_head(head: PathLike | Head, out: PathLike) -> dict[str, Any]:
         for line in missing_packages(("onnx", "onnxscript"), "onnx"):
             raise QamroError(line)
     loaded = load_head(head)
+    if isinstance(loaded, Ensemble):
+        raise QamroError(f"{head} is an ensemble of heads, which cannot be exported; export a head")
+    if loaded.architecture.kind in KEEP_CLIPS:
+        raise QamroError(f"{head}: a {loaded.architecture.kind} head cannot be exported")
+    if loaded.calibration:
+        raise QamroError(
+            f"{head} is calibrated, which a program does not know of; export the head of its run"
+        )
     program = HeadProgram(loaded).eval()
     about = _about(program, loaded)
     with _quiet():

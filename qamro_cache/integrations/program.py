@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from qamro_cache.features.expression import parse, takes_windows
 from qamro_cache.features.lookup import shape_of
+from qamro_cache.features.pooling import beside_prompt
 from qamro_cache.features.vectors import ClipVectors, Projection, leaves_of
 from qamro_cache.heads.head import AxisHead, Head
 from qamro_cache.heads.network import (
     Rows,
     Windows,
-    beside_prompt,
     fold_standardization,
     score_rows,
 )

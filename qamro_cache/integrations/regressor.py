@@ -149,13 +149,13 @@ class QamroRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         labels = np.asarray(labels, np.float64)
         scale = _scale(chosen.get("scale"), labels)
         data = _Samples(rows, labels, together, scale)
-        jobs = range(1 if recipe.head.kind == "ridge" else seeds)
+        jobs = range(1 if recipe.head.closed else seeds)
         where = usable_device(device)
         if stop == "inner":
             folds = data.kept_for_stopping()
             estimate = data.fit(recipe, jobs, folds, where)
             learned = int(folds.train[0].sum())
-            recipe = refit_recipe(recipe, estimate, 0, learned, len(labels))
+            recipe = refit_recipe(recipe, estimate.epochs(0), learned, len(labels))
         refit = data.fit(recipe, jobs, data.all_in(), where)
         refuse_diverged(recipe, refit)
         self.recipe_ = recipe

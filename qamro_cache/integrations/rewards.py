@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from qamro_cache.errors import OptionError
+from qamro_cache.heads.averaged import scale_of
+from qamro_cache.heads.head import members_on
 from qamro_cache.paths import PathLike
 from qamro_cache.scoring.scorer import Scorer
 
@@ -28,25 +30,24 @@ class _Rewards:
         self, head: Scorer | PathLike, axis: str, k: float, sample_rate: int | None
     ) -> None:
         self.scorer = head if isinstance(head, Scorer) else Scorer.from_file(head)
-        self.one = self.scorer.head.axes[self.scorer.axis_index(axis)]
+        self.axis = self.scorer.axes[self.scorer.axis_index(axis)]
+        self.members = members_on(self.scorer.head, self.axis)
         self.k, self.sample_rate = float(k), sample_rate
         if not 0 <= self.k < np.inf:
             raise OptionError(f"k is a number from 0 on, got {k!r}")
-        if self.k and len(self.one.seeds) < 2:
+        if self.k and self.members < 2:
             raise OptionError(
                 "this head has one member, so there is no std to take from its mean; train it with "
                 "several seeds, or say k=0"
             )
         # Of what cannot be scored: below whatever sound is given, so that silence is no way out.
-        low, high = self.one.axis.low, self.one.axis.high
-        self.worst = WORST if self.one.standard else 2 * low - high
-        context = self.scorer.head.context
-        self.kind = "none" if context is None else context.kind
+        scale = scale_of(self.scorer.head, self.axis)
+        self.worst = WORST if scale is None else 2 * scale.low - scale.high
 
     def of(self, clips: Sequence[Any], **about: Any) -> pd.DataFrame:
         """Return score (the reward), mean, ood and (of several members) std, a row a clip."""
         table = self.scorer.score(clips, self.sample_rate, **about)
-        table = table[table["axis"] == self.one.axis.name]
+        table = table[table["axis"] == self.axis]
         mean, std = (table[name].to_numpy(float) for name in ("prediction", "std"))
         failed = np.isnan(mean)
         if failed.any():
@@ -54,7 +55,7 @@ class _Rewards:
             logger.warning("%d of %d clips cannot be scored (%s)", failed.sum(), len(mean), first)
         reward = np.where(failed, self.worst, mean - self.k * np.where(self.k, std, 0.0))
         found = {"score": reward, "mean": mean, "ood": table["ood"].to_numpy(float)}
-        return pd.DataFrame(found | ({"std": std} if len(self.one.seeds) > 1 else {}))
+        return pd.DataFrame(found | ({"std": std} if self.members > 1 else {}))
 
     def refuse_text(self, clip: Any) -> None:
         """Refuse to take what a language model wrote for the path of a file."""
@@ -104,14 +105,15 @@ def trl_reward(
             raise OptionError(f"decode gave {len(clips)} clips for {len(completions)} completions")
         texts = [prompt_text(one) for one in prompts]
         about: dict[str, Any] = {}
-        if rewards.scorer.head.text_feature or rewards.kind in ("group", "both"):
+        compares = rewards.scorer.compares
+        if rewards.scorer.takes_prompts or "group" in compares:
             about = {"prompts": texts, "groups": texts}
-        if rewards.kind in ("reference", "both"):
+        if "reference" in compares:
             about["references"] = columns.get("reference")
         return [float(value) for value in rewards.of(clips, **about)["score"]]
 
     # What TRL logs it as.
-    reward.__name__ = f"qamro_{rewards.one.axis.name}"
+    reward.__name__ = f"qamro_{rewards.axis}"
     return reward
 
 
@@ -142,7 +144,7 @@ def verl_reward(
             gives one at a time.
     """
     rewards = _Rewards(head, axis, k, sample_rate)
-    if rewards.kind in ("group", "both"):
+    if "group" in rewards.scorer.compares:
         raise OptionError(
             "this head compares the clips of a group, and verl gives one at a time; use a head "
             "without context"
@@ -160,9 +162,9 @@ def verl_reward(
             rewards.refuse_text(solution_str)
         clip = solution_str if decode is None else decode(solution_str, extra)
         about: dict[str, Any] = {}
-        if rewards.scorer.head.text_feature:
+        if rewards.scorer.takes_prompts:
             about["prompts"] = [prompt_text(extra.get("prompt"))]
-        if rewards.kind == "reference":
+        if "reference" in rewards.scorer.compares:
             about["references"] = [extra.get("reference")]
         found = rewards.of([clip], **about).iloc[0]
         return {str(name): float(value) for name, value in found.items()}

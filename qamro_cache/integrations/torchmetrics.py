@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qamro_cache.encoders.support import install_line
 from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.heads.averaged import scale_of
 from qamro_cache.paths import PathLike
 from qamro_cache.scoring.scorer import Scorer
 
@@ -103,11 +104,11 @@ class QamroScore(Metric):
     @property
     def plot_lower_bound(self) -> float | None:  # type: ignore[override]
         """The low end of the axis' scale; None of a head that learned from pairs alone."""
-        one = self.scorer.head.axes[self.column]
-        return None if one.standard else float(one.axis.low)
+        scale = scale_of(self.scorer.head, self.scorer.axes[self.column])
+        return None if scale is None else float(scale.low)
 
     @property
     def plot_upper_bound(self) -> float | None:  # type: ignore[override]
         """The high end of the axis' scale; None likewise."""
-        one = self.scorer.head.axes[self.column]
-        return None if one.standard else float(one.axis.high)
+        scale = scale_of(self.scorer.head, self.scorer.axes[self.column])
+        return None if scale is None else float(scale.high)

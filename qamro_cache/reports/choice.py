@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qamro_cache.reports.numbers import number, short_span
+from qamro_cache.reports.numbers import number, short_span, span
 
 
 def nested_words(record: Mapping[str, Any]) -> Iterator[str]:
@@ -37,3 +37,40 @@ def choice_words(axis: str, record: Mapping[str, Any]) -> str:
     elif baseline is not None and not baseline["beats"]:
         verdict = f"but not clearly above {baseline['baseline']}"
     return f"{axis}: highest {record['metric']} with {cell or 'this cell'}, {verdict}"
+
+
+#: What a gain is of, in words.
+_GAINS = {
+    "clip_srcc": "clip SRCC",
+    "group_srcc": "SRCC within groups",
+    "system_srcc": "system SRCC",
+    "clip_mse": "clip MSE",
+}
+
+
+def ensemble_words(record: Mapping[str, Any]) -> Iterator[str]:
+    """Say what an ensemble gains over the best cell, and what it is of."""
+    way = "the highest" if record["choose"] == "top" else "greedily"
+    yield (
+        f"up to {record['members']} of {record['cells']} cells, chosen {way} by heads inside each "
+        "fold's training clips, less the best cell chosen so:"
+    )
+    for name, one in record["gain"].items():
+        both = f"{number(one['best_cell'])} to {number(one['ensemble'])}"
+        limits = short_span(one["low"], one["high"])
+        if name == "clip_mse":
+            limits = span(one["low"], one["high"], like=one["gain"])
+        yield f"{_GAINS[name]} gains {_signed(one['gain'])} (95 % {limits}), {both}"
+    saved = ", ".join(
+        f"{100 * one['share']:.0f} % {_cell_words(one['cell'])}" for one in record["saved"]
+    )
+    yield f"saved: {saved}"
+
+
+def _signed(value: float) -> str:
+    text = number(value)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def _cell_words(cell: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in cell.items()) or "the only cell"

@@ -20,7 +20,7 @@ _TOLD = ("overwrite", "device")
 
 @dataclass(frozen=True)
 class Folder:
-    """What lies in a folder of ``qamro-train`` or ``qamro-ablate``.
+    """What lies in a folder of ``qamro-train``, ``qamro-ensemble`` or ``qamro-ablate``.
 
     Attributes:
         path: of the folder.
@@ -69,9 +69,12 @@ class Folder:
         words = ["qamro-ablate" if self.grid else "qamro-train"]
         materials = self.config.get("materials", [self.config])
         caches = [path for one in materials for path in one.get("cache", [])]
+        given = dict(self.config.get("given", {}))
+        if "grid" in given and not self.grid:
+            words, caches = ["qamro-ensemble", str(given.pop("grid"))], []
         for path in dict.fromkeys(caches):
             words += ["--cache", path]
-        for name, value in self.config.get("given", {}).items():
+        for name, value in given.items():
             if name not in _TOLD:
                 words += _option(name, value, joined=self.grid)
         return shlex.join([*words, "--out", str(self.path)])
@@ -87,7 +90,7 @@ def _option(name: str, value: Any, *, joined: bool) -> list[str]:
         if name == "widths":
             return [word, "-".join(map(str, value))]
         return [part for one in value for part in (word, _text(one))]
-    if name in ("keep_together", "save_folds"):
+    if name in ("keep_together", "save_folds") or (name == "calibrate" and not joined):
         return [word] if value else []
     return [word, _text(value)]
 

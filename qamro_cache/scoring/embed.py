@@ -17,12 +17,12 @@ from qamro_cache.extraction.request import ExtractRequest
 from qamro_cache.extraction.together import Asked, extract_together
 from qamro_cache.features.sources import Sources, join_caches
 from qamro_cache.files import plain_target
-from qamro_cache.heads.head import Head
+from qamro_cache.heads.head import AnyHead
 from qamro_cache.identity import canonical_json
 
 
 def embed(
-    head: Head,
+    head: AnyHead,
     clips: Dataset,
     files: Sequence[Path],
     weights: WeightsOptions,
@@ -45,7 +45,7 @@ def embed(
     return join_caches(list(files))
 
 
-def encoders_of(head: Head, weights: WeightsOptions, device: str) -> list[Encoder]:
+def encoders_of(head: AnyHead, weights: WeightsOptions, device: str) -> list[Encoder]:
     """Load the encoders that a head was trained on, each as its identity has it.
 
     Raises:
@@ -58,7 +58,9 @@ def encoders_of(head: Head, weights: WeightsOptions, device: str) -> list[Encode
     return found
 
 
-def _weights_of(identity: Mapping[str, Any], head: Head, weights: WeightsOptions) -> WeightsOptions:
+def _weights_of(
+    identity: Mapping[str, Any], head: AnyHead, weights: WeightsOptions
+) -> WeightsOptions:
     """Return what is said of the weights as far as it is for this encoder, one of several."""
     takes = [find_encoder(str(one["name"]))[0].takes for one in head.identities]
     mine = takes[head.identities.index(identity)]
@@ -75,7 +77,7 @@ def _weights_of(identity: Mapping[str, Any], head: Head, weights: WeightsOptions
 
 
 @contextmanager
-def embeddings_files(out: Path | None, head: Head, source: str | Path) -> Iterator[list[Path]]:
+def embeddings_files(out: Path | None, head: AnyHead, source: str | Path) -> Iterator[list[Path]]:
     """Name the files of a request's embeddings; they are removed when the block is left well.
 
     Args:

@@ -23,7 +23,7 @@ from qamro_cache.extraction.units import (
     unit_size,
 )
 from qamro_cache.features.sources import Sources, join_caches
-from qamro_cache.heads.head import Head
+from qamro_cache.heads.head import AnyHead
 from qamro_cache.identity import identity_differences, identity_of
 from qamro_cache.scoring.embed import encoders_of
 from qamro_cache.scoring.gradient import content_with_gradient
@@ -41,7 +41,7 @@ class LiveEncoders:
         QamroError: an encoder is not ready here, or has another identity than the head's.
     """
 
-    def __init__(self, head: Head, weights: WeightsOptions, device: str) -> None:
+    def __init__(self, head: AnyHead, weights: WeightsOptions, device: str) -> None:
         self._head, self.device = head, device
         self._encoders = encoders_of(head, weights, device)
         self._pipelines = []

@@ -1,9 +1,9 @@
-"""The options of `predict` beside the head and the cache."""
+"""The options of `predict` and `calibrate` beside the head and the cache."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from qamro_cache.datasets.options import ColumnOptions
+from qamro_cache.datasets.options import ColumnOptions, ScaleOptions
 from qamro_cache.encoders.protocol import WeightsOptions
 from qamro_cache.settings import setting
 
@@ -40,3 +40,14 @@ class PredictOptions(ColumnOptions, WeightsOptions):
         None, "Also write the AudioMOS challenge's answer.txt, or a .zip with it."
     )
     answer_list: Path | None = setting(None, "The challenge's list of clips, for --answer.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateOptions(ColumnOptions, ScaleOptions, WeightsOptions):
+    """What `calibrate` takes beside the head, the labels and the cache."""
+
+    axis: tuple[str, ...] = setting(
+        (), "Axis to calibrate; may repeat.", default_help="all that both have"
+    )
+    device: str = setting("cpu", "Torch device: cpu, cuda or cuda:N.")
+    out: Path | None = setting(None, "Head file to write.", default_help="the head's own")

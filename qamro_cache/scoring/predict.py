@@ -11,14 +11,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.cache.reader import Cache, CacheLike
-from qamro_cache.datasets.records import Dataset, Labels
+from qamro_cache.datasets.records import Axis, Dataset, Labels
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.scales import STANDARD, scale_name
 from qamro_cache.features.sources import Sources
 from qamro_cache.files import refuse_same
+from qamro_cache.heads.averaged import calibrated
 from qamro_cache.heads.file import load_head
-from qamro_cache.heads.head import AxisHead, Head
+from qamro_cache.heads.head import AnyHead, axes_of, members_of, standard_axes
 from qamro_cache.heads.trained import trained_on
 from qamro_cache.paths import PathLike
 from qamro_cache.scoring.company import hearing
@@ -40,14 +41,14 @@ logger = logging.getLogger("qamro_cache")
 
 @documented(PredictOptions)
 def predict(
-    head: PathLike | Head,
+    head: PathLike | AnyHead,
     cache: CacheLike | Sequence[CacheLike] | None = None,
     *,
     clips: Dataset | None = None,
     progress: Callable[..., None] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Predict every axis of a head for every clip; members (seeds) are averaged.
+    """Predict every axis of a head for every clip; members (seeds, an ensemble's) are averaged.
 
     Args:
         head: a head file of qamro-train, the folder of a run, or a head already loaded.
@@ -61,8 +62,9 @@ def predict(
         One row an axis and clip: clip_id, system, group, axis, seed ("mean"), fold (empty),
         prediction (in the axis' units, NaN for a clip that has none), target (NaN where not
         known), scale (the axis' range as "low..high", and " (guessed)" where nobody named it), std
-        (standard deviation over the members), ood (out of distribution: farther from the training
-        set than 99 % of it), trained_on (``yes``: a member learned the clip's label on the axis
+        (standard deviation over the members; of an ensemble by their shares), ood (out of
+        distribution: farther from the training set than 99 % of it; of an ensemble's heads, to
+        one), trained_on (``yes``: a member learned the clip's label on the axis
         or stopped on it, as the audio's hashes tell; ``near``: that of a clip that sounds like it;
         ``no``; empty where the head or the cache does not have the hashes), company (of a head that
         compares: how many others each clip was heard beside, and what the head learned from where
@@ -83,8 +85,8 @@ def run_predict(
     head = load_head(request.head)
     device = usable_device(options.device)
     if options.answer is not None:
-        axes = [one.axis.name for one in head.axes]
-        refuse_standard(options.answer, [one.axis.name for one in head.axes if one.standard])
+        axes = [axis.name for axis in axes_of(head)]
+        refuse_standard(options.answer, standard_axes(head))
         refuse_answer(options.answer, axes, request.clip_ids, request.listed)
     with (
         nullcontext(request.sources)
@@ -104,21 +106,23 @@ def run_predict(
 
 @contextmanager
 def _embedded(
-    head: Head, request: PredictRequest, device: str, progress: Callable[..., None] | None
+    head: AnyHead, request: PredictRequest, device: str, progress: Callable[..., None] | None
 ) -> Iterator[Sources]:
     """Give the embeddings of a request's audio, which are gone when the block is left well."""
     from qamro_cache.scoring.embed import embed, embeddings_files
 
     options = request.options
     assert request.clips is not None
-    if head.text_feature and options.audio is not None:
+    if any(one.text_feature for one in members_of(head)) and options.audio is not None:
         raise QamroError(
             "this head takes the prompt too, which a folder of audio does not have; "
             "give --manifest clips.csv with the columns clip_id, path and prompt"
         )
     # Before anything is embedded: without groups there is nothing to compare.
     table = request.clips.clips.assign(status="ok")
-    hearing(head, table, ~table["clip_id"].isin(request.company).to_numpy(), request.clips.name)
+    asked = ~table["clip_id"].isin(request.company).to_numpy()
+    for one in members_of(head):
+        hearing(one, table, asked, request.clips.name)
     source = options.audio or options.manifest or request.clips.name
     if request.source == "stdin":  # another list has other embeddings
         listed = "\n".join(request.clip_ids).encode("utf-8", "surrogateescape")
@@ -128,7 +132,7 @@ def _embedded(
 
 
 def predict_cache(
-    head: Head,
+    head: AnyHead,
     cache: Cache | Sources,
     device: str = "cpu",
     beside: Collection[str] = (),
@@ -148,14 +152,15 @@ def predict_cache(
     return scores_table(head, scores, beside)
 
 
-def scores_table(head: Head, scores: Scores, beside: Collection[str] = ()) -> pd.DataFrame:
+def scores_table(head: AnyHead, scores: Scores, beside: Collection[str] = ()) -> pd.DataFrame:
     """Return what a head says of clips as the table of `predict`, less those that are company."""
     sources = scores.sources
     clips = sources.clips
     fingerprints = sources.first.fingerprints_of(np.arange(len(clips)))
-    learned = trained_on(head.trained, len(head.axes), clips, fingerprints)
+    axes = axes_of(head)
+    learned = trained_on(head.trained, len(axes), clips, fingerprints)
     table = pd.concat(
-        [_table(scores, row, one, learned[row]) for row, one in enumerate(head.axes)],
+        [_table(head, scores, row, axis, learned[row]) for row, axis in enumerate(axes)],
         ignore_index=True,
     )
     table = table[~table["clip_id"].isin(list(beside))].reset_index(drop=True)
@@ -163,10 +168,13 @@ def scores_table(head: Head, scores: Scores, beside: Collection[str] = ()) -> pd
     return table
 
 
-def _table(found: Scores, row: int, one: AxisHead, known: npt.NDArray[np.object_]) -> pd.DataFrame:
+def _table(
+    head: AnyHead, found: Scores, row: int, axis: Axis, known: npt.NDArray[np.object_]
+) -> pd.DataFrame:
     """Return the rows of one axis."""
-    scores = found.members[row].cpu().numpy()
-    if not one.standard and (off := one.axis.notice_outside(scores.mean(0))):
+    standard = axis.name in standard_axes(head)
+    axis, mean, std = calibrated(head, axis, found.members[row], found.shares[row])
+    if not standard and (off := axis.notice_outside(mean)):
         logger.warning(off)
     clips = found.sources.clips
     return pd.DataFrame(
@@ -174,13 +182,13 @@ def _table(found: Scores, row: int, one: AxisHead, known: npt.NDArray[np.object_
             "clip_id": clips["clip_id"],
             "system": clips["system"],
             "group": clips["group"],
-            "axis": one.axis.name,
+            "axis": axis.name,
             "seed": "mean",
             "fold": "",
-            "prediction": scores.mean(0),
-            "target": _targets(found.sources.labels, one.axis.name),
-            "scale": STANDARD if one.standard else scale_name(one.axis),
-            "std": scores.std(0, ddof=1) if len(scores) > 1 else np.nan,
+            "prediction": mean,
+            "target": _targets(found.sources.labels, axis.name),
+            "scale": STANDARD if standard else scale_name(axis),
+            "std": std,
             "ood": found.ood[row],
             "trained_on": known,
             "company": found.told,

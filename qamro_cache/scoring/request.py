@@ -24,7 +24,7 @@ from qamro_cache.scoring.table import refuse_other_table
 from qamro_cache.settings import from_options
 
 if TYPE_CHECKING:
-    from qamro_cache.heads.head import Head
+    from qamro_cache.heads.head import AnyHead
 
 #: Stands for the files that are listed on stdin.
 STDIN = "-"
@@ -45,7 +45,7 @@ class PredictRequest:
         options: as given.
     """
 
-    head: "Path | Head"
+    head: "Path | AnyHead"
     sources: Sources | None
     clips: Dataset | None
     company: frozenset[str]
@@ -70,7 +70,7 @@ class PredictRequest:
 
 
 def predict_request(
-    head: "PathLike | Head",
+    head: "PathLike | AnyHead",
     cache: CacheLike | Sequence[CacheLike] | None,
     clips: Dataset | None,
     given: Mapping[str, Any],

@@ -16,8 +16,9 @@ from torch import Tensor
 from qamro_cache.devices import usable_device
 from qamro_cache.encoders.protocol import WeightsOptions
 from qamro_cache.errors import OptionError, QamroError, unknown
+from qamro_cache.heads.averaged import calibrated_mean
 from qamro_cache.heads.file import load_head
-from qamro_cache.heads.head import Head
+from qamro_cache.heads.head import AnyHead, axes_of, members_of
 from qamro_cache.paths import PathLike
 from qamro_cache.scoring.clips import Clips, clips_of, several
 from qamro_cache.scoring.company import hearing
@@ -44,12 +45,14 @@ class Scorer:
         axes: names of what is scored.
     """
 
-    def __init__(self, head: Head, device: str = "", weights: WeightsOptions | None = None) -> None:
+    def __init__(
+        self, head: AnyHead, device: str = "", weights: WeightsOptions | None = None
+    ) -> None:
         self.head, self.device = head, usable_device(device)
         self._weights = weights or WeightsOptions()
         self._encoders = LiveEncoders(head, self._weights, self.device)
         self._lock = threading.Lock()
-        self.axes = tuple(one.axis.name for one in head.axes)
+        self.axes = tuple(axis.name for axis in axes_of(head))
 
     @classmethod
     @documented(WeightsOptions)
@@ -129,7 +132,8 @@ class Scorer:
         else:
             with torch.no_grad():
                 scores = self._scores(asked)
-        mean = torch.stack([one.mean(0) for one in scores.members], 1)
+        parts = zip(self.axes, scores.members, scores.shares, strict=True)
+        mean = torch.stack([calibrated_mean(self.head, *part) for part in parts], 1)
         return mean[: len(mean) - len(asked.beside)].float()
 
     def stream(
@@ -151,7 +155,7 @@ class Scorer:
         Raises:
             OptionError: the head compares clips, which must then be scored together.
         """
-        if self.head.context is not None:
+        if any(one.context is not None for one in members_of(self.head)):
             raise OptionError("this head compares clips with each other; score them all at once")
         source, texts = iter(clips), None if prompts is None else iter(prompts)
         done = 0
@@ -186,6 +190,17 @@ class Scorer:
             raise QamroError(f"none of {len(clips)} clips can be scored; Scorer.score says why")
         return clips[int(np.nanargmax(values))]
 
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether the head sees what clips were made from."""
+        return any(one.text_feature for one in members_of(self.head))
+
+    @property
+    def compares(self) -> set[str]:
+        """What the head hears clips beside: ``group``, ``reference`` or both; nothing."""
+        kinds = {one.context.kind for one in members_of(self.head) if one.context is not None}
+        return {"group", "reference"} if "both" in kinds else kinds
+
     def axis_index(self, axis: str = "") -> int:
         """Return the column of an axis; of a head with one axis without a name.
 
@@ -211,10 +226,12 @@ class Scorer:
         """Encode and score what is asked, the company last."""
         table = asked.table
         scored = ~table["clip_id"].isin(asked.beside).to_numpy()
-        if self.head.text_feature and not (table["prompt"] != "").any():
+        heads = members_of(self.head)
+        if any(one.text_feature for one in heads) and not (table["prompt"] != "").any():
             raise OptionError("this head takes the prompt too; give prompts, one for each clip")
         # Before anything is encoded: without groups there is nothing to compare.
-        hearing(self.head, table.assign(status="ok"), scored, "the clips")
+        for one in heads:
+            hearing(one, table.assign(status="ok"), scored, "the clips")
         # An encoder may keep what one call gives it until that is done.
         with self._lock:
             if gradient:

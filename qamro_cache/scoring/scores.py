@@ -12,7 +12,16 @@ from torch import Tensor
 from qamro_cache.cache.reader import Cache
 from qamro_cache.features.pooling import mean_rows, take_clips
 from qamro_cache.features.sources import Sources, join_caches
-from qamro_cache.heads.head import AxisHead, Head
+from qamro_cache.heads.averaged import first_words
+from qamro_cache.heads.head import (
+    AnyHead,
+    AxisHead,
+    Ensemble,
+    Head,
+    axes_of,
+    members_of,
+    shares_of,
+)
 from qamro_cache.heads.network import forward
 from qamro_cache.scoring.company import company_words, hearing, lacks_reference
 from qamro_cache.scoring.seen import head_sources, prompts, seen
@@ -31,6 +40,7 @@ class Scores:
         sources: the caches that it read.
         members: of each axis [M, N] float64 in its units, M its members; NaN for a clip that has
             no score.
+        shares: of each axis [M] what its members have in the mean; None: equal ones.
         ood: [A, N] of each axis, whether a clip is out of distribution.
         told: [N] how many others each clip was heard beside, see `company_words`.
         reasons: [N] why a clip has no score; empty where it has one.
@@ -38,13 +48,14 @@ class Scores:
 
     sources: Sources
     members: list[Tensor]
+    shares: "list[Tensor | None]"
     ood: npt.NDArray[np.bool_]
     told: npt.NDArray[np.object_]
     reasons: npt.NDArray[Any]
 
 
 def score_clips(
-    head: Head,
+    head: AnyHead,
     cache: Cache | Sources,
     device: str = "cpu",
     beside: Collection[str] = (),
@@ -61,6 +72,26 @@ def score_clips(
         strict: refuse clips without such company as the head learned from.
     """
     joined = cache if isinstance(cache, Sources) else join_caches(cache)
+    parts = [_scores(one, joined, device, beside, strict=strict) for one in members_of(head)]
+    if not isinstance(head, Ensemble):
+        return parts[0]
+    members, shares, ood = [], [], []
+    for axis in axes_of(head):
+        chosen = shares_of(head, axis.name)
+        mine = [parts[k].members[row] for k, row, _ in chosen]
+        counted = zip(mine, chosen, strict=True)
+        parted = [torch.full((len(one),), share / len(one)) for one, (*_, share) in counted]
+        members.append(torch.cat(mine))
+        shares.append(torch.cat(parted).to(mine[0]))
+        ood.append(np.logical_or.reduce([parts[k].ood[row] for k, row, _ in chosen]))
+    told, reasons = (first_words([getattr(one, n) for one in parts]) for n in ("told", "reasons"))
+    return Scores(parts[0].sources, members, [*shares], np.stack(ood), told, reasons)
+
+
+def _scores(
+    head: Head, joined: Sources, device: str, beside: Collection[str], *, strict: bool
+) -> Scores:
+    """Score clips by one head."""
     sources = head_sources(head, joined)
     clips = sources.clips
     text, missing = prompts(head, sources, device)
@@ -89,7 +120,7 @@ def score_clips(
                 members[row][:, rows] = member_scores(head, one, w, taken.offsets, share, prompt)
                 own = one.reference
                 ood[row, block] = far if own is None else own.is_ood(means).cpu().numpy()
-    return Scores(sources, members, ood, told, reasons)
+    return Scores(sources, members, [None] * len(members), ood, told, reasons)
 
 
 def member_scores(

@@ -1,19 +1,29 @@
-"""Ridge heads: solved at once, without steps, for the same jobs and with the same results."""
+"""Heads that are fitted at once, without steps, for the same jobs and with the same results."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from qamro_cache.heads.points import Neighbors, Vectors, fit_neighbors, fit_vectors
 from qamro_cache.heads.ridge import Ridge, fit_ridge
 from qamro_cache.training.inputs import Features, Inputs
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result
 
+#: How each kind of `CLOSED` is fitted.
+_FIT: dict[str, Callable[..., Ridge | Neighbors | Vectors]] = {
+    "ridge": fit_ridge,
+    "knn": fit_neighbors,
+    "svr": fit_vectors,
+}
+
 
 def is_closed(job: Job) -> bool:
-    """Tell whether a job's head has a closed form."""
-    return job.recipe.head.kind == "ridge"
+    """Tell whether a job's head is fitted at once."""
+    return job.recipe.head.closed
 
 
 def solve(
@@ -24,7 +34,7 @@ def solve(
     weights: bool = True,
     done: Callable[[], None] = lambda: None,
 ) -> Result:
-    """Solve ridge heads of one architecture, on the processor in float64.
+    """Fit heads of one architecture, on the processor in float64.
 
     A head learns from the training and the validation clips that have a label: nothing is stopped
     by the latter. Each has two training labels at least.
@@ -33,10 +43,12 @@ def solve(
         features: of the clips, which all jobs see.
         inputs: rows made of them, labels and folds.
         jobs: the heads; their seeds do not matter.
-        weights: whether the result has the heads' weights.
+        weights: whether the result has the heads' weights. Of heads that keep training clips it is
+            one job then: another one's may be more.
         done: called after each head.
     """
-    blocks = features.blocks(jobs[0].recipe.head.inputs)
+    head = jobs[0].recipe.head
+    blocks = features.blocks(head.inputs)
     (seen,) = inputs.rows.values()
     rows = seen.values.double().cpu().numpy()
     folds = inputs.folds
@@ -46,36 +58,34 @@ def solve(
         target = inputs.targets.of(job.target, job.fold).cpu().numpy()
         used = learns[job.fold] & np.isfinite(target)
         groups = None if folds.groups is None else folds.groups[used]
-        fitted.append(fit_ridge(rows[used], target[used], blocks, groups))
+        fitted.append(_FIT[head.kind](rows[used], target[used], blocks, groups))
         stds.append(float(target[used].std()))
         done()
     return _result(rows, fitted, stds, weights)
 
 
 def _result(
-    rows: "np.ndarray[tuple[int, int], np.dtype[np.float64]]",
-    fitted: Sequence[Ridge],
+    rows: npt.NDArray[np.float64],
+    fitted: Sequence[Ridge | Neighbors | Vectors],
     stds: Sequence[float],
     weights: bool,
 ) -> Result:
     """Return solutions as `fit` returns heads: for standardized rows and labels."""
     label_std = torch.tensor([std if std > 0 else 1.0 for std in stds])
+    known = [one.params(float(std)) for one, std in zip(fitted, label_std, strict=True)]
 
-    def stacked(values: Sequence["np.ndarray[tuple[int], np.dtype[np.float64]]"]) -> torch.Tensor:
+    def stacked(values: Sequence[npt.NDArray[np.floating[Any]]]) -> torch.Tensor:
         return torch.from_numpy(np.stack(values)).float()
 
-    slopes = stacked([one.weights for one in fitted])
-    params = {
-        "output.weight": (slopes / label_std[:, None]).unsqueeze(-1),
-        "output.bias": torch.zeros(len(fitted), 1),
-    }
     return Result(
         predictions=stacked([one.predict(rows) for one in fitted]),
         best_epoch=torch.zeros(len(fitted), dtype=torch.int64),
         diverged=torch.zeros(len(fitted), dtype=torch.bool),
         validation_loss=torch.empty(0, len(fitted)),
         stability=torch.empty(0, len(fitted)),
-        params=params if weights else {},
+        params={name: stacked([one[name] for one in known]) for name in known[0]}
+        if weights
+        else {},
         row_mean=stacked([one.mean for one in fitted]),
         row_std=stacked([one.std for one in fitted]),
         label_mean=torch.tensor([one.intercept for one in fitted]),

@@ -7,7 +7,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from qamro_cache.heads.architecture import Architecture
+from qamro_cache.heads.architecture import KEEP_CLIPS, Architecture
 from qamro_cache.heads.network import Rows, prepare_rows
 from qamro_cache.memory import refuse_memory
 from qamro_cache.training.backend import choose_backend
@@ -57,7 +57,7 @@ def fit(
     """Train every job's head; yield (positions among the jobs, results) chunk by chunk.
 
     Head k of a stack equals the same head trained alone with the same folds, whatever its
-    neighbors are. Ridge heads come first; they are solved (`training.closed_form`).
+    neighbors are. Heads that are fitted at once come first (`training.closed_form`).
 
     Args:
         features: of the clips, on any device; several are views: a job names its own.
@@ -130,7 +130,10 @@ def _solved(
         if is_closed(chosen[0]):
             inputs, done = data.inputs(chosen), partial(meter.advance, 1, 1)
             features = data.views[chosen[0].view]
-            yield positions, solve(features, inputs, chosen, weights=weights, done=done)
+            alone = weights and chosen[0].recipe.head.kind in KEEP_CLIPS
+            for part in [[k] for k in positions] if alone else [positions]:
+                mine = [jobs[k] for k in part]
+                yield part, solve(features, inputs, mine, weights=weights, done=done)
 
 
 class _Data:

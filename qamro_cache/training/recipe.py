@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qamro_cache.errors import OptionError, nearest
-from qamro_cache.heads.architecture import Architecture, usual_shape
+from qamro_cache.heads.architecture import CLOSED, Architecture, usual_shape
 from qamro_cache.losses.loss import Loss, parse_loss
 from qamro_cache.losses.terms import PARAMETERS
 from qamro_cache.settings import Setting, check_settings, setting, settings_of
@@ -15,8 +15,8 @@ from qamro_cache.settings import Setting, check_settings, setting, settings_of
 #: that a Huber delta of 1 and the learning rate mean the same on a 1-to-5 and a 0-to-100 scale.
 DEFAULT_LOSS = "huber@standardized+qamro@standardized"
 
-#: What acts on a ridge head: nothing of it is trained in steps.
-_OF_RIDGE = ("head", "pooling", "inputs")
+#: What acts on a head that is fitted at once: nothing of it is trained in steps.
+_OF_CLOSED = ("head", "pooling", "inputs")
 #: What a likelihood is in place of.
 _OF_LOSSES = ("loss", *PARAMETERS)
 
@@ -60,8 +60,8 @@ class Recipe:
 
     def takes(self, name: str) -> bool:
         """Tell whether a setting of `RECIPE` acts on such a head."""
-        if self.head.kind == "ridge":
-            return name in _OF_RIDGE
+        if self.head.closed:
+            return name in _OF_CLOSED
         if self.head.output == "gaussian" and name in _OF_LOSSES:
             return False
         return name not in PARAMETERS or self.loss.takes(name)
@@ -104,8 +104,8 @@ def make_recipe(given: Mapping[str, Any]) -> Recipe:
     Args:
         given: names of `RECIPE` with their values. A parameter of a loss term (``alpha``) goes to
             the terms that have one of that name. A ``linear`` head has no hidden layers, and an
-            ``audiobox`` head is the published one's shape, unless they say otherwise. A ``ridge``
-            head takes nothing that is for training in steps, a ``gaussian`` output no loss.
+            ``audiobox`` head is the published one's shape, unless they say otherwise. A head of
+            `CLOSED` takes nothing that is for training in steps, a ``gaussian`` output no loss.
 
     Raises:
         ValueError: names the setting and its value.
@@ -113,12 +113,12 @@ def make_recipe(given: Mapping[str, Any]) -> Recipe:
     for name in given:
         if name not in RECIPE:
             raise ValueError(f"there is no setting {name!r}{nearest(name, tuple(RECIPE))}")
-    if given.get("head") == "ridge":
+    if given.get("head") in CLOSED:
         for name in given:
-            if name not in _OF_RIDGE:
+            if name not in _OF_CLOSED:
                 raise ValueError(
-                    f"a ridge head is solved in closed form and takes no {name}, "
-                    f"only {' and '.join(_OF_RIDGE[1:])}"
+                    f"a {at_once(given['head'])} and takes no {name}, "
+                    f"only {' and '.join(_OF_CLOSED[1:])}"
                 )
     if given.get("output") == "gaussian":
         for name in _OF_LOSSES:
@@ -132,6 +132,11 @@ def make_recipe(given: Mapping[str, Any]) -> Recipe:
         raise ValueError(f"output={given['output']} needs a rating scale, which pairs do not have")
     training = {name: given[name] for name in settings_of(Recipe) if name in given}
     return Recipe(head=Architecture(**usual_shape(shape)), loss=loss, **training)
+
+
+def at_once(kind: str) -> str:
+    """Say of a kind of `CLOSED` how it is fitted."""
+    return f"{kind} head is {'solved in closed form' if kind == 'ridge' else 'fitted at once'}"
 
 
 def huber_alone(recipe: Recipe) -> Recipe:
