@@ -1,4 +1,4 @@
-"""One clip by every door: file, manifest, cache, Scorer, gradient, rewards, metric."""
+"""One clip by every door: file, manifest, cache, Scorer, gradient, rewards, metric, export."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import soundfile
 import torch
 from door_support import make_head
 
-from qamro_cache import Scorer, open_cache, predict
+from qamro_cache import Scorer, export_head, open_cache, predict
 from qamro_cache.errors import QamroError
 from qamro_cache.integrations.rewards import trl_reward, verl_reward
 
@@ -32,6 +32,13 @@ def metric_of(scorer, rate):
     from qamro_cache.integrations.torchmetrics import QamroScore
 
     return QamroScore(scorer, rate)
+
+
+def exported(run, cache, names, path):
+    """What a program that was exported says of the clips' vectors."""
+    clips = cache.arrays(export_head(run, path)["record"]["feature"], "quality")
+    found, _ = torch.export.load(path).module()(clip=torch.from_numpy(clips.X))
+    return pd.Series(found[:, 0].numpy(), list(clips.clip_ids)).loc[names].to_numpy()
 
 
 @pytest.mark.parametrize(("encoders", "options"), CASES)
@@ -84,6 +91,8 @@ def test_one_clip_has_one_score_by_every_door(tmp_path, encoders, options):
         doors["gradient"] = each(
             lambda x, rate: scorer.tensor(torch.tensor(x, requires_grad=True), rate).item()
         )
+    if len(encoders) == 1:
+        doors["exported"] = exported(run, caches[0], names, tmp_path / "head.pt2")
     pytest.importorskip("torchmetrics")
     doors["metric"] = each(lambda x, rate: metric_of(scorer, rate)([x]).item())
     for name, found in doors.items():
@@ -150,6 +159,7 @@ def doors():
         "trl": trl_reward,
         "verl": verl_reward,
         "torchmetrics": metric,
+        "export": lambda path: export_head(path, path.with_suffix(".pt2")),
     }
 
 
@@ -163,6 +173,8 @@ def run(tmp_path_factory):
 def test_a_head_that_cannot_be_used_is_one_line_by_every_door(run, tmp_path, damage, door):
     if door == "torchmetrics":
         pytest.importorskip("torchmetrics")
+    if (door, damage) == ("export", "another encoder"):
+        pytest.skip("an export runs no encoder; the program says whose vectors it takes")
     make, said = DAMAGE[damage]
     path = tmp_path / "head.safetensors"
     if make is not None:
