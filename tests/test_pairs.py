@@ -305,6 +305,7 @@ def test_heads_stop_by_pairs(emb, pairs_file, tmp_path):
     assert len(record["axes"]["quality"]["validation_loss"]) == 1
 
 
+@pytest.mark.slow
 def test_grids_take_pairs(emb, pairs_file, tmp_path):
     best = ablate(
         emb, tmp_path / "grid", pairs=pairs_file, axis="quality", cv="group",
