@@ -12,8 +12,8 @@ groups, pooled as the held-out ones are: each fold scores as many new groups as 
 times. ``saved`` is that of the ensemble which is saved, chosen by the held-out predictions and
 refitted on all clips, less the cell that is best by them.
 
-A real set: ``qamro-ablate --grid members`` and ``qamro-ensemble`` on a cache, for each way to
-choose; the gains of ``metrics.json`` are kept.
+A real set: ``qamro-ablate --head ridge,knn,svr --context none,group --cv group --nested`` and
+``qamro-ensemble`` on a cache, for each way to choose; the gains of ``metrics.json`` are kept.
 """
 
 import argparse
@@ -157,13 +157,14 @@ def simulate(sets: int, seed: int, rows: list[str]) -> dict[str, Any]:
 
 
 def real(name: str, cache: Path) -> dict[str, Any]:
-    """Train the grid ``members`` on a cache, and choose of it."""
+    """Train six cells on a cache, and choose of them."""
     from qamro_cache import ablate, ensemble
 
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         grid = Path(folder) / "grid"
-        asked: dict[str, Any] = {"grid": "members", "cv": "group", "nested": True}
+        asked: dict[str, Any] = {"cv": "group", "nested": True}
+        asked |= {"head": ["ridge", "knn", "svr"], "context": ["none", "group"]}
         ablate(cache, grid, **asked)
         for way in ("top", "greedy"):
             for calibrate in (False, True):

@@ -57,10 +57,10 @@ def ensemble_words(record: Mapping[str, Any]) -> Iterator[str]:
     )
     for name, one in record["gain"].items():
         both = f"{number(one['best_cell'])} to {number(one['ensemble'])}"
-        limits = short_span(one["low"], one["high"])
-        if name == "clip_mse":
-            limits = span(one["low"], one["high"], like=one["gain"])
-        yield f"{_GAINS[name]} gains {_signed(one['gain'])} (95 % {limits}), {both}"
+        limits, verb = short_span(one["low"], one["high"]), "gains"
+        if name == "clip_mse":  # where less is better
+            limits, verb = span(one["low"], one["high"], like=one["gain"]), "changes by"
+        yield f"{_GAINS[name]} {verb} {_signed(one['gain'])} (95 % {limits}), {both}"
     saved = ", ".join(
         f"{100 * one['share']:.0f} % {_cell_words(one['cell'])}" for one in record["saved"]
     )
