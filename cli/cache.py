@@ -146,7 +146,7 @@ def merge(files: tuple[Path, ...], out: Path) -> None:
 @click.option("--out", type=_FILES, help="Cache file to make; default: replace FILE.")
 @request_options(RelabelOptions)
 def relabel(file: Path, labels: Path | None, out: Path | None, **options: Any) -> None:
-    """Replace ratings, their scales, systems, groups and splits; no feature changes."""
+    """Replace ratings, their scales, systems, groups, splits and test; no feature changes."""
     notices_to_stderr()
     from qamro_cache.cache.edit import relabel_cache
 

@@ -82,6 +82,9 @@ def _show(out: Path, record: dict[str, Any], by: str | None) -> None:
             beside = axis["without_references"]
             title = f"{name} without references, which their context gives away"
             show_scores(title, record, beside["models"], beside["ceiling"])
+        for source, beside in axis.get("by_source", {}).items():
+            click.echo()
+            show_scores(f"{name} of {source}", record, beside["models"], beside["ceiling"])
         if "by_modeled_labels" in axis:
             beside = axis["by_modeled_labels"]
             click.echo()

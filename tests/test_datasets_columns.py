@@ -211,7 +211,7 @@ def test_blanks_after_commas_are_no_part_of_values(tmp_path: Path) -> None:
     assert what(write(tmp_path, spaced)) == expected
     # A name in quotes that holds one is no such blank, nor is a single cell's.
     path = write(tmp_path, 'clip_id,path,prompt,"quality, overall"\na, a.wav, a bell,3\n')
-    assert what(path)[:2] == [["quality, overall"], [["a", "a.wav", "", "", " a bell", "", ""]]]
+    assert what(path)[:2] == [["quality, overall"], [["a", "a.wav", "", "", " a bell", "", "", ""]]]
     (tmp_path / " a.wav").write_bytes(b"")
     assert what(path)[1][0][1] == " a.wav"
 
@@ -240,7 +240,7 @@ def test_a_relative_windows_path_is_read_unless_a_file_is_called_so(
 ) -> None:
     caplog.set_level(logging.INFO, "qamro_cache")
     path = write(tmp_path, "path,q\naudio\\a.wav,1\n")
-    assert what(path)[1] == [["a", "audio/a.wav", "", "", "", "", ""]]
+    assert what(path)[1] == [["a", "audio/a.wav", "", "", "", "", "", ""]]
     assert "1 paths are read without blanks around them, and \\ as /" in caplog.text
     (tmp_path / "audio\\a.wav").write_bytes(b"")
     assert what(path)[1][0][1] == "audio\\a.wav"
@@ -288,7 +288,7 @@ def test_columns_as_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     path = write(tmp_path, "name,wav,path,MOS,effort,quality\na,x.wav,y.wav,3,2,1\n")
     found = what(path, columns=["clip_id=name,path=WAV", "quality=mos"])
     assert found[0] == ["quality", "effort"]
-    assert found[1] == [["a", "x.wav", "", "", "", "", ""]]
+    assert found[1] == [["a", "x.wav", "", "", "", "", "", ""]]
     assert found[2] == [[3, 2]]
     assert "the column 'path' is not used: 'wav' stands in its place" in caplog.text
     assert "the column 'quality' is not used: 'MOS' stands in its place" in caplog.text

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from qamro_cache.datasets.ids import match_ids
+from qamro_cache.datasets.joined import concatenate_labels
 from qamro_cache.datasets.labels import load_rated, relabel
 from qamro_cache.datasets.raters import subsampled
 from qamro_cache.datasets.records import (
     Axis,
     Labels,
     Ratings,
-    concatenate_labels,
     labels_from_means,
     labels_from_ratings,
 )

@@ -66,6 +66,10 @@ def written(tmp_path_factory):
     of_clips = {"cv": "group", "head": "ridge", "axis": "quality"}
     train(folder / "named.h5", folder / "e", context="reference", **of_clips)
     train(emb, folder / "f", calibrate=True, **of_clips)
+    half = table[["clip_id"]].assign(source=["x", "y"] * 10)
+    half.to_csv(folder / "half.csv", index=False)
+    relabel_cache(emb, folder / "half.csv", folder / "half.h5")
+    train(folder / "half.h5", folder / "s", **of_clips)
     train(folder / "named.h5", folder / "g", screen="bt500", rater_model="additive", **of_clips)
     write_pairs([emb], folder / "pairs.csv")
     train(emb, folder / "h", pairs=folder / "pairs.csv", loss="bt", cv="group", **ONE, **QUICK)
@@ -91,7 +95,7 @@ def written(tmp_path_factory):
         for name in ("a/predictions.csv", "some.csv")
     ]
 
-    def read(name: str, runs: str = "abcdefgh") -> list[object]:
+    def read(name: str, runs: str = "abcdefghs") -> list[object]:
         found = sorted(folder.glob(f"[{runs}]/{name}"))
         return [
             json.loads(path.read_text()) if path.suffix == ".json"

@@ -317,6 +317,7 @@ def test_step_loss_interpreted(clips, normalize):
         "label_mean": torch.tensor([2.0, 3.0, 4.0]), "label_std": torch.tensor([1.0, 0.5, 2.0]),
         "label_low": torch.tensor([1.0, 2.0, 1.5]), "label_high": torch.tensor([5.0, 4.0, 4.5]),
         "target": target, "train": torch.rand(heads, total, generator=g) < 0.8,
+        "source": torch.zeros(heads, 0, dtype=torch.int16),
         "order": torch.tensor([0, 1, 0]), "finite": torch.ones(heads, dtype=torch.bool),
         "validation_target": target[:, :clips], "validation_mask": validation,
     }  # fmt: skip

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.datasets.records import Labels, concatenate_labels
+from qamro_cache.datasets.joined import concatenate_labels
+from qamro_cache.datasets.records import Labels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,7 +181,10 @@ def concatenate(contents: Sequence[CacheContent]) -> CacheContent:
     }
     return CacheContent(
         pd.concat([content.clips for content in contents], ignore_index=True),
-        concatenate_labels([content.labels for content in contents]),
+        concatenate_labels(
+            [content.labels for content in contents],
+            [content.clips["source"].to_numpy(object) for content in contents],
+        ),
         offsets_of(np.concatenate([np.diff(content.offsets) for content in contents])),
         np.concatenate([content.weights for content in contents]),
         np.concatenate([content.starts for content in contents]),

@@ -18,6 +18,7 @@ from qamro_cache.cache.merge import refuse_loss
 from qamro_cache.cache.reader import Cache, CacheLike, one_file, open_cache
 from qamro_cache.cache.tables import open_tables
 from qamro_cache.datasets.axes import notice_guessed, with_scales
+from qamro_cache.datasets.ids import clean_id
 from qamro_cache.datasets.options import RelabelOptions, parse_scales, refuse_columns
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.files import (
@@ -43,7 +44,8 @@ def relabel_cache(
 
     Args:
         cache: of one file, or open.
-        labels: see ``qamro_cache.datasets.labels.relabel``; None changes the scales alone.
+        labels: see ``qamro_cache.datasets.labels.relabel``; None changes the scales, or the name of
+            the test, alone.
         out: cache file to make; None replaces the cache's, in one step.
         options: those of qamro-cache relabel by their names.
 
@@ -59,8 +61,10 @@ def relabel_cache(
     asked: RelabelOptions = from_options(RelabelOptions, options)
     scales = parse_scales(asked.scale)
     refuse_columns(asked.columns, "--labels FILE", table=labels is not None)
-    if labels is None and not scales:
-        raise OptionError("give --labels FILE, or --scale AXIS=LOW:HIGH for the scales alone")
+    if labels is None and not scales and not asked.source:
+        raise OptionError(
+            "give --labels FILE, or --scale AXIS=LOW:HIGH or --source NAME for these alone"
+        )
     path = one_file(cache)
     made = path if out is None else as_path(out)
     source = open_tables(path)
@@ -73,6 +77,8 @@ def relabel_cache(
         new = with_scales(old, scales, clips["clip_id"].tolist())
     else:
         clips, new = relabel(labels, clips, old, columns=asked.columns, scale=asked.scale)
+    if asked.source:
+        clips = clips.assign(source=clean_id(asked.source))
     notice_guessed(new.axes)
     order = np.stack([np.zeros(size, np.int64), np.arange(size)], axis=1)
     assemble(made, source.header, [source], order, clips, new)

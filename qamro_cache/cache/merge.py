@@ -14,7 +14,8 @@ from qamro_cache.cache.content import Header
 from qamro_cache.cache.layout import LABEL_COLUMNS
 from qamro_cache.cache.reader import CacheLike, cache_files
 from qamro_cache.cache.tables import Tables, open_tables
-from qamro_cache.datasets.records import concatenate_labels, select_labels
+from qamro_cache.datasets.joined import concatenate_labels
+from qamro_cache.datasets.records import select_labels
 from qamro_cache.errors import QamroError
 from qamro_cache.files import plain_target
 from qamro_cache.paths import PathLike, as_list, as_path
@@ -84,7 +85,8 @@ def merge_caches(caches: Sequence[CacheLike], out: PathLike) -> int:
     starts = np.cumsum([0] + [len(source.clips) for source in sources])
     rows = starts[picked[:, 0]] + picked[:, 1]
     clips = pd.concat([source.clips for source in sources], ignore_index=True)
-    labels = concatenate_labels([source.labels for source in sources])
+    tests = [source.clips["source"].to_numpy(object) for source in sources]
+    labels = concatenate_labels([source.labels for source in sources], tests)
     names = dict.fromkeys(source.header.dataset for source in sources)
     provenance = {key: v for key, v in first.header.provenance.items() if key != "shard"}
     header = Header(

@@ -26,7 +26,8 @@ from qamro_cache.cache.index import nbytes_of
 from qamro_cache.cache.summary import summary
 from qamro_cache.cache.tables import Tables
 from qamro_cache.cache.vectors import ClipArrays, pool_windows, rated_arrays, vector_table
-from qamro_cache.datasets.records import Labels, concatenate_labels, select_axes
+from qamro_cache.datasets.joined import concatenate_labels
+from qamro_cache.datasets.records import Labels, select_axes
 from qamro_cache.errors import OptionError, QamroError, unknown
 from qamro_cache.identity import identity_sha256
 from qamro_cache.paths import PathLike, as_list, as_path
@@ -70,7 +71,7 @@ class Cache:
         self.text_features = _shapes(first.identity["text_features"])
         if len(parts) > 1:
             refuse_doubles(self.clips["clip_id"])
-            concatenate_labels([part.labels for part in parts])
+            _ = self.labels
 
     def __repr__(self) -> str:
         return (
@@ -92,7 +93,8 @@ class Cache:
     @cached_property
     def labels(self) -> Labels:
         """Ratings of the rows of ``clips``."""
-        return concatenate_labels([part.labels for part in self._parts])
+        parts = self._parts
+        return concatenate_labels([part.labels for part in parts], [_sources(p) for p in parts])
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -233,6 +235,10 @@ class Cache:
             part.container.read_into(name, out[done : done + extent.nbytes])
             done += extent.nbytes
         return out.view(dtype).reshape(shape)
+
+
+def _sources(part: Tables) -> npt.NDArray[np.object_]:
+    return part.clips["source"].to_numpy(object)
 
 
 def _shapes(features: Any) -> dict[str, tuple[int, ...]]:

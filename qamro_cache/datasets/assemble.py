@@ -20,7 +20,7 @@ from qamro_cache.datasets.tables import Text, factorize
 from qamro_cache.errors import QamroError, Together, at_rows
 
 #: Of the columns of a clip, those that hold names.
-ID_COLUMNS = ("clip_id", "system", "group", "split", "reference")
+ID_COLUMNS = ("clip_id", "system", "group", "split", "reference", "source")
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from qamro_cache.datasets.tables import factorize, read_table, repeated, text, w
 from qamro_cache.datasets.unfold import unfold_people
 from qamro_cache.errors import QamroError, Together, listed_rows, nearest, quoted
 
-#: Fields that are never numbers.
-_WORDS = ("path", "prompt", "axis")
+_WORDS = ("path", "prompt", "axis")  # fields that are never numbers
 
 logger = logging.getLogger("qamro_cache")
 
@@ -45,6 +44,7 @@ CALLED: Mapping[str, tuple[str, ...]] = {
     "prompt": ("text", "caption"),
     "split": ("set", "subset", "partition"),
     "reference": ("referenceid", "referenceclip"),
+    "source": ("listeningtest", "listeningtestid"),
     "rater": (
         *("raterid", "listener", "listenerid", "subject", "subjectid", "participant"),
         *("participantid", "assessor", "annotator", "worker", "workerid", "judge", "user"),

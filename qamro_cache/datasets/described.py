@@ -12,11 +12,11 @@ import pandas as pd
 from qamro_cache.datasets.assemble import group_rows
 from qamro_cache.datasets.description import Description, Listing, Prompts
 from qamro_cache.datasets.ids import clean_id, resolved_references
+from qamro_cache.datasets.joined import concatenate_labels
 from qamro_cache.datasets.records import (
     CLIP_COLUMNS,
     Dataset,
     Labels,
-    concatenate_labels,
     select_clips,
     select_labels,
 )

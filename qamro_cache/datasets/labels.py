@@ -18,7 +18,7 @@ from qamro_cache.paths import PathLike, as_path
 logger = logging.getLogger("qamro_cache")
 
 #: Columns of a cache's clips that belong to its labels and may be replaced with them.
-REPLACED = ("system", "group", "split", "reference")
+REPLACED = ("system", "group", "split", "reference", "source")
 
 
 def load_rated(path: PathLike, columns: Sequence[str] = ()) -> tuple[pd.DataFrame, Labels]:
@@ -53,9 +53,9 @@ def relabel(
 
     Args:
         path: ``clip_id``, optionally ``rater``, and a column an axis; a clip that is not named gets
-            no label. Columns ``system``, ``group``, ``split`` and ``reference``, where there,
-            replace those of the clips named; without any axis the scores stay. An id may leave out
-            ``.wav`` and the like. Other columns that manifests have are not used.
+            no label. Columns ``system``, ``group``, ``split``, ``reference`` and ``source``, where
+            there, replace those of the clips named; without any axis the scores stay. An id may
+            leave out ``.wav`` and the like. Other columns that manifests have are not used.
         clips: [C] of the cache, with ``clip_id``.
         labels: of the same rows; an axis of the same name keeps its scale if that holds the scores.
         columns: what columns are, for example ``clip_id=name``.

@@ -38,6 +38,8 @@ class ScaleOptions:
 class RelabelOptions(ColumnOptions, ScaleOptions):
     """The options of `relabel_cache` and of ``qamro-cache relabel``."""
 
+    source: str = setting("", "Name of the listening test that all clips are rated in.")
+
     def __post_init__(self) -> None:
         check_settings(self)
 

@@ -10,8 +10,9 @@ import pandas as pd
 from qamro_cache.errors import OptionError, QamroError, nearest
 
 #: Columns of every clip table, all strings; an unknown value is the empty string. ``reference`` is
-#: the id of the clip that a clip is compared with; its own for a reference.
-CLIP_COLUMNS = ("clip_id", "path", "system", "group", "prompt", "split", "reference")
+#: the id of the clip that a clip is compared with; its own for a reference. ``source`` names the
+#: listening test that rated it, where several are taken together.
+CLIP_COLUMNS = ("clip_id", "path", "system", "group", "prompt", "split", "reference", "source")
 
 
 @dataclass(frozen=True)
@@ -238,50 +239,6 @@ def select_labels(labels: Labels, rows: npt.NDArray[np.int64]) -> Labels:
             ratings.raters,
         )
     return Labels(labels.axes, pick(labels.mean), count, pick(labels.stderr), ratings)
-
-
-def concatenate_labels(parts: Sequence[Labels]) -> Labels:
-    """Join the labels of several sets of clips, one after the other.
-
-    Single ratings are kept where a part has them; clips of a part without keep their means alone.
-
-    Raises:
-        QamroError: the parts have different axes.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    if any(part.axes != parts[0].axes for part in parts):
-        raise QamroError("the files have different axes; give them the same labels first")
-    starts = np.cumsum([0] + [len(part.mean) for part in parts])
-    rated = [
-        (part.ratings, start)
-        for part, start in zip(parts, starts, strict=False)
-        if part.ratings is not None
-    ]
-    names = tuple(sorted({name for ratings, _ in rated for name in ratings.raters}))
-    number = {name: index for index, name in enumerate(names)}
-    # The last entry stands for rater -1, who is not known.
-    raters = [
-        np.array([*(number[n] for n in one.raters), -1], np.int32)[one.rater] for one, _ in rated
-    ]
-    ratings = None
-    if rated:
-        ratings = Ratings(
-            np.concatenate([one.clip + start for one, start in rated]).astype(np.int32),
-            np.concatenate([one.axis for one, _ in rated]),
-            np.concatenate(raters),
-            np.concatenate([one.score for one, _ in rated]),
-            names,
-        )
-    guessed = [any(part.axes[a].guessed for part in parts) for a in range(len(parts[0].axes))]
-    axes = zip(parts[0].axes, guessed, strict=True)
-    return Labels(
-        tuple(replace(axis, guessed=guess) for axis, guess in axes),
-        np.concatenate([part.mean for part in parts]),
-        np.concatenate([part.count for part in parts]),
-        np.concatenate([part.stderr for part in parts]),
-        ratings,
-    )
 
 
 def select_clips(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:

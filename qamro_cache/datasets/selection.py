@@ -56,7 +56,7 @@ def describe(only: Sequence[str], without: Sequence[str]) -> str:
 
 def _matches(clips: pd.DataFrame, text: str) -> tuple[str, npt.NDArray[np.bool_]]:
     column, sign, value = text.partition("=")
-    columns = [name for name in clips.columns if name in (*CLIP_COLUMNS, "reference", "source")]
+    columns = [name for name in clips.columns if name in CLIP_COLUMNS]
     if not sign:
         raise OptionError(f"{text!r} is not COLUMN=VALUE, for example system=Reference")
     if column not in columns:

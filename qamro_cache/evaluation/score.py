@@ -145,7 +145,7 @@ def _learned(judged: Judged) -> str:
         if word != judged.cv and of is not None and (of >= 0).any()
     ]
     # What a fixed split shares stands in the line that says what it asks.
-    known = "" if judged.cv == "split" or not seen else " and ".join(seen)
+    known = "" if judged.cv in ("split", "source") or not seen else " and ".join(seen)
     return "; of these heads" + (f", which have learned from the same {known}" if known else "")
 
 

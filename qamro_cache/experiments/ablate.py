@@ -29,6 +29,7 @@ from qamro_cache.experiments.outcomes import (
     baseline_outcomes,
     head_outcomes,
     modeled_outcomes,
+    source_outcomes,
     without_references,
 )
 from qamro_cache.experiments.parts import Part
@@ -199,7 +200,9 @@ def _outcomes(
         inside = inner_predictions(more, done)
     found = head_outcomes(plan, done, origin, request.cells, cv, inside)
     found += baseline_outcomes(plan, origin, cv, every=request.options.baselines == "all")
-    return found + modeled_outcomes(found, part.clips, modelings_of(request.cells))
+    of_sources = source_outcomes(found, part.clips)
+    modelings = modelings_of(request.cells)
+    return found + of_sources + modeled_outcomes(found, part.clips, plan.folds, modelings)
 
 
 def _write(

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.datasets.axes import notice_guessed, rated_axes, with_scales
-from qamro_cache.datasets.ids import one_spelling, point_out_case
+from qamro_cache.datasets.ids import point_out_case
 from qamro_cache.datasets.labels import relabel
 from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.preferences import Pairs, load_pairs
@@ -19,9 +20,11 @@ from qamro_cache.datasets.selection import describe, reference_like, select_rows
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.judged import Judged, check_judged, codes_of, rated, ways_of
 from qamro_cache.evaluation.kinds import JACKKNIFE, Kind
-from qamro_cache.experiments.copies import Copies, find_copies
-from qamro_cache.experiments.folds import default_cv, joined, make_folds
+from qamro_cache.experiments.copies import Copies
+from qamro_cache.experiments.cutting import folds_and_copies
+from qamro_cache.experiments.folds import default_cv
 from qamro_cache.experiments.options import RunOptions
+from qamro_cache.experiments.several import Units, own_units, refuse_sources, tests_apart, units_of
 from qamro_cache.experiments.untaught import point_out_untaught
 from qamro_cache.features.sources import Sources
 from qamro_cache.training.inputs import Bools, Folds
@@ -73,19 +76,36 @@ class Clips:
 
     def systems(self) -> npt.NDArray[np.int64]:
         """Return each clip's system as a number, -1 for none."""
-        return codes_of(self.table["system"].to_numpy(dtype=str))
+        return codes_of(self.apart["system"].to_numpy(dtype=str))
 
     def sources(self) -> npt.NDArray[np.int64]:
         """Return which test each clip is of, as a number, -1 for none."""
         return codes_of(self.table["source"].to_numpy(dtype=str))
 
+    @cached_property
+    def several(self) -> bool:
+        """Whether clips of several tests are among them."""
+        return self.table["source"].nunique() > 1
+
+    @property
+    def apart(self) -> pd.DataFrame:
+        """The table, what different tests call alike being told apart."""
+        return tests_apart(self.table) if self.several else self.table
+
+    def units(self, axis: int, folds: Folds) -> Units:
+        """Return the units that `judged` has: of several tests, standard ones of each."""
+        if not self.several:
+            return own_units(len(self.table))
+        return units_of(self.sources(), self.labels.mean[:, axis], folds)
+
     def judged(self, axis: int, folds: Folds, cv: str) -> Judged:
-        """Return the labels of the clips that some fold of ``cv`` holds out."""
+        """Return the labels of the clips that some fold of ``cv`` holds out, in `units`."""
         target = np.where(folds.test.any(0), self.labels.mean[:, axis], np.nan)
-        ways = ways_of(self.table, cv)
+        ways = ways_of(self.apart, cv)
         ways |= {"ratings": rated(self.labels, axis), "group_kind": self.group_kind}
         ways["interval"] = self.interval
-        return Judged(target, self.systems(), cv=cv, **ways)
+        judged = Judged(target, self.systems(), cv=cv, **ways)
+        return self.units(axis, folds).judged(judged)
 
 
 @dataclass(frozen=True)
@@ -169,6 +189,7 @@ def choose_clips(sources: Sources, options: RunOptions, *, text: bool = False) -
     if not usable.all():
         why = ", ".join(f"{out.sum()} {what}" for what, out in lacks.items() if out.any())
         logger.info("%d of %d clips are left out: %s", int((~usable).sum()), len(usable), why)
+    refuse_sources(clips, usable)
     rows = np.flatnonzero(usable).astype(np.int64)
     table = clips.iloc[rows].reset_index(drop=True)
     # A label file may have groups of its own.
@@ -238,9 +259,15 @@ def hold_out(sources: Sources, clips: Clips, cv: str, options: RunOptions) -> li
 def _held_out(
     sources: Sources, clips: Clips, cv: str, options: RunOptions, *, inner: bool
 ) -> HeldOut:
-    folds, question, copies = _without_copies(sources, clips, cv, options, inner=inner)
+    # Of one prompt by two systems clips are alike by design: there, exact copies alone count.
+    fingerprints = None if cv == "system" else sources.first.fingerprints_of(clips.rows)
+    folds, question, copies = folds_and_copies(
+        clips.table, clips.known, cv, fingerprints, inner=inner, together=options.keep_together
+    )
     if clips.chosen:
         question += f"; {clips.chosen} ({len(clips.table)} clips)"
+    if clips.several:
+        question += f"; {clips.table['source'].nunique()} sources, each in its standard units"
     if copies.words():
         question += f"; {copies.words()}"
         logger.warning(
@@ -261,32 +288,3 @@ def _held_out(
         point_out_untaught(axis.name, clips.table["clip_id"], known, pairs, folds)
         check_judged(axis.name, clips.judged(index, folds, cv))
     return HeldOut(cv, inner, folds, question, copies)
-
-
-def _without_copies(
-    sources: Sources, clips: Clips, cv: str, options: RunOptions, *, inner: bool
-) -> tuple[Folds, str, Copies]:
-    """Make the folds, with copies together if that is wanted, and find those that are apart.
-
-    Where whole systems are held out, clips of one prompt are alike by design: there, exact copies
-    alone are looked for.
-    """
-    fingerprints = None if cv == "system" else sources.first.fingerprints_of(clips.rows)
-    prompts = np.array(one_spelling(clips.table["prompt"].tolist()), str)
-    groups = clips.table["group"].to_numpy(dtype=str)
-    content = prompts if cv == "prompt" else groups
-    if cv not in ("group", "prompt"):
-        content = np.where(groups == "", prompts, groups)
-    pairs = np.zeros((0, 2), np.int64)
-    together = None
-    while True:
-        folds, question = make_folds(clips.table, cv, clips.known, inner=inner, together=together)
-        copies = find_copies(clips.table, folds, fingerprints, content)
-        if not options.keep_together or not len(copies.all_pairs):
-            break
-        pairs = np.concatenate([pairs, copies.all_pairs])
-        together = joined(len(clips.table), pairs)
-    if together is not None:
-        moved = int((np.bincount(together)[together] > 1).sum())
-        question += f"; {moved} clips that are copies of one another are kept together"
-    return folds, question, copies

@@ -13,11 +13,11 @@ from qamro_cache.cache.checks import join_licenses
 from qamro_cache.cache.content import TextFeatures, WindowFeatures
 from qamro_cache.datasets.options import PLAIN, RaterOptions
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.compare import baselines
 from qamro_cache.evaluation.from_cache import own_scores
 from qamro_cache.experiments.clips import Clips
 from qamro_cache.experiments.company import closed_parts, company, tell_company, training_parts
 from qamro_cache.experiments.labels import Wanted, targets_of
+from qamro_cache.experiments.rivals import held_out_baselines
 from qamro_cache.features.context import Company, Context, times
 from qamro_cache.features.expression import Call, Expression, Read, takes_windows
 from qamro_cache.features.lookup import widths
@@ -131,20 +131,8 @@ class Material:
         return mean_rows(windows.flatten(1), clip_of_window(offsets), weights, len(offsets) - 1)
 
     def baselines(self, axis: int, *, every: bool) -> dict[str, Floats]:
-        """Predict held-out clips by what a head must beat: name -> predictions [C].
-
-        They see a vector a clip: its windows' mean, with the prompt's embedding.
-        """
-        truth = self.clips.labels.mean[:, axis]
-        found: dict[str, Floats] = {}
-        for vectors, learned, held_out, blocks, groups in self.by_view():
-            seen = vectors, truth, learned, held_out, blocks, groups
-            one = baselines(*seen, every=every)
-            for name, pred in one.items():
-                whole = found.setdefault(name, np.full(len(truth), np.nan))
-                held = np.isfinite(pred)
-                whole[held] = pred[held]
-        return found
+        """Predict held-out clips by what a head must beat: name -> predictions [C]."""
+        return held_out_baselines(self.clips, self.folds, self.by_view(), axis, every=every)
 
     def by_view(self) -> Iterator[tuple[Floats, Bools, Bools, tuple[int, ...], Ints | None]]:
         """Yield what baselines see and learn from, a view each, as `evaluation.baselines` has it.

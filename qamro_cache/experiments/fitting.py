@@ -107,7 +107,8 @@ def fit_heads(
     penalty, preference = np.full(len(jobs), np.nan), np.full((len(jobs), 2), np.nan)
     parts = []
     for where, result in stacks(features, targets, folds, jobs, **options):
-        predictions[where] = result.predictions.double().numpy()
+        for k, scores in zip(where, result.predictions.double().numpy(), strict=True):
+            predictions[k] = targets.own_units(scores, jobs[k].target, jobs[k].fold)
         best[where] = result.best_epoch.numpy()
         diverged[where] = result.diverged.numpy()
         if result.penalty is not None:
@@ -179,15 +180,27 @@ def axis_head(axis: Axis, fitted: Fitted, members: Sequence[int]) -> AxisHead:
     )
 
 
-def training_mean(targets: Targets, folds: Folds, job: Job) -> float:
-    """Return the mean of the labels that a head learned from: what it predicts if it diverged.
+def training_mean(targets: Targets, folds: Folds, job: Job) -> npt.NDArray[np.float64]:
+    """Return the mean of the labels that a head learned from [C]: what it predicts if it diverged.
 
-    From pairs alone it learned none: 0, in standard units.
+    Of several tests each clip has that of its own. From pairs alone it learned none: 0, in
+    standard units.
     """
     if not job.recipe.loss.on_labels.terms:
-        return 0.0
-    labels = targets.of(job.target, job.fold).numpy()[folds.train[job.fold]]
-    return float(labels[np.isfinite(labels)].mean())
+        return np.zeros(targets.labels.shape[-1])
+    labels = targets.of(job.target, job.fold).numpy()
+    known = labels[folds.train[job.fold]]
+    mean = np.full(len(labels), known[np.isfinite(known)].mean())
+    return targets.own_units(mean, job.target, job.fold)
+
+
+def predicted(
+    targets: Targets, folds: Folds, job: Job, done: Mapping[str, Any]
+) -> npt.NDArray[np.float64]:
+    """Return what a head whose result was kept predicts [C], on the scale of each clip's test."""
+    if done["diverged"]:
+        return training_mean(targets, folds, job)
+    return targets.own_units(done["predictions"], job.target, job.fold)
 
 
 def warn_of_diverged(jobs: Sequence[Job], diverged: Bools) -> None:

@@ -57,9 +57,9 @@ def make_folds(
 
     Args:
         clips: one row a clip.
-        cv: ``system``, ``group`` or ``prompt``: leave one out at a time; a number K: K random
-            parts of the clips; ``split``: the split column, where a ``test`` split, if there is
-            one, is held out and ``dev`` stops the training, else ``dev`` is held out.
+        cv: ``system``, ``group``, ``prompt`` or ``source``: leave one out at a time; a number K:
+            K random parts of the clips; ``split``: the split column, where a ``test`` split, if
+            there is one, is held out and ``dev`` stops the training, else ``dev`` is held out.
         labeled: [C] clips that have a label.
         inner: whether a fold keeps some of its training clips for stopping; without, its heads
             train for a fixed number of epochs.
@@ -75,7 +75,7 @@ def make_folds(
         clips = clips.assign(prompt=one_spelling(clips["prompt"].tolist()))
     if cv == "split":
         return _by_split(clips, labeled, together, inner=inner)
-    cut = _by_name if cv in ("system", "group", "prompt") else _at_random
+    cut = _by_name if cv in CV_WORDS else _at_random
     clips, usable, part, held, line = cut(clips, cv, labeled, together)
     refuse_memory(
         8 * len(held) * len(clips),

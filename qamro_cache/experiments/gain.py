@@ -42,7 +42,8 @@ def group_gain(
     rows, width = len(clips.rows), 3 * material.seen(0).windows[0].numel()
     small = min(rows, width)
     dear = len(folds.train) * small * small * max(rows, width) > _CHEAP
-    if dear or material.seen(0).text is not None or not (clips.table["group"] != "").any():
+    apart = clips.several or not (clips.table["group"] != "").any()
+    if dear or apart or material.seen(0).text is not None:
         return None
     read = material.sources, clips, folds, material.expression, "group", held_out.cv
     try:

@@ -15,7 +15,7 @@ from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.score import DECIDES, common, score_models
 from qamro_cache.evaluation.variance import error_sources
 from qamro_cache.evaluation.verdict import Model, verdicts
-from qamro_cache.experiments.clips import HeldOut
+from qamro_cache.experiments.clips import Clips, HeldOut
 from qamro_cache.experiments.data import Beside, Material
 from qamro_cache.experiments.fitting import Fitted, Starts, pool_folds
 from qamro_cache.experiments.gain import group_gain
@@ -57,11 +57,12 @@ def judge(
     every: bool,
 ) -> dict[str, Any]:
     """Score the heads and the baselines on the same held-out clips, axis by axis."""
-    folds = held_out.folds
-    pooled = pool_folds(fitted, folds)
+    folds, clips = held_out.folds, material.clips
+    scales = [clips.units(axis, folds) for axis in range(len(clips.axes))]
+    pooled = {t: scales[t].prediction(pred) for t, pred in pool_folds(fitted, folds).items()}
     kind = _BASELINE.get(fitted.jobs[0].recipe.head.kind)
     head = f"{kind} head" if kind else _HEAD
-    systems = material.clips.table["system"].to_numpy(dtype=str)
+    systems = clips.apart["system"].to_numpy(dtype=str)
     in_own_units = alone(fitted.jobs[0].recipe)
     metrics: dict[str, Any] = {}
     for target, axis in enumerate(material.clips.axes):
@@ -70,15 +71,17 @@ def judge(
         if not judged.known.any():
             metrics[axis.name] = counts
             continue
-        beside = {**own[target], **material.baselines(target, every=every)}
+        made = material.baselines(target, every=every)
+        beside = {**own[target], **{n: scales[target].prediction(p) for n, p in made.items()}}
         ridge = beside["ridge"]
         if kind and material.modeling.plain:
             beside.pop(kind, None)
         models = {head: pooled[target]}
         if huber is not None:
-            models[_HUBER] = pool_folds(huber, folds)[target]
+            models[_HUBER] = scales[target].prediction(pool_folds(huber, folds)[target])
         models |= {name: pred[None] for name, pred in beside.items()}
         always, units = {"ridge", _HUBER, *own[target]}, own[target]
+        names = [*units, *([head] if in_own_units else [])]
         metrics[axis.name] = {
             "range": [axis.low, axis.high],
             **judge_models(models, judged, units, always, systems, standard=in_own_units),
@@ -88,8 +91,9 @@ def judge(
             gain = group_gain(material, held_out, target, ridge, judged)
             metrics[axis.name] |= {} if gain is None else {"context_group": gain}
         else:
-            metrics[axis.name] |= _without_references(material.beside, models, judged, units)
-        metrics[axis.name] |= _by_modeled(material, target, models, judged, units)
+            metrics[axis.name] |= _without_references(material.beside, models, judged, names)
+        metrics[axis.name] |= _by_source(clips, models, judged, names)
+        metrics[axis.name] |= _by_modeled(material, target, models, judged, names)
         if np.isfinite(fitted.penalty[mine]).any():
             metrics[axis.name]["median_penalty"] = float(np.nanmedian(fitted.penalty[mine]))
     return metrics
@@ -174,6 +178,26 @@ def _by_epoch(fitted: Fitted, heads: Sequence[int]) -> list[dict[str, float]]:
     return found
 
 
+def _by_source(
+    clips: Clips,
+    models: Mapping[str, npt.NDArray[np.float64]],
+    judged: Judged,
+    own: Collection[str],
+) -> dict[str, Any]:
+    """Return the figures of each test by itself, where there are several."""
+    if not clips.several:
+        return {}
+    found, source = {}, clips.table["source"].to_numpy(dtype=str)
+    for name in np.unique(source):
+        alone = judged.only(source == name)
+        same = common(models.values(), alone)
+        if same.known.sum() >= 2:
+            scored = score_models(models, alone, own_units=own)
+            clips_of = int(same.known.sum())
+            found[str(name)] = {"clips": clips_of, "models": scored, "ceiling": ceiling(same)}
+    return {"by_source": found}
+
+
 def _by_modeled(
     material: Material,
     target: int,
@@ -182,7 +206,7 @@ def _by_modeled(
     own: Collection[str],
 ) -> dict[str, Any]:
     """Return the figures by modeled labels; plain means are those that judge."""
-    other = by_modeled(judged, material.clips, target, material.modeling)
+    other = by_modeled(judged, material.clips, material.folds, target, material.modeling)
     if other is None:
         return {}
     return {

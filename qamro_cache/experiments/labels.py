@@ -15,8 +15,10 @@ from qamro_cache.datasets.records import Axis, Labels, select_axes
 from qamro_cache.datasets.screening import Scores
 from qamro_cache.datasets.selection import is_reference
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.judged import Bools, Judged
+from qamro_cache.evaluation.judged import Bools, Floats, Ints, Judged
 from qamro_cache.experiments.clips import Clips
+from qamro_cache.experiments.several import mean_and_std
+from qamro_cache.heads.head import AxisHead
 from qamro_cache.memory import refuse_memory
 from qamro_cache.training.inputs import Folds, Targets
 
@@ -39,16 +41,17 @@ def targets_of(clips: Clips, folds: Folds, wanted: Sequence[Wanted]) -> Targets:
     """Return labels as `fit` takes them, a row each that is wanted.
 
     Plain means are the same in all folds. A model of the raters is fitted to a fold's training and
-    validation clips, and the fold knows no other labels.
+    validation clips, and the fold knows no other labels. Labels of several tests are in standard
+    units of each, by its training labels in the fold.
     """
-    ranges = [(np.nan, np.nan) if a.guessed else (a.low, a.high) for a in clips.axes]
-    scales = torch.tensor([ranges[one.axis] for one in wanted], dtype=torch.float64)
+    of_axes = [(np.nan, np.nan) if a.guessed else (a.low, a.high) for a in clips.axes]
+    ranges = torch.tensor([of_axes[one.axis] for one in wanted], dtype=torch.float64)
     plain = [_labels(clips, one.axis, one.few) for one in wanted]
     mean = np.stack([one.mean[:, 0] for one in plain])
     spread = np.stack([one.spread[:, 0] for one in plain])
     pairs = clips.pairs, [one.axis for one in wanted]
-    if all(one.modeling.plain for one in wanted):
-        return Targets(torch.from_numpy(mean), scales, torch.from_numpy(spread), *pairs)
+    if all(one.modeling.plain for one in wanted) and not clips.several:
+        return Targets(torch.from_numpy(mean), ranges, torch.from_numpy(spread), *pairs)
     count = len(folds.train)
     refuse_memory(24 * count * mean.size, "labels of each fold", "use another --cv")
     means, spreads = (np.tile(one, (count, *[1] * one.ndim)) for one in (mean, spread))
@@ -63,7 +66,38 @@ def targets_of(clips: Clips, folds: Folds, wanted: Sequence[Wanted]) -> Targets:
                     f"{len(made.out)} raters who rated the training clips of a fold; leave it out"
                 )
             means[fold, row], spreads[fold, row] = made.mean, made.spread
-    return Targets(torch.from_numpy(means), scales, torch.from_numpy(spreads), *pairs)
+    source = of_source = None
+    if clips.several:
+        source, ranges = torch.from_numpy(clips.sources()), torch.full_like(ranges, torch.nan)
+        of_source = torch.from_numpy(_standardize(means, spreads, folds, clips.sources()))
+    found = torch.from_numpy(means), ranges, torch.from_numpy(spreads)
+    return Targets(*found, *pairs, source, of_source)
+
+
+def _standardize(means: Floats, spreads: Floats, folds: Folds, source: Ints) -> Floats:
+    """Bring labels to standard units of their tests, in place; return mean and std of each.
+
+    Args:
+        means: [F, T, C] labels; what a fold does not learn from becomes NaN.
+        spreads: [F, T, C, 2] likewise.
+        folds: over the clips.
+        source: [C] number of each clip's test.
+
+    Returns:
+        [F, T, S, 2], NaN where a fold has no training label of a test.
+    """
+    scales = np.full((*means.shape[:2], int(source.max()) + 1, 2), np.nan)
+    learned = folds.train | folds.validation
+    for fold, row, test in np.ndindex(*scales.shape[:3]):
+        labels, mine = means[fold, row], source == test
+        known = labels[folds.train[fold] & mine & np.isfinite(labels)]
+        if len(known):
+            scales[fold, row, test] = mean_and_std(known)
+        mean, std = scales[fold, row, test]
+        seen = mine & learned[fold]
+        labels[mine] = np.where(seen, (labels - mean) / std, np.nan)[mine]
+        spreads[fold, row, mine, 1] /= std**2
+    return scales
 
 
 def _labels(clips: Clips, axis: int, few: int) -> Labels:
@@ -108,7 +142,9 @@ def _scale(axis: Axis, scores: Scores) -> tuple[float, float]:
     return guess_scale(float(scores.score.min()), float(scores.score.max()))
 
 
-def by_modeled(judged: Judged, clips: Clips, axis: int, options: RaterOptions) -> Judged | None:
+def by_modeled(
+    judged: Judged, clips: Clips, folds: Folds, axis: int, options: RaterOptions
+) -> Judged | None:
     """Return the clips judged with modeled labels, all of their ratings being looked at.
 
     None where labels are plain means, or fewer than two clips have one.
@@ -116,7 +152,7 @@ def by_modeled(judged: Judged, clips: Clips, axis: int, options: RaterOptions) -
     if options.plain:
         return None
     labels = _labels(clips, axis, 0)
-    mean = _modeled(clips, labels, judged.known, options).mean
+    mean = clips.units(axis, folds).label(_modeled(clips, labels, judged.known, options).mean)
     made = replace(judged, target=np.where(judged.known, mean, np.nan))
     return made if made.known.sum() >= 2 else None
 
@@ -154,3 +190,38 @@ def raters_record(
             "screened": names,
         }
     return found
+
+
+def on_its_tests(
+    head: AxisHead, clips: Clips, targets: Targets, target: int, fold: int
+) -> AxisHead:
+    """Return a head that scores in standard units on the scale of a test that it learned from.
+
+    Of several that with the most training labels in the fold; it keeps the scales of all.
+    """
+    assert targets.scales is not None
+    labels, source = targets.of(target, fold).numpy(), clips.sources()
+    names, axis = clips.table["source"].to_numpy(dtype=str), clips.axes[target]
+    scales: dict[str, tuple[float, float, float, float]] = {}
+    sizes: dict[str, int] = {}
+    for test, (mean, std) in enumerate(targets.scales[fold, target].tolist()):
+        mine = (source == test) & np.isfinite(labels)
+        if not mine.any() or np.isnan(mean):
+            continue
+        low, high = axis.low, axis.high
+        if axis.guessed:
+            own = clips.labels.mean[mine, target]
+            low, high = float(own.min()), float(own.max())
+            low, high = guess_scale(low, high if high > low else low + 1)
+        name = str(names[mine][0])
+        scales[name], sizes[name] = (mean, std, low, high), int(mine.sum())
+    home = max(sizes, key=lambda name: sizes[name])
+    mean, std, low, high = scales[home]
+    return replace(
+        head,
+        axis=replace(head.axis, low=low, high=high),
+        label_mean=mean + std * head.label_mean,
+        label_std=std * head.label_std,
+        scales=scales,
+        source=home,
+    )

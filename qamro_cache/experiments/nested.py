@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qamro_cache.evaluation.judged import Floats
-from qamro_cache.experiments.fitting import kept_bytes, refuse_heads, training_mean
+from qamro_cache.experiments.fitting import kept_bytes, predicted, refuse_heads
 from qamro_cache.experiments.folds import keep_for_stopping
 from qamro_cache.experiments.parts import Part
 from qamro_cache.experiments.plan import Plan, seeds_of
@@ -136,9 +136,7 @@ def inner_predictions(
     """
     rows = []
     for job, key, *of in zip(plan.jobs, plan.keys, plan.cells, plan.axes, strict=True):
-        pred = done[key]["predictions"]
-        if done[key]["diverged"]:
-            pred = np.full(len(pred), training_mean(plan.targets, plan.folds, job))
+        pred = predicted(plan.targets, plan.folds, job, done[key])
         rows.append(((of[0], of[1]), job, pred))
     return of_outer_folds(plan.folds, rows)
 

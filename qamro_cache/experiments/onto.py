@@ -67,6 +67,8 @@ def open_onto(
     plain = replace(options, labels=None, columns=(), scale=(), axis=(), only=(), without=())
     text = any(cell.recipe.head.inputs != "audio" for cell in cells)
     clips = choose_clips(sources, plain, text=text)
+    if clips.several:
+        raise QamroError(f"{options.onto}: its clips are of several sources; --onto takes one test")
     cv = default_cv(clips.table, clips.known)
     folds, _ = make_folds(clips.table, cv, clips.known, inner=False)
     return Onto(sources, clips, cv, folds)

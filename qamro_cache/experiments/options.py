@@ -17,7 +17,7 @@ from qamro_cache.settings import check_settings, setting
 from qamro_cache.spread import RayOptions, parse_shard
 
 #: What ``cv`` takes.
-CV_WORDS = ("system", "group", "prompt", "split")
+CV_WORDS = ("system", "group", "prompt", "source", "split")
 CV_CHOICES = f"{', '.join(CV_WORDS)} or a number of folds"
 
 _MANY = "a stack of heads must fit in memory"

@@ -11,7 +11,7 @@ from qamro_cache.datasets.options import RaterOptions
 from qamro_cache.evaluation.judged import Floats, Judged
 from qamro_cache.evaluation.nested import Inside
 from qamro_cache.experiments.clips import Clips
-from qamro_cache.experiments.fitting import training_mean, warn_of_diverged
+from qamro_cache.experiments.fitting import predicted, warn_of_diverged
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.labels import by_modeled
 from qamro_cache.experiments.plan import Plan
@@ -57,8 +57,8 @@ def head_outcomes(
             results = [done[plan.keys[k]] for k in heads]
             for k, one in zip(heads, results, strict=True):
                 held = plan.folds.test[plan.jobs[k].fold]
-                mean = training_mean(plan.targets, plan.folds, plan.jobs[k])
-                predictions[row, held] = mean if one["diverged"] else one["predictions"][held]
+                found = predicted(plan.targets, plan.folds, plan.jobs[k], one)
+                predictions[row, held] = found[held]
             for name, value in (
                 ("best_epoch", np.median([one["best_epoch"] for one in results])),
                 ("diverged", sum(bool(one["diverged"]) for one in results)),
@@ -72,7 +72,7 @@ def head_outcomes(
                 "head",
                 plan.material.clips.axes[axis].name,
                 list(by_seed),
-                predictions,
+                plan.material.clips.units(axis, plan.folds).prediction(predictions),
                 _judged(plan, axis, cv, cells[cell]),
                 {name: np.array(values) for name, values in details.items()},
                 trained=not all(failed),
@@ -108,16 +108,18 @@ def baseline_outcomes(
     for axis, info in enumerate(plan.material.clips.axes):
         judged = plan.material.clips.judged(axis, plan.folds, cv)
         amounts = learned_from(plan.folds, plan.material.clips, axis, raters=0)
-        beside = {**own, **plan.material.baselines(axis, every=every)}
+        units_of = plan.material.clips.units(axis, plan.folds)
+        made = plan.material.baselines(axis, every=every)
+        beside = {**own, **{name: units_of.prediction(pred) for name, pred in made.items()}}
         for model, pred in beside.items():
-            units = replace(judged, same_scale=model not in own)
+            units = replace(judged, same_scale=judged.same_scale and model not in own)
             one = Outcome(dict(origin), model, info.name, [0], pred[None], units, {})
             outcomes.append(replace(one, amounts=amounts))
     return outcomes
 
 
 def modeled_outcomes(
-    outcomes: Sequence[Outcome], clips: Clips, modelings: Sequence[RaterOptions]
+    outcomes: Sequence[Outcome], clips: Clips, folds: Folds, modelings: Sequence[RaterOptions]
 ) -> list[Outcome]:
     """Return outcomes by modeled labels, beside those by plain means: for each model of raters."""
     names = [axis.name for axis in clips.axes]
@@ -127,12 +129,25 @@ def modeled_outcomes(
         for one in outcomes:
             if one.axis not in judged:
                 axis = names.index(one.axis)
-                judged[one.axis] = by_modeled(one.judged, clips, axis, modeling)
+                judged[one.axis] = by_modeled(one.judged, clips, folds, axis, modeling)
             if (other := judged[one.axis]) is not None:
                 units = replace(other, same_scale=one.judged.same_scale)
                 axis_words = f"{one.axis} ({modeling.words()} labels)"
                 found.append(replace(one, axis=axis_words, judged=units))
     return found
+
+
+def source_outcomes(outcomes: Sequence[Outcome], clips: Clips) -> list[Outcome]:
+    """Return outcomes of each test by itself, where there are several."""
+    if not clips.several:
+        return []
+    source = clips.table["source"].to_numpy(dtype=str)
+    return [
+        replace(one, axis=f"{one.axis} of {name}", judged=judged)
+        for name in np.unique(source)
+        for one in outcomes
+        if (judged := one.judged.only(source == name)).known.sum() >= 2
+    ]
 
 
 def without_references(outcome: Outcome) -> Outcome | None:

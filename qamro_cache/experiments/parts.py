@@ -11,6 +11,7 @@ from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.onto import Onto, learn_all
 from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.experiments.readings import Reading, readings
+from qamro_cache.experiments.several import refuse_in_several
 from qamro_cache.experiments.thinned import thinned
 from qamro_cache.features.expression import Expression
 from qamro_cache.features.sources import Sources
@@ -57,6 +58,9 @@ def parts_of_grid(
     clips = choose_clips(sources, options, text=prompts)
     for cell in cells:
         refuse_raters(clips.labels, is_reference(clips.table), cell.modeling)
+        if clips.several:
+            names = [name for name in ("nested", "pairs") if getattr(options, name)]
+            refuse_in_several(cell.recipe, names)
     held_out: dict[str, list[AxisGroup]] = {}
     parts = []
     for (*read, context, text, cv, clip, system), (reading, members) in groups.items():

@@ -143,6 +143,8 @@ def _keys(material: Material, targets: Targets, jobs: Sequence[Job], precision: 
         }
         if job.recipe.takes("loss") and job.recipe.loss.on_pairs.terms:
             record["pairs"] = _of_axis(targets.pairs, targets.axes[job.target])
+        if targets.source is not None:
+            record["sources"] = hashlib.sha256(targets.source.numpy().tobytes()).hexdigest()
         if job.recipe.head.output == "gaussian":
             record["spread"] = digest("spread", job.target, job.fold)
         keys.append(hashlib.sha256(canonical_json(record).encode()).hexdigest())

@@ -33,6 +33,7 @@ from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.parts import Part, parts_of_grid
 from qamro_cache.experiments.precision import decided
 from qamro_cache.experiments.readings import Reading, one_reading, with_layers
+from qamro_cache.experiments.several import refuse_in_several
 from qamro_cache.experiments.store import refuse_other_run
 from qamro_cache.experiments.unpaired import refuse_unfit, refuse_without_pairs
 from qamro_cache.features.expression import Expression
@@ -132,6 +133,9 @@ def train_request(
     labels = _file_sha256(options.labels)
     refuse_without_pairs(recipe, options.pairs)
     clips = choose_clips(sources, options, text=text)
+    if clips.several:
+        names = [name for name in ("init", "pairs", "calibrate") if getattr(options, name)]
+        refuse_in_several(recipe, names)
     refuse_raters(clips.labels, is_reference(clips.table), options.modeling)
     groups = hold_out(sources, clips, options.cv, options)
     refuse_unfit(recipe, groups)

@@ -15,7 +15,7 @@ from qamro_cache.errors import QamroError
 from qamro_cache.experiments.calibrated import SAVED, Calibrations, records
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.fitting import Fitted, axis_head
-from qamro_cache.experiments.labels import raters_record
+from qamro_cache.experiments.labels import on_its_tests, raters_record
 from qamro_cache.experiments.paired import geometric
 from qamro_cache.experiments.store import RUN_FILES
 from qamro_cache.experiments.unpaired import alone
@@ -214,7 +214,10 @@ def _axis_head(material: Material, fitted: Fitted, target: int, fold: int) -> Ax
         raise QamroError(f"every head of axis {axis.name} diverged; lower --lr")
     made = axis_head(axis, fitted, members)
     projections = material.projections[material.view(fold)]
-    return replace(made, projections=projections, preference=_preference(fitted, members))
+    made = replace(made, projections=projections, preference=_preference(fitted, members))
+    if not material.clips.several:
+        return made
+    return on_its_tests(made, material.clips, material.targets(), target, fold)
 
 
 def _preference(fitted: Fitted, members: Sequence[int]) -> Preference | None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -68,6 +68,10 @@ class AxisHead:
             has; None: `Head.reference`.
         projections: in what the head reads, fitted to the training clips of this axis.
         preference: what it learned of given pairs; None where it learned of none.
+        scales: of each listening test that it learned from, where these are several: mean and std
+            of its training labels, and its lowest and highest rating.
+        source: the test on whose scale ``axis``, ``label_mean`` and ``label_std`` are; empty
+            without ``scales``.
     """
 
     axis: Axis
@@ -80,6 +84,20 @@ class AxisHead:
     reference: Reference | None = None
     projections: Projections = field(default_factory=dict)
     preference: Preference | None = None
+    scales: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
+    source: str = ""
+
+    def on(self, source: str) -> "AxisHead":
+        """Return the same members with scores on the scale of a test of ``scales``."""
+        mean, std, low, high = self.scales[source]
+        old_mean, old_std, *_ = self.scales[self.source]
+        return replace(
+            self,
+            axis=replace(self.axis, low=low, high=high),
+            label_mean=mean + std * (self.label_mean - old_mean) / old_std,
+            label_std=std * self.label_std / old_std,
+            source=source,
+        )
 
     @property
     def standard(self) -> bool:

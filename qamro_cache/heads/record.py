@@ -31,6 +31,7 @@ from qamro_cache.heads.header import Header
 from qamro_cache.heads.network import input_width
 from qamro_cache.heads.ood import Reference
 from qamro_cache.heads.parameters import parameter_shapes
+from qamro_cache.heads.scales import scales_of
 from qamro_cache.heads.trained import blank_trained, filled_trained, tensors_of_trained
 from qamro_cache.identity import check_identity
 
@@ -93,6 +94,7 @@ def record_of(head: Head) -> dict[str, Any]:
                 "label_std": one.label_std,
                 **({} if one.reference is None else {"ood": _finite(one.reference.threshold)}),
                 **({} if one.preference is None else {"preference": one.preference._asdict()}),
+                **({} if not one.scales else {"scales": dict(one.scales), "source": one.source}),
             }
             for one in head.axes
         ],
@@ -152,6 +154,7 @@ def blank_head(record: Mapping[str, Any], header: Header) -> Head:
                 else None,
                 projections=_blank_projections(expression, identities),
                 preference=preference_of(entry.get("preference")),
+                **scales_of(entry),
             )
         )
         if not (math.isfinite(axes[-1].label_mean) and 0 < axes[-1].label_std < math.inf and seeds):

@@ -12,7 +12,7 @@ from torch import Tensor
 from qamro_cache.losses.loss import Loss
 from qamro_cache.losses.problem import Scalar, as_rows, per_row, per_sample, result_dtype
 from qamro_cache.losses.qamro import DirectGradient
-from qamro_cache.losses.samples import Samples, TermFunction
+from qamro_cache.losses.samples import Samples, TermFunction, within_sources
 from qamro_cache.losses.terms import TERMS
 
 
@@ -55,6 +55,8 @@ def value_and_grad(
     stderr: Tensor | None = None,
     labels: LabelStats = _AS_THEY_ARE,
     numbers: Tensor | None = None,
+    source: Tensor | None = None,
+    sources: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """The loss of each head and its gradient with respect to `pred`, without autograd.
 
@@ -69,6 +71,9 @@ def value_and_grad(
         stderr: [N] or [H, N] standard errors of the labels in raw units, for ``qamro``.
         labels: of the training fold.
         numbers: [H, P] in place of the loss's own `Loss.numbers`, a row a head.
+        source: [N] or [H, N] which listening test each sample is of: samples of two tests are not
+            ranked against each other (`within_sources`).
+        sources: how many tests there are, numbered from 0.
 
     Returns:
         The loss [H], a mean over the head's own samples or pairs (0 where it has none), and the
@@ -89,7 +94,11 @@ def value_and_grad(
             for name, given in term.parameters
         }
         samples = raw if term.units == "raw" else _standardized(raw, mean, std)
-        term_value, term_grad = _function(term.name)(samples, **own)
+        function = _function(term.name)
+        if source is not None and TERMS[term.name].kind == "ranking":
+            of = per_sample(source, pred, "source").to(pred.device)
+            function = within_sources(function, of, sources, pairs=TERMS[term.name].pairs)
+        term_value, term_grad = function(samples, **own)
         if term.units == "standardized":
             term_grad = term_grad / std.to(dtype)
         value = value + weight.squeeze(-1) * term_value.to(dtype)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -68,6 +68,54 @@ def by_autograd(loss: Callable[..., Tensor]) -> TermFunction:
         return torch.cat(values), torch.cat(grads)
 
     return term
+
+
+def within_sources(
+    term: TermFunction, source: Tensor, sources: int, *, pairs: bool
+) -> TermFunction:
+    """Make a term that ranks the samples of each listening test by themselves.
+
+    Tests count by their pairs of different labels, so that the whole is the mean over all pairs
+    within a test; a loss over lists counts by their samples.
+
+    Args:
+        term: a ranking.
+        source: [1 | H, N] the number of each sample's test.
+        sources: how many there are.
+        pairs: whether the term is a mean over pairs.
+    """
+
+    def whole(samples: Samples, **parameters: Tensor) -> tuple[Tensor, Tensor]:
+        heads = len(samples.pred)
+        value, grad = samples.pred.new_zeros(heads), torch.zeros_like(samples.pred)
+        total = samples.pred.new_zeros(heads, dtype=torch.float64)
+        for one in range(sources):
+            mask = source == one
+            if samples.mask is not None:
+                mask = mask & samples.mask
+            target = torch.where(mask, samples.target, 0)
+            some = replace(samples, mask=mask, target=target)
+            found, slope = term(some, **parameters)
+            count = _pairs(target, mask) if pairs else mask.sum(-1).double()
+            value = value + (count * found.double()).to(value.dtype)
+            grad = grad + (count[:, None] * slope.double()).to(grad.dtype)
+            total = total + count
+        total = total.clamp_min(1)
+        return (value / total).to(value.dtype), (grad / total[:, None]).to(grad.dtype)
+
+    return whole
+
+
+def _pairs(target: Tensor, mask: Tensor) -> Tensor:
+    """Count the pairs of different labels [1 | H] among the masked ones, in float64."""
+    ordered = torch.where(mask, target, torch.inf).sort(-1).values
+    counted = ordered.isfinite()
+    place = torch.arange(ordered.shape[-1], device=target.device).expand_as(ordered)
+    first = torch.ones_like(counted)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    # Each sample makes a pair with those of a lower label: all before the first of its own.
+    lower = torch.where(first, place, 0).cummax(-1).values
+    return torch.where(counted, lower, 0).sum(-1).double()
 
 
 def _rows(x: Tensor, part: slice) -> Tensor:

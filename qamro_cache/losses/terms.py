@@ -30,12 +30,14 @@ class TermInfo:
             [1 | H, 1] and text as it is, and returns value [H] and gradient [H, N]; of a
             ``preference``, see `losses.preferences`.
         parameters: numbers may differ from head to head; text is shared by a stack of heads.
+        pairs: a ranking that is a mean over pairs of different labels; else over a list.
     """
 
     kind: str
     description: str
     module: str
     parameters: tuple[Setting, ...] = ()
+    pairs: bool = False
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -79,10 +81,10 @@ _SOFT, _SHARP = _temperature(1.0), _temperature(0.1)
 #: A new loss is a function of its name in a file, and its row here.
 TERMS: Mapping[str, TermInfo] = {
     "qamro": TermInfo(
-        "ranking", "quality-aware adaptive margins (arXiv 2508.08957)", _QAMRO_FILE, _QAMRO
+        "ranking", "quality-aware adaptive margins (arXiv 2508.08957)", _QAMRO_FILE, _QAMRO, True
     ),
-    "margin": TermInfo("ranking", "hinge with one margin for all pairs", _LISTS, (_WIDTH,)),
-    "ranknet": TermInfo("ranking", "RankNet (Burges et al. 2005)", _LISTS, (_SOFT,)),
+    "margin": TermInfo("ranking", "hinge with one margin for all pairs", _LISTS, (_WIDTH,), True),
+    "ranknet": TermInfo("ranking", "RankNet (Burges et al. 2005)", _LISTS, (_SOFT,), True),
     "listnet": TermInfo("ranking", "ListNet, top one (Cao et al. 2007)", _LISTS, (_SOFT,)),
     "listmle": TermInfo("ranking", "ListMLE (Xia et al. 2008)", _LISTS),
     "approx_ndcg": TermInfo("ranking", "1 - ApproxNDCG (Qin et al. 2010)", _LISTS, (_SHARP,)),

@@ -34,6 +34,11 @@ class PredictOptions(ColumnOptions, WeightsOptions):
         False,
         "Refuse clips that are alone, or with a number of others that the head never learned.",
     )
+    source: str = setting(
+        "",
+        "Listening test on whose scale a head of several scores.",
+        default_help="that of the most training clips",
+    )
     device: str = setting("cpu", "Torch device: cpu, cuda or cuda:N.")
     out: Path | None = setting(None, "predictions.csv to write; JSON lines if it ends in .jsonl.")
     answer: Path | None = setting(

@@ -26,6 +26,7 @@ from qamro_cache.scoring.company import hearing
 from qamro_cache.scoring.notices import point_out
 from qamro_cache.scoring.options import PredictOptions
 from qamro_cache.scoring.request import PredictRequest, predict_request
+from qamro_cache.scoring.scale import on_scale_of
 from qamro_cache.scoring.scores import Scores, score_clips
 from qamro_cache.scoring.table import (
     COLUMNS,
@@ -82,7 +83,7 @@ def run_predict(
 ) -> pd.DataFrame:
     """Do what was asked; see `predict`."""
     options = request.options
-    head = load_head(request.head)
+    head = on_scale_of(load_head(request.head), options.source)
     device = usable_device(options.device)
     if options.answer is not None:
         axes = [axis.name for axis in axes_of(head)]

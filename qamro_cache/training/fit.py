@@ -157,6 +157,7 @@ class _Data:
             None if spread is None else spread.double().to(device),
             targets.pairs,
             targets.axes,
+            None if targets.source is None else targets.source.to(device),
         )
         self.rows: dict[tuple[int, str, str, bool], Rows] = {}
 

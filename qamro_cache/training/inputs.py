@@ -57,6 +57,9 @@ class Targets:
             for ``gaussian`` heads alone; or [F, T, C, 2].
         pairs: verdicts on the same clips, on the axes that `axes` numbers; None: there are none.
         axes: of each row, by which pairs name it; empty: a row is an axis.
+        source: [C] number of each clip's listening test, where labels are in standard units of
+            each; None where all are of one.
+        scales: [F, T, S, 2] mean and std of each test's training labels; NaN without any.
     """
 
     labels: "Tensor"
@@ -64,6 +67,8 @@ class Targets:
     spread: "Tensor | None" = None
     pairs: Pairs | None = None
     axes: Sequence[int] = ()
+    source: "Tensor | None" = None
+    scales: "Tensor | None" = None
 
     def pairs_of(self, row: int, clips: Bools) -> Bools:
         """Tell which pairs [..., P] a head of a row learns from those of ``clips`` [..., C]."""
@@ -72,6 +77,18 @@ class Targets:
         axis = self.axes[row] if len(self.axes) else row
         found: Bools = self.pairs.within(clips) & (self.pairs.axis == axis)
         return found
+
+    def own_units(
+        self, scores: npt.NDArray[np.float64], target: int, fold: int
+    ) -> npt.NDArray[np.float64]:
+        """Bring a head's scores [C] from standard units to the scale of each clip's test.
+
+        Of a test that the fold did not learn from they stay as they are.
+        """
+        if self.scales is None or self.source is None:
+            return scores
+        mean, std = self.scales[fold, target][self.source].cpu().numpy().T
+        return np.where(np.isnan(mean), scores, mean + std * scores)
 
     def of(self, target: "int | Tensor", fold: "int | Tensor") -> "Tensor":
         """Return the labels of a row in a fold [C], or of as many of both [H, C]."""
@@ -96,9 +113,11 @@ def stacked(parts: Sequence[Targets]) -> Targets:
             values = [v if v.ndim > rows else v.expand(folds, *v.shape) for v in values]
         return torch.cat(values, -rows)
 
-    ranges = torch.cat([one.ranges for one in parts])
+    labels, ranges = whole("labels", 2), torch.cat([one.ranges for one in parts])
     axes = [axis for one in parts for axis in one.axes]
-    return Targets(whole("labels", 2), ranges, whole("spread", 3), parts[0].pairs, axes)
+    scales = None if parts[0].scales is None else whole("scales", 3)
+    pairs, source = parts[0].pairs, parts[0].source
+    return Targets(labels, ranges, whole("spread", 3), pairs, axes, source, scales)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class HeadState:
         has_validation: [H] bool; without, a head trains for ``max_epochs``.
         spread: [H, C, 2] of ``gaussian`` heads: ratings of each clip, and their variance in
             standardized labels; [H, 0, 2] of others.
+        source: [H, C] int16, number of each clip's listening test; [H, 0] where all are of one.
+        validation_source: [H, S] of the validation set, likewise.
         validation_spread: [H, S, 2] of the validation set, likewise.
         validation_target: [H, S] labels of the head's own validation set.
         validation_mask: [H, S] bool, which of them count.
@@ -64,8 +66,10 @@ class HeadState:
     label_high: Tensor
     bounds: Tensor
     spread: Tensor
+    source: Tensor
     has_validation: Tensor
     validation_spread: Tensor
+    validation_source: Tensor
     validation_target: Tensor
     validation_mask: Tensor
     pair_winner: Tensor
@@ -123,6 +127,11 @@ def make_state(
     labeled = bool(jobs[0].recipe.loss.on_labels.terms)
     spread = _spread(inputs.targets.spread_of(row, fold), std, jobs[0].recipe)
 
+    of = inputs.targets.source
+    source = fold.new_zeros(len(jobs), 0, dtype=torch.int16)
+    if of is not None:
+        source = of.to(torch.int16).expand(len(jobs), -1)
+
     def reals(values: Sequence[float] | Sequence[tuple[float, ...]]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64).to(device, dtype)
 
@@ -149,8 +158,10 @@ def make_state(
         label_high=high.to(dtype),
         bounds=((scale - mean[:, None]) / std[:, None]).to(dtype),
         spread=spread.to(dtype),
+        source=source,
         has_validation=validation.any(1) | (pairs.validation_weight > 0).any(1),
         validation_spread=_at(spread, places).to(dtype),
+        validation_source=source.gather(1, places) if source.shape[1] else source,
         validation_target=target.to(dtype).gather(1, places),
         validation_mask=(validation.gather(1, places) if labeled else inside) & inside,
         **pairs._asdict(),

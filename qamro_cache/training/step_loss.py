@@ -38,6 +38,8 @@ class ComposedStepLoss:
         self.labels = LabelStats(
             state.label_mean, state.label_std, state.label_low, state.label_high
         )
+        # Told once: a step never waits for the device.
+        self.sources = 1 + int(state.source.max()) if state.source.numel() else 0
 
     def step(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `StepLoss`."""
@@ -45,7 +47,8 @@ class ComposedStepLoss:
         clips = batch.clips[state.order]
         mask = state.train.gather(1, clips) & batch.valid[state.order]
         pred = state.predictions(scores[:, : clips.shape[1]])
-        value, grad = self._value_and_grad(pred, state.target.gather(1, clips), mask)
+        source = state.source.gather(1, clips) if state.source.shape[1] else None
+        value, grad = self._value_and_grad(pred, state.target.gather(1, clips), mask, source)
         state.finite.logical_and_(value.isfinite())
         grad = grad * state.label_std[:, None]
         if scores.shape[1] > grad.shape[1]:
@@ -56,13 +59,18 @@ class ComposedStepLoss:
         """See `StepLoss`."""
         state = self.state
         pred = state.predictions(scores)
-        return self._value_and_grad(pred, state.validation_target, state.validation_mask)[0]
+        source = state.validation_source if state.source.shape[1] else None
+        seen = state.validation_target, state.validation_mask, source
+        return self._value_and_grad(pred, *seen)[0]
 
-    def _value_and_grad(self, pred: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        numbers = self.label_numbers
+    def _value_and_grad(
+        self, pred: Tensor, target: Tensor, mask: Tensor, source: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        numbers, labels = self.label_numbers, self.labels
         return value_and_grad(
-            self.loss, pred, target, mask=mask, labels=self.labels, numbers=numbers
-        )
+            self.loss, pred, target, mask=mask, labels=labels, numbers=numbers,
+            source=source, sources=self.sources,
+        )  # fmt: skip
 
 
 class LikelihoodStepLoss:

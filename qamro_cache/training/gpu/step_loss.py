@@ -90,7 +90,8 @@ def fuses(loss: Loss) -> bool:
 class FusedStepLoss(ComposedStepLoss):
     """`ComposedStepLoss` of the usual loss, for float32 heads on one row a clip.
 
-    More clips than a program takes are left to the general form, whose ranking term is a kernel.
+    More clips than a program takes, and clips of several tests, are left to the general form, whose
+    ranking term is a kernel.
     """
 
     def __init__(self, state: HeadState, loss: Loss) -> None:
@@ -105,7 +106,7 @@ class FusedStepLoss(ComposedStepLoss):
 
     def step(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the gradient [H, b] and the samples that count [H, b], see `StepLoss`."""
-        if scores.shape[1] > MOST_ROWS:
+        if scores.shape[1] > MOST_ROWS or self.sources:
             return super().step(scores, batch)
         mask, grad = scores.new_empty(scores.shape, dtype=torch.bool), torch.empty_like(scores)
         self._launch(scores, self.target, self.state.train, batch, mask, grad)
@@ -113,7 +114,7 @@ class FusedStepLoss(ComposedStepLoss):
 
     def validation(self, scores: Tensor) -> Tensor:
         """Return the loss [H] of scores [H, S] on the validation sets."""
-        if scores.shape[1] > MOST_ROWS:
+        if scores.shape[1] > MOST_ROWS or self.sources:
             return super().validation(scores)
         mask = self.state.validation_mask
         return self._launch(scores, self.validation_target, mask, None, mask, scores)

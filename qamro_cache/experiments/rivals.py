@@ -1,0 +1,43 @@
+"""Held-out clips as predicted by what a head must beat, each fold's labels being its own."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from qamro_cache.evaluation.baselines import Bools, Floats, Ints
+from qamro_cache.evaluation.compare import baselines
+from qamro_cache.experiments.clips import Clips
+from qamro_cache.experiments.labels import Wanted, targets_of
+from qamro_cache.training.inputs import Folds
+
+#: See `Material.by_view`.
+_View = tuple[Floats, Bools, Bools, tuple[int, ...], Ints | None]
+
+
+def held_out_baselines(
+    clips: Clips, folds: Folds, views: Iterator[_View], axis: int, *, every: bool
+) -> dict[str, Floats]:
+    """Predict held-out clips: name -> predictions [C], on the scale of each clip's test.
+
+    Baselines see a vector a clip (its windows' mean, with the prompt's embedding) and learn plain
+    means: of several tests in standard units of each, as heads do.
+    """
+    found: dict[str, Floats] = {}
+    targets = targets_of(clips, folds, [Wanted(axis)])
+    # Without several tests labels, and units, are the same in all folds.
+    parts = _a_fold_each(views) if clips.several else views
+    for fold, (vectors, learned, held_out, blocks, groups) in enumerate(parts):
+        truth = targets.of(0, fold).numpy()
+        seen = vectors, truth, learned, held_out, blocks, groups
+        for name, pred in baselines(*seen, every=every).items():
+            whole = found.setdefault(name, np.full(len(truth), np.nan))
+            held = np.isfinite(pred)
+            whole[held] = targets.own_units(pred, 0, fold)[held]
+    return found
+
+
+def _a_fold_each(views: Iterator[_View]) -> Iterator[_View]:
+    """Part views, which come in the order of their folds, into these."""
+    for vectors, learned, held_out, *rest in views:
+        for one, held in zip(learned, held_out, strict=True):
+            yield vectors, one[None], held[None], *rest

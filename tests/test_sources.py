@@ -1,0 +1,299 @@
+"""Several listening tests at once: ranked and standardized each by itself, held out one by one."""
+
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from synthetic_cache import write_synthetic
+
+from qamro_cache.cache.edit import relabel_cache
+from qamro_cache.cache.merge import merge_caches
+from qamro_cache.cache.reader import open_cache
+from qamro_cache.datasets.joined import concatenate_labels
+from qamro_cache.datasets.records import Axis, labels_from_means
+from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.experiments.ablate import ablate
+from qamro_cache.experiments.several import units_of
+from qamro_cache.experiments.train import train
+from qamro_cache.heads.file import load_head
+from qamro_cache.losses.composed import LabelStats, composed_loss, value_and_grad
+from qamro_cache.losses.loss import parse_loss
+from qamro_cache.losses.terms import TERMS
+from qamro_cache.scoring.predict import predict
+from qamro_cache.training.inputs import Folds
+
+RANKINGS = [name for name, info in TERMS.items() if info.kind == "ranking"]
+
+
+def naive_within(name, pred, target, mask, source, stats):
+    """The mean over all pairs within a test, or over the samples of lists; autograd's gradient."""
+    loss, total, parts = parse_loss(f"{name}@standardized"), 0.0, []
+    for test in source.unique():
+        kept = mask & (source == test)
+        if not kept.any():
+            continue
+        value = composed_loss(loss, pred[kept], target[kept], labels=stats)
+        y = target[kept]
+        count = int((y[:, None] > y).sum()) if TERMS[name].pairs else len(y)
+        parts.append(count * value)
+        total += count
+    return sum(parts) / max(total, 1)
+
+
+@pytest.mark.parametrize("name", RANKINGS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_ranking_is_within_a_test(name, seed):
+    generator = torch.Generator().manual_seed(seed)
+    pred = torch.randn(3, 40, dtype=torch.float64, generator=generator)
+    target = torch.randint(0, 12, (40,), generator=generator).double()
+    mask = torch.rand(3, 40, generator=generator) < 0.8
+    mask[2] = False
+    mask[2, :2] = True
+    source = torch.randint(0, 3, (40,), generator=generator)
+    stats = LabelStats(float(target.mean()), float(target.std()), 0.0, 11.0)
+    loss = parse_loss(f"{name}@standardized")
+    value, grad = value_and_grad(
+        loss, pred, target, mask=mask, labels=stats, source=source, sources=3
+    )
+    for head in range(3):
+        mine = pred[head].clone().requires_grad_()
+        wanted = naive_within(name, mine, target, mask[head], source, stats)
+        (slope,) = torch.autograd.grad(wanted, mine)
+        assert value[head].item() == pytest.approx(wanted.item(), abs=1e-10)
+        torch.testing.assert_close(grad[head], slope, atol=1e-10, rtol=0)
+
+
+def test_a_regression_and_a_single_test_do_not_care():
+    pred, target = torch.randn(2, 30).double(), torch.randn(30).double()
+    stats = LabelStats(0.0, 1.0, -3.0, 3.0)
+    for name in (n for n, info in TERMS.items() if info.kind in ("ranking", "regression")):
+        loss = parse_loss(f"{name}@standardized")
+        plain = value_and_grad(loss, pred, target, labels=stats)
+        one = value_and_grad(
+            loss, pred, target, labels=stats, source=torch.zeros(30, dtype=int), sources=1
+        )
+        for mine, theirs in zip(plain, one, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-10, rtol=0)
+    halves = (torch.arange(30) % 2).long()
+    other = value_and_grad(
+        parse_loss("huber@standardized"), pred, target, labels=stats, source=halves, sources=2
+    )
+    torch.testing.assert_close(
+        other, value_and_grad(parse_loss("huber@standardized"), pred, target, labels=stats)
+    )
+
+
+@pytest.fixture(scope="module")
+def tests(tmp_path_factory):
+    """Two tests by one encoder: ``one`` from 0 to 100, ``two`` from 1 to 5, of other clips."""
+    folder = tmp_path_factory.mktemp("tests")
+    paths = []
+    for number, name in enumerate(("one", "two")):
+        path = write_synthetic(folder / f"{name}.h5", seed=number, prefix=name, clips=40)
+        clips, labels = open_cache(path).clips, open_cache(path).labels
+        table = clips[["clip_id"]].assign(quality=labels.mean[:, 0])
+        if name == "two":
+            table["quality"] = 1 + table["quality"] / 25
+        table.to_csv(folder / f"{name}.csv", index=False)
+        scale = ["quality=0:100"] if name == "one" else ["quality=1:5"]
+        relabel_cache(path, folder / f"{name}.csv", scale=scale, source=name)
+        paths.append(path)
+    return paths
+
+
+QUICK = {"axis": "quality", "epochs": 3, "widths": (8,), "seeds": 1}
+RIDGE = {"axis": "quality", "head": "ridge"}
+
+
+def test_files_of_two_tests_go_together(tests, tmp_path):
+    joined = open_cache(tests)
+    assert joined.clips["source"].value_counts().to_dict() == {"one": 40, "two": 40}
+    assert joined.labels.axes == (Axis("quality", 0, 100),)
+    assert joined.labels.axes[0].guessed
+    assert merge_caches(tests, tmp_path / "both.h5") == 80
+    merged = open_cache(tmp_path / "both.h5")
+    np.testing.assert_array_equal(merged.labels.mean, joined.labels.mean)
+    assert merged.clips["source"].tolist() == joined.clips["source"].tolist()
+
+
+@pytest.mark.parametrize("head", [RIDGE, QUICK, {**QUICK, "stop": "inner"}])
+@pytest.mark.parametrize("cv", ["source", "group"])
+def test_held_out_labels_do_not_reach_predictions(tests, tmp_path, head, cv):
+    train(tests, tmp_path / "a", cv=cv, **head)
+    first = pd.read_csv(tmp_path / "a" / "predictions.csv")
+    held = "two" if cv == "source" else "G3"
+    clips, labels = open_cache(tests).clips, open_cache(tests).labels
+    table = clips[["clip_id", "source", "group"]].assign(quality=labels.mean[:, 0])
+    mine = (table[cv] == held).to_numpy()
+    rng = np.random.default_rng(0)
+    for test in ("one", "two"):
+        some = mine & (table["source"] == test).to_numpy()
+        table.loc[some, "quality"] = rng.permutation(table.loc[some, "quality"].to_numpy())
+    if cv == "group":
+        table.loc[mine, "quality"] *= 0.9  # another mean too
+    table[["clip_id", "quality"]].to_csv(tmp_path / "other.csv", index=False)
+    train(tests, tmp_path / "b", cv=cv, labels=tmp_path / "other.csv", **head)
+    second = pd.read_csv(tmp_path / "b" / "predictions.csv")
+    out = (first["fold"] == held).to_numpy()
+    assert out.sum() == mine.sum() - (cv == "source" or 0)
+    assert (first["prediction"][out] == second["prediction"][out]).all()
+    assert (first["prediction"][~out] != second["prediction"][~out]).any()
+
+
+def test_each_fold_standardizes_each_test_by_its_training_clips(tests, tmp_path):
+    """Ridge on z-scores made by hand, fold by fold, brought back to each test's scale."""
+    from qamro_cache.heads.ridge import fit_ridge
+
+    record = train(tests, tmp_path / "run", cv="group", **RIDGE)
+    found = pd.read_csv(tmp_path / "run" / "predictions.csv").set_index("clip_id")
+    cache = open_cache(tests)
+    data = cache.arrays(axis="quality")
+    clips = cache.clips.set_index("clip_id").loc[data.clip_ids]
+    source, groups = clips["source"].to_numpy(str), clips["group"].to_numpy(str)
+    wanted = np.full(len(source), np.nan)
+    codes = np.unique(groups, return_inverse=True)[1]
+    for group in np.unique(groups):
+        held, z = groups == group, np.full(len(source), np.nan)
+        moments = {}
+        for test in ("one", "two"):
+            own = data.y[~held & (source == test)]
+            moments[test] = own.mean(), own.std()
+            z[source == test] = (data.y[source == test] - own.mean()) / own.std()
+        fitted = fit_ridge(data.X[~held].astype(float), z[~held], (6,), codes[~held])
+        mean, std = np.array([moments[test] for test in source]).T
+        wanted[held] = (mean + std * fitted.predict(data.X.astype(float)))[held]
+    np.testing.assert_allclose(found.loc[data.clip_ids, "prediction"], wanted, rtol=1e-4)
+    # Judged in standard units of each test, all labels of which are on the same two numbers.
+    pred, target = found["prediction"], found["target"]
+    of = clips["source"].reindex(found.index)
+    centered = (target - target.groupby(of).transform("mean")) / target.groupby(of).transform(
+        lambda y: y.std(ddof=0)
+    )
+    mine = (pred - target.groupby(of).transform("mean")) / target.groupby(of).transform(
+        lambda y: y.std(ddof=0)
+    )
+    metrics = record["axes"]["quality"]["models"]["ridge head"]["metrics"]
+    assert metrics["clip_srcc"]["value"] == pytest.approx(mine.corr(centered, "spearman"), abs=1e-6)
+    assert metrics["clip_mse"]["value"] == pytest.approx(((mine - centered) ** 2).mean(), rel=1e-5)
+    alone = record["axes"]["quality"]["by_source"]["two"]["models"]["ridge head"]["metrics"]
+    two = of == "two"
+    assert alone["clip_srcc"]["value"] == pytest.approx(
+        pred[two].corr(target[two], "spearman"), abs=1e-6
+    )
+
+
+def test_scales_do_not_matter_to_what_is_learned(tests, tmp_path):
+    """The same labels on other scales: the same predictions, brought to these scales."""
+    clips, labels = open_cache(tests).clips, open_cache(tests).labels
+    table = clips[["clip_id"]].assign(quality=labels.mean[:, 0])
+    two = (clips["source"] == "two").to_numpy()
+    table.loc[two, "quality"] = 100 + 7 * table.loc[two, "quality"]
+    table.to_csv(tmp_path / "other.csv", index=False)
+    train(tests, tmp_path / "a", cv="group", **RIDGE)
+    train(tests, tmp_path / "b", cv="group", labels=tmp_path / "other.csv", **RIDGE)
+    a, b = (pd.read_csv(tmp_path / name / "predictions.csv")["prediction"] for name in "ab")
+    order = pd.read_csv(tmp_path / "a" / "predictions.csv")["clip_id"].str.startswith("two")
+    np.testing.assert_allclose(b[~order], a[~order], rtol=1e-5)
+    np.testing.assert_allclose(b[order], 100 + 7 * a[order], rtol=1e-5)
+
+
+def test_a_head_scores_on_a_named_scale(tests, tmp_path, caplog):
+    train(tests, tmp_path / "run", cv="group", **RIDGE)
+    head = load_head(tmp_path / "run" / "head.safetensors")
+    (axis,) = head.axes
+    assert set(axis.scales) == {"one", "two"}
+    caplog.set_level(logging.INFO)
+    default = predict(tmp_path / "run", cache=tests[0])
+    assert "scores are on the scale of one, of the 2 tests" in caplog.text
+    assert (default["scale"] == "0..100 (guessed)").all()
+    two = predict(tmp_path / "run", cache=tests[0], source="two")
+    assert (two["scale"] == "1..5 (guessed)").all()
+    (m1, d1, *_), (m2, d2, *_) = axis.scales["one"], axis.scales["two"]
+    z = (default["prediction"] - m1) / d1
+    np.testing.assert_allclose(two["prediction"], m2 + d2 * z, rtol=1e-5)
+    with pytest.raises(OptionError, match="has not learned from 'thre'; there are"):
+        predict(tmp_path / "run", cache=tests[0], source="thre")
+    only = {"only": ["source=one"], "cv": "group"}
+    train(tests, tmp_path / "alone", **only, **RIDGE)
+    assert not load_head(tmp_path / "alone" / "head.safetensors").axes[0].scales
+    with pytest.raises(OptionError, match="has learned from one test alone"):
+        predict(tmp_path / "alone", cache=tests[0], source="one")
+
+
+def test_one_test_of_several_is_as_it_was_alone(tests, tmp_path):
+    train(tests[0], tmp_path / "a", cv="group", **QUICK)
+    train(tests, tmp_path / "b", cv="group", only=["source=one"], **QUICK)
+    a, b = (pd.read_csv(tmp_path / name / "predictions.csv")["prediction"] for name in "ab")
+    np.testing.assert_array_equal(a, b)
+
+
+def test_leaving_a_test_out(tests, tmp_path):
+    record = train(tests, tmp_path / "run", cv="source", **RIDGE)
+    assert "leave one source out, 2 folds" in record["split"]
+    assert "2 sources, each in its standard units" in record["split"]
+    found = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    assert set(found["fold"]) == {"one", "two"}
+    # A test that nothing was learned from has no scale: predictions are standard ones.
+    assert found["prediction"].abs().max() < 5
+    metrics = record["axes"]["quality"]["models"]["ridge head"]["metrics"]
+    assert "clip_mse" not in metrics
+    grid = ablate(tests, tmp_path / "grid", cv=["source"], **RIDGE)
+    assert set(grid["axes"]) == {"quality", "quality of one", "quality of two"}
+    summary = pd.read_csv(tmp_path / "grid" / "summary.csv")
+    row = summary[(summary["axis"] == "quality of two") & (summary["model"] == "head")]
+    alone = record["axes"]["quality"]["by_source"]["two"]["models"]["ridge head"]["metrics"]
+    assert row["clip_srcc"].item() == pytest.approx(alone["clip_srcc"]["value"], abs=1e-6)
+    config = json.loads((tmp_path / "grid" / "config.json").read_text())
+    assert config["given"]["cv"] == ["source"]
+
+
+def test_units_are_those_of_judged_labels():
+    labels = np.array([1.0, 2, 3, 10, 30, np.nan])
+    source = np.array([0, 0, 0, 1, 1, 1])
+    test = np.array([[True, True, False, False, False, False], [False] * 3 + [True] * 3])
+    folds = Folds(~test, np.zeros_like(test), test)
+    units = units_of(source, labels, folds)
+    np.testing.assert_allclose(units.label(labels)[[0, 1, 3, 4]], [-1, 1, -1, 1])
+    # The second fold has learned from no clip of its test.
+    np.testing.assert_array_equal(units.learned, [True, True, False, False, False, False])
+    np.testing.assert_allclose(units.prediction(np.full(6, 2.0))[[0, 3]], [1, 2])
+
+
+def test_what_does_not_fit_is_one_line(tests, tmp_path):
+    axes = (Axis("quality", 0, 100),), (Axis("quality", 1, 5),)
+    parts = [labels_from_means(one, np.ones((2, 1))) for one in axes]
+    names = [np.array(["a", "a"], object), np.array(["a", "b"], object)]
+    with pytest.raises(QamroError, match="source 'a' has quality from 0 to 100 in one file and "
+                                         "from 1 to 5 in another"):  # fmt: skip
+        concatenate_labels(parts, names)
+    with pytest.raises(QamroError, match="name each file's"):
+        concatenate_labels(parts, [names[0], np.array(["", "b"], object)])
+    with pytest.raises(QamroError, match="name each file's"):
+        concatenate_labels(parts)
+    match = replace(parts[1], axes=(Axis("match", 1, 5),))
+    both = concatenate_labels([parts[0], match], [names[0], np.array(["b", "b"], object)])
+    assert both.axes == (*axes[0], Axis("match", 1, 5))
+    np.testing.assert_array_equal(np.isfinite(both.mean), [[1, 0]] * 2 + [[0, 1]] * 2)
+
+    bare = write_synthetic(tmp_path / "bare.h5", seed=2, prefix="bare")
+    relabel_cache(bare, None, scale=["quality=0:100"])
+    plain = open_cache(bare).clips[["clip_id"]].assign(quality=50.0)
+    plain.to_csv(tmp_path / "bare.csv", index=False)
+    relabel_cache(bare, tmp_path / "bare.csv", scale=["quality=0:100"])
+    with pytest.raises(QamroError, match="39 rated clips have no source"):
+        train([tests[0], bare], tmp_path / "run", cv="group", **RIDGE)
+    for given, words in (
+        ({"output": "bounded"}, "--output bounded needs one scale"),
+        ({"normalize": "scale"}, "--normalize scale needs one scale"),
+        ({"loss": "huber@raw+qamro(bins=aes-PQ)@raw"}, "--bins needs one scale"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            train(tests, tmp_path / "run", cv="group", **given, **QUICK)
+    with pytest.raises(OptionError, match="--nested needs one scale"):
+        ablate(tests, tmp_path / "grid", cv="group", nested=True, **QUICK)
+    with pytest.raises(QamroError, match="'source' column, which has 0"):
+        train(bare, tmp_path / "run", cv="source", **RIDGE)
