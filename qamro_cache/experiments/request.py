@@ -17,7 +17,7 @@ from qamro_cache.datasets.selection import is_reference
 from qamro_cache.devices import refuse_device
 from qamro_cache.encoders.support import missing_packages
 from qamro_cache.errors import OptionError, QamroError, nearest, quoted
-from qamro_cache.experiments.clips import AxisGroup, choose_clips, hold_out
+from qamro_cache.experiments.clips import AxisGroup, Clips, choose_clips, hold_out
 from qamro_cache.experiments.grid import (
     CELL,
     Cell,
@@ -133,10 +133,7 @@ def train_request(
     labels = _file_sha256(options.labels)
     refuse_without_pairs(recipe, options.pairs)
     clips = choose_clips(sources, options, text=text)
-    if clips.several:
-        names = [name for name in ("init", "pairs", "calibrate") if getattr(options, name)]
-        refuse_in_several(recipe, names)
-    refuse_raters(clips.labels, is_reference(clips.table), options.modeling)
+    _refuse_labels(clips, recipe, options)
     groups = hold_out(sources, clips, options.cv, options)
     refuse_unfit(recipe, groups)
     # Late, because to know the device takes torch.
@@ -163,6 +160,14 @@ def train_request(
         refuse_other_run(out, asked)
     refuse_disk(_ROW * options.seeds * len(clips.axes) * len(clips.rows), out)
     return TrainRequest(sources, expression, out, options, recipe, groups, asked, _as_json(given))
+
+
+def _refuse_labels(clips: Clips, recipe: Recipe, options: TrainOptions) -> None:
+    """Refuse what cannot be made of the clips' ratings."""
+    if clips.several:
+        names = [name for name in ("init", "pairs", "calibrate") if getattr(options, name)]
+        refuse_in_several(recipe, names)
+    refuse_raters(clips.labels, is_reference(clips.table), options.modeling)
 
 
 def _reading(

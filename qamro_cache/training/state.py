@@ -111,10 +111,8 @@ def make_state(
 ) -> HeadState:
     """Return what the heads of ``jobs`` start from, on the inputs' device."""
     device = inputs.targets.labels.device
-    fold = torch.tensor([job.fold for job in jobs], device=device)
-    row = torch.tensor([job.target for job in jobs], device=device)
-    target = inputs.targets.of(row, fold)
-    known = target.isfinite()
+    fold, row = torch.tensor([(j.fold, j.target) for j in jobs], device=device).unbind(1)
+    known = (target := inputs.targets.of(row, fold)).isfinite()
     masks = [labels_seen(m, jobs) for m in (inputs.folds.train, inputs.folds.validation)]
     train, validation = (torch.from_numpy(mask).to(device)[fold] & known for mask in masks)
     target = torch.where(known, target, 0)
@@ -124,13 +122,9 @@ def make_state(
     if jobs[0].recipe.loss.label_range == "scale":
         low, high = scale[:, 0], scale[:, 1]
     places, inside = _validation_sets(inputs.folds.validation, jobs, device)
-    labeled = bool(jobs[0].recipe.loss.on_labels.terms)
+    if jobs[0].recipe.loss.on_labels.terms:
+        inside = validation.gather(1, places) & inside
     spread = _spread(inputs.targets.spread_of(row, fold), std, jobs[0].recipe)
-
-    of = inputs.targets.source
-    source = fold.new_zeros(len(jobs), 0, dtype=torch.int16)
-    if of is not None:
-        source = of.to(torch.int16).expand(len(jobs), -1)
 
     def reals(values: Sequence[float] | Sequence[tuple[float, ...]]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64).to(device, dtype)
@@ -158,12 +152,12 @@ def make_state(
         label_high=high.to(dtype),
         bounds=((scale - mean[:, None]) / std[:, None]).to(dtype),
         spread=spread.to(dtype),
-        source=source,
+        source=(source := _sources(inputs, len(jobs))),
         has_validation=validation.any(1) | (pairs.validation_weight > 0).any(1),
         validation_spread=_at(spread, places).to(dtype),
         validation_source=source.gather(1, places) if source.shape[1] else source,
         validation_target=target.to(dtype).gather(1, places),
-        validation_mask=(validation.gather(1, places) if labeled else inside) & inside,
+        validation_mask=inside,
         **pairs._asdict(),
         validation_before=torch.full(places.shape, torch.nan, dtype=dtype, device=device),
         finite=~none,
@@ -172,6 +166,15 @@ def make_state(
         best_loss=torch.full((len(jobs),), torch.inf, device=device, dtype=dtype),
         best_epoch=torch.zeros(len(jobs), dtype=torch.int64, device=device),
     )
+
+
+def _sources(inputs: Inputs, heads: int) -> Tensor:
+    """Return the number of each clip's listening test [H, C]; [H, 0] where all are of one."""
+    of = inputs.targets.source
+    if of is None:
+        device = inputs.targets.labels.device
+        return torch.zeros(heads, 0, dtype=torch.int16, device=device)
+    return of.to(torch.int16).expand(heads, -1)
 
 
 def _label_stats(target: Tensor, train: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
