@@ -180,26 +180,65 @@ def test_figures_are_those_of_a_plain_loop():
     assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
 
 
-@pytest.mark.slow
-def test_intervals_cover():
-    """Simulated tests with raters' and folds' own levels: the truth is within as often."""
-    random, truth, inside, runs = np.random.default_rng(0), 0.7, 0, 200
-    for _ in range(runs):
-        folds, raters, each = 12, 12, 2
-        fold, rater, _ = (x.ravel() for x in np.indices((folds, raters, each)))
-        level = 0.08 * random.normal(size=folds)[fold] + 0.08 * random.normal(size=raters)[rater]
-        right = random.random(len(fold)) < np.clip(truth + level, 0, 1)
-        rows = held_pairs(
-            Pairs(
-                np.stack([2 * fold, 2 * fold + 1], 1), np.zeros(len(fold), np.int64),
-                np.where(right, 1, -1), rater, np.ones(len(fold)),
-            ),
-            np.repeat(np.eye(folds, dtype=bool), 2, 1),
+def simulated(random, straddling):
+    """Verdicts by raters' and folds' own levels: two a rater within a fold, or each two folds'."""
+    folds = raters = 12
+    if straddling:
+        ends = np.repeat(np.stack(np.triu_indices(folds, 1), 1), raters, 0)
+        rater, test = np.arange(len(ends)) % raters, np.eye(folds, dtype=bool)
+    else:
+        fold, rater, _ = (x.ravel() for x in np.indices((folds, raters, 2)))
+        ends, test = (
+            np.stack([2 * fold, 2 * fold + 1], 1), np.repeat(np.eye(folds, dtype=bool), 2, 1)
         )  # fmt: skip
-        nothing = np.full(len(rows.pair), np.nan)
-        one = pair_figures(rows, Said(np.ones(len(rows.pair)), nothing, nothing))["accuracy"]
-        inside += one["low"] <= truth <= one["high"]
+    level = np.repeat(0.08 * random.normal(size=folds), 1 if straddling else 2)
+    of_ends = level[ends].sum(1) / (1 if straddling else 2)
+    chance = 0.7 + of_ends + 0.08 * (random.normal(size=raters)[rater] * (not straddling))
+    winner = np.where(random.random(len(ends)) < np.clip(chance, 0, 1), 1, -1)
+    pairs = Pairs(ends, np.zeros(len(ends), np.int64), winner, rater, np.ones(len(ends)))
+    rows = held_pairs(pairs, test)
+    nothing = np.full(len(rows.pair), np.nan)
+    return pair_figures(rows, Said(np.ones(len(rows.pair)), nothing, nothing))["accuracy"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("straddling", [False, True])
+def test_intervals_cover(straddling):
+    """The truth is within as often as is said."""
+    random, runs = np.random.default_rng(0), 200
+    found = [simulated(random, straddling) for _ in range(runs)]
+    inside = sum(one["low"] <= 0.7 <= one["high"] for one in found)
     assert 0.92 <= inside / runs <= 0.99
+
+
+def test_a_pair_that_straddles_goes_with_either_of_its_folds():
+    """The delete-one jackknife over systems, by a loop; raters unknown."""
+    random = np.random.default_rng(2)
+    ends = np.repeat(np.stack(np.triu_indices(6, 1), 1), 3, 0)
+    count = len(ends)
+    winner = random.choice([1, -1], count)
+    nobody = np.full(count, -1)
+    pairs = Pairs(ends, np.zeros(count, np.int64), winner, nobody, random.uniform(1, 2, count))
+    rows = held_pairs(pairs, np.eye(6, dtype=bool))
+    nothing = np.full(len(rows.pair), np.nan)
+    found = pair_figures(rows, Said(np.ones(len(rows.pair)), nothing, nothing))["accuracy"]
+    without = []
+    for system in range(6):
+        kept = (ends != system).all(1)
+        without.append(np.average(winner[kept] > 0, weights=pairs.weight[kept]))
+    error = np.sqrt(5 / 6 * ((without - np.mean(without)) ** 2).sum())
+    assert found["value"] - found["low"] == pytest.approx(2.5705818 * error)  # Student's, 5
+    # One fold, and raters unknown: pairs are what it is over.
+    rows = held_pairs(pairs, np.ones((1, 6), bool))
+    assert "over pairs" in rows.ways().population
+
+
+def test_an_accuracy_ends_at_one():
+    ends = np.arange(12).reshape(6, 2)
+    pairs = Pairs(ends, np.zeros(6, np.int64), np.array([1] * 5 + [-1]), np.arange(6), np.ones(6))
+    rows = held_pairs(pairs, np.repeat(np.eye(6, dtype=bool), 2, 1))
+    said = Said(np.ones(6), np.full(6, np.nan), np.full(6, np.nan))
+    assert pair_figures(rows, said)["accuracy"]["high"] == 1
 
 
 def test_a_run_from_pairs_alone(emb, pairs_file, tmp_path):

@@ -4,7 +4,7 @@ Every figure is made of sums over rows, so that what it is without a fold or a r
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from qamro_cache.datasets.preferences import Pairs
 from qamro_cache.evaluation.intervals import spread
 from qamro_cache.evaluation.judged import Bools, Floats, Ints
-from qamro_cache.evaluation.ways import FEWEST_LABELS, Ways, make_ways
+from qamro_cache.evaluation.ways import FEWEST_LABELS, Way, Ways, make_ways
 
 #: Bins of the calibration error, of equal width from 0 to 1.
 BINS = 10
@@ -39,8 +39,19 @@ class HeldPairs:
     within: Bools
 
     def ways(self) -> Ways:
-        """What intervals are over: what is held out, and raters."""
-        return make_ways(len(self.pair), ("fold", self.fold), ("rater", self.rater))
+        """What intervals are over: what is held out, and raters; where neither varies, pairs."""
+        ways = make_ways(len(self.pair), ("fold", self.fold), ("rater", self.rater))
+        _, first, place = np.unique(self.pair, return_index=True, return_inverse=True)
+
+        def of_pairs(way: Way) -> Way:
+            # A pair has one rater, known or not, in all its rows.
+            label = np.unique(way.label[first][place], return_inverse=True)[1]
+            noun = "pair" if way.noun == "clip" else way.noun
+            unknown = int((self.rater[first] < 0).sum()) if way.alone else 0
+            return Way(noun, label, int(label.max(initial=-1)) + 1, unknown)
+
+        over = (way if way.noun == "fold" else of_pairs(way) for way in ways.over)
+        return replace(ways, over=tuple(over))
 
     def counts(self) -> dict[str, int]:
         """Count the held-out pairs, those within a fold, straddling ones, ties and raters."""
@@ -98,11 +109,13 @@ class _Figure(NamedTuple):
         terms: what is summed of each row [R, K].
         combine: the figure [...] of sums [..., K].
         learned: whether it needs tau and the tie parameter.
+        most: that it can be.
     """
 
     terms: Callable[[HeldPairs, Said], Floats]
     combine: Callable[[Floats], Floats]
     learned: bool = True
+    most: float = 1.0
 
 
 def _share(sums: Floats) -> Floats:
@@ -150,7 +163,7 @@ def _miscalibration(sums: Floats) -> Floats:
 #: what was expected and what was given.
 FIGURES = {
     "accuracy": _Figure(_hits, _share, learned=False),
-    "log_loss": _Figure(_surprise, _share),
+    "log_loss": _Figure(_surprise, _share, most=np.inf),
     "calibration_error": _Figure(_binned, _miscalibration),
 }
 
@@ -158,7 +171,7 @@ FIGURES = {
 def pair_figures(rows: HeldPairs, said: Said) -> dict[str, dict[str, float]]:
     """Return each figure that a model has, with its 95 % interval: ``value``, ``low``, ``high``."""
     return {
-        name: _told(*_left_out(figure, rows, [said]))
+        name: _told(*_left_out(figure, rows, [said]), most=figure.most)
         for name, figure in FIGURES.items()
         if not (figure.learned and np.isnan(said.tau).any())
     }
@@ -172,18 +185,26 @@ def pair_difference(name: str, rows: HeldPairs, ours: Said, theirs: Said) -> dic
 def _left_out(
     figure: _Figure, rows: HeldPairs, models: Sequence[Said]
 ) -> tuple[float, list[Floats] | None]:
-    """Return a figure, or the difference of two models', and the same without each cluster."""
+    """Return a figure, or the difference of two models', and the same without each cluster.
+
+    A cluster goes with all rows of its pairs: one that straddles is judged in two folds, and what
+    either holds out shows in both.
+    """
     ways = rows.ways()
     few = min((way.labels for way in ways.over), default=0) < FEWEST_LABELS
     signs = (1.0, -1.0)[: len(models)]
     value, parts = 0.0, [np.zeros(int(label.max(initial=0)) + 1) for label in ways.clusters()]
+    _, pair = np.unique(rows.pair, return_inverse=True)
+    size = int(pair.max(initial=-1)) + 1
+    touched = [np.unique(label * size + pair) for label in ways.clusters()]
     for sign, said in zip(signs, models, strict=True):
         terms = figure.terms(rows, said)
-        total = terms.sum(0)
+        total, whole = terms.sum(0), np.zeros((size, terms.shape[1]))
+        np.add.at(whole, pair, terms)
         value += sign * float(figure.combine(total))
-        for label, part in zip(ways.clusters(), parts, strict=True):
+        for each, part in zip(touched, parts, strict=True):
             mine = np.zeros((len(part), terms.shape[1]))
-            np.add.at(mine, label, terms)
+            np.add.at(mine, each // size, whole[each % size])
             part += sign * figure.combine(total - mine)
     return value, None if few else parts
 
