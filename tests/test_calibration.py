@@ -183,6 +183,19 @@ def test_clips_that_the_head_knows_do_not_count(cache, run, tmp_path, caplog):
     assert not (tmp_path / "x.safetensors").exists()
 
 
+def test_clips_that_are_not_there_are_named(run, other, tmp_path, caplog):
+    path, labels = other
+    table = pd.read_csv(labels)
+    table.loc[:1, "clip_id"] = ["typo", "other"]
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    found = calibrate(run, tmp_path / "mine.csv", path, out=tmp_path / "x.safetensors")
+    assert found["quality"]["clips"] == len(table) - 3
+    # And that of new003, whose audio could not be read.
+    assert "quality: 3 labeled clips have no score and do not count: typo, other, new003" in (
+        caplog.text
+    )
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -336,6 +336,60 @@ def test_what_cannot_be_learned_is_refused(emb, pairs_file, tmp_path):
         train(emb, tmp_path / "run", pairs=tmp_path / "match.csv", loss="bt", **QUICK)
 
 
+def test_a_grid_is_judged_by_ratings(emb, pairs_file, tmp_path):
+    frame = pd.read_csv(pairs_file)
+    frame = frame[frame["axis"] == "quality"].assign(axis="taste")
+    frame.to_csv(tmp_path / "taste.csv", index=False)
+    with pytest.raises(OptionError, match="axis taste has pairs and no ratings, by which a grid"):
+        ablate(
+            emb, tmp_path / "grid", pairs=tmp_path / "taste.csv", axis="taste", loss="bt",
+            cv="group",
+        )  # fmt: skip
+
+
+def test_an_axis_without_pairs_keeps_no_tau(emb, pairs_file, tmp_path):
+    frame = pd.read_csv(pairs_file)
+    frame[frame["axis"] == "quality"].to_csv(tmp_path / "quality.csv", index=False)
+    train(
+        emb, tmp_path / "run", pairs=tmp_path / "quality.csv", loss="huber@standardized+bt",
+        cv="group", **QUICK,
+    )  # fmt: skip
+    quality, match = load_head(tmp_path / "run").axes
+    assert quality.preference.tau > 0
+    assert match.preference is None
+
+
+def test_calibration_leaves_what_is_said_of_pairs(emb, pairs_file, tmp_path):
+    given = {
+        "pairs": pairs_file,
+        "axis": "quality",
+        "cv": "group",
+        **QUICK,
+        "epochs": 8,
+        "lr": 0.02,
+    }
+    with pytest.raises(OptionError, match="in standard units; leave --calibrate out"):
+        train(emb, tmp_path / "no", loss="bt", calibrate=True, **given)
+    loss = "huber@standardized+bt"
+    plain = train(emb, tmp_path / "a", loss=loss, **given)["axes"]["quality"]
+    lines = train(emb, tmp_path / "b", loss=loss, calibrate=True, **given)["axes"]["quality"]
+    assert lines["calibration"]["folds"] == 8
+    assert lines["calibration"]["median_slope"] != pytest.approx(1, abs=0.01)
+    assert lines["pairs"] == plain["pairs"]
+
+
+@pytest.mark.slow
+def test_every_baseline_stands_beside_what_is_rated(emb, pairs_file, tmp_path):
+    frame = pd.read_csv(pairs_file)
+    frame = frame[frame["axis"] == "quality"].assign(axis="taste")
+    frame.to_csv(tmp_path / "taste.csv", index=False)
+    given = {"loss": "bt", "cv": "group", "baselines": "all", **QUICK}
+    record = train(emb, tmp_path / "a", pairs=tmp_path / "taste.csv", axis="taste", **given)
+    assert "pairs" in record["axes"]["taste"]
+    record = train(emb, tmp_path / "b", pairs=pairs_file, axis="quality", **given)
+    assert "Huber alone" in record["axes"]["quality"]["models"]
+
+
 @pytest.mark.slow
 def test_heads_stop_by_pairs(emb, pairs_file, tmp_path):
     record = train(
@@ -405,6 +459,21 @@ def test_battles_of_models(tmp_path):
     found = pairs_of_battles("battles", tmp_path)
     assert found["clip_a"].tolist() == ["m1/p1", "m2/p1", "m1/p2"]
     assert found["winner"].tolist() == ["b", "a", "tie"]
+
+
+def test_a_verdict_of_two_meanings_is_refused(tmp_path):
+    text = "model_a,model_b,prompt_id,winner\nm1,m2,p1,m2\n{},m2,p1,{}\n"
+    for model, winner, said in (("m2", "m2", "'m2' is a and b"), ("tie", "tie", "'tie' is a and")):
+        (tmp_path / "battles.csv").write_text(text.format(model, winner))
+        with pytest.raises(QamroError, match=f"row 3: the verdict {said}"):
+            pairs_of_battles("battles", tmp_path)
+
+
+def test_sources_that_would_not_be_read_are_refused(emb, tmp_path):
+    with pytest.raises(OptionError, match=r"battles is a description, and .*; name one"):
+        write_pairs(["battles", emb], tmp_path / "pairs.csv")
+    with pytest.raises(OptionError, match="--data-dir is for a description's files"):
+        write_pairs([emb], tmp_path / "pairs.csv", tmp_path)
 
 
 def test_battles_as_music_arena_has_them(tmp_path):

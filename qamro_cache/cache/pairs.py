@@ -6,7 +6,7 @@ from pathlib import Path
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.battles import pairs_of_battles, pairs_of_ratings, shipped_battles
 from qamro_cache.datasets.preferences import PAIR_COLUMNS
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.files import refuse_other, write_table
 from qamro_cache.paths import PathLike, as_path
 
@@ -32,8 +32,14 @@ def write_pairs(
     refuse_other(out, "table of pairs", _is_ours)
     first = sources[0]
     if str(first) in shipped_battles() or str(first).endswith(".toml"):
+        if len(sources) > 1:
+            raise OptionError(
+                f"{first} is a description, and {sources[1]} another source; name one"
+            )
         table = pairs_of_battles(first, data_dir)
     else:
+        if data_dir is not None:
+            raise OptionError("--data-dir is for a description's files, and none is named")
         cache = open_cache(sources)
         table = pairs_of_ratings(cache.clips, cache.labels, cache.dataset)
     if table.empty:

@@ -212,8 +212,16 @@ def _winners(
             wanted = np.full(len(said), word, object)
             if "{" in word:
                 wanted = render(word, columns, str(file))
-            same = [p == w.strip().casefold() for p, w in zip(plain, wanted, strict=True)]
-            found[np.array(same, np.bool_) & (found == "")] = outcome
+            pairs = zip(plain, wanted, strict=True)
+            same = np.array([p == w.strip().casefold() for p, w in pairs], np.bool_)
+            both = np.flatnonzero(same & (found != "") & (found != outcome))
+            if len(both):
+                raise QamroError(
+                    f"{at_rows(file, rows[both])}the verdict {quoted(said[both[0]])} is "
+                    f"{found[both[0]]} and {outcome} by [winners] of the description; mend it, "
+                    "or the row"
+                )
+            found[same] = outcome
     odd = np.flatnonzero(found == "")
     if len(odd):
         known = ", ".join(word for words in made.winners.values() for word in words)

@@ -55,8 +55,12 @@ def judge(
     huber: Fitted | None,
     *,
     every: bool,
+    raw: Fitted,
 ) -> dict[str, Any]:
-    """Score the heads and the baselines on the same held-out clips, axis by axis."""
+    """Score the heads and the baselines on the same held-out clips, axis by axis.
+
+    ``raw`` are the heads before a calibration: it is in the units of theirs that pairs are told by.
+    """
     folds, clips = held_out.folds, material.clips
     scales = [clips.units(axis, folds) for axis in range(len(clips.axes))]
     pooled = {t: scales[t].prediction(pred) for t, pred in pool_folds(fitted, folds).items()}
@@ -67,7 +71,7 @@ def judge(
     metrics: dict[str, Any] = {}
     for target, axis in enumerate(material.clips.axes):
         judged = material.clips.judged(target, folds, held_out.cv)
-        mine, counts = fitted.of_target(target), _counts(material, fitted, target, folds)
+        mine, counts = fitted.of_target(target), _counts(material, raw, target, folds)
         if not judged.known.any():
             metrics[axis.name] = counts
             continue

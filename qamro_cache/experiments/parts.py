@@ -13,6 +13,7 @@ from qamro_cache.experiments.options import AblateOptions
 from qamro_cache.experiments.readings import Reading, readings
 from qamro_cache.experiments.several import refuse_in_several
 from qamro_cache.experiments.thinned import thinned
+from qamro_cache.experiments.unpaired import refuse_unrated
 from qamro_cache.features.expression import Expression
 from qamro_cache.features.sources import Sources
 
@@ -56,6 +57,7 @@ def parts_of_grid(
     # All on the same clips: those with a prompt, where some cell reads prompts.
     prompts = any(cell.recipe.head.inputs != "audio" for cell in cells)
     clips = choose_clips(sources, options, text=prompts)
+    refuse_unrated(clips)
     for cell in cells:
         refuse_raters(clips.labels, is_reference(clips.table), cell.modeling)
         if clips.several:

@@ -131,7 +131,7 @@ def train_request(
     if text:
         sources.text_source(options.text_feature)
     labels = _file_sha256(options.labels)
-    refuse_without_pairs(recipe, options.pairs)
+    refuse_without_pairs(recipe, options.pairs, calibrate=options.calibrate)
     clips = choose_clips(sources, options, text=text)
     _refuse_labels(clips, recipe, options)
     groups = hold_out(sources, clips, options.cv, options)

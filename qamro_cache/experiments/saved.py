@@ -225,4 +225,5 @@ def _preference(fitted: Fitted, members: Sequence[int]) -> Preference | None:
     recipe = fitted.jobs[members[0]].recipe
     if not recipe.loss.on_pairs.terms:
         return None
-    return Preference(*geometric(fitted.preference[members]), alone(recipe))
+    tau, tie = geometric(fitted.preference[members])
+    return None if np.isnan(tau) and not alone(recipe) else Preference(tau, tie, alone(recipe))

@@ -149,7 +149,9 @@ def _train_axes(
     if notice and not recipe.head.closed and not recipe.loss.on_pairs.terms:
         logger.info(notice)
     every, plain = options.baselines == "all", huber_alone(recipe)
-    beside = every and plain != recipe and not recipe.head.closed
+    # Of axes that pairs alone judge there is nothing that Huber could learn.
+    rated = bool(np.isfinite(clips.labels.mean).any(0).all())
+    beside = every and rated and plain != recipe and not recipe.head.closed
     trained = 1 + len(folds.train) * (1 + beside)
     kept = 1 + len(folds.train) * options.save_folds
     refuse_resamples(options.kind.draws, len(clips.rows))
@@ -162,10 +164,11 @@ def _train_axes(
     jobs = _jobs(recipe, material, seeds)
     estimate, huber = fit_jobs(material, jobs, progress), None
     if beside:
-        huber = fit_jobs(material, [replace(job, recipe=plain) for job in jobs], progress)
+        huber = fit_jobs(material, _jobs(plain, material, seeds), progress)
     # Of a fixed split the judged clips stay unseen: others will be judged by them too.
     everything = held_out.cv != "split" or options.refit == "all"
     marks: Calibrations = {}
+    raw = estimate
     if options.calibrate:
         estimate, marks = calibrate_estimate(
             material,
@@ -175,7 +178,7 @@ def _train_axes(
             unseen=not everything,
         )
     own = own_scores(material, recipe, starts)
-    metrics = judge(material, held_out, estimate, own, huber, every=every)
+    metrics = judge(material, held_out, estimate, own, huber, every=every, raw=raw)
     for axis in clips.axes if marks else ():
         metrics[axis.name]["calibration"] = told(marks, axis.name, len(folds.test))
     whole = material.bound(refit_clips(folds, clips.known, everything=everything))

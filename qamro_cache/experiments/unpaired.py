@@ -6,16 +6,21 @@ import numpy as np
 
 from qamro_cache.datasets.preferences import Pairs
 from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.experiments.clips import AxisGroup
+from qamro_cache.experiments.clips import AxisGroup, Clips
 from qamro_cache.losses.loss import Loss
 from qamro_cache.training.inputs import Folds
 from qamro_cache.training.recipe import Recipe
 
 
-def refuse_without_pairs(recipe: Recipe, pairs: object) -> None:
-    """Refuse a loss on pairs where none are given."""
+def refuse_without_pairs(recipe: Recipe, pairs: object, *, calibrate: bool = False) -> None:
+    """Refuse a loss on pairs where none are given, and lines to labels of what is in no units."""
     if recipe.takes("loss") and recipe.loss.on_pairs.terms and pairs is None:
         raise OptionError(f"loss {recipe.loss} learns from pairs; give them with --pairs FILE")
+    if calibrate and alone(recipe):
+        raise OptionError(
+            f"loss {recipe.loss} learns from pairs alone, in standard units; leave --calibrate "
+            "out: qamro-calibrate brings the saved head to labels"
+        )
 
 
 def refuse_unfit(recipe: Recipe, groups: Sequence[AxisGroup]) -> None:
@@ -37,6 +42,16 @@ def refuse_unfit(recipe: Recipe, groups: Sequence[AxisGroup]) -> None:
                     f"axis {axis.name} has pairs and no ratings, which this loss learns from; "
                     "use --loss bt, or name other axes with --axis"
                 )
+
+
+def refuse_unrated(clips: Clips) -> None:
+    """Refuse axes of a grid that pairs alone judge: its tables hold cells by ratings."""
+    for axis, rated in zip(clips.axes, np.isfinite(clips.labels.mean).any(0), strict=True):
+        if clips.pairs is not None and not rated:
+            raise OptionError(
+                f"axis {axis.name} has pairs and no ratings, by which a grid's cells are judged; "
+                "name other axes with --axis, or use qamro-train"
+            )
 
 
 def _refuse_few(axis: str, loss: Loss, pairs: Pairs, folds: Folds) -> None:

@@ -24,7 +24,7 @@ class Preference(NamedTuple):
     tie as exp(x/2) to exp(-x/2) to ``tie``.
 
     Attributes:
-        tau: in the units of the scores.
+        tau: in the units of the scores, before a calibration.
         tie: Davidson's tie parameter; 0 where no tie was learned from.
         alone: nothing but pairs was learned from: scores are in standard units (mean 0 and
             standard deviation 1 over the training clips), which no rating scale has.

@@ -164,6 +164,15 @@ def run_calibrate(
                 left,
             )
         used = (at >= 0) & ~known.to_numpy()
+        unknown = np.isfinite(labels.mean[:, labels.axis_index(axis.name)])
+        unknown[at[at >= 0]] = False
+        if lost := np.array(request.clip_ids)[unknown].tolist():
+            logger.warning(
+                "%s: %d labeled clips have no score and do not count: %s",
+                axis.name,
+                len(lost),
+                ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else ""),
+            )
         scores = part["prediction"].to_numpy(np.float64)[used]
         truth = labels.mean[at[used], labels.axis_index(axis.name)]
         try:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from qamro_cache.losses.loss import Loss
 from qamro_cache.training.inputs import Bools, Inputs
 from qamro_cache.training.recipe import Job
 
@@ -83,6 +84,20 @@ def first_learned(winner: Tensor, weight: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(log_nu), log_nu], 1)
 
 
+def given_tau(loss: Loss, numbers: Tensor) -> Tensor | None:
+    """Return the temperatures [H] of heads that learn no tau, by RankNet alone; else None.
+
+    Args:
+        loss: of the heads.
+        numbers: [H, ...] its `Loss.numbers`.
+    """
+    terms = loss.on_pairs.terms
+    if any(term.name == "bt" for term in terms):
+        return None
+    # Behind the first term's weight.
+    return numbers[:, loss.numbers_on(pairs=True)[1]]
+
+
 def ends_of(inputs: Inputs) -> Tensor | None:
     """Return both clips [2, P] of each pair on the inputs' device; None without pairs."""
     pairs = inputs.targets.pairs
@@ -121,6 +136,7 @@ def finished(
     pairs: tuple[Tensor, Tensor, Tensor],
     *,
     alone: bool,
+    tau: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Return the networks, scores and `Result.preference` of heads that are done.
 
@@ -130,9 +146,13 @@ def finished(
         label_std: [H] of the training labels.
         pairs: winner and weight [H, P], and both clips [2, P].
         alone: whether they learned from pairs alone; then they come in standard units.
+        tau: of `given_tau`; then a tie is half a win for each clip.
     """
     winner, weight, ends = pairs
     learned, unit = params[LEARNED].double().exp(), label_std.double()
+    ties = with_ties(winner, weight) & (tau is None)
+    if tau is not None:
+        learned = torch.stack([tau.double(), learned[:, 1]], 1)
     network = network_of(params)
     if alone:
         named = torch.zeros_like(weight[:, :1]).expand(-1, scores.shape[1]).clone()
@@ -140,8 +160,9 @@ def finished(
             named.index_add_(1, end, weight)
         network, scores, size = standard_units(network, scores, named.cpu() > 0)
         unit = 1 / size.double().to(unit.device)
-    ties = with_ties(winner, weight)
     found = torch.stack([learned[:, 0] * unit, learned[:, 1] * ties], 1)
+    # Who had no pair has learned nothing of any.
+    found = torch.where((weight > 0).any(1, keepdim=True), found, torch.nan)
     return network, scores, found.cpu()
 
 

@@ -18,6 +18,7 @@ from qamro_cache.training.preferences import (
     ends_of,
     finished,
     first_learned,
+    given_tau,
     network_of,
 )
 from qamro_cache.training.prepare import rows_of_folds, start_from
@@ -180,7 +181,8 @@ class Stack:
             scores = self._score_all(best, state.bounds, keys)
         if self.ends is not None and results.preference is not None:
             pairs = state.pair_winner, state.pair_weight, self.ends
-            found = finished(best, scores, state.label_std, pairs, alone=self.alone)
+            tau = given_tau(self.jobs[0].recipe.loss, state.loss_numbers)
+            found = finished(best, scores, state.label_std, pairs, alone=self.alone, tau=tau)
             best, scores, results.preference[ids] = found
         std, mean = state.label_std.cpu(), state.label_mean.cpu()
         predictions = scores * std[:, None] + mean[:, None]
