@@ -106,6 +106,8 @@ def test_too_little_is_refused():
         fit_calibration(scores[1:], labels[1:], AXIS)
     with pytest.raises(NotCalibratedError, match="all 10 clips have the score 3"):
         fit_calibration(np.full(10, 3.0), labels, AXIS)
+    with pytest.raises(NotCalibratedError, match="but for one, all 10 clips have the score 3"):
+        fit_calibration(np.r_[np.full(9, 3.0), 5], np.r_[labels[:9] / 1e3, 5], AXIS)
     with pytest.raises(NotCalibratedError, match="may be 0"):
         fit_calibration(scores, np.random.default_rng(1).standard_normal(10), AXIS)
     with pytest.raises(NotCalibratedError, match="may be 0"):

@@ -381,7 +381,7 @@ def test_a_head_that_compares_prompts_takes_groups_of_a_folder(tmp_path, monkeyp
 
 def test_prompts_of_another_spelling_are_one_group():
     table = pd.DataFrame({"clip_id": list("abc"), "reference": "", "status": "ok", "group": ""})
-    table["prompt"] = ["a dog", "A  dog ", "a cat"]
+    table = table.assign(source="", prompt=["a dog", "A  dog ", "a cat"])
     found = company_of(table, np.arange(3), "group", "prompt", "x.h5")
     assert found.others().tolist() == [1, 1, 0]
 
@@ -401,7 +401,7 @@ def test_prompts_of_another_spelling_are_one_group():
 )  # fmt: skip
 def test_company_that_cannot_be_is_one_line(kind, columns, said):
     table = pd.DataFrame({"clip_id": list("abc"), "group": "G", "reference": "", "status": "ok"})
-    table = table.assign(**columns)
+    table = table.assign(source="", **columns)
     with pytest.raises(QamroError, match=f"x.h5: .*{said}") as error:
         company_of(table, np.arange(3), kind, "group", "x.h5")
     assert "\n" not in str(error.value)

@@ -19,10 +19,12 @@ from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.several import units_of
 from qamro_cache.experiments.train import train
+from qamro_cache.features.context import company_of
 from qamro_cache.heads.file import load_head
 from qamro_cache.losses.composed import LabelStats, composed_loss, value_and_grad
 from qamro_cache.losses.loss import parse_loss
 from qamro_cache.losses.terms import TERMS
+from qamro_cache.scoring.calibrate import calibrate
 from qamro_cache.scoring.predict import predict
 from qamro_cache.training.inputs import Folds
 
@@ -222,6 +224,32 @@ def test_a_head_scores_on_a_named_scale(tests, tmp_path, caplog):
     assert not load_head(tmp_path / "alone" / "head.safetensors").axes[0].scales
     with pytest.raises(OptionError, match="has learned from one test alone"):
         predict(tmp_path / "alone", cache=tests[0], source="one")
+
+
+def test_a_calibrated_head_has_one_scale(tests, tmp_path):
+    train(tests, tmp_path / "run", cv="group", **RIDGE)
+    new = write_synthetic(tmp_path / "new.h5", seed=7, prefix="new", clips=40)
+    data = open_cache(new)
+    table = data.clips[["clip_id"]].assign(quality=data.labels.mean[:, 0] / 10)
+    table.dropna().to_csv(tmp_path / "mine.csv", index=False)
+    calibrate(tmp_path / "run", tmp_path / "mine.csv", new, scale=["quality=0:10"])
+    assert (predict(tmp_path / "run", new)["scale"] == "0..10").all()
+    with pytest.raises(OptionError, match="--source 'two': scores on quality are calibrated"):
+        predict(tmp_path / "run", new, source="two")
+
+
+def test_company_is_of_ones_own_test():
+    """A song of one name in two tests is two."""
+    clips = pd.DataFrame(
+        {
+            "clip_id": list("abcdef"), "reference": "", "status": "ok",
+            "group": ["s1", "s1", "s1", "s1", "s2", ""], "source": ["x", "x", "y", "y", "y", "y"],
+        }
+    )  # fmt: skip
+    found = company_of(clips, np.arange(6), "group", "group", "here")
+    np.testing.assert_array_equal(found.others(), [1, 1, 1, 1, 0, 0])
+    one = company_of(clips.assign(source="x"), np.arange(6), "group", "group", "here")
+    np.testing.assert_array_equal(one.others(), [3, 3, 3, 3, 0, 0])
 
 
 def test_one_test_of_several_is_as_it_was_alone(tests, tmp_path):

@@ -90,6 +90,11 @@ def fit_calibration(scores: Floats, labels: Floats, axis: Axis) -> Calibration:
         )
     if np.ptp(x) == 0:
         raise NotCalibratedError(f"all {len(x)} clips have the score {x[0]:g}; label other clips")
+    apart = (x - x.mean()) ** 2
+    if apart.max() / apart.sum() + 1 / len(x) > 1 - 1e-9:
+        raise NotCalibratedError(
+            f"but for one, all {len(x)} clips have the score {np.median(x):g}; label other clips"
+        )
     line = linregress(x, y)
     wide = float(t.ppf(0.975, len(x) - 2))
     low, high = line.slope - wide * line.stderr, line.slope + wide * line.stderr

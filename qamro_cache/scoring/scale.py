@@ -16,7 +16,7 @@ def on_scale_of(head: Head | Ensemble, source: str) -> Head | Ensemble:
     scale, and a line says so.
 
     Raises:
-        OptionError: it has not learned from such a test.
+        OptionError: it has not learned from such a test, or is calibrated.
     """
     if isinstance(head, Ensemble):
         if source:
@@ -27,6 +27,11 @@ def on_scale_of(head: Head | Ensemble, source: str) -> Head | Ensemble:
         raise OptionError(f"--source {source!r}: this head has learned from one test alone")
     if source and source not in known:
         raise unknown("--source: the head has not learned from", source, known)
+    if source and head.calibration:
+        raise OptionError(
+            f"--source {source!r}: scores on {', '.join(head.calibration)} are calibrated to "
+            "labels of yours, from one scale; leave it out"
+        )
     axes = tuple(one.on(source) if source in one.scales else one for one in head.axes)
     if not source and known:
         used = dict.fromkeys(one.source for one in axes if one.source)
