@@ -281,6 +281,7 @@ def test_rows_of_datasets_become_files_and_a_manifest(tmp_path, caplog):
         Decoder(None),
         {"bytes": b"no sound", "path": "a.wav"},
         str(tmp_path / "mine.wav"),
+        {"array": [0, 300, -300] * 800, "sampling_rate": 16000},  # in whose units, nobody knows
     ]
     rows = (
         {"sound": one, "system": "a", "mos": np.float32(k / 2), "ratings": {"x": 1}}
@@ -289,10 +290,11 @@ def test_rows_of_datasets_become_files_and_a_manifest(tmp_path, caplog):
     manifest = write_rows(rows, tmp_path / "made", audio="sound")
     assert "row 6: its sound cannot be decoded (Could not decode)" in caplog.text
     made = load_manifest(manifest)
-    assert made.labels.mean[:, 0].tolist() == [k / 2 for k in range(9)]
+    assert "row 9: its sound cannot be decoded (samples are floats from -1 to 1" in caplog.text
+    assert made.labels.mean[:, 0].tolist() == [k / 2 for k in range(10)]
     quick(made, tmp_path / "emb.h5")
     clips = open_cache(tmp_path / "emb.h5").clips
-    expected = ["ok"] * 6 + ["missing", "unreadable", "ok"]
+    expected = ["ok"] * 6 + ["missing", "unreadable", "ok", "missing"]
     assert clips["status"].tolist() == expected, clips["reason"].tolist()
     back, rate = soundfile.read(tmp_path / "made" / "000003.wav", dtype="float32")
     assert rate == 16000

@@ -16,11 +16,13 @@ import torch
 from door_support import make_head, sound
 
 from qamro_cache import Scorer, predict
+from qamro_cache.audio.resample import torchaudio_resampled
 from qamro_cache.audio.waveform import as_waveform
 from qamro_cache.encoders import mel, registry
-from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.errors import ClipError, OptionError, QamroError
 from qamro_cache.heads.file import load_head
 from qamro_cache.scoring import live
+from qamro_cache.scoring.clips import clips_of
 
 RATE = 16000
 #: A hundred-thousandth of the scale from 1 to 5.
@@ -131,6 +133,7 @@ def test_a_clip_that_cannot_be_scored_is_a_row_with_a_reason(scorer, tmp_path):
         (([np.zeros(800, np.uint8)], RATE), "floats from -1 to 1, int16 or int32; got uint8"),
         (([0.1, 0.2], RATE), "a clip is a file's path, an array or a tensor of samples, got 0.1"),
         (([], RATE), "there are no clips to score"),
+        ((["a\0.wav"], RATE), r"no file can be called 'a.x00\.wav'"),
         ((clips(2), RATE, ["one"]), "there are 2 clips and 1 prompts; give one for each clip"),
         ((clips(2), RATE, None, ["a", "b", "c"]), "there are 2 clips and 3 groups"),
     ],
@@ -172,6 +175,31 @@ def test_a_stream_takes_a_block_at_a_time(scorer):
     assert whole["clip_id"].tolist() == [str(k) for k in range(7)]
     expected = scorer.score(clips(7), RATE)["prediction"]
     np.testing.assert_allclose(whole["prediction"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("block", [0, -1, 1.5, True])
+def test_a_block_of_a_stream_is_a_number_of_clips(scorer, block):
+    with pytest.raises(OptionError, match="block is how many clips are scored at once"):
+        next(scorer.stream(clips(1), RATE, block=block))
+
+
+def test_samples_in_other_units_are_told_as_those_of_a_file_are(scorer, caplog):
+    scorer.score([sound(3, 1.0, RATE, 1), 32768 * sound(3, 1.0, RATE, 1)], RATE)
+    assert "1 clips have a peak beyond 100, where full scale is 1" in caplog.text
+    assert ": 1\n" in caplog.text
+
+
+def test_no_two_clips_have_one_id():
+    asked = clips_of(["a (2)", "a", "a", "reference 0"], references=["b"])
+    ids = asked.table["clip_id"].tolist()
+    assert len(set(ids)) == 5
+    assert ids[3] == "reference 0"
+    assert asked.beside == {ids[4]} == set(asked.table["reference"][:4])
+
+
+def test_a_rate_that_takes_too_much_memory_is_a_reason_with_a_gradient_too():
+    with pytest.raises(ClipError, match="rate of 999983 Hz cannot be changed to 16000 Hz in fair"):
+        torchaudio_resampled(torch.zeros(8, requires_grad=True), 999983, 16000, 6)
 
 
 def test_encoders_are_loaded_once(run, monkeypatch):
@@ -232,6 +260,8 @@ def test_prompts_reach_a_head_that_takes_them(fake, tmp_path):
     one = scorer.score(paths[:2], prompts="a sound of kind 0")
     assert one["prediction"][0] == pytest.approx(expected[0], abs=4e-5)
     assert abs(one["prediction"][1] - expected[1]) > 1e-4, "its own prompt is another one"
+    streamed = pd.concat(scorer.stream(paths[:2], prompts="a sound of kind 0", block=1))
+    np.testing.assert_allclose(streamed["prediction"], one["prediction"], **NEAR)
     with pytest.raises(OptionError, match="this head takes the prompt too; give prompts"):
         scorer.score(paths)
     missing = scorer.score(paths[:2], prompts=["a sound of kind 0", ""])

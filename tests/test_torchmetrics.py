@@ -101,6 +101,10 @@ def test_it_is_a_metric_as_others_are(scorer, caplog):
     # A clip that is too short is left out, not counted as 0.
     waves = batch(72, 2)
     metric.reset()
+    metric.update(waves.numpy())
+    assert metric.count == 2
+    assert metric.compute() == pytest.approx(metric.clone()(waves).item())
+    metric.reset()
     metric.update([waves[0], waves[1], np.zeros(3, np.float32)])
     assert metric.count == 2
     assert "1 of 3 clips cannot be scored" in caplog.text

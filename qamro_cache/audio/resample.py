@@ -82,15 +82,10 @@ class TorchaudioResampler:
     """
 
     def __init__(self, width: int, rate: int, to: int) -> None:
+        reach = _reach(width, rate, to)
         common = math.gcd(rate, to)
         self._rate, self._to = rate // common, to // common
         self._width = width
-        # Half length of the filter in input samples, with torchaudio's default rolloff.
-        reach = math.ceil(width * self._rate / (min(self._rate, self._to) * 0.99))
-        if self._to * (2 * reach + self._rate) > MAX_KERNEL:
-            raise ClipError(
-                "unreadable", f"its rate of {rate} Hz cannot be changed to {to} Hz in fair memory"
-            )
         self._context = math.ceil(reach / self._rate) + 1  # periods on either side
         self._held: Samples = np.zeros(0, np.float32)
         self._before = 0  # periods of left context at the head of what is held
@@ -120,10 +115,31 @@ class TorchaudioResampler:
         return np.asarray(out.numpy(), np.float32)
 
 
+def _reach(width: int, rate: int, to: int) -> int:
+    """Return half the length of torchaudio's filter, in samples at ``rate``.
+
+    Raises:
+        ClipError: ``unreadable``: its filters for all places would take too much memory.
+    """
+    common = math.gcd(rate, to)
+    every, made = rate // common, to // common
+    reach = math.ceil(width * every / (min(every, made) * 0.99))  # its default rolloff
+    if made * (2 * reach + every) > MAX_KERNEL:
+        raise ClipError(
+            "unreadable", f"its rate of {rate} Hz cannot be changed to {to} Hz in fair memory"
+        )
+    return reach
+
+
 def torchaudio_resampled(samples: "Tensor", rate: int, to: int, width: int) -> "Tensor":
-    """Return samples [T] at another rate, all at once; differentiable."""
+    """Return samples [T] at another rate, all at once; differentiable.
+
+    Raises:
+        ClipError: ``unreadable``: that would take too much memory.
+    """
     import torchaudio
 
+    _reach(width, rate, to)
     found: Tensor = torchaudio.functional.resample(
         samples, rate, to, lowpass_filter_width=width, resampling_method="sinc_interp_hann"
     )

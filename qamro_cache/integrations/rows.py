@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qamro_cache.audio.endings import ENDINGS
-from qamro_cache.errors import QamroError, quoted
+from qamro_cache.audio.waveform import as_waveform
+from qamro_cache.errors import OptionError, QamroError, quoted
 from qamro_cache.files import refuse_other, write_file, write_table
 from qamro_cache.paths import PathLike, as_path
 
@@ -113,23 +114,21 @@ def _file(sound: Any, target: Path) -> str:
         content = bytes(data)
         write_file(target, lambda file: file.write(content))
         return target.name
-    return _samples(np.asarray(sound["array"]), int(sound["sampling_rate"]), target)
+    return _samples(np.asarray(sound["array"]), sound["sampling_rate"], target)
 
 
-def _samples(values: npt.NDArray[Any], rate: int, target: Path) -> str:
-    """Write samples [N], or [channels, N], as float32 WAV; whole numbers by their full scale."""
+def _samples(values: npt.NDArray[Any], rate: Any, target: Path) -> str:
+    """Write samples, which are as `Scorer` takes them, as float32 WAV."""
     import soundfile
 
-    if values.ndim == 2 and values.shape[0] < values.shape[1]:
-        values = values.T
-    if values.dtype.kind not in "if":
-        raise ValueError(f"samples of type {values.dtype}")
-    if values.dtype.kind == "i":
-        values = values / (np.iinfo(values.dtype).max + 1.0)
+    try:
+        wave = as_waveform(values, rate)
+    except OptionError as error:  # of this row alone
+        raise ValueError(str(error)) from error
     target = target.with_suffix(".wav")
-    wave = np.ascontiguousarray(values, np.float32)
     write_file(
-        target, lambda file: soundfile.write(file, wave, rate, format="WAV", subtype="FLOAT")
+        target,
+        lambda file: soundfile.write(file, wave.samples, wave.rate, format="WAV", subtype="FLOAT"),
     )
     return target.name
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,7 +70,7 @@ class QamroScore(Metric):
             about: ``prompts``, ``groups`` and ``references``, as for `Scorer.score`.
         """
         clips: Sequence[Any] = preds
-        if isinstance(preds, Tensor):
+        if isinstance(preds, Tensor | np.ndarray) and preds.dtype != object:
             if preds.ndim > 3:
                 raise OptionError(
                     f"clips are [clips, frames] or [clips, channels, frames], got "

@@ -1,7 +1,7 @@
 """What `Scorer` is asked to score: files, arrays and tensors as a table of clips."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qamro_cache.audio.waveform import Waveform, as_waveform, checked_rate, frames_of
-from qamro_cache.errors import OptionError
+from qamro_cache.errors import OptionError, quoted
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,16 @@ def clips_of(
     sounds = several(clips)
     if not sounds:
         raise OptionError("there are no clips to score")
+    for sound in sounds:
+        if _is_file(sound) and "\0" in os.fspath(sound):
+            raise OptionError(f"no file can be called {quoted(os.fspath(sound))}")
     ids = _ids(sounds, first)
     named, others = _references(sounds, ids, references)
     size, more = len(sounds), [""] * len(others)
     texts = [prompts] * size if isinstance(prompts, str) else _each(prompts, size, "prompts")
     together = _each(groups, size, "groups")
-    beside = [f"reference {k}" for k in range(len(others))]
-    sounds += others
+    beside = list(others)
+    sounds += others.values()
     table = pd.DataFrame(
         {
             "clip_id": [*ids, *beside],
@@ -131,8 +134,15 @@ def _ids(sounds: Sequence[Any], first: int) -> list[str]:
     ids: dict[str, None] = {}
     for place, sound in enumerate(sounds, first):
         name = os.fspath(sound) if _is_file(sound) else str(place)
-        ids[name if name not in ids else f"{name} ({place})"] = None
+        ids[_free(name, ids, place)] = None
     return list(ids)
+
+
+def _free(name: str, taken: Collection[str], place: int) -> str:
+    """Return a name that is not taken, with the place of what it stands for if need be."""
+    while name in taken:
+        name = f"{name} ({place})"
+    return name
 
 
 def _each(values: Sequence[Any] | None, size: int, what: str) -> list[Any]:
@@ -144,21 +154,21 @@ def _each(values: Sequence[Any] | None, size: int, what: str) -> list[Any]:
 
 def _references(
     sounds: Sequence[Any], ids: Sequence[str], references: Any
-) -> tuple[list[str], list[Any]]:
-    """Return the id of each clip's reference, and the references that are no clips."""
+) -> tuple[list[str], dict[str, Any]]:
+    """Return the id of each clip's reference, and by their ids the references that are no clips."""
     if references is None:
-        return [""] * len(sounds), []
+        return [""] * len(sounds), {}
     given = several(references)
     given = given * len(sounds) if len(given) == 1 else _each(given, len(sounds), "references")
     known: dict[Any, str] = {}
     for sound, name in zip(sounds, ids, strict=True):
         known.setdefault(_key(sound), name)
     named: list[str] = []
-    others: list[Any] = []
+    others: dict[str, Any] = {}
     for one in given:
         if one is not None and _key(one) not in known:
-            known[_key(one)] = f"reference {len(others)}"
-            others.append(one)
+            name = _free(f"reference {len(others)}", ids, len(others))
+            known[_key(one)], others[name] = name, one
         named.append("" if one is None else known[_key(one)])
     return named, others
 

@@ -1,5 +1,6 @@
 """A head's encoders, loaded once: clips to features in memory, call after call."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from qamro_cache.audio.check import oddity_message
 from qamro_cache.audio.shared import SharedSounds
 from qamro_cache.audio.sound import Readable
 from qamro_cache.cache.content import CacheContent, concatenate
@@ -27,6 +29,8 @@ from qamro_cache.heads.head import AnyHead
 from qamro_cache.identity import identity_differences, identity_of
 from qamro_cache.scoring.embed import encoders_of
 from qamro_cache.scoring.gradient import content_with_gradient
+
+logger = logging.getLogger("qamro_cache")
 
 
 class LiveEncoders:
@@ -67,10 +71,13 @@ class LiveEncoders:
         sounds = SharedSounds(len(self._pipelines), held)
         parts: list[list[CacheContent]] = [[] for _ in self._pipelines]
         size = unit_size(default_batch(self.device), self.device)
+        stats = [Stats() for _ in self._pipelines]
         for unit in plan_units(clips, (), size):
-            for pipeline, part in zip(self._pipelines, parts, strict=True):
+            for pipeline, part, done in zip(self._pipelines, parts, stats, strict=True):
                 pipeline.sounds = sounds
-                part += pipeline.run([unit], Stats())
+                part += pipeline.run([unit], done)
+        for oddity, (count, names) in stats[0].odd.items():
+            logger.warning("%s", oddity_message(oddity, count, names))
         return self._joined(clips, [(concatenate(part), None) for part in parts])
 
     def sources_with_gradient(

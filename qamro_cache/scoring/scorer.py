@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ class Scorer:
         self,
         clips: Iterable[Any],
         sample_rate: int | None = None,
-        prompts: Iterable[str] | None = None,
+        prompts: str | Iterable[str] | None = None,
         *,
         block: int = BLOCK,
     ) -> Iterator[pd.DataFrame]:
@@ -149,14 +149,19 @@ class Scorer:
         Args:
             clips: any number, of which a block is in memory at a time.
             sample_rate: as for `score`.
-            prompts: one for each clip.
+            prompts: one for each clip, or one for all.
             block: clips at once.
 
         Raises:
-            OptionError: the head compares clips, which must then be scored together.
+            OptionError: the head compares clips, which must then be scored together; or a block is
+                no number of clips.
         """
+        if type(block) is not int or block < 1:
+            raise OptionError(f"block is how many clips are scored at once, got {block!r}")
         if any(one.context is not None for one in members_of(self.head)):
             raise OptionError("this head compares clips with each other; score them all at once")
+        if isinstance(prompts, str):
+            prompts = repeat(prompts)
         source, texts = iter(clips), None if prompts is None else iter(prompts)
         done = 0
         while some := list(islice(source, block)):
