@@ -86,6 +86,12 @@ def test_a_filter_that_cannot_be_is_one_line(tmp_path):
         keep(pd.concat([table, table.assign(seed="1")]), {"quality": 3})
     with pytest.raises(QamroError, match="no column says what is out of distribution"):
         keep(table.drop(columns="ood"), {"quality": 3}, ood=False)
+    with pytest.raises(QamroError, match=r"ood of clip .* is '0', neither True nor False"):
+        keep(table.assign(ood=table["ood"].astype(int)), {"quality": 3}, ood=False)
+    shouted = table.assign(ood=table["ood"].map(str).str.upper())
+    found, plain = (keep(one, {"quality": 3}, ood=False) for one in (shouted, table))
+    assert (found.clip_ids, found.ood) == (plain.clip_ids, plain.ood)
+    assert plain.ood > 0
     with pytest.raises(QamroError, match="does not fit in a line"):
         keep(table.replace({"a b/0.wav": "a\nb"}), {"quality": 1}, out=tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
@@ -101,6 +107,11 @@ def test_the_command_keeps_what_predict_wrote(tmp_path):
     expected = by_loop(table, {"quality": 3.5}, False)
     assert (tmp_path / "kept" / "kept.txt").read_text().splitlines() == list(expected)
     assert f"{len(expected)} of 60 clips kept" in " ".join(done.stdout.split())
+    write_predictions(table, tmp_path / "scores.jsonl")
+    assert keep(tmp_path / "scores.jsonl", {"quality": 3.5}, ood=False).clip_ids == tuple(expected)
+    (tmp_path / "bad.jsonl").write_text("[1]\n")
+    with pytest.raises(QamroError, match=r"cannot be read as JSON lines \(a line is no record"):
+        keep(tmp_path / "bad.jsonl", {"quality": 3.5})
     nothing = CliRunner().invoke(main, words)
     assert (nothing.exit_code, "say what to keep" in nothing.stderr) == (2, True)
 

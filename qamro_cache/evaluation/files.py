@@ -16,7 +16,7 @@ from qamro_cache.datasets.labels import load_rated
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.registry import group_kind
 from qamro_cache.datasets.tables import numbers, read_table, repeated, text
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, words_of
 from qamro_cache.paths import as_path
 
 
@@ -89,7 +89,9 @@ def read_predictions(
         return pd.concat(parts, ignore_index=True)
     if answer_list is not None:
         raise QamroError(f"{path}: a list is for an answer.txt; leave it out for a predictions.csv")
-    if isinstance(predictions, Path):
+    if isinstance(predictions, Path) and path.suffix.lower() == ".jsonl":
+        frame = _json_lines(path)
+    elif isinstance(predictions, Path):
         # A reason names files, too.
         frame = read_table(path, file_names=("clip_id", "reason"))
     else:
@@ -117,6 +119,19 @@ def read_predictions(
             f"{f' on {axis!r}' if axis else ''} already; keep one a clip, axis and seed"
         )
     return table
+
+
+def _json_lines(path: Path) -> pd.DataFrame:
+    """Return the table that `predict` writes as JSON lines; its first row is row 1."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file if line.strip()]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a line is no record")
+    except (OSError, ValueError, RecursionError) as error:
+        raise QamroError(f"{path} cannot be read as JSON lines ({words_of(error)})") from error
+    frame = _as_text(pd.DataFrame(rows, dtype=object))
+    return frame.set_axis(pd.RangeIndex(1, len(rows) + 1))
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:

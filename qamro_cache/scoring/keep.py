@@ -133,7 +133,15 @@ def _by_axis(table: pd.DataFrame, where: Path, ood: bool) -> tuple[pd.DataFrame,
             f"{where}: no column says what is out of distribution (ood); give a table of "
             "qamro-predict, or leave out --max-ood"
         )
-    far = table["ood"] == "True" if "ood" in table else pd.Series(False, table.index)
+    far = pd.Series(False, table.index)
+    if "ood" in table:
+        words = table["ood"].str.lower()  # TRUE, where a spreadsheet has had the table
+        if (odd := ~words.isin(["true", "false", ""])).any():
+            raise QamroError(
+                f"{where}: ood of clip {table['clip_id'][odd].iloc[0]!r} is "
+                f"{quoted(table['ood'][odd].iloc[0])}, neither True nor False"
+            )
+        far = words == "true"
     order, axes = table["clip_id"].drop_duplicates(), table["axis"].drop_duplicates()
     wide: list[pd.DataFrame] = []
     for values in (table["prediction"], far):
