@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from qamro_cache.scoring.request import PredictRequest
 
 _FAILURES_SHOWN = 5
+#: Most of a license that is looked at: a stranger's head may say anything.
+_LICENSE = 1000
 
 
 @click.command(
@@ -111,7 +113,7 @@ def _title(loaded: "AnyHead", named: Path, request: "PredictRequest") -> str:
 
 def _brief(license: object) -> str:
     """Return a license without what stands in brackets: whom to name, as the card does."""
-    words, left = str(license), ""
+    words, left = str(license)[:_LICENSE], ""
     while words != left:
         words, left = re.sub(r"\s*\([^()]*\)", "", words), words
     return words

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import re
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -359,6 +360,16 @@ def test_the_mean_of_a_system_has_scipys_interval(cache):
     assert np.isfinite(alone["prediction"])
     assert np.isnan(alone["prediction_low"])
     assert len(system_means(table.assign(system=""))) == 0
+
+
+@pytest.mark.parametrize("filler", [" ", "(", "()"])
+def test_a_strangers_license_takes_no_time(filler):
+    from qamro_cache_cli.predict import _brief
+
+    assert _brief("MIT (Ann (2024)), with all else") == "MIT, with all else"
+    before = time.process_time()
+    assert _brief("MIT" + filler * (1 << 20)).startswith("MIT")
+    assert time.process_time() - before < 1
 
 
 def test_the_command_takes_a_runs_folder_and_sums_up_by_system(cache, tmp_path):

@@ -1,5 +1,6 @@
 """Heads on the Hugging Face hub: fetched by their repository's name, and sent with a card."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,7 +117,7 @@ def _one_line(name: str, revision: str = "") -> Iterator[None]:
     """Tell whatever the hub's library raises in one line."""
     from huggingface_hub import constants, errors
 
-    where = f"{name} at {constants.ENDPOINT}"
+    where = f"{name} at {_flat(constants.ENDPOINT)}"
     try:
         yield
     except QamroError:
@@ -147,4 +148,5 @@ def _one_line(name: str, revision: str = "") -> Iterator[None]:
 
 
 def _flat(said: Any) -> str:
-    return " ".join(str(said).split())[:300]
+    """Return words in one line, without the password that an address may have."""
+    return re.sub(r"//[^/@\s]+@", "//", " ".join(str(said).split()))[:300]
