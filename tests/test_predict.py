@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import re
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -363,13 +362,12 @@ def test_the_mean_of_a_system_has_scipys_interval(cache):
 
 
 @pytest.mark.parametrize("filler", [" ", "(", "()"])
-def test_a_strangers_license_takes_no_time(filler):
+def test_of_a_strangers_license_the_beginning_is_read(filler):
     from qamro_cache_cli.predict import _brief
 
     assert _brief("MIT (Ann (2024)), with all else") == "MIT, with all else"
-    before = time.process_time()
-    assert _brief("MIT" + filler * (1 << 20)).startswith("MIT")
-    assert time.process_time() - before < 1
+    # Taken whole, that would take hours.
+    assert len(_brief("MIT" + filler * (1 << 20))) <= 1000
 
 
 def test_the_command_takes_a_runs_folder_and_sums_up_by_system(cache, tmp_path):
