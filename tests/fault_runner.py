@@ -39,6 +39,9 @@ COMMANDS = {
     "--resamples 0 --out out/grid --report out/page.html",
     "evaluate": "evaluate --predictions run/predictions.csv --labels a.h5 --resamples 0 "
     "--report out/page.html",
+    "ensemble": "ensemble grid --out out/run --members 2",
+    "calibrate": "calibrate --head track --cache b.h5 --labels mine.csv --out out/h.safetensors",
+    "pairs": "cache pairs a.h5 --out out/pairs.csv",
     "filter": "filter --predictions old.csv --min overall:2 --out out/kept",
     "head card": "head card track --out out/README.md",
     "head export": "head export mel --out out/h.pt2",

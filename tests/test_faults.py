@@ -14,10 +14,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from fault_runner import COMMANDS
 from fuzz.commands import run
+from qamro_cache_cli.ablate import main as ablate
 from qamro_cache_cli.cache import main as cache
 from qamro_cache_cli.extract import main as extract
 from qamro_cache_cli.head import main as head
@@ -72,6 +74,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     head = ["--head", folder / "track", "--cache", folder / "b.h5"]
     assert run(predict, *head, "--out", folder / "old.csv")[0] == 0
     (folder / "old.txt").write_text("a000,1.0,2.0\n")
+    # Scores on another scale.
+    scores = pd.read_csv(folder / "old.csv").pivot(
+        columns="axis", values="prediction", index="clip_id"
+    )
+    noise = np.random.default_rng(0).normal(0, 0.1 * scores.std(), scores.shape)
+    (2 * scores + 1 + noise).dropna().to_csv(folder / "mine.csv")
+    cells = ["--axis", "quality", *few, "--alpha", "0.2,0.5", "--nested", "--out", folder / "grid"]
+    assert run(ablate, "--cache", folder / "a.h5", *cells)[0] == 0
     return folder
 
 
