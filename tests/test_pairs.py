@@ -452,6 +452,19 @@ def test_battles_of_json_lines(tmp_path):
         pairs_of_battles("verdicts", tmp_path)
 
 
+def test_a_battle_that_is_none_is_one_line(tmp_path):
+    good = {"path_a": "x", "path_b": "y", "verdict": "a"}
+    for change, said in (
+        ({"path_b": "x"}, "row 2: clip 'x' is paired with itself"),
+        ({"path_a": "x\ud800"}, "row 2: .* is not UTF-8"),
+    ):
+        lines = [good, {**good, **change}]
+        (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        with pytest.raises(QamroError, match=said) as error:
+            pairs_of_battles("verdicts", tmp_path)
+        assert "\n" not in str(error.value)
+
+
 def test_battles_of_models(tmp_path):
     (tmp_path / "battles.csv").write_text(
         "model_a,model_b,prompt_id,winner\nm1,m2,p1,m2\nm2,m1,p1,model_a\nm1,m3,p2,tie\n"

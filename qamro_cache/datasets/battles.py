@@ -190,6 +190,13 @@ def _of_file(made: Battles, file: Path) -> pd.DataFrame:
     table = {name: render(made.fields[name], columns, str(file)) for name in made.fields}
     table["winner"] = _winners(made, table["winner"], columns, file, frame.index.to_numpy())
     found = pd.DataFrame(table, columns=list(PAIR_COLUMNS)).fillna("")
+    same = (found["winner"] != _SKIP) & (found["clip_a"] == found["clip_b"])
+    if same.any():
+        name = quoted(found["clip_a"][same].iloc[0])
+        raise QamroError(
+            f"{at_rows(file, frame.index.to_numpy()[same])}clip {name} is paired with itself; "
+            "mend the row, or leave it out by `only` of the description"
+        )
     return found[found["winner"] != _SKIP]
 
 
@@ -248,11 +255,19 @@ def _json_lines(file: Path) -> pd.DataFrame:
                 raise QamroError(f"{file}, row {number}: not JSON ({error}); mend it") from None
             if not isinstance(record, dict):
                 raise QamroError(f"{file}, row {number}: is no object; write one a line")
-            records.append(_flat(record))
+            flat = _flat(record)
+            if odd := [one for one in flat.values() if not one.isprintable() and not _utf8(one)]:
+                raise QamroError(f"{file}, row {number}: {quoted(odd[0])} is not UTF-8; mend it")
+            records.append(flat)
             rows.append(number)
     if not records:
         raise QamroError(f"{file}: is empty; every line must be a JSON object")
     return pd.DataFrame(records, index=rows, dtype=object).fillna("")
+
+
+def _utf8(value: str) -> bool:
+    """Tell whether a text can be written: JSON may escape half of a character."""
+    return not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def _flat(record: Mapping[str, Any], before: Sequence[str] = ()) -> dict[str, str]:
