@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.datasets.description import Extract
+from qamro_cache.datasets.json_lines import json_objects
 from qamro_cache.datasets.patterns import searcher
 from qamro_cache.datasets.preferences import PAIR_COLUMNS, WINNERS
 from qamro_cache.datasets.records import Labels
@@ -243,23 +244,12 @@ def _json_lines(file: Path) -> pd.DataFrame:
     """Read an object a line as text; what lies deeper has names with dots, null is empty."""
     records: list[dict[str, str]] = []
     rows: list[int] = []
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8-sig"))
-            except UnicodeDecodeError:
-                raise QamroError(f"{file}, row {number}: is not UTF-8; save it as UTF-8") from None
-            except (ValueError, RecursionError) as error:
-                raise QamroError(f"{file}, row {number}: not JSON ({error}); mend it") from None
-            if not isinstance(record, dict):
-                raise QamroError(f"{file}, row {number}: is no object; write one a line")
-            flat = _flat(record)
-            if odd := [one for one in flat.values() if not one.isprintable() and not _utf8(one)]:
-                raise QamroError(f"{file}, row {number}: {quoted(odd[0])} is not UTF-8; mend it")
-            records.append(flat)
-            rows.append(number)
+    for number, record in json_objects(file):
+        flat = _flat(record)
+        if odd := [one for one in flat.values() if not one.isprintable() and not _utf8(one)]:
+            raise QamroError(f"{file}, row {number}: {quoted(odd[0])} is not UTF-8; mend it")
+        records.append(flat)
+        rows.append(number)
     if not records:
         raise QamroError(f"{file}: is empty; every line must be a JSON object")
     return pd.DataFrame(records, index=rows, dtype=object).fillna("")

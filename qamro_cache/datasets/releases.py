@@ -1,6 +1,5 @@
 """Read the files of a release as the tables of its description say."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import pandas as pd
 
 from qamro_cache.datasets.assemble import ClipRows, labels_of_rows, rater_codes
 from qamro_cache.datasets.description import Description, Listing
+from qamro_cache.datasets.json_lines import json_objects
 from qamro_cache.datasets.patterns import searcher
 from qamro_cache.datasets.records import CLIP_COLUMNS, Labels, Ratings, labels_from_ratings
 from qamro_cache.datasets.tables import Text, numbers, read_table, text
@@ -240,23 +240,14 @@ def _read_json_lines(
     """Read an object a line: strings become text columns, numbers and lists stay."""
     records: list[dict[str, Any]] = []
     row_numbers: list[int] = []
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8-sig"))
-            except UnicodeDecodeError:
-                raise QamroError(f"{file}, row {number}: is not UTF-8; save it as UTF-8") from None
-            except (ValueError, RecursionError) as error:
-                raise QamroError(f"{file}, row {number}: not JSON ({error}); mend it") from None
-            if not isinstance(record, dict) or (records and record.keys() != records[0].keys()):
-                raise QamroError(
-                    f"{file}, row {number}: has other keys than the first; "
-                    "every line must be an object of the same keys"
-                )
-            records.append(record)
-            row_numbers.append(number)
+    for number, record in json_objects(file):
+        if records and record.keys() != records[0].keys():
+            raise QamroError(
+                f"{file}, row {number}: has other keys than the first; "
+                "every line must be an object of the same keys"
+            )
+        records.append(record)
+        row_numbers.append(number)
     if not records:
         raise QamroError(f"{file}: is empty; every line must be a JSON object")
     columns: dict[str, Text] = {}
