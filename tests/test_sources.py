@@ -16,6 +16,7 @@ from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.joined import concatenate_labels
 from qamro_cache.datasets.records import Axis, labels_from_means
 from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.several import units_of
 from qamro_cache.experiments.train import train
@@ -224,6 +225,15 @@ def test_a_head_scores_on_a_named_scale(tests, tmp_path, caplog):
     assert not load_head(tmp_path / "alone" / "head.safetensors").axes[0].scales
     with pytest.raises(OptionError, match="has learned from one test alone"):
         predict(tmp_path / "alone", cache=tests[0], source="one")
+
+
+def test_evaluate_points_out_that_tests_are_pooled(tests, tmp_path, caplog):
+    train(tests, tmp_path / "run", cv="group", **RIDGE)
+    evaluate(tmp_path / "run" / "predictions.csv", tests)
+    assert "the labels are of 2 sources (one, two), and all figures pool" in caplog.text
+    caplog.clear()
+    evaluate(tmp_path / "run" / "predictions.csv", tests, only=["source=two"])
+    assert "sources" not in caplog.text
 
 
 def test_a_calibrated_head_has_one_scale(tests, tmp_path):

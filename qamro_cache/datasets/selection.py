@@ -1,5 +1,6 @@
 """Which clips count: ``--only`` and ``--without``, on any column of the clips."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ from qamro_cache.datasets.ids import clean_id
 from qamro_cache.datasets.records import CLIP_COLUMNS, Labels
 from qamro_cache.datasets.tables import factorize
 from qamro_cache.errors import OptionError, QamroError, nearest, unknown
+
+logger = logging.getLogger("qamro_cache")
 
 #: What listening tests call the clip that hides the original among the others, and the ones that
 #: hold the lower end of the scale.
@@ -117,3 +120,16 @@ def _plain(name: str) -> str:
 def _mean(scores: npt.NDArray[np.float64]) -> float:
     known = scores[np.isfinite(scores)]
     return float(known.mean()) if len(known) else float("nan")
+
+
+def point_out_sources(sources: Sequence[str]) -> None:
+    """Warn of labels of several listening tests: between them a scale is told, and no quality."""
+    named = list(dict.fromkeys(name for name in sources if name))
+    if len(named) > 1:
+        logger.warning(
+            "the labels are of %d sources (%s), and all figures pool their scales; take one with "
+            "--only source=%s",
+            len(named),
+            ", ".join(named[:5]) + (", ..." if len(named) > 5 else ""),
+            named[0],
+        )

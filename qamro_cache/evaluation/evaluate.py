@@ -14,7 +14,7 @@ from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.records import Dataset, select_labels
 from qamro_cache.datasets.registry import defaults_chosen_on
-from qamro_cache.datasets.selection import describe, select_rows
+from qamro_cache.datasets.selection import describe, point_out_sources, select_rows
 from qamro_cache.errors import QamroError, unknown
 from qamro_cache.evaluation.by_system import by_system
 from qamro_cache.evaluation.files import name_of, origin_of, read_predictions
@@ -87,6 +87,7 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     pairs = _pairs(table, truth, options.axes, file)
     others = [read_other(path) for path in options.baseline]
     found = _match(table, truth, options, file)
+    point_out_sources(truth.clips["source"].iloc[found.rows].tolist())
     # Loads torch, which takes seconds: what is wrong with the files has been said by now.
     from qamro_cache.evaluation.bootstrap import refuse_resamples
 
