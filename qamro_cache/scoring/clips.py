@@ -19,7 +19,7 @@ class Clips:
     """N clips to be scored, and R references that some are heard beside, after them.
 
     Attributes:
-        table: N + R rows: clip_id, path, prompt, group, reference.
+        table: N + R rows: clip_id, path, prompt, group, reference, source.
         sounds: of each row, as it was given.
         sample_rate: in Hz, of those in memory; None: not said.
         beside: ids of the references.
@@ -109,6 +109,7 @@ def clips_of(
             "prompt": ["" if one is None else str(one) for one in [*texts, *more]],
             "group": ["" if one is None else str(one) for one in [*together, *more]],
             "reference": [*named, *more],
+            "source": "",  # one listening test
         },
         dtype=object,
     )
