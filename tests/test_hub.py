@@ -20,7 +20,7 @@ from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.experiments.train import train
 from qamro_cache.heads.file import load_head, save_head
 from qamro_cache.heads.info import head_info
-from qamro_cache.integrations.card import _license, model_card
+from qamro_cache.integrations.card import _license, _verdict, model_card
 from qamro_cache.integrations.hub import pull, push
 
 hub_library = pytest.importorskip("huggingface_hub")
@@ -199,6 +199,16 @@ def test_a_card_has_the_hubs_metadata_and_what_must_be_known(trained):
 ])  # fmt: skip
 def test_the_strictest_license_holds(licenses, expected):
     assert _license(licenses).get("license") == expected
+
+
+@pytest.mark.parametrize(("all_clips", "within", "words"), [
+    (True, True, " **better**: "), (True, None, " **better**: "),
+    (True, False, " better in part: "),
+    (False, True, " better in part: "), (False, None, " **not better**: "),
+])  # fmt: skip
+def test_a_card_says_better_of_what_could_be_compared(all_clips, within, words):
+    found = {"beats": all_clips, "within": None if within is None else {"beats": within}}
+    assert words in _verdict({**found, "baseline": "ridge", "words": "beats ridge: ..."})
 
 
 def test_a_strangers_figures_are_no_card_and_no_traceback(trained, tmp_path):

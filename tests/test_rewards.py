@@ -77,6 +77,12 @@ def test_what_cannot_be_scored_never_pays(scorer, caplog):
     assert "2 of 4 clips cannot be scored" in caplog.text
 
 
+def test_no_doubt_makes_silence_pay(scorer):
+    asked = [CLIPS[0], np.zeros(2, np.float32)]
+    found = trl_reward(scorer, k=1e6, sample_rate=RATE)(prompts=["x"] * 2, completions=asked)
+    assert found[0] >= found[1] == -3.0
+
+
 def test_verl_is_given_a_dictionary_of_numbers_from_any_thread(scorer):
     compute_score = verl_reward(scorer, k=2, sample_rate=RATE)
     names = list(inspect.signature(compute_score).parameters)

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -110,6 +111,17 @@ def test_it_is_a_metric_as_others_are(scorer, caplog):
     assert "1 of 3 clips cannot be scored" in caplog.text
     with pytest.raises(OptionError, match="this head has no axis 'fun'"):
         QamroScore(scorer, RATE, "fun")
+
+
+def test_two_heads_in_a_collection_stay_two_where_nothing_could_be_scored_at_first(scorer):
+    (one,) = scorer.head.axes
+    other = replace(scorer.head, axes=(replace(one, label_mean=one.label_mean + 0.5),))
+    pair = {"a": QamroScore(scorer, RATE), "b": QamroScore(Scorer(other, "cpu"), RATE)}
+    group = torchmetrics.MetricCollection(pair)
+    group.update(torch.full((2, RATE), torch.nan))
+    group.update(batch(80, 2))
+    found = group.compute()
+    assert (found["b"] - found["a"]).item() == pytest.approx(0.5, abs=1e-5)
 
 
 def test_it_is_drawn_within_its_scale(scorer):

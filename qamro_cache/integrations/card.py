@@ -226,7 +226,7 @@ def _verdicts(info: Mapping[str, Any]) -> list[str]:
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
     """Say whether the head is better than a baseline: over all clips, and within groups."""
-    better = [one and one["beats"] for one in (verdict, verdict["within"])]
+    better = [one["beats"] for one in (verdict, verdict["within"]) if one]
     words = "**better**" if all(better) else "better in part" if any(better) else "**not better**"
     return f"- Against {verdict['baseline']}, as far as can be told, {words}: {verdict['words']}"
 

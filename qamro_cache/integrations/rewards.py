@@ -1,7 +1,8 @@
 """A head as the reward of reinforcement learning: functions that TRL and verl call.
 
 A policy that is rewarded by a predictor learns what the predictor gets wrong. The reward is
-therefore ``mean - k * std`` over the head's members: where they disagree, there is less to win.
+therefore ``mean - k * std`` over the head's members: where they disagree, there is less to win,
+but never less than for what cannot be scored.
 """
 
 import logging
@@ -40,7 +41,7 @@ class _Rewards:
                 "this head has one member, so there is no std to take from its mean; train it with "
                 "several seeds, or say k=0"
             )
-        # Of what cannot be scored: below whatever sound is given, so that silence is no way out.
+        # Of what cannot be scored, and the least of what can: so silence is no way out.
         scale = scale_of(self.scorer.head, self.axis)
         self.worst = WORST if scale is None else 2 * scale.low - scale.high
 
@@ -53,7 +54,8 @@ class _Rewards:
         if failed.any():
             first = table["reason"].to_numpy(str)[failed][0]
             logger.warning("%d of %d clips cannot be scored (%s)", failed.sum(), len(mean), first)
-        reward = np.where(failed, self.worst, mean - self.k * np.where(self.k, std, 0.0))
+        reward = mean - self.k * np.where(self.k, std, 0.0)
+        reward = np.where(failed, self.worst, np.maximum(reward, self.worst))
         found = {"score": reward, "mean": mean, "ood": table["ood"].to_numpy(float)}
         return pd.DataFrame(found | ({"std": std} if self.members > 1 else {}))
 

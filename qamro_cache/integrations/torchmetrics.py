@@ -60,6 +60,9 @@ class QamroScore(Metric):
         self.column = self.scorer.axis_index(axis)
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        # A MetricCollection takes metrics whose states are equal after a first batch, such as 0 of
+        # 0 clips, for one metric ever after. NaN is equal to nothing.
+        self.add_state("own", torch.tensor(torch.nan), dist_reduce_fx="sum")
 
     def update(self, preds: Any, **about: Any) -> None:
         """Add clips.
