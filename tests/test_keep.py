@@ -109,8 +109,10 @@ def test_the_command_keeps_what_predict_wrote(tmp_path):
     assert f"{len(expected)} of 60 clips kept" in " ".join(done.stdout.split())
     write_predictions(table, tmp_path / "scores.jsonl")
     assert keep(tmp_path / "scores.jsonl", {"quality": 3.5}, ood=False).clip_ids == tuple(expected)
+    with pytest.raises(QamroError, match=r"none.jsonl cannot be read: No such file"):
+        keep(tmp_path / "none.jsonl", {"quality": 3.5})
     (tmp_path / "bad.jsonl").write_text("[1]\n")
-    with pytest.raises(QamroError, match=r"cannot be read as JSON lines \(a line is no record"):
+    with pytest.raises(QamroError, match=r"bad.jsonl, row 1: is no object"):
         keep(tmp_path / "bad.jsonl", {"quality": 3.5})
     nothing = CliRunner().invoke(main, words)
     assert (nothing.exit_code, "say what to keep" in nothing.stderr) == (2, True)

@@ -12,6 +12,7 @@ import pandas as pd
 from qamro_cache.cache.reader import CacheLike, open_cache
 from qamro_cache.datasets.answer_zip import is_zip
 from qamro_cache.datasets.answers import TRACK_AXES, read_answer, read_answer_list
+from qamro_cache.datasets.json_lines import json_objects
 from qamro_cache.datasets.labels import load_rated
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.registry import group_kind
@@ -124,14 +125,10 @@ def read_predictions(
 def _json_lines(path: Path) -> pd.DataFrame:
     """Return the table that `predict` writes as JSON lines; its first row is row 1."""
     try:
-        with path.open(encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file if line.strip()]
-        if not all(isinstance(row, dict) for row in rows):
-            raise ValueError("a line is no record")
-    except (OSError, ValueError, RecursionError) as error:
-        raise QamroError(f"{path} cannot be read as JSON lines ({words_of(error)})") from error
-    frame = _as_text(pd.DataFrame(rows, dtype=object))
-    return frame.set_axis(pd.RangeIndex(1, len(rows) + 1))
+        rows = dict(json_objects(path))
+    except OSError as error:
+        raise QamroError(f"{path} cannot be read: {words_of(error)}") from error
+    return _as_text(pd.DataFrame(list(rows.values()), dtype=object)).set_axis(list(rows))
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:
