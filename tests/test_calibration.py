@@ -88,6 +88,7 @@ def test_intervals_hold_the_line_as_often_as_they_say():
 
 def test_steps_are_those_of_scikit_learn():
     scores, labels = scores_and_labels(FEWEST_STEPS)
+    labels += 2 * np.tanh((scores - 50) / 5)  # two plateaus
     scores[:40] = scores[40:80]
     found = fit_calibration(scores, labels, AXIS)
     theirs = IsotonicRegression(out_of_bounds="clip").fit(scores, labels)
@@ -97,6 +98,12 @@ def test_steps_are_those_of_scikit_learn():
     assert len(found.steps[0]) < 100
     few = fit_calibration(scores[1:], labels[1:], AXIS)
     assert few.steps is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_labels_do_not_bend_the_line_stays(seed):
+    scores, labels = scores_and_labels(1000, seed)
+    assert fit_calibration(scores, labels, AXIS).steps is None
 
 
 def test_too_little_is_refused():

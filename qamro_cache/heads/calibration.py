@@ -15,9 +15,11 @@ Floats = npt.NDArray[np.float64]
 #: Fewest clips of a line: its interval is twice as wide as of many (t of 8 degrees of freedom, the
 #: error's own error aside), and a single odd clip is a tenth of it.
 FEWEST = 10
-#: Fewest clips of a monotone function in place of the line. It bends where the labels do, and of
-#: fewer clips it bends where their errors do (`benchmarks/calibration.py`).
-FEWEST_STEPS = 300
+Steps = tuple[tuple[float, ...], tuple[float, ...]]
+
+#: Fewest clips of a monotone function in place of the line, where labels bend: of fewer it bends
+#: where their errors do (`benchmarks/calibration.py`).
+FEWEST_STEPS = 200
 
 
 class NotCalibratedError(ValueError):
@@ -37,7 +39,7 @@ class Calibration:
         offset: the label at a score of 0.
         offset_low: of its interval.
         offset_high: likewise.
-        steps: scores and labels of a function that never falls, which is used in place of the line:
+        steps: scores and labels of a function that never falls, where it is closer than the line:
             between two a line, beyond the ends the end's label; None: the line is used.
     """
 
@@ -49,7 +51,7 @@ class Calibration:
     offset: float
     offset_low: float
     offset_high: float
-    steps: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    steps: Steps | None = None
 
     def apply(self, scores: Floats) -> Floats:
         """Return labels of scores, NaN of NaN."""
@@ -79,7 +81,6 @@ def fit_calibration(scores: Floats, labels: Floats, axis: Axis) -> Calibration:
         NotCalibratedError: too few clips, equal scores, or a slope that may be 0: the scores do not
             tell these clips apart, and a line through them would be the mean label.
     """
-    from scipy.optimize import isotonic_regression
     from scipy.stats import linregress, t
 
     known = np.isfinite(scores) & np.isfinite(labels)
@@ -103,20 +104,35 @@ def fit_calibration(scores: Floats, labels: Floats, axis: Axis) -> Calibration:
             f"the slope over {len(x)} clips is {line.slope:.3g} (95 % {low:.3g} to {high:.3g}), "
             "which may be 0: the scores do not tell these clips apart; label more clips"
         )
-    steps = None
-    if len(x) >= FEWEST_STEPS:
-        order = np.argsort(x, kind="stable")
-        places, at = np.unique(x[order], return_inverse=True)
-        count = np.bincount(at)
-        means = np.bincount(at, y[order]) / count
-        fitted = isotonic_regression(means, weights=count)
-        # The ends of each stretch of one label say all.
-        ends = np.flatnonzero(np.diff(fitted.x) > 0)
-        kept = np.unique(np.concatenate([[0], ends, ends + 1, [len(places) - 1]]))
-        steps = tuple(places[kept].tolist()), tuple(fitted.x[kept].tolist())
+    steps = _steps(x, y) if len(x) >= FEWEST_STEPS and _bends(x, y) else None
     offset, error = float(line.intercept), wide * float(line.intercept_stderr)
     slopes = float(line.slope), float(low), float(high)
     return Calibration(axis, len(x), *slopes, offset, offset - error, offset + error, steps)
+
+
+def _steps(x: Floats, y: Floats) -> Steps:
+    """Return scores and labels of the closest function that never falls."""
+    from scipy.optimize import isotonic_regression
+
+    places, at = np.unique(x, return_inverse=True)
+    count = np.bincount(at)
+    fitted = isotonic_regression(np.bincount(at, y) / count, weights=count)
+    # The ends of each stretch of one label say all.
+    ends = np.flatnonzero(np.diff(fitted.x) > 0)
+    kept = np.unique(np.concatenate([[0], ends, ends + 1, [len(places) - 1]]))
+    return tuple(places[kept].tolist()), tuple(fitted.x[kept].tolist())
+
+
+def _bends(x: Floats, y: Floats) -> bool:
+    """Whether steps come closer than a line to labels that neither has seen, a fifth at a time."""
+    part = np.empty(len(x), int)
+    part[np.argsort(x, kind="stable")] = np.arange(len(x)) % 5
+    line, steps = np.empty_like(y), np.empty_like(y)
+    for one in range(5):
+        held = part == one
+        line[held] = np.polyval(np.polyfit(x[~held], y[~held], 1), x[held])
+        steps[held] = np.interp(x[held], *_steps(x[~held], y[~held]))
+    return bool(((steps - y) ** 2).mean() < ((line - y) ** 2).mean())
 
 
 def calibration_of(record: Mapping[str, Any] | None, axis: str) -> Calibration | None:
