@@ -93,6 +93,11 @@ def test_what_goes_wrong_at_the_hub_is_one_line(trained, hub, monkeypatch, tmp_p
     for name, words in said.items():
         with pytest.raises(QamroError, match=words):
             pull(name)
+    with monkeypatch.context() as patch:
+        patch.setattr("qamro_cache.heads.header.MAX_FILE", 6)
+        with pytest.raises(QamroError, match=r"of ann/odd has 7 bytes, more than a head can have"):
+            pull("ann/odd", "v1")
+    assert not [*tmp_path.rglob("*v1*")]  # nothing was fetched
     with pytest.raises(QamroError, match=r"ann/empty at .* has no revision 'v2'"):
         pull("ann/empty", "v2")
     for name in ("ann", "ann/b/c", "an n/b", "../b", "ann/..", ""):

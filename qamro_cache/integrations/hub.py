@@ -32,6 +32,7 @@ def pull(name: str, revision: str = "main") -> Path:
             way to it; or what was fetched is no head (see `load_head`).
     """
     from qamro_cache.heads.file import load_head
+    from qamro_cache.heads.header import MAX_FILE
 
     if name in list_heads():
         return head_path(name)
@@ -39,6 +40,12 @@ def pull(name: str, revision: str = "main") -> Path:
     with _one_line(name, revision):
         from huggingface_hub import hf_hub_download
 
+        asked = hf_hub_download(name, HEAD_FILE, revision=revision, dry_run=True, **_us())
+        if (asked.file_size or 0) > MAX_FILE:  # before it fills the disk
+            raise QamroError(
+                f"{HEAD_FILE} of {name} has {asked.file_size} bytes, more than a head can have "
+                f"({MAX_FILE}); name another repository"
+            )
         file = Path(hf_hub_download(name, HEAD_FILE, revision=revision, **_us()))
     load_head(file)
     return file

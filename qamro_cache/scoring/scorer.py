@@ -71,11 +71,14 @@ class Scorer:
 
     @classmethod
     @documented(WeightsOptions)
-    def from_pretrained(cls, name: str, *, device: str = "", **weights: Any) -> "Scorer":
+    def from_pretrained(
+        cls, name: str, *, revision: str = "main", device: str = "", **weights: Any
+    ) -> "Scorer":
         """Load a head by its name on the Hugging Face hub, ``owner/name``.
 
         Args:
             name: there; or a file or folder that is here.
+            revision: a branch, a tag or a commit there.
             device: as for `from_file`.
             weights: likewise.
         """
@@ -83,7 +86,7 @@ class Scorer:
             return cls.from_file(name, device=device, **weights)
         # Above this room: it is asked for by name, as the public names of the package are.
         pull = import_module("qamro_cache.integrations.hub").pull
-        return cls.from_file(pull(name), device=device, **weights)
+        return cls.from_file(pull(name, revision), device=device, **weights)
 
     def score(
         self,
