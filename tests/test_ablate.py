@@ -413,7 +413,7 @@ def test_shipped_grids_are_grids():
     sizes = {path.stem: len(cells_of(read_grid(path))) for path in folder.glob("*.toml")}
     assert sizes == {
         "alpha_beta": 13, "batch_size": 4, "encoders": 2, "losses": 12, "annotation_noise": 12,
-        "recipe": 8, "clips": 8, "systems": 5, "raters": 5, "transfer": 8,
+        "recipe": 8, "members": 9, "clips": 8, "systems": 5, "raters": 5, "transfer": 8,
     }  # fmt: skip
     assert "alpha_beta" in run("--list-grids").stdout
 
@@ -523,7 +523,7 @@ def test_mistakes_are_one_line(cache, tmp_path):
         (["--grid", tmp_path / "worse.toml"], "worse.toml"),
         (
             ["--grid", "alpha_bta"],
-            "losses, raters, recipe, systems, transfer; did you mean 'alpha_beta'?",
+            "losses, members, raters, recipe, systems, transfer; did you mean 'alpha_beta'?",
         ),
         (["--cv", "group,song"], "song"),
     ):

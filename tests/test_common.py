@@ -181,7 +181,7 @@ def test_the_tab_key_offers_values(tmp_path):
         (ablate, "qamro-ablate --loss huber,ms", ["huber,mse"]),
         (train, "qamro-train --loss h", ["huber"]),
         (train, "qamro-train --optimizer ", ["adamw", "sgd"]),
-        (train, "qamro-train --cv ", ["system", "group", "prompt", "split"]),
+        (train, "qamro-train --cv ", ["system", "group", "prompt", "source", "split"]),
         (train, "qamro-train --cache emb.h5 --axis ", ["quality", "match"]),
         (train, "qamro-train --cache emb.h5 --feature ", ["embedding", "layers"]),
         (train, "qamro-train --cache none.h5 --axis ", []),

@@ -282,5 +282,6 @@ def test_the_guides_description_works(tmp_path: Path) -> None:
         "prompt": "a bell, ringing",
         "split": "train",
         "reference": "",
+        "source": "",
     }
     np.testing.assert_array_equal(dataset.labels.mean, [[3.5]])

@@ -372,6 +372,7 @@ def test_aes_pam(tmp_path: Path) -> None:
         "prompt": "",
         "split": "",
         "reference": "",
+        "source": "",
     }
 
 

@@ -225,10 +225,11 @@ def test_encoders_are_loaded_once(run, monkeypatch):
 def test_a_name_on_the_hub_is_pulled(run, monkeypatch):
     asked = []
     hub = types.ModuleType("hub")
-    hub.pull = lambda name: asked.append(name) or run / "head.safetensors"
+    hub.pull = lambda *given: asked.append(given) or run / "head.safetensors"
     monkeypatch.setitem(sys.modules, "qamro_cache.integrations.hub", hub)
     assert Scorer.from_pretrained("owner/name", device="cpu").axes == ("quality",)
-    assert asked == ["owner/name"]
+    Scorer.from_pretrained("owner/name", revision="v1", device="cpu")
+    assert asked == [("owner/name", "main"), ("owner/name", "v1")]
 
 
 def test_threads_do_not_disturb_each_other(scorer):

@@ -81,7 +81,7 @@ def test_fixed_splits(clips):
 
 @pytest.mark.parametrize("cv", ["prompt", "1", "99", "song", ""])
 def test_impossible_folds_are_one_line(clips, cv):
-    every = "system, group, prompt, split or a number of folds"
+    every = "system, group, prompt, source, split or a number of folds"
     with pytest.raises(QamroError, match=f"--cv.*{every}"):
         make_folds(clips, cv, np.ones(24, bool), inner=False)
 
@@ -264,7 +264,10 @@ def test_mistakes_are_one_line(cache, tmp_path):
         (["--cv", "prompts"], "did you mean 'prompt'?"),
         (["--cv", "Signal"], "did you mean 'group'?"),
         (["--cv", "condition"], "did you mean 'system'?"),
-        (["--cv", "1"], "use system, group, prompt, split or a number of folds, at least 2"),
+        (
+            ["--cv", "1"],
+            "use system, group, prompt, source, split or a number of folds, at least 2",
+        ),
         (["--cv", "9" * 5000], "--cv '999"),
     ):
         result = run("--cache", cache, "--out", tmp_path / "run", *arguments)

@@ -14,12 +14,13 @@ from scipy.stats import spearmanr
 from synthetic_cache import write_synthetic
 
 from qamro_cache import open_cache, train
-from qamro_cache.evaluation.baselines import COSTS, NEIGHBORS, nearest, support_vectors
+from qamro_cache.evaluation.baselines import nearest, support_vectors
 from qamro_cache.evaluation.compare import paired_gap
 from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.kinds import Kind
 from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.experiments.tables import Outcome, write_tables
+from qamro_cache.heads.points import COSTS, NEIGHBORS
 
 QUICK = ("--epochs", 3, "--widths", "8", "--lr", 0.01, "--seeds", 2, "--cv", "group")
 
