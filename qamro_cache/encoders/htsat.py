@@ -138,7 +138,8 @@ class WindowAttention(nn.Module):
 def attention_kernels(device: torch.device) -> AbstractContextManager[Any]:
     """Let a GPU take the kernel that is fastest at squares of 64 tokens.
 
-    PyTorch would take cuDNN's, which takes 1.8 times as long (H100, float16).
+    PyTorch would take cuDNN's, which takes 1.8 times as long (H100, float16;
+    benchmarks/results/attention-cuda.json).
     """
     if device.type != "cuda":
         return nullcontext()
