@@ -2,6 +2,7 @@
 
     python benchmarks/ensembles.py --out benchmarks/results/ensembles-cpu.json        # simulated
     python benchmarks/ensembles.py --set codec-mushra=emb.h5 --out FILE               # a real set
+    python benchmarks/ensembles.py --set codec-mushra=emb.h5 --grid members --out FILE
 
 Simulated: clips of some groups, whose labels have an effect of the group; each cell is a ridge with
 a fixed penalty on features of its own, of which one number carries a share of the label that
@@ -13,7 +14,9 @@ times. ``saved`` is that of the ensemble which is saved, chosen by the held-out 
 refitted on all clips, less the cell that is best by them.
 
 A real set: ``qamro-ablate --head ridge,knn,svr --context none,group --cv group --nested`` and
-``qamro-ensemble`` on a cache, for each way to choose; the gains of ``metrics.json`` are kept.
+``qamro-ensemble`` on a cache, for each way to choose; the gains of ``metrics.json`` are kept. With
+``--grid members`` the nine cells of the grid of that name in their place, MLP heads of five seeds
+among them.
 """
 
 import argparse
@@ -156,15 +159,18 @@ def simulate(sets: int, seed: int, rows: list[str]) -> dict[str, Any]:
     return found
 
 
-def real(name: str, cache: Path) -> dict[str, Any]:
-    """Train six cells on a cache, and choose of them."""
+def real(name: str, cache: Path, cells: str) -> dict[str, Any]:
+    """Train six cells, or those of a grid, on a cache, and choose of them."""
     from qamro_cache import ablate, ensemble
 
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         grid = Path(folder) / "grid"
         asked: dict[str, Any] = {"cv": "group", "nested": True}
-        asked |= {"head": ["ridge", "knn", "svr"], "context": ["none", "group"]}
+        if cells:
+            asked |= {"grid": cells}
+        else:
+            asked |= {"head": ["ridge", "knn", "svr"], "context": ["none", "group"]}
         ablate(cache, grid, **asked)
         for way in ("top", "greedy"):
             for calibrate in (False, True):
@@ -188,13 +194,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--row", choices=ROWS, action="append", help="Only this one.")
     parser.add_argument("--set", action="append", metavar="NAME=CACHE", help="A real set.")
+    parser.add_argument("--grid", default="", help="Of a real set: the cells of this grid.")
     parser.add_argument("--out", type=Path, help="JSON to write.")
     given = parser.parse_args()
     command = "python benchmarks/ensembles.py"
     if given.set:
         pairs = [one.partition("=")[::2] for one in given.set]
-        found = {name: real(name, Path(path)) for name, path in pairs}
+        found = {name: real(name, Path(path), given.grid) for name, path in pairs}
         command += "".join(f" --set {name}={name}.h5" for name, _ in pairs)
+        command += f" --grid {given.grid}" if given.grid else ""
     else:
         found = simulate(given.sets, given.seed, given.row or list(ROWS))
         command += f" --sets {given.sets} --seed {given.seed}"

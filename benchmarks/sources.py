@@ -3,11 +3,11 @@
     python benchmarks/sources.py ../shared/data --work FOLDER --out results.json
 
 Extracts `codec-mushra` and `cvssp-separation` with distillmos (caches that are in FOLDER stay),
-names each file's test, and trains ridge and the default head (5 seeds) on their axis quality, both
-0 to 100: of each test alone; of both with ``source``; of both as if they were one test; leave one
-group out. And with ``source``, leave one test out, where a head has learned from the other test
-alone. Every row is judged on the clips of one test, without references, pooled and within groups,
-with intervals; ``gap`` is the difference to the test alone, with its paired 95 % interval.
+names each file's test, and trains ridge on their axis quality, both 0 to 100: of each test alone;
+of both with ``source``; of both as if they were one test; leave one group out. And with ``source``,
+leave one test out, where a head has learned from the other test alone. Every row is judged on the
+clips of one test, without references, pooled and within groups, with intervals; ``gap`` is the
+difference to the test alone, with its paired 95 % interval.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from qamro_cache.experiments.train import run_train
 from qamro_cache.files import json_text
 
 SETS = ("codec-mushra", "cvssp-separation")
-HEADS: dict[str, dict[str, Any]] = {"ridge": {"head": "ridge"}, "default": {"seeds": 5}}
+HEADS: dict[str, dict[str, Any]] = {"ridge": {"head": "ridge"}}
 FIGURES = ("clip_srcc", "group_srcc")
 
 
