@@ -22,6 +22,7 @@ from qamro_cache.evaluation.preferences import (
     held_pairs,
     pair_difference,
     pair_figures,
+    pair_record,
 )
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.train import train
@@ -178,6 +179,26 @@ def test_figures_are_those_of_a_plain_loop():
     assert rows.weight.sum() == pytest.approx(weight[rows.counts()["held_out"] > 0].sum())
     same = pair_difference("accuracy", rows, said, said)
     assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
+
+
+def test_a_fold_without_tau_is_left_out_of_the_log_loss_and_counted():
+    random = np.random.default_rng(4)
+    ends = np.arange(80).reshape(40, 2)
+    winner = random.choice([1, -1], 40)
+    pairs = Pairs(ends, np.zeros(40, np.int64), winner, np.arange(40) % 5, np.ones(40))
+    rows = held_pairs(pairs, np.arange(80) // 20 == np.arange(4)[:, None])
+    gap, tau = random.normal(size=40), np.where(rows.fold == 2, np.nan, 0.5)
+    said = Said(gap, tau, 0 * tau)
+    record = pair_record(rows, said)
+    known = rows.fold != 2
+    cost = np.log1p(np.exp(-(winner * gap / 0.5)[known])).mean()
+    assert record["figures"]["log_loss"]["value"] == pytest.approx(cost)
+    assert record["figures"]["accuracy"]["value"] == np.mean(winner * gap > 0)
+    assert record["counts"]["without_tau"] == 10
+    assert "10 in folds whose heads have no tau, without log loss" in record["words"]
+    nobody = pair_record(rows, said._replace(tau=np.nan * tau))
+    assert set(nobody["figures"]) == {"accuracy"}
+    assert "without log loss" not in nobody["words"]
 
 
 def simulated(random, straddling):

@@ -1,5 +1,7 @@
 """Heads trained on given pairs: against choix, scipy and a plain loop, and what must not leak."""
 
+from types import SimpleNamespace
+
 import choix
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from qamro_cache.losses.loss import parse_loss
 from qamro_cache.losses.preferences import Verdicts, preference_loss
 from qamro_cache.training.fit import fit
 from qamro_cache.training.inputs import Features, Folds, Targets
+from qamro_cache.training.optimizer import SGD, AdamW
+from qamro_cache.training.preferences import LEARNED
 from qamro_cache.training.recipe import Job, make_recipe
 from qamro_cache.training.schedule import make_schedule
 
@@ -275,6 +279,21 @@ def test_it_is_what_anybody_would_write(loss, pooling):
         expected, tau = (score - score[heard].mean()) / size, tau / size
     torch.testing.assert_close(ours, expected[:CLIPS], rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(preference, torch.stack([tau, tie]), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, AdamW])
+def test_decay_is_for_weights(optimizer):
+    """Of no gradient only the network moves; tau and the tie parameter stay where they are."""
+    heads = torch.tensor([0.1, 0.2], dtype=F64)
+    params = {name: torch.ones(2, 3, dtype=F64) for name in ("output.bias", LEARNED)}
+    state = SimpleNamespace(lr=heads, momentum=0 * heads, weight_decay=3 * heads)
+    one = optimizer(params, state)
+    one.begin(None)
+    for name, p in params.items():
+        one.add(name, torch.zeros_like(p))
+    one.step()
+    torch.testing.assert_close(params["output.bias"][:, 0], 1 - 3 * heads**2)
+    assert (params[LEARNED] == 1).all()
 
 
 @pytest.mark.parametrize("batches", BATCHES)

@@ -4,7 +4,7 @@ Every figure is made of sums over rows, so that what it is without a fold or a r
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,7 +71,7 @@ class Said(NamedTuple):
 
     Attributes:
         gap: [R] score of clip a less that of clip b.
-        tau, tie: [R] of the model that made the row's scores; NaN of one that learned no pairs.
+        tau, tie: [R] of the heads that made the row's scores; NaN of those that learned no pairs.
     """
 
     gap: Floats
@@ -169,12 +169,26 @@ FIGURES = {
 
 
 def pair_figures(rows: HeldPairs, said: Said) -> dict[str, dict[str, float]]:
-    """Return each figure that a model has, with its 95 % interval: ``value``, ``low``, ``high``."""
-    return {
-        name: _told(*_left_out(figure, rows, [said]), most=figure.most)
-        for name, figure in FIGURES.items()
-        if not (figure.learned and np.isnan(said.tau).any())
-    }
+    """Return each figure that a model has, with its 95 % interval: ``value``, ``low``, ``high``.
+
+    Those that need tau are of the rows whose heads have one.
+    """
+    found = {}
+    for name, figure in FIGURES.items():
+        mine = _with_tau(rows, said) if figure.learned else (rows, said)
+        if len(mine[0].pair):
+            found[name] = _told(*_left_out(figure, mine[0], [mine[1]]), most=figure.most)
+    return found
+
+
+def known_rows(rows: HeldPairs, said: Said, known: Bools) -> tuple[HeldPairs, Said]:
+    """Return some rows [R] and what is said of them."""
+    kept = {one.name: getattr(rows, one.name)[known] for one in fields(rows)}
+    return HeldPairs(**kept), Said(*(part[known] for part in said))
+
+
+def _with_tau(rows: HeldPairs, said: Said) -> tuple[HeldPairs, Said]:
+    return known_rows(rows, said, np.isfinite(said.tau))
 
 
 def pair_difference(name: str, rows: HeldPairs, ours: Said, theirs: Said) -> dict[str, float]:
@@ -224,10 +238,12 @@ def words_of(record: dict[str, Any]) -> str:
     for name, one in record["figures"].items():
         between = f" [{one['low']:.3f}, {one['high']:.3f}]" if np.isfinite(one["low"]) else ""
         shown.append(f"{name.replace('_', ' ')} {one['value']:.3f}{between}")
+    bare = counts["without_tau"] if "log_loss" in record["figures"] else 0
+    without = f"; {bare:,} in folds whose heads have no tau, without log loss" if bare else ""
     return (
         f"{counts['held_out']:,} held-out pairs ({counts['within']:,} with both clips held out, "
-        f"{counts['straddling']:,} straddling; {counts['ties']:,} ties): {', '.join(shown)} "
-        f"({record['population']})"
+        f"{counts['straddling']:,} straddling; {counts['ties']:,} ties{without}): "
+        f"{', '.join(shown)} ({record['population']})"
     )
 
 
@@ -235,12 +251,14 @@ def pair_record(rows: HeldPairs, said: Said) -> dict[str, Any]:
     """Return what is found of a model on held-out pairs.
 
     Returns:
-        ``counts`` of `HeldPairs.counts`, ``figures`` of `pair_figures`, the ``population`` that
+        ``counts`` of `HeldPairs.counts`, and as ``without_tau`` the pairs in folds whose heads have
+        none, as they learned from no pair; ``figures`` of `pair_figures`, the ``population`` that
         intervals are over, and the ``words``. JSON types.
     """
     figures = pair_figures(rows, said) if len(rows.pair) else {}
+    bare = len(np.unique(rows.pair[np.isnan(said.tau)]))
     record: dict[str, Any] = {
-        "counts": rows.counts(),
+        "counts": {**rows.counts(), "without_tau": bare},
         "figures": figures,
         "population": rows.ways().population if len(rows.pair) else "",
     }

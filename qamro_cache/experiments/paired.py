@@ -6,7 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from qamro_cache.datasets.preferences import Pairs
-from qamro_cache.evaluation.preferences import HeldPairs, Said, held_pairs, pair_record
+from qamro_cache.evaluation.preferences import (
+    HeldPairs,
+    Said,
+    held_pairs,
+    known_rows,
+    pair_record,
+)
 from qamro_cache.experiments.fitting import Fitted
 from qamro_cache.training.inputs import Folds
 
@@ -14,7 +20,7 @@ from qamro_cache.training.inputs import Folds
 def said_by(fitted: Fitted, target: int, pairs: Pairs, rows: HeldPairs) -> Said:
     """Return what the heads of each row's fold say of it: the seeds' mean score, their tau and tie.
 
-    Tau and the tie parameter are geometric means over the seeds.
+    Tau and the tie parameter are geometric means over the seeds that did not diverge.
     """
     gap = np.full(len(rows.pair), np.nan)
     tau, tie = gap.copy(), gap.copy()
@@ -26,7 +32,8 @@ def said_by(fitted: Fitted, target: int, pairs: Pairs, rows: HeldPairs) -> Said:
             continue
         mean = fitted.predictions[heads].mean(0)
         gap[here] = mean[a[here]] - mean[b[here]]
-        tau[here], tie[here] = geometric(fitted.preference[heads])
+        if able := [k for k in heads if not fitted.diverged[k]]:
+            tau[here], tie[here] = geometric(fitted.preference[able])
     return Said(gap, tau, tie)
 
 
@@ -49,11 +56,7 @@ def judge_pairs(fitted: Fitted, target: int, pairs: Pairs, folds: Folds) -> dict
     mine = pairs.on([target])
     rows = held_pairs(mine, folds.test)
     said = said_by(fitted, target, mine, rows)
-    known = np.isfinite(said.gap)
-    if not known.all():
-        names = ("pair", "fold", "winner", "rater", "weight", "within")
-        rows = HeldPairs(*(getattr(rows, name)[known] for name in names))
-        said = Said(*(part[known] for part in said))
+    rows, said = known_rows(rows, said, np.isfinite(said.gap))
     training = mine.within(folds.train).sum(1)
     record = pair_record(rows, said)
     record["counts"] |= {

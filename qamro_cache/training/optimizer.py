@@ -3,6 +3,7 @@
 A gradient arrives as the two factors of a product (`add_product`) or as it is (`add`), so that
 SGD can accumulate the product straight into its momentum: no gradient tensor is ever written.
 A head without a valid sample in a step (``active`` false) keeps its parameters and its state.
+Weight decay is for the network: what is learned beside it (`LEARNED`) is not pulled towards 0.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from qamro_cache.training.preferences import LEARNED
 from qamro_cache.training.state import HeadState
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
@@ -76,7 +78,7 @@ class SGD:
             self.taken = torch.where(active, self.down, 0)
         for name, p in self.params.items():
             velocity = self.velocity[name].mul_(_like(momentum, p))
-            if self.decays:
+            if self.decays and name != LEARNED:
                 velocity.addcmul_(p, _like(decay, p))
 
     def add_product(self, name: str, heads: slice, left: Tensor, right: Tensor) -> None:
@@ -161,7 +163,9 @@ class AdamW:
             first = self.first[name].lerp_(grad, (1 - BETA1) * active)
             second = self.second[name].lerp_(grad.square(), (1 - BETA2) * active)
             size = second.sqrt().mul_(_like(correction, p)).add_(EPS)
-            p.mul_(_like(shrink, p)).sub_((first * _like(step_size, p)).div_(size))
+            if name != LEARNED:
+                p.mul_(_like(shrink, p))
+            p.sub_((first * _like(step_size, p)).div_(size))
 
 
 def select_(tensors: dict[str, Tensor], heads: Tensor) -> None:

@@ -19,6 +19,7 @@ from qamro_cache.training.gpu import kernels, passes
 from qamro_cache.training.gpu.epilogue import ACTIVATIONS
 from qamro_cache.training.net import Group, LayeredNet, View, is_layered
 from qamro_cache.training.optimizer import SGD, AdamW
+from qamro_cache.training.preferences import LEARNED
 from qamro_cache.training.state import HeadState
 
 
@@ -61,7 +62,11 @@ class StepAdamW(AdamW):
     def step(self) -> None:
         """Move the parameters."""
         for name, p in self.params.items():
-            passes.adamw(p, self.first[name], self.second[name], self.grads[name], self.rates)
+            rates = self.rates
+            if name == LEARNED:
+                rates = rates.clone()
+                rates[:, 1] = 1
+            passes.adamw(p, self.first[name], self.second[name], self.grads[name], rates)
 
 
 class KernelAdamW(StepAdamW):
