@@ -24,7 +24,11 @@ def export(head: Path, out: Path, as_json: bool) -> None:
         return
     for name, one in about["inputs"].items():
         click.echo(printable(f"in   {name} {_shape(one['shape'])}: {one['about']}"))
-    axes = ", ".join(f"{one['name']} {one['low']:g} to {one['high']:g}" for one in about["axes"])
+    axes = ", ".join(
+        f"{one['name']} "
+        + ("in standard units" if one["low"] is None else f"{one['low']:g} to {one['high']:g}")
+        for one in about["axes"]
+    )
     for name, one in about["outputs"].items():
         click.echo(printable(f"out  {name} {_shape(one['shape'])}: {one['about']}"))
     click.echo(printable(f"axes {axes}"))

@@ -1,6 +1,7 @@
 """Exported heads against predict: what goes in is made by loops over the cache's windows."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,14 @@ from synthetic_cache import write_synthetic
 
 from qamro_cache import export_head, open_cache, predict, train
 from qamro_cache.cache.edit import relabel_cache
+from qamro_cache.datasets.records import Axis
 from qamro_cache.encoders import support
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.experiments import train as training
-from qamro_cache.heads.file import load_head
+from qamro_cache.heads.averaged import scale_of
+from qamro_cache.heads.calibration import Calibration
+from qamro_cache.heads.file import load_head, save_head
+from qamro_cache.heads.head import Ensemble
 from qamro_cache.integrations.program import HeadProgram
 
 QUICK = {"cv": "2", "epochs": 2, "lr": 0.01, "widths": (5,), "seeds": 3}
@@ -41,7 +46,17 @@ HEADS = {
         "feature": "project(fake.embedding + std(fake.layers), 4) + other.embedding + "
         "fake.embedding",
     },
+    "knn": {"cv": "2", "head": "knn"},
+    "svr": {"cv": "2", "head": "svr", "pooling": "max", "inputs": "concat"},
+    # What is made of them: see `made_of`.
+    "line": {},
+    "steps": {},
+    "ensemble": {},
 }
+#: What an ensemble's heads are, and how often each counts.
+MEMBERS = {"plain": 3, "knn": 1, "both": 2, "project": 1}
+#: Of which heads the clips' vectors are, where these are not of the name.
+LIKE = {"line": "plain", "steps": "plain"}
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +103,36 @@ def padded(cache, feature, flat):
     return (out.reshape(*shares.shape, -1) if flat else out), shares
 
 
+def made_of(name, runs):
+    """A calibrated head, or an ensemble; by a line of quality, by steps of both."""
+    if name == "ensemble":
+        heads = [replace(load_head(runs(one)), trained=None) for one in MEMBERS]
+        axes = tuple(one.axis for one in heads[0].axes)
+        times = tuple((count, 1) for count in MEMBERS.values())
+        return Ensemble(tuple(heads), times, axes, calibration=calibration(quality=None))
+    head = load_head(runs(LIKE[name]))
+    if name == "line":
+        return replace(head, calibration=calibration(quality=None))
+    labels = (1.0, 2.0, 2.0, 4.0, 7.0)
+    of = {"quality": (20.0, 45.0, 50.0, 51.0, 80.0), "match": (1.5, 2.5, 2.9, 3.1, 4.5)}
+    return replace(head, calibration=calibration(**{k: (of[k], labels) for k in of}))
+
+
+def calibration(**steps):
+    line = (0.06, 0.05, 0.07, 1.0, 0.5, 1.5)
+    return {
+        axis: Calibration(Axis("mine", 1.0, 7.0), 40, *line, one).record()
+        for axis, one in steps.items()
+    }
+
+
 def given(name, caches):
     """What goes into a head, by name, and the ids of its clips."""
+    if name == "ensemble":
+        both, clips = given("both", caches)
+        more, _ = given("project", caches)
+        return {**both, "clip_2": more["clip"], "group_2": more["group"]}, clips
+    name = LIKE.get(name, name)
     fake, other = map(open_cache, caches)
     clips, asked = fake.clips, HEADS[name]
     feature = "layers" if asked.get("feature") == "layers" else "embedding"
@@ -129,6 +172,10 @@ def runs(caches, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
 
     def run(name):
+        if not HEADS[name]:
+            head = made_of(name, run)
+            (folder / name).mkdir(exist_ok=True)
+            save_head(folder / name / "head.safetensors", head)
         if not (folder / name).exists():
             used = caches if name == "project" else caches[:1]
             with pytest.MonkeyPatch.context() as patch:
@@ -142,12 +189,14 @@ def runs(caches, tmp_path_factory):
 
 def expected(name, caches, runs):
     """What predict says [C, axes]: mean, std, and the width of each scale."""
-    table = predict(runs(name), caches if name == "project" else caches[:1])
+    several = name in ("project", "ensemble")
+    table = predict(runs(name), caches if several else caches[:1])
     table = table[table["reason"] == ""]
     axes = list(dict.fromkeys(table["axis"]))
     parts = [table.pivot(index="clip_id", columns="axis", values=one)[axes].to_numpy(float)
              for one in ("prediction", "std")]  # fmt: skip
-    widths = [one.axis.high - one.axis.low for one in load_head(runs(name)).axes]
+    scales = [scale_of(load_head(runs(name)), axis) for axis in axes]
+    widths = [one.high - one.low for one in scales]
     return *parts, np.array(widths)
 
 
@@ -162,7 +211,7 @@ def same(found, wanted):
     assert np.ptp(parts[0], axis=0).min() > 1e-3, "all clips are alike"
 
 
-QUICKLY = ("plain", "one member", "attention", "both", "project")
+QUICKLY = ("plain", "one member", "attention", "knn", "svr", "line", "steps", "ensemble")
 
 
 @pytest.mark.parametrize(
@@ -223,6 +272,39 @@ def test_exported_heads_are_predict(name, caches, runs, exported):
         longer = {key: np.concatenate([v, np.zeros_like(v[:, :2])], 1) if key != "prompt" else v
                   for key, v in inputs.items()}  # fmt: skip
         assert session.run(["prediction"], longer)[0] == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_of_equally_near_clips_the_first_counts_everywhere(caches, runs, tmp_path):
+    """Each clip is there twice, with two labels: which of them counts is no accident."""
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    head = load_head(runs("knn"))
+    axes = []
+    for one in head.axes:
+        points, labels = one.params["points"], one.params["labels"]
+        twice = {
+            "points": torch.cat([points, points], 1),
+            "labels": torch.cat([labels, -labels], 1),
+        }
+        axes.append(replace(one, params={**twice, "shares": torch.full((1, 3), 1 / 3)}))
+    head = replace(head, axes=tuple(axes))
+    inputs, clips = given("knn", caches)
+    # The nearest of a clip is itself, twice, and then the first of its neighbor.
+    first = axes[0]
+    rows = (inputs["clip"] - first.row_mean.numpy()) / first.row_std.numpy()
+    kept = first.params["points"][0].double().numpy()
+    wanted = []
+    for row in rows.astype(float):
+        near = sorted(range(len(kept)), key=lambda k: (np.sum((row - kept[k]) ** 2), k))[:3]
+        wanted.append(first.params["labels"][0][near].double().mean().item())
+    wanted = first.label_mean + first.label_std * np.array(wanted)
+    table = predict(head, caches[0]).query("axis == 'quality'").set_index("clip_id")
+    found = table.loc[clips["clip_id"], "prediction"]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    export_head(head, tmp_path / "head.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "head.onnx")
+    np.testing.assert_allclose(session.run(None, inputs)[0][:, 0], wanted, atol=1e-4)
 
 
 @pytest.mark.slow

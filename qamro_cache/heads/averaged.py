@@ -1,6 +1,6 @@
 """What several heads say of the same clips: their mean, and how far they are apart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,9 +42,41 @@ def calibrated_mean(head: AnyHead, axis: str, members: Tensor, shares: Tensor | 
     """Return the scores [C] of `calibrated`, differentiable."""
     mean = members.mean(0)
     if shares is not None:
-        mean = members[0] + (shares[:, None] * (members - members[0])).sum(0)
+        mean = _weighted(members, shares)
     found = calibration_of(head.calibration, axis)
     return mean if found is None else _applied(found, mean)
+
+
+def calibrated_tensors(
+    calibration: Mapping[str, Any] | None, axis: str, members: Tensor, shares: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Return the scores [C] and the std of `calibrated` in operations that can be exported.
+
+    Args:
+        calibration: of the head.
+        axis: whose.
+        members: [M, C] their scores.
+        shares: M of them, which add to 1.
+    """
+    part = torch.tensor(shares, dtype=members.dtype)
+    mean = _weighted(members, part)
+    std = torch.full_like(mean, torch.nan)
+    if len(shares) > 1:
+        squares = (part[:, None] * (members - mean) ** 2).sum(0)
+        std = torch.sqrt(squares / (1 - sum(share**2 for share in shares)))
+    found = calibration_of(calibration, axis)
+    if found is None:
+        return mean, std
+    if found.steps is None:
+        return _applied(found, mean), found.slope * std
+    mean, std = mean.double(), std.double()
+    spread = (_applied(found, mean + std) - _applied(found, mean - std)) / 2
+    return _applied(found, mean), spread
+
+
+def _weighted(members: Tensor, shares: Tensor) -> Tensor:
+    """Return the mean [C] of members [M, C] by shares [M]: of equal ones exactly that."""
+    return members[0] + (shares[:, None] * (members - members[0])).sum(0)
 
 
 def scale_of(head: AnyHead, axis: str) -> Axis | None:

@@ -36,7 +36,7 @@ def save_head(path: PathLike, head: AnyHead) -> None:
     from safetensors.torch import save
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in _tensors(head).items()}
-    record = canonical_json(_record(head))
+    record = canonical_json(head_record(head))
     metadata = {
         "format": ENSEMBLE_FORMAT if isinstance(head, Ensemble) else FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -81,7 +81,7 @@ def load_head(path: PathLike | AnyHead) -> AnyHead:
         head = _filled(blank, tensors)
         if metadata["sha256"] != checksum(metadata["record"], tensors):
             raise ValueError("its checksum is wrong")
-        if canonical_json(_record(head)) != metadata["record"]:
+        if canonical_json(head_record(head)) != metadata["record"]:
             raise ValueError("its record has a value of another type or one too many")
         return head
     except OSError as error:
@@ -96,7 +96,8 @@ def _tensors(head: AnyHead) -> dict[str, Tensor]:
     return ensemble_tensors(head) if isinstance(head, Ensemble) else tensors_of(head)
 
 
-def _record(head: AnyHead) -> dict[str, Any]:
+def head_record(head: AnyHead) -> dict[str, Any]:
+    """Return everything of a head, or an ensemble, but its tensors: JSON types."""
     return ensemble_record(head) if isinstance(head, Ensemble) else record_of(head)
 
 

@@ -35,7 +35,8 @@ def point_scores(kind: str, params: Mapping[str, Tensor], rows: Tensor) -> Tenso
         labels = params["labels"][k].double()
         if kind == "knn":
             shares = params["shares"][k].double()
-            near = apart.topk(len(shares), largest=False).indices
+            # Of clips that are equally near, the first.
+            near = apart.sort(dim=1, stable=True).indices[:, : len(shares)]
             found.append((labels[near] * shares).sum(1))
         else:
             like = torch.exp(-params["gamma"][k].double() * apart.square())

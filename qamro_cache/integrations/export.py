@@ -15,10 +15,9 @@ import torch
 from qamro_cache.encoders.support import missing_packages
 from qamro_cache.errors import OptionError, QamroError, quoted
 from qamro_cache.files import json_text, refuse_other, write_file
-from qamro_cache.heads.architecture import KEEP_CLIPS
-from qamro_cache.heads.file import load_head
-from qamro_cache.heads.head import Ensemble, Head
-from qamro_cache.heads.record import record_of
+from qamro_cache.heads.averaged import scale_of
+from qamro_cache.heads.file import head_record, load_head
+from qamro_cache.heads.head import AnyHead, axes_of
 from qamro_cache.integrations.program import HeadProgram
 from qamro_cache.paths import PathLike, as_path
 
@@ -35,7 +34,7 @@ OUTPUTS = {
 _OPSET = 18
 
 
-def export_head(head: PathLike | Head, out: PathLike) -> dict[str, Any]:
+def export_head(head: PathLike | AnyHead, out: PathLike) -> dict[str, Any]:
     """Write what `predict` computes from a clip's vector as a program of its own.
 
     What goes in: the clip's vector, its reference's and its group's where the head has a context,
@@ -64,14 +63,6 @@ def export_head(head: PathLike | Head, out: PathLike) -> dict[str, Any]:
         for line in missing_packages(("onnx", "onnxscript"), "onnx"):
             raise QamroError(line)
     loaded = load_head(head)
-    if isinstance(loaded, Ensemble):
-        raise QamroError(f"{head} is an ensemble of heads, which cannot be exported; export a head")
-    if loaded.architecture.kind in KEEP_CLIPS:
-        raise QamroError(f"{head}: a {loaded.architecture.kind} head cannot be exported")
-    if loaded.calibration:
-        raise QamroError(
-            f"{head} is calibrated, which a program does not know of; export the head of its run"
-        )
     program = HeadProgram(loaded).eval()
     about = _about(program, loaded)
     with _quiet():
@@ -82,15 +73,18 @@ def export_head(head: PathLike | Head, out: PathLike) -> dict[str, Any]:
     return about
 
 
-def _about(program: HeadProgram, head: Head) -> dict[str, Any]:
+def _about(program: HeadProgram, head: AnyHead) -> dict[str, Any]:
     """Return what a file says of itself, as JSON types."""
-    axes = [one.axis for one in head.axes]
-    outputs = {n: {"shape": ["clips", len(axes)], "about": what} for n, what in OUTPUTS.items()}
+    scales = {axis.name: scale_of(head, axis.name) for axis in axes_of(head)}
+    outputs = {n: {"shape": ["clips", len(scales)], "about": what} for n, what in OUTPUTS.items()}
     record = {
         "inputs": {name: one._asdict() for name, one in program.inputs.items()},
         "outputs": outputs,
-        "axes": [{"name": axis.name, "low": axis.low, "high": axis.high} for axis in axes],
-        "record": record_of(head),
+        "axes": [
+            {"name": name, "low": one and one.low, "high": one and one.high}
+            for name, one in scales.items()
+        ],
+        "record": head_record(head),
     }
     found: dict[str, Any] = json.loads(json_text(record))
     return found
@@ -124,6 +118,7 @@ def _onnx(exported: torch.export.ExportedProgram, program: HeadProgram, text: st
         input_names=list(program.inputs),
         output_names=list(OUTPUTS),
         opset_version=_OPSET,
+        custom_translation_table=_translations(),
         dynamo=True,
         verbose=False,
     )
@@ -135,6 +130,36 @@ def _onnx(exported: torch.export.ExportedProgram, program: HeadProgram, text: st
     model.metadata_props.add(key=RECORD, value=text)
     data: bytes = model.SerializeToString()
     return data
+
+
+def _translations() -> dict[Any, Any]:
+    """Return, in ONNX, the operations of ours that PyTorch's exporter does not know."""
+    from onnxscript import opset18
+
+    op: Any = opset18
+
+    def cdist(x: Any, y: Any, *_: Any, **__: Any) -> Any:
+        squares, others = (op.ReduceSum(op.Mul(one, one), [1]) for one in (x, y))
+        y = op.Transpose(y, perm=[1, 0])
+        products = op.MatMul(op.Add(x, x), y)
+        apart = op.Sub(op.Add(squares, op.Transpose(others, perm=[1, 0])), products)
+        return op.Sqrt(op.Max(apart, op.Sub(apart, apart)))
+
+    def sort(x: Any, **_: Any) -> Any:
+        # Each row from the least, and of equal ones the first first, as stable=True says.
+        return op.TopK(x, op.Shape(x, start=1, end=2), axis=1, largest=0)
+
+    def searchsorted(steps: Any, x: Any, *_: Any, **__: Any) -> Any:
+        below = op.Less(op.Unsqueeze(steps, [0]), op.Unsqueeze(x, [1]))
+        return op.ReduceSum(op.Cast(below, to=7), [1], keepdims=0)  # 7: int64
+
+    aten = torch.ops.aten
+    return {
+        aten.cdist.default: cdist,
+        aten._cdist_forward.default: cdist,
+        aten.sort.stable: sort,
+        aten.searchsorted.Tensor: searchsorted,
+    }
 
 
 def _name_sizes(graph: Any, program: HeadProgram) -> None:

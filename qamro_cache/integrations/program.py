@@ -1,7 +1,9 @@
 """A head as one network: from a clip's vector, and its company's, to ratings of every axis."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from inspect import Parameter, Signature
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,9 @@ from qamro_cache.features.expression import parse, takes_windows
 from qamro_cache.features.lookup import shape_of
 from qamro_cache.features.pooling import beside_prompt
 from qamro_cache.features.vectors import ClipVectors, Projection, leaves_of
-from qamro_cache.heads.head import AxisHead, Head
+from qamro_cache.heads.architecture import KEEP_CLIPS
+from qamro_cache.heads.averaged import calibrated_tensors
+from qamro_cache.heads.head import AnyHead, AxisHead, Head, axes_of, members_of, shares_of
 from qamro_cache.heads.network import (
     Rows,
     Windows,
@@ -18,6 +22,8 @@ from qamro_cache.heads.network import (
     score_rows,
 )
 from qamro_cache.heads.outputs import means
+from qamro_cache.heads.point_scores import point_scores
+from qamro_cache.identity import identity_sha256
 
 
 class Input(NamedTuple):
@@ -33,11 +39,54 @@ class Input(NamedTuple):
 
 
 class HeadProgram(nn.Module):
-    """What `predict` computes of a head's clips, in float32: vectors in, ratings out.
+    """What `predict` computes of a head's clips, or an ensemble's: vectors in, ratings out.
+
+    It is called by the names of ``inputs``, with N clips, and returns [N, axes] twice: the members'
+    mean in the axes' units, on the scale that the head is calibrated to; and their standard
+    deviation, NaN of one member.
 
     Attributes:
-        inputs: by name, in the order of `forward`; which there are depends on the head.
+        inputs: by name, in their order; which there are depends on the head. What several heads of
+            an ensemble are given is there once; of others of one kind the second is ``clip_2``.
     """
+
+    def __init__(self, head: AnyHead) -> None:
+        super().__init__()
+        self.calibration = head.calibration
+        self.axes = [axis.name for axis in axes_of(head)]
+        self.shares = [shares_of(head, name) for name in self.axes]
+        heads = members_of(head)
+        self.parts = nn.ModuleList(_HeadProgram(one) for one in heads)
+        self.inputs, self._names = _joined([one.inputs for one in self.parts], heads)  # type: ignore[misc]
+
+        def forward(**given: Tensor) -> tuple[Tensor, Tensor]:
+            return self._scored(given)
+
+        # `torch.export` reads there what the inputs are called.
+        names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in self.inputs]
+        forward.__signature__ = Signature(names)  # type: ignore[attr-defined]
+        self.forward = forward
+
+    def _scored(self, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        scores = [
+            part(**{mine: given[name] for mine, name in names.items()})
+            for part, names in zip(self.parts, self._names, strict=True)
+        ]
+        found = []
+        for name, chosen in zip(self.axes, self.shares, strict=True):
+            members = [scores[k][row] for k, row, _ in chosen]
+            parts = [
+                share / len(one)
+                for one, (*_, share) in zip(members, chosen, strict=True)
+                for _ in one
+            ]
+            found.append(calibrated_tensors(self.calibration, name, torch.cat(members), parts))
+        mean, std = (torch.stack(part, 1).float() for part in zip(*found, strict=True))
+        return mean, std
+
+
+class _HeadProgram(nn.Module):
+    """One head: vectors in, of each axis its members' scores out."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -59,17 +108,16 @@ class HeadProgram(nn.Module):
         reference: Tensor | None = None,
         group: Tensor | None = None,
         prompt: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Score N clips; `inputs` says which of these there are, and of what shapes.
+    ) -> list[Tensor]:
+        """Score N clips; ``inputs`` says which of these there are, and of what shapes.
 
         Returns:
-            [N, axes] the members' mean in the axes' units, and [N, axes] their standard
-            deviation; NaN of one member.
+            Of each axis [members, N] in its units.
         """
-        scored = [self._scored(k, clip, weights, [reference, group], prompt)
-                  for k in range(len(self.axes))]  # fmt: skip
-        mean, std = (torch.stack(part, 1) for part in zip(*scored, strict=True))
-        return mean, std
+        return [
+            self._scored(k, clip, weights, [reference, group], prompt)
+            for k in range(len(self.axes))
+        ]
 
     def _scored(
         self,
@@ -78,8 +126,8 @@ class HeadProgram(nn.Module):
         weights: Tensor | None,
         company: list[Tensor | None],
         prompt: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the mean and the standard deviation [N] of one axis' members."""
+    ) -> Tensor:
+        """Return the scores [members, N] on one axis."""
         members = self.axes[k]
         assert isinstance(members, _Members)
         windows = None
@@ -114,7 +162,8 @@ class _Members(nn.Module):
         self.architecture, self.calls = head.architecture, list(one.projections)
         self.label_mean, self.label_std = one.label_mean, one.label_std
         params, mean, std = dict(one.params), one.row_mean, one.row_std
-        self.standardizes = head.architecture.mixes and mean is not None
+        self.keeps_clips = head.architecture.kind in KEEP_CLIPS
+        self.standardizes = (head.architecture.mixes or self.keeps_clips) and mean is not None
         if mean is not None and std is not None:
             if self.standardizes:
                 self.register_buffer("row_mean", mean.clone())
@@ -133,18 +182,18 @@ class _Members(nn.Module):
         """Return the k-th projection of the axis."""
         return Projection(self.get_buffer(f"mean_{k}"), self.get_buffer(f"basis_{k}"))
 
-    def scored(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Return the mean and the standard deviation [N] of the members on rows."""
+    def scored(self, rows: Rows) -> Tensor:
+        """Return the members' scores [M, N] of rows."""
         if self.standardizes:
             mean, std = self.get_buffer("row_mean"), self.get_buffer("row_std")
             rows = rows._replace(values=(rows.values - mean) / std)
         params = {name: self.get_buffer(_buffer(name)) for name in self.names}
-        bounds = self.get_buffer("bounds")
-        out = means(score_rows(self.architecture, params, rows, bounds=bounds))
-        mean = self.label_mean + self.label_std * out.mean(0)
-        if len(out) == 1:
-            return mean, torch.full_like(mean, torch.nan)
-        return mean, self.label_std * out.std(0)
+        if self.keeps_clips:
+            out = point_scores(self.architecture.kind, params, rows.values)
+        else:
+            bounds = self.get_buffer("bounds")
+            out = means(score_rows(self.architecture, params, rows, bounds=bounds))
+        return self.label_mean + self.label_std * out
 
 
 def _buffer(name: str) -> str:
@@ -176,3 +225,28 @@ def _inputs(head: Head, widths: list[int], shape: tuple[int, ...]) -> dict[str, 
     if architecture.inputs != "audio":
         found["prompt"] = Input(("clips", text), f"{head.text_feature} of its prompt")
     return found
+
+
+def _joined(
+    inputs: Sequence[dict[str, Input]], heads: Sequence[Head]
+) -> tuple[dict[str, Input], list[dict[str, str]]]:
+    """Return what several heads are given together, and of each what its own are called there.
+
+    What is the same of the same encoders goes in once.
+    """
+    found: dict[str, Input] = {}
+    known: dict[Any, str] = {}
+    names: list[dict[str, str]] = []
+    for theirs, head in zip(inputs, heads, strict=True):
+        encoders = [one["name"] for one in head.identities]
+        names.append({})
+        for name, one in theirs.items():
+            key = name, one, theirs["clip"], tuple(map(identity_sha256, head.identities))
+            if key not in known:
+                taken = sum(other.partition("_")[0] == name for other in found)
+                known[key] = f"{name}_{taken + 1}" if taken else name
+                if len(heads) > 1:
+                    one = one._replace(about=f"{one.about} (of {' and '.join(encoders)})")
+                found[known[key]] = one
+            names[-1][name] = known[key]
+    return found, names
