@@ -74,7 +74,7 @@ def test_one_clip_has_one_score_by_every_door(tmp_path, encoders, options):
         "files as text": by(Scorer.from_pretrained(str(run), device="cpu").score(map(str, paths))),
         "stream": by(pd.concat(scorer.stream(iter(paths), block=5))),
         "arrays": each(lambda x, rate: scorer.score(x, rate)["prediction"][0]),
-        "channels first": each(lambda x, rate: scorer.score(x.T, rate)["prediction"][0]),
+        "channels first": each(lambda x, rate: scorer.score([x.T], rate)["prediction"][0]),
         "tensors": each(lambda x, rate: scorer.tensor(torch.from_numpy(x), rate)[0, 0].item()),
         "dictionaries": by(
             scorer.score(

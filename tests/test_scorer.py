@@ -65,8 +65,26 @@ def test_whatever_holds_the_samples_is_the_same_sound(scorer, tmp_path):
         assert (found["clip_id"][0], found["axis"][0]) == ("0", "quality")
     several = torch.from_numpy(np.stack([samples.T, samples.T]))
     assert scorer.score(several, RATE)["prediction"].tolist() == [expected] * 2
+    assert scorer.score(samples, RATE)["prediction"].tolist() == [expected]
     half = scorer.score(torch.from_numpy(samples).half(), RATE)["prediction"][0]
     assert half == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("count", [2, 8, 40])
+def test_channels_and_clips_are_not_taken_for_each_other(scorer, count):
+    both = torch.zeros(count, RATE)
+    words = rf"\[{count}, 16000\] may be one clip of {count} channels or {count} clips; give"
+    calls = [
+        scorer.score, scorer.tensor, scorer.rank, scorer.best_of,
+        lambda given, rate: list(scorer.stream(given, rate)),
+        lambda given, rate: scorer.score([given[0]], rate, references=given),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(OptionError, match=words):
+            call(both, RATE)
+        with pytest.raises(OptionError, match=words):
+            call(both.numpy(), RATE)
+    assert len(scorer.tensor(both[:1], RATE)) == 1
 
 
 def test_samples_in_memory_are_cut_and_resampled_as_a_files_are(tmp_path):

@@ -78,6 +78,10 @@ def test_a_call_gives_the_batch_and_keeps_the_sum(scorer):
     assert several.count == 2
     with pytest.raises(OptionError, match=r"clips are \[clips, frames\]"):
         one.update(mono[None])
+    with pytest.raises(
+        OptionError, match=r"\[16000, 2\] would be 16000 clips of 2 samples; give one"
+    ):
+        one.update(torch.zeros(16000, 2))
 
 
 def test_processes_join_their_states(scorer):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qamro_cache.audio.waveform import CHANNELS
 from qamro_cache.encoders.support import install_line
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.heads.averaged import scale_of
@@ -68,8 +69,8 @@ class QamroScore(Metric):
         """Add clips.
 
         Args:
-            preds: [clips, frames] or [clips, channels, frames]; [frames] of one clip; or a list of
-                whatever `Scorer.score` takes.
+            preds: [clips, frames], as other metrics of sound have it, or [clips, channels,
+                frames]; [frames] of one clip; or a list of whatever `Scorer.score` takes.
             about: ``prompts``, ``groups`` and ``references``, as for `Scorer.score`.
         """
         clips: Sequence[Any] = preds
@@ -78,6 +79,11 @@ class QamroScore(Metric):
                 raise OptionError(
                     f"clips are [clips, frames] or [clips, channels, frames], got "
                     f"{list(preds.shape)}"
+                )
+            if preds.ndim == 2 and preds.shape[1] <= CHANNELS < preds.shape[0]:
+                raise OptionError(
+                    f"{list(preds.shape)} would be {preds.shape[0]} clips of {preds.shape[1]} "
+                    "samples; give one clip of several channels in a list: [clip]"
                 )
             clips = [preds] if preds.ndim == 1 else list(preds)
         with torch.no_grad():

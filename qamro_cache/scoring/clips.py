@@ -117,13 +117,29 @@ def clips_of(
 
 
 def several(clips: Any) -> list[Any]:
-    """Return clips as a list: one, or several; an array of up to two sides is one clip."""
+    """Return clips as a list: one, or several; an array of one side, or [frames, channels], is one.
+
+    Raises:
+        OptionError: it is [n, frames], which may be one clip of n channels or n clips.
+    """
     if _is_file(clips) or isinstance(clips, Mapping):
         return [clips]
-    if hasattr(clips, "ndim") and hasattr(clips, "dtype") and not isinstance(clips, pd.Series):
-        numbers = getattr(clips.dtype, "kind", "f") not in "OU"
-        return [clips] if numbers and clips.ndim < 3 else list(clips)
+    if is_array(clips):
+        if clips.ndim == 2 and 1 < clips.shape[0] <= clips.shape[1]:
+            count, shape = clips.shape[0], list(clips.shape)
+            raise OptionError(
+                f"{shape} may be one clip of {count} channels or {count} clips; give one clip in "
+                "a list: [clip], several as list(clips)"
+            )
+        return [clips] if clips.ndim < 3 else list(clips)
     return list(clips) if isinstance(clips, Iterable) else [clips]
+
+
+def is_array(clips: Any) -> bool:
+    """Return whether it is samples in an array or a tensor, not several things in one."""
+    if not (hasattr(clips, "ndim") and hasattr(clips, "dtype")) or isinstance(clips, pd.Series):
+        return False
+    return getattr(clips.dtype, "kind", "f") not in "OU"
 
 
 def _is_file(clip: Any) -> bool:

@@ -20,7 +20,7 @@ from qamro_cache.heads.averaged import calibrated_mean
 from qamro_cache.heads.file import load_head
 from qamro_cache.heads.head import AnyHead, axes_of, members_of
 from qamro_cache.paths import PathLike
-from qamro_cache.scoring.clips import Clips, clips_of, several
+from qamro_cache.scoring.clips import Clips, clips_of, is_array, several
 from qamro_cache.scoring.company import hearing
 from qamro_cache.scoring.live import LiveEncoders
 from qamro_cache.scoring.predict import scores_table
@@ -34,10 +34,11 @@ BLOCK = 64
 class Scorer:
     """Scores clips: files, numpy arrays, torch tensors.
 
-    A clip is the path of a file; samples [frames] or [channels, frames] (or [frames, channels]:
-    the shorter side is the channels) with their sample rate; or a dictionary of the datasets
-    library. Several are a list, or an array [clips, channels, frames]. What comes out is what
-    `predict` says of the same sound in a file. Calls from several threads wait for each other.
+    A clip is the path of a file; samples [frames], [frames, channels] or [channels, frames] (the
+    shorter side is the channels) with their sample rate; or what the datasets library gives of a
+    sound. Several are a list, or an array [clips, channels, frames]; an array [n, frames] outside
+    of a list may be either, and is refused. What comes out is what `predict` says of the same sound
+    in a file. Calls from several threads wait for each other.
 
     Attributes:
         head: as loaded.
@@ -165,7 +166,8 @@ class Scorer:
             raise OptionError("this head compares clips with each other; score them all at once")
         if isinstance(prompts, str):
             prompts = repeat(prompts)
-        source, texts = iter(clips), None if prompts is None else iter(prompts)
+        source = iter(several(clips) if is_array(clips) else clips)
+        texts = None if prompts is None else iter(prompts)
         done = 0
         while some := list(islice(source, block)):
             said = None if texts is None else list(islice(texts, len(some)))
