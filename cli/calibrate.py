@@ -17,15 +17,19 @@ from .tables import show_table
 
 @click.command(cls=OneLine)
 @click.option(
-    "--head", type=File, metavar="PATH", required=True, help="A head file, or the folder of a run."
+    "--head",
+    type=File,
+    metavar="PATH",
+    required=True,
+    help="A head file, the folder of a run, or a name such as codec-quality.",
 )
 @click.option(
     "--labels",
     type=File,
     metavar="FILE",
     required=True,
-    help="Clips and their scores, a column an axis of the head; without --cache a manifest, whose "
-    "audio is embedded.",
+    help="Clips and their scores, a column an axis of the head; without --cache and --audio a "
+    "manifest, whose audio is embedded.",
 )
 @click.option(
     "--cache",

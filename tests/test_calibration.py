@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile as sf
 from click.testing import CliRunner
 from scipy.stats import linregress
 from sklearn.isotonic import IsotonicRegression
@@ -13,8 +14,9 @@ from synthetic_cache import write_synthetic
 
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.records import Axis
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.experiments.train import train
+from qamro_cache.extraction.extract import extract
 from qamro_cache.heads.calibration import (
     FEWEST,
     FEWEST_STEPS,
@@ -51,6 +53,29 @@ def run(cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     train(cache, folder, cv="group", **QUICK)
     return folder
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """A head on mel, and labels, embeddings and the folder of clips that it has not seen."""
+    folder, rng = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
+    parts = {}
+    for part, count in (("t", 24), ("s", 14)):
+        (folder / part).mkdir()
+        rows = []
+        for k in range(count):
+            level = rng.uniform(-40, -5)
+            sound = 10 ** (level / 20) * rng.uniform(-1, 1, 8000)
+            sf.write(folder / part / f"{part}{k:02}.wav", sound, 8000)
+            rows.append({"path": f"{part}{k:02}.wav", "quality": 50 + level + rng.normal()})
+        table = pd.DataFrame(rows)
+        table.to_csv(folder / part / "clips.csv", index=False)
+        parts[part] = folder / f"{part}.h5"
+        extract(folder / part / "clips.csv", parts[part], "mel", scale=["quality=0:100"])
+    train(parts["t"], folder / "run", head="ridge", cv="4")
+    mine = table.assign(clip_id=table["path"].str[:-4], quality=1 + table["quality"] / 20)
+    mine[["clip_id", "quality"]].to_csv(folder / "mine.csv", index=False)
+    return folder / "run", folder / "mine.csv", parts["s"], folder / "s"
 
 
 def scores_and_labels(clips, seed=0):
@@ -117,7 +142,7 @@ def test_too_little_is_refused():
         fit_calibration(np.r_[np.full(9, 3.0), 5], np.r_[labels[:9] / 1e3, 5], AXIS)
     with pytest.raises(NotCalibratedError, match="may be 0"):
         fit_calibration(scores, np.random.default_rng(1).standard_normal(10), AXIS)
-    with pytest.raises(NotCalibratedError, match="may be 0"):
+    with pytest.raises(NotCalibratedError, match="below 0: the higher a score, the lower the"):
         fit_calibration(scores, -labels, AXIS)
 
 
@@ -180,6 +205,29 @@ def test_the_command(run, other, tmp_path):
     assert "no such file" in said(labels=tmp_path / "none.csv") or "none.csv" in said(
         labels=tmp_path / "none.csv"
     )
+
+
+def test_audio_is_embedded_where_the_labels_say(sounds, tmp_path):
+    """A folder with ids, or a manifest with paths: the same as of a cache; nobody else's file."""
+    head, labels, cache, folder = sounds
+    wanted = calibrate(head, labels, cache, out=tmp_path / "a.safetensors")
+    found = calibrate(head, labels, out=tmp_path / "b.safetensors", audio=folder)
+    assert found == wanted
+    table = pd.read_csv(labels)
+    table = table.assign(path=[folder / f"{name}.wav" for name in table["clip_id"]])
+    table.drop(columns="clip_id").to_csv(tmp_path / "paths.csv", index=False)
+    again = calibrate(head, tmp_path / "paths.csv", out=tmp_path / "c.safetensors")["quality"]
+    assert again["clips"] == 14
+    assert again["slope"] == pytest.approx(wanted["quality"]["slope"])
+    table.assign(clip_id="x" + table["clip_id"]).to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(QamroError, match=r"none of its clips \('xs00' for one\) is in"):
+        calibrate(head, tmp_path / "other.csv", audio=folder)
+    with pytest.raises(OptionError, match="by --cache or by --audio, not by both"):
+        calibrate(head, labels, cache, audio=folder)
+    with pytest.raises(OptionError, match="codec-quality comes with the package and stays"):
+        calibrate("codec-quality", labels, cache)
+    with pytest.raises(QamroError, match=r"no such head file; .*did you mean 'codec-quality'"):
+        calibrate("codec-qualiti", labels, cache)
 
 
 def test_clips_that_the_head_knows_do_not_count(cache, run, tmp_path, caplog):

@@ -129,7 +129,7 @@ def test_of_equal_members_the_gain_is_zero(way):
 def test_each_fold_chooses_by_its_own_clips(way):
     outer, inside, judged = example()
     found, _ = average(outer, inside, Chooser(way, 3))
-    test, labels, _ = inside[0]
+    test, labels = inside[0].test, inside[0].labels
     for fold, held in enumerate(test):
         seen = np.stack([one.pred[fold, ~held] for one in inside])
         picks = by_hand(seen, labels[~held], way, 3)

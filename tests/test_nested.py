@@ -84,6 +84,14 @@ def test_both_estimates_are_what_a_loop_finds():
     assert (
         nested_choice([(n, p, i._replace(pred=None)) for n, p, i in rows], judged)["exact"] is None
     )
+    # Each fold may have labels in units of its own.
+    own = labels + 2 * rng.standard_normal((6, 42))
+    picks = [loop(cells, one, test[[k]], inner[:, [k]])[0][0] for k, one in enumerate(own)]
+    found = nested_choice([(n, p, i._replace(own=own)) for n, p, i in rows], judged)["exact"]
+    assert {c["cell"]["k"]: c["folds"] for c in found["chosen"]} == {
+        k: picks.count(k) for k in picks
+    }
+    assert picks != loop(cells, labels, test, inner)[0]
     # Of a figure that is not defined nothing is chosen; of equal ones the first is.
     alike = np.stack([np.ones(42), np.nan_to_num(labels)])
     counted = np.ones((2, 42), bool)

@@ -3,11 +3,13 @@
 import json
 import logging
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import linregress
 from synthetic_cache import write_synthetic
 
 from qamro_cache.cache.edit import relabel_cache
@@ -17,11 +19,15 @@ from qamro_cache.datasets.joined import concatenate_labels
 from qamro_cache.datasets.records import Axis, labels_from_means
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.evaluation.evaluate import evaluate
+from qamro_cache.evaluation.nested import nested_choice
+from qamro_cache.experiments import tables
 from qamro_cache.experiments.ablate import ablate
+from qamro_cache.experiments.ensemble import ensemble
 from qamro_cache.experiments.several import units_of
 from qamro_cache.experiments.train import train
 from qamro_cache.features.context import company_of
 from qamro_cache.heads.file import load_head
+from qamro_cache.heads.ridge import fit_ridge
 from qamro_cache.losses.composed import LabelStats, composed_loss, value_and_grad
 from qamro_cache.losses.loss import parse_loss
 from qamro_cache.losses.terms import TERMS
@@ -123,8 +129,13 @@ def test_files_of_two_tests_go_together(tests, tmp_path):
     assert merged.clips["source"].tolist() == joined.clips["source"].tolist()
 
 
-@pytest.mark.parametrize("head", [RIDGE, QUICK, {**QUICK, "stop": "inner"}])
-@pytest.mark.parametrize("cv", ["source", "group"])
+@pytest.mark.parametrize(
+    ("head", "cv"),
+    [
+        *product([RIDGE, QUICK, {**QUICK, "stop": "inner"}], ["source", "group"]),
+        ({**RIDGE, "calibrate": True}, "group"),
+    ],
+)
 def test_held_out_labels_do_not_reach_predictions(tests, tmp_path, head, cv):
     train(tests, tmp_path / "a", cv=cv, **head)
     first = pd.read_csv(tmp_path / "a" / "predictions.csv")
@@ -149,8 +160,6 @@ def test_held_out_labels_do_not_reach_predictions(tests, tmp_path, head, cv):
 
 def test_each_fold_standardizes_each_test_by_its_training_clips(tests, tmp_path):
     """Ridge on z-scores made by hand, fold by fold, brought back to each test's scale."""
-    from qamro_cache.heads.ridge import fit_ridge
-
     record = train(tests, tmp_path / "run", cv="group", **RIDGE)
     found = pd.read_csv(tmp_path / "run" / "predictions.csv").set_index("clip_id")
     cache = open_cache(tests)
@@ -187,6 +196,77 @@ def test_each_fold_standardizes_each_test_by_its_training_clips(tests, tmp_path)
     assert alone["clip_srcc"]["value"] == pytest.approx(
         pred[two].corr(target[two], "spearman"), abs=1e-6
     )
+
+
+def test_each_test_has_a_line_of_its_own(tests, tmp_path):
+    """A fold's lines come of a run without its clips; the saved head's of all held-out ones."""
+    given = {"cv": "group", **RIDGE}
+    train(tests, tmp_path / "plain", **given)
+    record = train(tests, tmp_path / "run", calibrate=True, **given)
+    train(tests, tmp_path / "inside", without=["group=G1"], **given)
+    plain, mine, inside = (
+        pd.read_csv(tmp_path / name / "predictions.csv") for name in ("plain", "run", "inside")
+    )
+    slopes = record["axes"]["quality"]["calibration"]
+    assert slopes["folds"] == 8
+    for test in ("one", "two"):
+        of = inside["clip_id"].str.startswith(test)
+        line = linregress(inside["prediction"][of], inside["target"][of])
+        here = plain["clip_id"].str.startswith(test) & (plain["fold"] == "G1")
+        assert here.sum() > 3
+        np.testing.assert_allclose(
+            mine["prediction"][here], line.intercept + line.slope * plain["prediction"][here]
+        )
+        of = plain["clip_id"].str.startswith(test)
+        line = linregress(plain["prediction"][of], plain["target"][of])
+        before, after = (
+            predict(tmp_path / name, tests[0], source=test) for name in ("plain", "run")
+        )
+        np.testing.assert_allclose(
+            after["prediction"], line.intercept + line.slope * before["prediction"]
+        )
+        assert set(after["scale"]) == set(before["scale"])
+
+
+def test_a_cell_is_chosen_in_each_folds_own_units(tests, tmp_path, monkeypatch):
+    """What a fold chooses by, by two loops over groups: labels standardized by hand."""
+    seen = []
+
+    def spy(cells, judged):
+        seen.append(cells)
+        return nested_choice(cells, judged)
+
+    monkeypatch.setattr(tables, "nested_choice", spy)
+    given = {"cv": ["group"], "axis": "quality", "head": ["ridge", "knn"]}
+    record = ablate(tests, tmp_path / "grid", nested=True, **given)
+    every, of_one, _ = seen
+    ((names, _, inside), _) = every
+    assert names["head"] == "ridge"
+    cache = open_cache(tests)
+    data = cache.arrays(axis="quality")
+    clips = cache.clips.set_index("clip_id").loc[data.clip_ids]
+    source, groups = clips["source"].to_numpy(str), clips["group"].to_numpy(str)
+    codes, x, y = np.unique(groups, return_inverse=True)[1], data.X.astype(float), data.y
+
+    def moments(learned):
+        own = {test: y[learned & (source == test)] for test in ("one", "two")}
+        return np.array([(own[test].mean(), own[test].std()) for test in source]).T
+
+    for held in (groups == "G0", groups == "G5"):
+        (fold,) = np.flatnonzero(inside.test[:, held].all(1))
+        mean, std = moments(~held)
+        np.testing.assert_allclose(inside.own[fold, ~held], ((y - mean) / std)[~held])
+        assert np.isnan(inside.own[fold, held]).all(), "a fold knows nothing of what it holds out"
+        for other in np.unique(groups[~held])[:3]:
+            out = groups == other
+            learned = ~held & ~out
+            low, size = moments(learned)
+            fitted = fit_ridge(x[learned], ((y - low) / size)[learned], (6,), codes[learned])
+            wanted = (low + size * fitted.predict(x) - mean) / std
+            np.testing.assert_allclose(inside.pred[fold, out], wanted[out], rtol=1e-3, atol=1e-4)
+    alone = of_one[0][2].own
+    np.testing.assert_array_equal(np.isfinite(alone), np.isfinite(inside.own) & (source == "one"))
+    assert record["axes"]["quality"]["nested"]["exact"]["clips"] == len(y)
 
 
 def test_scales_do_not_matter_to_what_is_learned(tests, tmp_path):
@@ -331,7 +411,10 @@ def test_what_does_not_fit_is_one_line(tests, tmp_path):
     ):
         with pytest.raises(OptionError, match=words):
             train(tests, tmp_path / "run", cv="group", **given, **QUICK)
-    with pytest.raises(OptionError, match="--nested needs one scale"):
-        ablate(tests, tmp_path / "grid", cv="group", nested=True, **QUICK)
+    with pytest.raises(OptionError, match="--calibrate needs labels of the test that is predicted"):
+        train(tests, tmp_path / "run", cv="source", calibrate=True, **RIDGE)
+    ablate(tests, tmp_path / "grid", cv=["group"], axis="quality", head=["ridge"])
+    with pytest.raises(QamroError, match="learns from several sources, each on a scale of its own"):
+        ensemble(tmp_path / "grid", tmp_path / "run")
     with pytest.raises(QamroError, match="'source' column, which has 0"):
         train(bare, tmp_path / "run", cv="source", **RIDGE)

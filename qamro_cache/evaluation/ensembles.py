@@ -57,7 +57,7 @@ def average(
         The estimate; and what each fold's ensemble, and its best cell, predict of the clips [F, C]
         that it chose by, NaN elsewhere.
     """
-    test, labels, _ = inside[0]
+    test, labels = inside[0].test, inside[0].labels
     inner = [one.pred for one in inside if one.pred is not None]
     known = np.isfinite(labels)
     counted = np.logical_and.reduce([np.isfinite(one) for one in inner]) & known & ~test

@@ -27,11 +27,19 @@ class Inside(NamedTuple):
         pred: [F, C] predictions of each fold's training clips by heads that have learned neither
             these nor the fold's held-out clips, the seeds averaged; NaN where there is none. None
             where no such heads were trained.
+        own: [F, C] labels in the units of ``pred``, where each fold has its own: those that its
+            training clips give several listening tests. None: ``labels``.
     """
 
     test: Bools
     labels: Floats
     pred: Floats | None = None
+    own: Floats | None = None
+
+    def only(self, clips: Bools) -> "Inside":
+        """Return what some clips [C] alone would choose."""
+        own = None if self.own is None else np.where(clips, self.own, np.nan)
+        return self._replace(labels=np.where(clips, self.labels, np.nan), own=own)
 
 
 def nested_choice(
@@ -52,7 +60,7 @@ def nested_choice(
         ``chosen`` for how many folds each ``cell`` was taken. JSON types.
     """
     names, outer = [dict(one) for one, *_ in cells], np.stack([pred for _, pred, _ in cells])
-    test, labels, _ = cells[0][2]
+    test, labels, _, own = cells[0][2]
     inner = [inside.pred for *_, inside in cells if inside.pred is not None]
     ways: dict[str, tuple[Sequence[Floats], Bools]] = {}
     if len(test) > 1:
@@ -61,7 +69,8 @@ def nested_choice(
         ways["exact"] = inner, np.logical_and.reduce([np.isfinite(one) for one in inner])
     found: dict[str, Any] = {"cells": len(cells), "approximate": None, "exact": None}
     for way, (chosen_by, counted) in ways.items():
-        picks = choose_by_fold(chosen_by, counted, labels)
+        truth = own if way == "exact" and own is not None else labels
+        picks = choose_by_fold(chosen_by, counted, truth)
         scored = score(pool_choices(picks, outer, test)[None], judged)
         if DECIDES not in scored["metrics"]:
             continue
@@ -82,7 +91,7 @@ def choose_by_fold(chosen_by: Sequence[Floats], counted: Bools, labels: Floats) 
     Args:
         chosen_by: of M cells predictions [C], or [F, C] where each fold has its own.
         counted: [F, C] the clips that each fold chooses by.
-        labels: [C] of all clips; those without a label do not count.
+        labels: [C] of all clips, or [F, C] likewise; those without a label do not count.
 
     Returns:
         [F] cells, of equal ones the first; -1 where no cell has a figure.

@@ -197,7 +197,7 @@ def _outcomes(
     cv, done = part.held_out.cv, read_stacks(request.out / "done", len(part.clips.rows))
     inside = {}
     if more is not None:
-        inside = inner_predictions(more, done)
+        inside = inner_predictions(more, done, plan)
     found = head_outcomes(plan, done, origin, request.cells, cv, inside)
     found += baseline_outcomes(plan, origin, cv, every=request.options.baselines == "all")
     of_sources = source_outcomes(found, part.clips)

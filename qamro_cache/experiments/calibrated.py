@@ -1,8 +1,9 @@
 """Calibration under cross-validation: each fold's by heads inside its training clips."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,16 @@ from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.fitting import Fitted, pool_folds, refuse_heads
 from qamro_cache.experiments.nested import inner_folds, of_outer_folds
 from qamro_cache.heads.calibration import Calibration, NotCalibratedError, fit_calibration
+from qamro_cache.heads.head import AxisHead, Head
 from qamro_cache.training.recipe import Job
 
 logger = logging.getLogger("qamro_cache")
 
 #: The fold of the head that is saved, among others.
 SAVED = -1
-#: Fold -> axis -> what brings its heads' scores to the labels.
-Calibrations = Mapping[int, Mapping[str, Calibration]]
+#: Fold -> axis -> test -> what brings its heads' scores to the labels; the test is empty where all
+#: clips are of one.
+Calibrations = Mapping[int, Mapping[str, Mapping[str, Calibration]]]
 
 
 def calibrate_estimate(
@@ -34,6 +37,7 @@ def calibrate_estimate(
     """Bring each fold's predictions to the labels by its training clips alone.
 
     Heads inside the folds predict these (`inner_folds`); the cost is said before they are trained.
+    Clips of several listening tests have a line for each test.
 
     Args:
         material: the clips.
@@ -56,31 +60,65 @@ def calibrate_estimate(
         f"{len(estimate.jobs):,}",
         len(jobs) / len(estimate.jobs),
     )
-    fitted = fit_jobs(within, jobs)
-    rows = zip(jobs, fitted.predictions, strict=True)
-    inside = of_outer_folds(inner, ((job.target, job, pred) for job, pred in rows))
+    fitted, learned = fit_jobs(within, jobs), within.targets()
+    rows = (
+        (job.target, job, np.where(learned.has_scale(job.target, job.fold), pred, np.nan))
+        for job, pred in zip(jobs, fitted.predictions, strict=True)
+    )
+    inside = of_outer_folds(inner, rows)
     held_out = pool_folds(estimate, folds)
     every = (SAVED, *range(len(folds.test)))
-    found: dict[int, dict[str, Calibration]] = {fold: {} for fold in every}
-    predictions = estimate.predictions.copy()
-    for target, axis in enumerate(material.clips.axes):
-        labels = material.clips.labels.mean[:, target]
-        by_fold = calibrations(inside[target], labels, axis, np.ones_like(folds.test))
-        for fold, one in by_fold.items():
-            found[fold][axis.name] = one
+    found: dict[int, dict[str, dict[str, Calibration]]] = {fold: {} for fold in every}
+    predictions, targets = estimate.predictions.copy(), material.targets()
+    for (target, axis), (test, clips) in product(
+        enumerate(material.clips.axes), _tests(material).items()
+    ):
+        labels = np.where(clips, material.clips.labels.mean[:, target], np.nan)
+        told_as = replace(axis, name=f"{axis.name} of {test}") if test else axis
+        # A scale of each test takes a line in, and no steps.
+        bends = {"bends": not test}
+        counted = np.ones_like(folds.test)
+        by_fold = calibrations(inside[target], labels, told_as, counted, **bends)
         for k in estimate.of_target(target):
-            if mine := by_fold.get(estimate.jobs[k].fold):
-                predictions[k] = mine.apply(predictions[k])
+            fold = estimate.jobs[k].fold
+            if mine := by_fold.get(fold):
+                on_scale = clips & targets.has_scale(target, fold)
+                predictions[k, on_scale] = mine.apply(predictions[k, on_scale])
         saved = by_fold.get(0)
         if not unseen:
-            saved = saved_calibration(held_out[target].mean(0), labels, axis)
-        if saved is not None:
-            found[SAVED][axis.name] = saved
+            known = material.clips.units(target, folds).learned
+            pred = np.where(known, held_out[target].mean(0), np.nan)
+            saved = saved_calibration(pred, labels, told_as, **bends)
+        for fold, one in {**by_fold, **({} if saved is None else {SAVED: saved})}.items():
+            found[fold].setdefault(axis.name, {})[test] = one
     return replace(estimate, predictions=predictions), found
 
 
+def _tests(material: Material) -> dict[str, Bools]:
+    """Return the clips [C] of each listening test; of a single one all, as those of none."""
+    clips = material.clips
+    if not clips.several:
+        return {"": np.ones(len(clips.rows), np.bool_)}
+    source = clips.table["source"].to_numpy(dtype=str)
+    return {str(name): source == name for name in np.unique(source)}
+
+
+def on_lines(head: AxisHead, lines: Mapping[str, Calibration]) -> AxisHead:
+    """Return a head of several tests with the scale of each brought to its labels by a line."""
+    scales = dict(head.scales)
+    for test, line in lines.items():
+        if test not in scales:
+            continue
+        mean, std, *ends = scales[test]
+        scales[test] = (line.offset + line.slope * mean, line.slope * std, *ends)
+    if head.source and (home := lines.get(head.source)) is not None:
+        mean, std = home.offset + home.slope * head.label_mean, home.slope * head.label_std
+        head = replace(head, label_mean=mean, label_std=std)
+    return replace(head, scales=scales)
+
+
 def calibrations(
-    inside: Floats, labels: Floats, axis: Axis, counted: Bools
+    inside: Floats, labels: Floats, axis: Axis, counted: Bools, *, bends: bool = True
 ) -> dict[int, Calibration]:
     """Return the calibration of each fold that has one; tell of the others.
 
@@ -89,12 +127,13 @@ def calibrations(
         labels: [C].
         axis: of the labels.
         counted: [F, C] the clips that count.
+        bends: see `fit_calibration`.
     """
     found, why = {}, ""
     for fold, pred in enumerate(inside):
         try:
             used = counted[fold]
-            found[fold] = fit_calibration(pred[used], labels[used], axis)
+            found[fold] = fit_calibration(pred[used], labels[used], axis, bends=bends)
         except NotCalibratedError as error:
             why = str(error)
     if why:
@@ -108,10 +147,12 @@ def calibrations(
     return found
 
 
-def saved_calibration(pred: Floats, labels: Floats, axis: Axis) -> Calibration | None:
+def saved_calibration(
+    pred: Floats, labels: Floats, axis: Axis, *, bends: bool = True
+) -> Calibration | None:
     """Return the calibration of held-out predictions [C], or tell why there is none."""
     try:
-        return fit_calibration(pred, labels, axis)
+        return fit_calibration(pred, labels, axis, bends=bends)
     except NotCalibratedError as error:
         logger.warning("%s: the saved head keeps its scores as they are: %s", axis.name, error)
         return None
@@ -122,9 +163,15 @@ def records(some: Mapping[str, Calibration]) -> dict[str, Any] | None:
     return {axis: one.record() for axis, one in some.items()} or None
 
 
+def calibrated(head: Head, marks: Mapping[str, Mapping[str, Calibration]]) -> Head:
+    """Return a head with the calibrations of its axes, each of one test or of several."""
+    axes = tuple(on_lines(one, marks.get(one.axis.name, {})) for one in head.axes)
+    kept = records({axis: some[""] for axis, some in marks.items() if "" in some})
+    return replace(head, axes=axes, calibration=kept)
+
+
 def told(found: Calibrations, axis: str, folds: int) -> dict[str, Any]:
     """Return what ``metrics.json`` says of an axis: in how many folds, and their median slope."""
-    slopes: Sequence[float] = [
-        found[fold][axis].slope for fold in range(folds) if axis in found[fold]
-    ]
-    return {"folds": len(slopes), "median_slope": float(np.median(slopes)) if slopes else np.nan}
+    lines = [some for fold in range(folds) if (some := found[fold].get(axis))]
+    slopes = [one.slope for some in lines for one in some.values()]
+    return {"folds": len(lines), "median_slope": float(np.median(slopes)) if slopes else np.nan}

@@ -143,7 +143,7 @@ def _candidates(request: EnsembleRequest, place: int, plan: Plan, more: Plan) ->
     part, done = grid.parts[place], read_stacks(grid.out / "done", len(plan.material.clips.rows))
     encoders = {one.sources.identity_sha256 for one in grid.parts}
     origin = {"encoder": plan.material.encoder} if len(encoders) > 1 else {}
-    inside = inner_predictions(more, done)
+    inside = inner_predictions(more, done, plan)
     outcomes = head_outcomes(plan, done, origin, grid.cells, part.held_out.cv, inside)
     named = dict.fromkeys(zip(plan.cells, plan.axes, strict=True))
     epochs: dict[tuple[int, int], list[int]] = {}
@@ -228,7 +228,7 @@ def _calibrated(
         inside: of its cells.
         axis: of the labels.
     """
-    test, labels, _ = inside[0]
+    test, labels = inside[0].test, inside[0].labels
     marks = [calibrations(one, labels, axis, ~test) for one in seen]
     parts = [part.copy() for part in (estimate.pred, estimate.single)]
     std = estimate.std.copy()

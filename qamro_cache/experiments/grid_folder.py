@@ -130,6 +130,11 @@ def _refuse_others(folder: Path, request: AblateRequest, config: Mapping[str, An
                     f"{folder}: cell {label(cell.names)} sets {name}, which makes a study of it; "
                     "an ensemble is of cells that learn from all there is"
                 )
+    if any(part.clips.several for part in request.parts):
+        raise QamroError(
+            f"{folder} learns from several sources, each on a scale of its own, and an ensemble "
+            "has one; run qamro-ablate with --only source=NAME"
+        )
     ways = list(dict.fromkeys(part.held_out.cv for part in request.parts))
     if len(ways) > 1:
         raise QamroError(

@@ -1,7 +1,7 @@
 """Folds inside the folds' training clips, by whose heads a cell can be chosen for each fold."""
 
 import logging
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple, TypeVar
 
@@ -126,27 +126,48 @@ def tell_time(heads: int, first: Trained) -> None:
 
 
 def inner_predictions(
-    plan: Plan, done: Mapping[str, Mapping[str, Any]]
+    plan: Plan, done: Mapping[str, Mapping[str, Any]], outer: Plan
 ) -> dict[tuple[int, int], Floats]:
     """Put the inner heads' predictions together: (cell, axis) -> `Inside.pred` [F, C].
 
     Args:
         plan: of the inner folds.
         done: key -> one head's result.
+        outer: of the folds that these are inside of, in whose units they come where there are
+            several listening tests.
     """
     rows = []
     for job, key, *of in zip(plan.jobs, plan.keys, plan.cells, plan.axes, strict=True):
         pred = predicted(plan.targets, plan.folds, job, done[key])
         rows.append(((of[0], of[1]), job, pred))
-    return of_outer_folds(plan.folds, rows)
+
+    def units(name: tuple[int, int], fold: int, job: Job, pred: Floats) -> Floats:
+        # Rows of targets begin with the axes' plain means.
+        mine = outer.targets.standard_units(pred, name[1], fold)
+        # Of a test that it has not learned from a head scores in standard units as it is.
+        return np.where(plan.targets.has_scale(job.target, job.fold), mine, pred)
+
+    return of_outer_folds(plan.folds, rows, units if plan.material.clips.several else None)
 
 
-def of_outer_folds(inner: Folds, rows: Iterable[tuple[Name, Job, Floats]]) -> dict[Name, Floats]:
+def own_labels(plan: Plan, axis: int) -> Floats | None:
+    """Return `Inside.own` of an axis: of several tests, labels in each fold's standard units."""
+    if not plan.material.clips.several:
+        return None
+    return np.stack([plan.targets.of(axis, fold).numpy() for fold in range(len(plan.folds.test))])
+
+
+def of_outer_folds(
+    inner: Folds,
+    rows: Iterable[tuple[Name, Job, Floats]],
+    units: Callable[[Name, int, Job, Floats], Floats] | None = None,
+) -> dict[Name, Floats]:
     """Average the seeds of inner heads: name -> predictions [F, C] of each outer fold's own clips.
 
     Args:
         inner: folds inside others.
         rows: the name, the job and the predictions [C] of each head.
+        units: brings a head's predictions to those of an outer fold.
     """
     outer = inner.outer
     assert outer is not None
@@ -159,7 +180,8 @@ def of_outer_folds(inner: Folds, rows: Iterable[tuple[Name, Job, Floats]]) -> di
         seeds.setdefault(name, set()).add(job.seed)
         for fold in inner.serves[job.fold]:
             where = inner.test[job.fold] & ~outer.test[fold]
-            total[name][fold, where] += pred[where]
+            mine = pred if units is None else units(name, fold, job, pred)
+            total[name][fold, where] += mine[where]
             count[name][fold, where] += 1
     return {
         name: np.where(count[name] == len(seeds[name]), sums / len(seeds[name]), np.nan)

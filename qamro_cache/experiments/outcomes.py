@@ -14,6 +14,7 @@ from qamro_cache.experiments.clips import Clips
 from qamro_cache.experiments.fitting import predicted, warn_of_diverged
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.labels import by_modeled
+from qamro_cache.experiments.nested import own_labels
 from qamro_cache.experiments.plan import Plan
 from qamro_cache.experiments.tables import Outcome
 from qamro_cache.experiments.thinned import learned_from
@@ -46,7 +47,7 @@ def head_outcomes(
     for k, job in enumerate(plan.jobs):
         by_seed = groups.setdefault((plan.cells[k], plan.axes[k]), {})
         by_seed.setdefault(job.seed, []).append(k)
-    coverage, labels = _Coverage(plan), plan.material.clips.labels.mean.T
+    coverage = _Coverage(plan)
     clips = named_clips(plan.material.clips.table, plan.folds)
     outcomes = []
     for (cell, axis), by_seed in groups.items():
@@ -76,7 +77,7 @@ def head_outcomes(
                 _judged(plan, axis, cv, cells[cell]),
                 {name: np.array(values) for name, values in details.items()},
                 trained=not all(failed),
-                inside=Inside(plan.folds.test, labels[axis], inner.get((cell, axis))),
+                inside=_inside(plan, axis, inner.get((cell, axis))),
                 clips=clips,
                 amounts=learned_from(plan.folds, plan.material.clips, axis, cells[cell].raters),
             )
@@ -84,6 +85,13 @@ def head_outcomes(
     diverged = np.array([bool(done[key]["diverged"]) for key in plan.keys], np.bool_)
     warn_of_diverged(plan.jobs, diverged)
     return outcomes
+
+
+def _inside(plan: Plan, axis: int, pred: Floats | None) -> Inside:
+    clips = plan.material.clips
+    labels = clips.units(axis, plan.folds).label(clips.labels.mean[:, axis])
+    own = None if pred is None else own_labels(plan, axis)
+    return Inside(plan.folds.test, labels, pred, own)
 
 
 def _judged(plan: Plan, axis: int, cv: str, cell: Cell) -> Judged:
@@ -142,12 +150,15 @@ def source_outcomes(outcomes: Sequence[Outcome], clips: Clips) -> list[Outcome]:
     if not clips.several:
         return []
     source = clips.table["source"].to_numpy(dtype=str)
-    return [
-        replace(one, axis=f"{one.axis} of {name}", judged=judged)
-        for name in np.unique(source)
-        for one in outcomes
-        if (judged := one.judged.only(source == name)).known.sum() >= 2
-    ]
+    found = []
+    for name in np.unique(source):
+        mine = source == name
+        for one in outcomes:
+            judged, inside = one.judged.only(mine), one.inside and one.inside.only(mine)
+            if judged.known.sum() >= 2:
+                axis = f"{one.axis} of {name}"
+                found.append(replace(one, axis=axis, judged=judged, inside=inside))
+    return found
 
 
 def without_references(outcome: Outcome) -> Outcome | None:

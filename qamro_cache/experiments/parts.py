@@ -61,8 +61,7 @@ def parts_of_grid(
     for cell in cells:
         refuse_raters(clips.labels, is_reference(clips.table), cell.modeling)
         if clips.several:
-            names = [name for name in ("nested", "pairs") if getattr(options, name)]
-            refuse_in_several(cell.recipe, names)
+            refuse_in_several(cell.recipe, ["pairs"] * (options.pairs is not None))
     held_out: dict[str, list[AxisGroup]] = {}
     parts = []
     for (*read, context, text, cv, clip, system), (reading, members) in groups.items():

@@ -33,7 +33,7 @@ from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.parts import Part, parts_of_grid
 from qamro_cache.experiments.precision import decided
 from qamro_cache.experiments.readings import Reading, one_reading, with_layers
-from qamro_cache.experiments.several import refuse_in_several
+from qamro_cache.experiments.several import refuse_in_several, refuse_lines
 from qamro_cache.experiments.store import refuse_other_run
 from qamro_cache.experiments.unpaired import refuse_unfit, refuse_without_pairs
 from qamro_cache.features.expression import Expression
@@ -135,6 +135,7 @@ def train_request(
     clips = choose_clips(sources, options, text=text)
     _refuse_labels(clips, recipe, options)
     groups = hold_out(sources, clips, options.cv, options)
+    refuse_lines(options.calibrate, groups[0].held_out.cv)
     refuse_unfit(recipe, groups)
     # Late, because to know the device takes torch.
     options = decided(options, out, anew=options.overwrite)
@@ -165,7 +166,7 @@ def train_request(
 def _refuse_labels(clips: Clips, recipe: Recipe, options: TrainOptions) -> None:
     """Refuse what cannot be made of the clips' ratings."""
     if clips.several:
-        names = [name for name in ("init", "pairs", "calibrate") if getattr(options, name)]
+        names = [name for name in ("init", "pairs") if getattr(options, name)]
         refuse_in_several(recipe, names)
     refuse_raters(clips.labels, is_reference(clips.table), options.modeling)
 

@@ -12,7 +12,7 @@ import torch
 from qamro_cache.datasets.axes import guess_scale
 from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
-from qamro_cache.experiments.calibrated import SAVED, Calibrations, records
+from qamro_cache.experiments.calibrated import SAVED, Calibrations, calibrated
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.fitting import Fitted, axis_head
 from qamro_cache.experiments.labels import on_its_tests, raters_record
@@ -50,8 +50,8 @@ class Run:
     whole: Material
     calibrations: Calibrations = field(default_factory=dict)
 
-    def calibration(self, fold: int) -> Mapping[str, Calibration]:
-        """Return that of a fold's heads, or of the saved ones, by axis."""
+    def calibration(self, fold: int) -> Mapping[str, Mapping[str, Calibration]]:
+        """Return that of a fold's heads, or of the saved ones, by axis and test."""
         return self.calibrations.get(fold, {})
 
 
@@ -84,10 +84,9 @@ def save_run(
         write_json(new / "metrics.json", record)
         write_table(new / "predictions.csv", predictions)
         whole = [(run.whole, run.refit, 0) for run in runs]
-        marks = records({n: one for run in runs for n, one in run.calibration(SAVED).items()})
-        head = replace(
-            head_of(recipe, whole, config), figures=figures_kept(record), calibration=marks
-        )
+        marks = {n: one for run in runs for n, one in run.calibration(SAVED).items()}
+        head = calibrated(head_of(recipe, whole, config), marks)
+        head = replace(head, figures=figures_kept(record))
         save_head(new / "head.safetensors", head)
         if not keep_folds:
             return
@@ -104,8 +103,8 @@ def save_run(
             if mine:
                 members = [(run.material, run.estimate, fold) for run, fold in mine]
                 head = head_of(recipe, members, {**config, "held_out": name})
-                marks = records({n: c for run, k in mine for n, c in run.calibration(k).items()})
-                head = replace(head, calibration=marks)
+                marks = {n: c for run, k in mine for n, c in run.calibration(k).items()}
+                head = calibrated(head, marks)
                 save_head(new / "folds" / f"{number}.safetensors", head)
 
 

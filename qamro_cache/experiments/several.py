@@ -127,3 +127,12 @@ def refuse_in_several(recipe: Recipe, options: Sequence[str] = ()) -> None:
                 f"{what} needs one scale, and labels of several sources are learned in standard "
                 "units of each; leave it out, or take one source with --only source=NAME"
             )
+
+
+def refuse_lines(calibrate: bool, cv: str) -> None:
+    """Refuse lines to the labels of a test of which no rating is known."""
+    if calibrate and cv == "source":
+        raise OptionError(
+            "--calibrate needs labels of the test that is predicted, and --cv source knows none; "
+            "leave it out: qamro-calibrate brings the saved head to labels of yours"
+        )

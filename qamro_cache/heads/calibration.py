@@ -74,8 +74,16 @@ class Calibration:
         return found
 
 
-def fit_calibration(scores: Floats, labels: Floats, axis: Axis) -> Calibration:
+def fit_calibration(
+    scores: Floats, labels: Floats, axis: Axis, *, bends: bool = True
+) -> Calibration:
     """Fit labels [N] by scores [N]; clips without the one or the other do not count.
+
+    Args:
+        scores: of a head.
+        labels: of the same clips.
+        axis: of the labels.
+        bends: whether steps may stand in the line's place.
 
     Raises:
         NotCalibratedError: too few clips, equal scores, or a slope that may be 0: the scores do not
@@ -100,11 +108,14 @@ def fit_calibration(scores: Floats, labels: Floats, axis: Axis) -> Calibration:
     wide = float(t.ppf(0.975, len(x) - 2))
     low, high = line.slope - wide * line.stderr, line.slope + wide * line.stderr
     if not low > 0:
+        why = "which may be 0: the scores do not tell these clips apart; label more clips"
+        if high < 0:
+            why = "below 0: the higher a score, the lower the label; take a head of such clips"
         raise NotCalibratedError(
             f"the slope over {len(x)} clips is {line.slope:.3g} (95 % {low:.3g} to {high:.3g}), "
-            "which may be 0: the scores do not tell these clips apart; label more clips"
+            f"{why}"
         )
-    steps = _steps(x, y) if len(x) >= FEWEST_STEPS and _bends(x, y) else None
+    steps = _steps(x, y) if bends and len(x) >= FEWEST_STEPS and _bends(x, y) else None
     offset, error = float(line.intercept), wide * float(line.intercept_stderr)
     slopes = float(line.slope), float(low), float(high)
     return Calibration(axis, len(x), *slopes, offset, offset - error, offset + error, steps)

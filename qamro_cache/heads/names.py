@@ -18,6 +18,11 @@ def list_heads() -> list[str]:
     return sorted(path.stem for path in _folder().glob("*.safetensors"))
 
 
+def comes_along(path: Path) -> bool:
+    """Whether a file is a head that comes with the package, which nobody is to overwrite."""
+    return path.resolve().parent == _folder().resolve()
+
+
 def head_path(named: PathLike) -> Path:
     """Return the file of a head.
 

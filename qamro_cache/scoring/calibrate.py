@@ -14,14 +14,16 @@ from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.labels import load_rated
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.options import parse_scales
-from qamro_cache.datasets.records import Dataset, Labels, select_axes
+from qamro_cache.datasets.records import Dataset, Labels, select_axes, select_labels
 from qamro_cache.devices import refuse_device
 from qamro_cache.encoders.protocol import WeightsOptions
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.files import refuse_other
 from qamro_cache.heads.calibration import NotCalibratedError, fit_calibration
+from qamro_cache.heads.names import comes_along, head_path
 from qamro_cache.heads.trained import KNOWN
 from qamro_cache.paths import PathLike, as_path
+from qamro_cache.scoring.folder import clips_of_folder
 from qamro_cache.scoring.options import CalibrateOptions
 from qamro_cache.settings import documented, from_options
 
@@ -65,8 +67,9 @@ def calibrate_request(
     """Check what is asked of `calibrate`, before torch is loaded.
 
     Args:
-        head: a head file, or the folder of a run.
-        labels: a table of clips and their scores: with a cache of ``clip_id``, else a manifest.
+        head: a head file, the folder of a run, or a name of `list_heads`.
+        labels: a table of clips and their scores: with a cache or a folder of audio of ``clip_id``,
+            else a manifest.
         cache: embeddings of the clips, or None.
         given: fields of `CalibrateOptions`.
 
@@ -76,22 +79,37 @@ def calibrate_request(
     known = {name: value for name, value in given.items() if value is not None}
     options: CalibrateOptions = from_options(CalibrateOptions, known)
     refuse_device(options.device)
-    head, source = as_path(head, "a head"), as_path(labels, "a label file")
-    if head.is_dir():
-        head /= "head.safetensors"
-    if not head.is_file():
-        raise QamroError(f"{head}: no such head file; qamro-train writes one as {head.name}")
+    if cache is not None and options.audio is not None:
+        raise OptionError("name the clips by --cache or by --audio, not by both")
+    named, head, source = head, head_path(head), as_path(labels, "a label file")
+    if options.out is None and comes_along(head):
+        raise OptionError(f"{named} comes with the package and stays as it is; give --out FILE")
     out = options.out or head
     refuse_other(out, "head file", _is_head)
-    if cache is not None:
+    if cache is not None or options.audio is not None:
         table, rated = load_rated(source, options.columns)
         ids = table["clip_id"].tolist()
-        clips, rated = None, with_scales(rated, parse_scales(options.scale), ids)
+        rated = with_scales(rated, parse_scales(options.scale), ids)
+        clips = None if options.audio is None else _labeled(options.audio, ids, source)
     else:
         clips = load_manifest(source, columns=options.columns, scale=options.scale)
         ids, rated = clips.clips["clip_id"].tolist(), clips.labels
     rated = select_axes(rated, options.axis)
     return CalibrateRequest(head, out, cache, clips, ids, rated, source, options)
+
+
+def _labeled(audio: Path, ids: Sequence[str], source: Path) -> Dataset:
+    """Return the clips of a folder that have a label."""
+    found = clips_of_folder(audio)
+    mine = match_ids(ids, found.clips["clip_id"].tolist()) >= 0
+    if not mine.any():
+        raise QamroError(
+            f"{source}: none of its clips ({ids[0]!r} for one) is in {audio}, where names are like "
+            f"{found.clips['clip_id'].iloc[0]!r}; say which column has them with --columns "
+            "clip_id=COLUMN"
+        )
+    clips = found.clips[mine].reset_index(drop=True)
+    return replace(found, clips=clips, labels=select_labels(found.labels, np.flatnonzero(mine)))
 
 
 @documented(CalibrateOptions)
@@ -110,10 +128,11 @@ def calibrate(
     one, do not count. What the members say stays in the file: a calibration replaces an older one.
 
     Args:
-        head: a head file of qamro-train or qamro-ensemble, or the folder of a run.
+        head: a head file of qamro-train or qamro-ensemble, the folder of a run, or a name of
+            `list_heads`.
         labels: a table of clips and their scores, a column an axis of the head's.
-        cache: embeddings of the clips, by the head's encoders; None: the table is a manifest, whose
-            audio is embedded.
+        cache: embeddings of the clips, by the head's encoders; None: their audio is embedded, of a
+            folder (``audio``), or where the table, a manifest, says.
         progress: passed to `extract`.
         options: those of qamro-calibrate by their names.
 

@@ -51,6 +51,9 @@ class PredictOptions(ColumnOptions, WeightsOptions):
 class CalibrateOptions(ColumnOptions, ScaleOptions, WeightsOptions):
     """What `calibrate` takes beside the head, the labels and the cache."""
 
+    audio: Path | None = setting(
+        None, "A folder with the labeled clips: those of the label file are embedded."
+    )
     axis: tuple[str, ...] = setting(
         (), "Axis to calibrate; may repeat.", default_help="all that both have"
     )

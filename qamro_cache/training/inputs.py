@@ -90,6 +90,23 @@ class Targets:
         mean, std = self.scales[fold, target][self.source].cpu().numpy().T
         return np.where(np.isnan(mean), scores, mean + std * scores)
 
+    def has_scale(self, target: int, fold: int) -> Bools:
+        """Tell which clips [C] are of a test that a fold knows the scale of: all, if of one."""
+        if self.scales is None or self.source is None:
+            return np.ones(self.labels.shape[-1], np.bool_)
+        known: Bools = self.scales[fold, target, :, 0].isfinite()[self.source].cpu().numpy()
+        return known
+
+    def standard_units(
+        self, scores: npt.NDArray[np.float64], target: int, fold: int
+    ) -> npt.NDArray[np.float64]:
+        """Bring scores [C] from the scale of each clip's test to a fold's standard units."""
+        if self.scales is None or self.source is None:
+            return scores
+        mean, std = self.scales[fold, target][self.source].cpu().numpy().T
+        found: npt.NDArray[np.float64] = (scores - mean) / std
+        return found
+
     def of(self, target: "int | Tensor", fold: "int | Tensor") -> "Tensor":
         """Return the labels of a row in a fold [C], or of as many of both [H, C]."""
         return self.labels[target] if self.labels.ndim == 2 else self.labels[fold, target]
