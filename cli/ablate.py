@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Of ``summary.csv``, on the screen; the interval is of the clip SRCC.
 _SHOWN = ("clip_mse", "clip_rmse", "clip_srcc", "95 %", "mcs_p", "system_srcc", "diverged")
+#: Where there are pairs.
+_OF_PAIRS = ("pairs_accuracy", "pairs_log_loss")
 
 
 def _list_grids(context: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -125,14 +127,15 @@ def _show(out: Path, best: dict[str, Any]) -> None:
     for place, (axis, part) in enumerate(summary.groupby(asked, sort=False)):
         if place:
             click.echo()
+        shown = [*_SHOWN, *(name for name in _OF_PAIRS if name in summary.columns)]
         rows = [
-            [str(row[name]) for name in named] + [_cell(row, name) for name in _SHOWN]
+            [str(row[name]) for name in named] + [_cell(row, name) for name in shown]
             for _, row in part.iterrows()
         ]
         first = dict(part.iloc[0])
         held_out = [split[first["cv"]]] if "cv" in first else dict.fromkeys(split.values())
         show_heading(str(axis), {**best, "split": "; ".join(held_out)}, first)
-        show_table([*named, *_SHOWN], rows, left=len(named))
+        show_table([*named, *shown], rows, left=len(named))
         found = best["axes"][axis]
         show_lines(first["signature"])
         lines = [f"{axis}: {line}" for line in nested_words(found)]

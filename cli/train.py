@@ -97,7 +97,9 @@ def _show(out: Path, record: dict[str, Any], by: str | None) -> None:
             show_systems(name, axis["by_system"], SYSTEM_COLUMNS)
     for name, axis in record["axes"].items():
         if "pairs" in axis:
-            show_lines(f"{name}: {axis['pairs']['words']}", hang=2)
+            of = axis["pairs"]
+            more = (f"pair accuracy: {one['words']}" for one in of["baselines"].values())
+            show_lines(*(f"{name}: {line}" for line in (of["words"], *more)), hang=2)
         if "context_group" in axis:
             show_lines(f"{name}: {axis['context_group']['words']}", hang=2)
     written = f"written to {out}: head.safetensors, metrics.json, predictions.csv"

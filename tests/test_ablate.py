@@ -227,6 +227,7 @@ def test_a_kept_stack_is_as_it_was_written_or_trained_again(tmp_path, caplog):
         "best_epoch": np.array([3, 4]),
         "diverged": np.array([False, True]),
         "stability": rng.standard_normal(2),
+        "preference": rng.standard_normal((2, 2)),
     }
     kept = set()
     for _ in range(20):

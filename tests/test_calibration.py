@@ -29,6 +29,7 @@ from qamro_cache.scoring.calibrate import calibrate
 from qamro_cache.scoring.predict import predict
 
 AXIS = Axis("quality", 1.0, 5.0)
+HELD = {"group": "G2", "system": "S1"}
 QUICK = {"epochs": 8, "widths": (8,), "seeds": 2, "lr": 0.02, "axis": "quality"}
 
 
@@ -269,25 +270,26 @@ def test_a_calibration_that_was_never_fitted_is_refused(run, tmp_path, change):
         save_head(tmp_path / "h.safetensors", head)
 
 
-def relabeled(cache, folder, order):
+def relabeled(cache, folder, order, cv="group"):
     data = open_cache(cache)
-    values, held = data.labels.mean[:, 0].copy(), np.flatnonzero(data.clips["group"] == "G2")
+    values, held = data.labels.mean[:, 0].copy(), np.flatnonzero(data.clips[cv] == HELD[cv])
     values[held] = values[np.roll(held, order)]
     path = folder / f"labels{order}.csv"
     data.clips[["clip_id", "system", "group"]].assign(quality=values).to_csv(path, index=False)
     return path
 
 
-def test_held_out_labels_do_not_move_calibrated_predictions(cache, tmp_path):
+@pytest.mark.parametrize("cv", ["group", "system"])
+def test_held_out_labels_do_not_move_calibrated_predictions(cache, tmp_path, cv):
     tables = []
     for order in (0, 2):
-        labels = relabeled(cache, tmp_path, order)
+        labels = relabeled(cache, tmp_path, order, cv)
         train(
-            cache, tmp_path / f"{order}", labels=labels, scale=["quality=0:100"], cv="group",
-            calibrate=True, **QUICK,
+            cache, tmp_path / f"{order}", labels=labels, scale=["quality=0:100"], cv=cv,
+            calibrate=True, stop="inner" if cv == "system" else "fixed", **QUICK,
         )  # fmt: skip
         tables.append(pd.read_csv(tmp_path / f"{order}" / "predictions.csv"))
-    held = tables[0]["group"] == "G2"
+    held = tables[0][cv] == HELD[cv]
     assert held.any()
     np.testing.assert_array_equal(*(one["prediction"][held] for one in tables))
     assert (tables[0]["prediction"][~held] != tables[1]["prediction"][~held]).any()

@@ -83,7 +83,8 @@ def written(tmp_path_factory):
         **ONE,
         **QUICK,
     )
-    ablate(emb, folder / "d", cv="3", lr=[1e30, 1e31], screen="bt500", **ONE, **QUICK)
+    paired = {"pairs": folder / "pairs.csv", **ONE, **QUICK}
+    ablate(emb, folder / "d", cv="3", lr=[1e30, 1e31], screen="bt500", **paired)
     predict(folder / "a" / "head.safetensors", emb, out=folder / "predicted.csv")
     scores = pd.read_csv(folder / "predicted.csv").groupby("clip_id")["prediction"].mean()
     scores.to_csv(folder / "theirs.csv")

@@ -25,8 +25,10 @@ from qamro_cache.evaluation.preferences import (
     pair_record,
 )
 from qamro_cache.experiments.ablate import ablate
+from qamro_cache.experiments.ensemble import ensemble
 from qamro_cache.experiments.train import train
 from qamro_cache.heads.file import load_head
+from qamro_cache.heads.ridge import fit_ridge
 from qamro_cache.scoring.predict import predict
 
 CLIPS = ["x.wav", "y.wav", "z.wav", "deep/w.wav"]
@@ -397,6 +399,92 @@ def test_calibration_leaves_what_is_said_of_pairs(emb, pairs_file, tmp_path):
     assert lines["calibration"]["folds"] == 8
     assert lines["calibration"]["median_slope"] != pytest.approx(1, abs=0.01)
     assert lines["pairs"] == plain["pairs"]
+
+
+def test_what_heads_must_beat_is_judged_on_pairs_too(emb, pairs_file, tmp_path):
+    """Ridge by a loop over the systems held out, where all pairs straddle; its head is the same."""
+    given = {"pairs": pairs_file, "axis": "quality", "cv": ["system"], "head": ["ridge", "knn"]}
+    ablate(emb, tmp_path / "grid", **given)
+    rows = pd.read_csv(tmp_path / "grid" / "summary.csv").set_index("model")
+    heads = rows.loc["head"].set_index("head")
+    cache = open_cache(emb)
+    data, clips = cache.arrays(axis="quality"), cache.clips.set_index("clip_id")
+    x, y = data.X.astype(float), data.y
+    place = {name: k for k, name in enumerate(data.clip_ids)}
+    system = clips.loc[data.clip_ids, "system"].to_numpy(str)
+    codes = np.unique(system, return_inverse=True)[1]
+    frame = pd.read_csv(pairs_file).query("axis == 'quality' and winner != 'tie'")
+    right = total = 0.0
+    for held in np.unique(system):
+        kept = system != held
+        score = fit_ridge(x[kept], y[kept], (6,), codes[kept]).predict(x)
+        for _, (a, b, winner) in frame[["clip_a", "clip_b", "winner"]].iterrows():
+            a, b = place[a], place[b]
+            if held in (system[a], system[b]):  # two systems: half in each
+                right += 0.5 * ((score[a] > score[b]) == (winner == "a"))
+                total += 0.5
+    assert rows.loc["ridge", "pairs_accuracy"] == pytest.approx(right / total, abs=1e-9)
+    for name in ("pairs_accuracy", "pairs_accuracy_low", "pairs_accuracy_high"):
+        assert heads.loc["ridge", name] == pytest.approx(rows.loc["ridge", name], abs=1e-9)
+        assert heads.loc["knn", name] == pytest.approx(rows.loc["kNN", name], abs=1e-9)
+    assert rows.loc["train mean", "pairs_accuracy"] == 0.5
+    assert rows["pairs_log_loss"].isna().all(), "their scores know no tau"
+    assert (rows["pairs"].dropna() == len(pd.read_csv(pairs_file).query("axis == 'quality'"))).all()
+
+
+def test_a_cell_says_of_pairs_what_its_run_says(emb, pairs_file, tmp_path):
+    given = {"pairs": pairs_file, "axis": "quality", "loss": "huber@standardized+bt"}
+    given |= {"epochs": 2, "widths": [4], "seeds": 2}
+    record = train(emb, tmp_path / "run", cv="system", **given)["axes"]["quality"]
+    ablate(emb, tmp_path / "grid", cv=["system"], **{**given, "widths": [[4]]})
+    rows = pd.read_csv(tmp_path / "grid" / "summary.csv").set_index("model")
+    figures = record["pairs"]["figures"]
+    assert set(figures) == {"accuracy", "log_loss", "calibration_error"}
+    for name, one in figures.items():
+        for end in ("low", "high"):
+            assert rows.loc["head", f"pairs_{name}_{end}"] == pytest.approx(one[end], rel=1e-4)
+        assert rows.loc["head", f"pairs_{name}"] == pytest.approx(one["value"], rel=1e-4)
+    beside = record["pairs"]["baselines"]
+    for name in ("ridge", "kNN"):
+        assert beside[name]["accuracy"]["value"] == pytest.approx(rows.loc[name, "pairs_accuracy"])
+        gap = figures["accuracy"]["value"] - beside[name]["accuracy"]["value"]
+        assert beside[name]["difference"]["value"] == pytest.approx(gap)
+        assert "the heads less it" in beside[name]["words"]
+
+
+def test_cells_that_learn_of_pairs_too_are_averaged(emb, pairs_file, tmp_path):
+    """Other verdicts, weights and labels of what a fold holds out do not reach its ensemble."""
+    clips, values = open_cache(emb).clips, open_cache(emb).labels.mean[:, 0]
+    frame = pd.read_csv(pairs_file).query("axis == 'quality'").assign(weight=1.0)
+    given = {"loss": ["huber@standardized", "huber@standardized+bt"], "head": ["linear"]}
+    given |= {"cv": ["4"], "epochs": [2], "lr": [0.05], "seeds": 1, "scale": ["quality=0:100"]}
+    tables, held = [], None
+    for name in "ab":
+        frame.to_csv(tmp_path / f"{name}-pairs.csv", index=False)
+        labels = clips[["clip_id", "system", "group"]].assign(quality=values)
+        labels.to_csv(tmp_path / f"{name}.csv", index=False)
+        files = {"pairs": tmp_path / f"{name}-pairs.csv", "labels": tmp_path / f"{name}.csv"}
+        ablate(emb, tmp_path / f"{name}-grid", **files, **given)
+        ensemble(tmp_path / f"{name}-grid", tmp_path / name, calibrate=True)
+        tables.append(pd.read_csv(tmp_path / name / "predictions.csv"))
+        if held is None:
+            held = set(tables[0].query("fold == 'part 2 of 4'")["clip_id"])
+            at = np.flatnonzero(clips["clip_id"].isin(held))
+            values = values.copy()
+            values[at] = np.roll(values[at], 2)
+            out = frame["clip_a"].isin(held) | frame["clip_b"].isin(held)
+            assert 0 < (frame["clip_a"].isin(held) & frame["clip_b"].isin(held)).sum() < out.sum()
+            turned = frame.loc[out, "winner"].map({"a": "b", "b": "tie", "tie": "a"})
+            frame.loc[out, "winner"], frame.loc[out, "weight"] = turned, 2.5
+    mine = tables[0]["clip_id"].isin(held)
+    for column in ("prediction", "std"):
+        np.testing.assert_array_equal(*(one[column][mine] for one in tables))
+    assert (tables[0]["prediction"][~mine] != tables[1]["prediction"][~mine]).any()
+    found = json.loads((tmp_path / "a" / "metrics.json").read_text())["axes"]["quality"]
+    assert {one["cell"]["loss"] for one in found["ensemble"]["saved"]} == set(given["loss"])
+    ablate(emb, tmp_path / "alone", pairs=pairs_file, axis="quality", loss="bt", **QUICK, cv="4")
+    with pytest.raises(QamroError, match="learns from pairs alone and scores in standard units"):
+        ensemble(tmp_path / "alone", tmp_path / "c")
 
 
 @pytest.mark.slow

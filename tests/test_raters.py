@@ -308,6 +308,19 @@ def srcc(models, name):
     return models[name]["metrics"]["clip_srcc"]["value"]
 
 
+def test_clips_that_are_left_out_have_no_say_in_who_is_screened(rated, tmp_path):
+    given = {"rater_model": "additive", "rater_weights": "reliability", "screen": "bs1534"}
+    table = pd.read_csv(rated[1], float_precision="round_trip")
+    table[table["system"] != "S2"].to_csv(tmp_path / "fewer.csv", index=False)
+    runs = (("a", rated[1], ["system=S2"]), ("b", tmp_path / "fewer.csv", []))
+    for name, labels, without in runs:
+        train(rated[0], tmp_path / name, labels=labels, without=without, **given, **RIDGE)
+    a, b = (pd.read_csv(tmp_path / name / "predictions.csv") for name in "ab")
+    np.testing.assert_array_equal(a["prediction"], b["prediction"])
+    a, b = (json.loads((tmp_path / name / "config.json").read_text())["raters"] for name in "ab")
+    assert a == b
+
+
 def test_judged_labels_stay_plain_means_and_who_is_out_is_counted(rated, tmp_path):
     path, labels = rated
     plain = train(path, tmp_path / "plain", labels=labels, **RIDGE)["axes"]["quality"]

@@ -63,6 +63,13 @@ class Pairs:
         found: Bools = masks[..., self.clips[:, 0]] | masks[..., self.clips[:, 1]]
         return found
 
+    def company(self, masks: Bools) -> Bools:
+        """Tell which clips [F, C] are in a pair with a clip of each of the ``masks`` [F, C]."""
+        found = np.zeros_like(masks)
+        for mine, mask in zip(self.touching(masks), found, strict=True):
+            mask[self.clips[mine]] = True
+        return found
+
     def named(self, clips: int) -> Bools:
         """Tell which of so many clips [C] some pair names."""
         found = np.zeros(clips, np.bool_)

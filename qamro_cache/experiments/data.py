@@ -17,7 +17,7 @@ from qamro_cache.evaluation.from_cache import own_scores
 from qamro_cache.experiments.clips import Clips
 from qamro_cache.experiments.company import closed_parts, company, tell_company, training_parts
 from qamro_cache.experiments.labels import Wanted, targets_of
-from qamro_cache.experiments.rivals import held_out_baselines
+from qamro_cache.experiments.rivals import held_out_baselines, rivals_in_folds
 from qamro_cache.features.context import Company, Context, times
 from qamro_cache.features.expression import Call, Expression, Read, takes_windows
 from qamro_cache.features.lookup import widths
@@ -133,6 +133,10 @@ class Material:
     def baselines(self, axis: int, *, every: bool) -> dict[str, Floats]:
         """Predict held-out clips by what a head must beat: name -> predictions [C]."""
         return held_out_baselines(self.clips, self.folds, self.by_view(), axis, every=every)
+
+    def rivals(self, axis: int, *, every: bool) -> dict[str, Floats]:
+        """Return the same of each fold, paired clips too: name -> [F, C]; of an axis with pairs."""
+        return rivals_in_folds(self.clips, self.folds, self.by_view(), axis, every=every)
 
     def by_view(self) -> Iterator[tuple[Floats, Bools, Bools, tuple[int, ...], Ints | None]]:
         """Yield what baselines see and learn from, a view each, as `evaluation.baselines` has it.

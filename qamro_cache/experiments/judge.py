@@ -20,10 +20,10 @@ from qamro_cache.experiments.data import Beside, Material
 from qamro_cache.experiments.fitting import Fitted, Starts, pool_folds
 from qamro_cache.experiments.gain import group_gain
 from qamro_cache.experiments.labels import by_modeled
-from qamro_cache.experiments.paired import judge_pairs
+from qamro_cache.experiments.paired import asked, heads_of
+from qamro_cache.experiments.rivals import pooled
 from qamro_cache.experiments.unpaired import alone
 from qamro_cache.heads.published import published_scores
-from qamro_cache.training.inputs import Folds
 from qamro_cache.training.recipe import Recipe
 
 #: What the trained heads are called among models; where they are a baseline's own kind, no baseline
@@ -63,7 +63,7 @@ def judge(
     """
     folds, clips = held_out.folds, material.clips
     scales = [clips.units(axis, folds) for axis in range(len(clips.axes))]
-    pooled = {t: scales[t].prediction(pred) for t, pred in pool_folds(fitted, folds).items()}
+    scores = {t: scales[t].prediction(pred) for t, pred in pool_folds(fitted, folds).items()}
     kind = _BASELINE.get(fitted.jobs[0].recipe.head.kind)
     head = f"{kind} head" if kind else _HEAD
     systems = clips.apart["system"].to_numpy(dtype=str)
@@ -71,16 +71,24 @@ def judge(
     metrics: dict[str, Any] = {}
     for target, axis in enumerate(material.clips.axes):
         judged = material.clips.judged(target, folds, held_out.cv)
-        mine, counts = fitted.of_target(target), _counts(material, raw, target, folds)
-        if not judged.known.any():
+        mine, counts = fitted.of_target(target), _counts(raw, target)
+        given, rated = asked(material.clips.pairs, target, folds), bool(judged.known.any())
+        each: dict[str, npt.NDArray[np.float64]] = {}
+        if given is not None:
+            each = material.rivals(target, every=every) if rated else {}
+            said = given.of_heads(heads_of(raw, target))
+            found = {**given.record(said), "baselines": given.beside(said, {**own[target], **each})}
+            counts["pairs"] = found
+        if not rated:
             metrics[axis.name] = counts
             continue
-        made = material.baselines(target, every=every)
+        made = {n: pooled(one, folds) for n, one in each.items()}
+        made = made or material.baselines(target, every=every)
         beside = {**own[target], **{n: scales[target].prediction(p) for n, p in made.items()}}
         ridge = beside["ridge"]
         if kind and material.modeling.plain:
             beside.pop(kind, None)
-        models = {head: pooled[target]}
+        models = {head: scores[target]}
         if huber is not None:
             models[_HUBER] = scales[target].prediction(pool_folds(huber, folds)[target])
         models |= {name: pred[None] for name, pred in beside.items()}
@@ -103,16 +111,14 @@ def judge(
     return metrics
 
 
-def _counts(material: Material, fitted: Fitted, target: int, folds: Folds) -> dict[str, Any]:
-    """Count the heads of an axis; where it has pairs, say what the heads are worth on them."""
-    mine, pairs = fitted.of_target(target), material.clips.pairs
+def _counts(fitted: Fitted, target: int) -> dict[str, Any]:
+    """Count the heads of an axis."""
+    mine = fitted.of_target(target)
     counts: dict[str, Any] = {
         "folds": len({fitted.jobs[k].fold for k in mine}),
         "diverged": int(fitted.diverged[mine].sum()),
         "median_epoch": float(np.median(fitted.best_epoch[mine])),
     }
-    if pairs is not None and (pairs.axis == target).any():
-        counts["pairs"] = judge_pairs(fitted, target, pairs, folds)
     if curve := _by_epoch(fitted, mine):
         counts["validation_loss"] = curve
     return counts

@@ -31,7 +31,7 @@ from qamro_cache.training.chunks import pieces
 from qamro_cache.training.closed_form import is_closed
 from qamro_cache.training.fit import Begun as Stack
 from qamro_cache.training.fit import stacks_of_a_cpu
-from qamro_cache.training.inputs import Features, Folds, Targets
+from qamro_cache.training.inputs import Bools, Features, Folds, Targets
 from qamro_cache.training.meter import Meter, ProgressCallback, head_epochs
 from qamro_cache.training.recipe import Job
 from qamro_cache.training.result import Result
@@ -230,15 +230,20 @@ def _material(plans: Sequence[Plan]) -> tuple[Data, list[Job]]:
 
 def _train(data: Data, jobs: Sequence[Job], **options: Any) -> Found:
     """Train heads; yield what is kept of each stack."""
-    folds = data[2]
+    pairs, judged = data[1].pairs, data[2].test
+    if pairs is not None:
+        # A pair is judged by its other clip too, which the fold may have learned from.
+        judged = judged | pairs.company(judged)
     for where, result in stacks(*data, jobs, weights=False, **options):
-        yield where, _kept(result, folds, [jobs[k].fold for k in where])
+        yield where, _kept(result, judged[[jobs[k].fold for k in where]])
 
 
-def _kept(result: Result, folds: Folds, of: Sequence[int]) -> Mapping[str, npt.NDArray[Any]]:
-    """Return what is kept of a stack whose heads are of some folds."""
+def _kept(result: Result, judged: Bools) -> Mapping[str, npt.NDArray[Any]]:
+    """Return what is kept of a stack, whose heads [H] are asked of some clips [H, C]."""
+    unknown = np.full((len(judged), 2), np.nan)
     return {
-        "predictions": np.where(folds.test[of], result.predictions.float().numpy(), np.nan),
+        "predictions": np.where(judged, result.predictions.float().numpy(), np.nan),
+        "preference": unknown if result.preference is None else result.preference.numpy(),
         "best_epoch": result.best_epoch.numpy(),
         "diverged": result.diverged.numpy(),
         "stability": _mean_known(result.stability.double().numpy()),

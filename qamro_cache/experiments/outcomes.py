@@ -15,7 +15,9 @@ from qamro_cache.experiments.fitting import predicted, warn_of_diverged
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.labels import by_modeled
 from qamro_cache.experiments.nested import own_labels
+from qamro_cache.experiments.paired import Heads, asked
 from qamro_cache.experiments.plan import Plan
+from qamro_cache.experiments.rivals import pooled
 from qamro_cache.experiments.tables import Outcome
 from qamro_cache.experiments.thinned import learned_from
 from qamro_cache.experiments.unpaired import alone
@@ -47,7 +49,7 @@ def head_outcomes(
     for k, job in enumerate(plan.jobs):
         by_seed = groups.setdefault((plan.cells[k], plan.axes[k]), {})
         by_seed.setdefault(job.seed, []).append(k)
-    coverage = _Coverage(plan)
+    coverage, told = _Coverage(plan), _Told(plan, done)
     clips = named_clips(plan.material.clips.table, plan.folds)
     outcomes = []
     for (cell, axis), by_seed in groups.items():
@@ -80,6 +82,7 @@ def head_outcomes(
                 inside=_inside(plan, axis, inner.get((cell, axis))),
                 clips=clips,
                 amounts=learned_from(plan.folds, plan.material.clips, axis, cells[cell].raters),
+                pairs=told.of(axis, [k for heads in by_seed.values() for k in heads]),
             )
         )
     diverged = np.array([bool(done[key]["diverged"]) for key in plan.keys], np.bool_)
@@ -117,13 +120,43 @@ def baseline_outcomes(
         judged = plan.material.clips.judged(axis, plan.folds, cv)
         amounts = learned_from(plan.folds, plan.material.clips, axis, raters=0)
         units_of = plan.material.clips.units(axis, plan.folds)
-        made = plan.material.baselines(axis, every=every)
+        given = asked(plan.material.clips.pairs, axis, plan.folds)
+        each = {} if given is None else plan.material.rivals(axis, every=every)
+        made = {name: pooled(one, plan.folds) for name, one in each.items()}
+        made = made or plan.material.baselines(axis, every=every)
         beside = {**own, **{name: units_of.prediction(pred) for name, pred in made.items()}}
         for model, pred in beside.items():
             units = replace(judged, same_scale=judged.same_scale and model not in own)
             one = Outcome(dict(origin), model, info.name, [0], pred[None], units, {})
+            if given is not None:
+                one = replace(one, pairs=given.record(given.of_scores(each.get(model, pred))))
             outcomes.append(replace(one, amounts=amounts))
     return outcomes
+
+
+class _Told:
+    """What heads of a plan say of held-out pairs, which are the same for all cells."""
+
+    def __init__(self, plan: Plan, done: Mapping[str, Mapping[str, Any]]) -> None:
+        self.plan, self.done = plan, done
+        axes, pairs = range(len(plan.material.clips.axes)), plan.material.clips.pairs
+        self.given = [asked(pairs, axis, plan.folds) for axis in axes]
+
+    def of(self, axis: int, heads: Sequence[int]) -> dict[str, Any] | None:
+        """Return what some heads of an axis are worth on its pairs; None without."""
+        plan, given = self.plan, self.given[axis]
+        if given is None:
+            return None
+        results = [self.done[plan.keys[k]] for k in heads]
+        jobs = [plan.jobs[k] for k in heads]
+        pred = [
+            predicted(plan.targets, plan.folds, job, one)
+            for job, one in zip(jobs, results, strict=True)
+        ]
+        fold = np.array([job.fold for job in jobs], np.int64)
+        preference = np.stack([one["preference"] for one in results])
+        diverged = np.array([bool(one["diverged"]) for one in results])
+        return given.record(given.of_heads(Heads(fold, np.stack(pred), preference, diverged)))
 
 
 def modeled_outcomes(
@@ -141,7 +174,7 @@ def modeled_outcomes(
             if (other := judged[one.axis]) is not None:
                 units = replace(other, same_scale=one.judged.same_scale)
                 axis_words = f"{one.axis} ({modeling.words()} labels)"
-                found.append(replace(one, axis=axis_words, judged=units))
+                found.append(replace(one, axis=axis_words, judged=units, pairs=None))
     return found
 
 
@@ -167,7 +200,8 @@ def without_references(outcome: Outcome) -> Outcome | None:
     if judged.reference is None or not (judged.reference & judged.known).any():
         return None
     kept = judged.only(~judged.reference)
-    return replace(outcome, axis=f"{outcome.axis} (without references)", judged=kept)
+    axis = f"{outcome.axis} (without references)"
+    return replace(outcome, axis=axis, judged=kept, pairs=None)
 
 
 class _Coverage:

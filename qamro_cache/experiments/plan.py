@@ -141,7 +141,7 @@ def _keys(material: Material, targets: Targets, jobs: Sequence[Job], precision: 
             "precision": precision,
             "version": 2,
         }
-        if job.recipe.takes("loss") and job.recipe.loss.on_pairs.terms:
+        if targets.pairs is not None:
             record["pairs"] = _of_axis(targets.pairs, targets.axes[job.target])
         if targets.source is not None:
             record["sources"] = hashlib.sha256(targets.source.numpy().tobytes()).hexdigest()

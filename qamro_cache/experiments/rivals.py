@@ -36,6 +36,33 @@ def held_out_baselines(
     return found
 
 
+def rivals_in_folds(
+    clips: Clips, folds: Folds, views: Iterator[_View], axis: int, *, every: bool
+) -> dict[str, Floats]:
+    """Predict, for each fold, what it holds out and the clips that are in pairs with these.
+
+    Returns:
+        name -> predictions [F, C], NaN elsewhere. Labels are of one test, whose clips alone have
+        pairs.
+    """
+    assert clips.pairs is not None
+    found: dict[str, Floats] = {}
+    truth, wanted = clips.labels.mean[:, axis], folds.test | clips.pairs.company(folds.test)
+    for fold, (vectors, learned, _, blocks, groups) in enumerate(_a_fold_each(views)):
+        seen = vectors, truth, learned, wanted[[fold]], blocks, groups
+        for name, pred in baselines(*seen, every=every).items():
+            found.setdefault(name, np.full(folds.test.shape, np.nan))[fold] = pred
+    return found
+
+
+def pooled(each: Floats, folds: Folds) -> Floats:
+    """Return the predictions [C] of clips by the fold that holds each out, of all folds' [F, C]."""
+    found = np.full(each.shape[1], np.nan)
+    for pred, held in zip(each, folds.test, strict=True):
+        found[held] = pred[held]
+    return found
+
+
 def _a_fold_each(views: Iterator[_View]) -> Iterator[_View]:
     """Part views, which come in the order of their folds, into these."""
     for vectors, learned, held_out, *rest in views:

@@ -25,7 +25,9 @@ GRID_FILES = (
 )  # fmt: skip
 
 #: Kept of each head in ``done/``.
-_KEPT = {"predictions": "f", "best_epoch": "i", "diverged": "b", "stability": "f"}
+_KEPT = {
+    "predictions": "f", "best_epoch": "i", "diverged": "b", "stability": "f", "preference": "f"
+}  # fmt: skip
 
 
 def refuse_other_run(out: Path, asked: Mapping[str, Any]) -> None:
@@ -58,7 +60,7 @@ def keep_stack(folder: Path, keys: Sequence[str], results: Mapping[str, npt.NDAr
         folder: where.
         keys: name of each head's result.
         results: ``predictions`` [H, C] (NaN where a head is not judged), ``best_epoch`` [H],
-            ``diverged`` [H] and ``stability`` [H].
+            ``diverged`` [H], ``stability`` [H] and ``preference`` [H, 2].
     """
     from safetensors.numpy import save
 
@@ -106,7 +108,7 @@ def _read(path: Path) -> tuple[list[str], dict[str, npt.NDArray[Any]]]:
         raise ValueError("its keys are no list of texts")
     for name, kind in _KEPT.items():
         shape = (len(keys), *arrays[name].shape[1:])
-        depth = 2 if name == "predictions" else 1
+        depth = 2 if name in ("predictions", "preference") else 1
         if arrays[name].dtype.kind != kind or arrays[name].shape != shape or len(shape) != depth:
             raise ValueError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}")
     return keys, arrays

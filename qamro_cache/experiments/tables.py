@@ -15,6 +15,7 @@ from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.nested import Inside, nested_choice
 from qamro_cache.evaluation.score import DECIDES, common, score_models
 from qamro_cache.evaluation.verdict import Model, verdicts
+from qamro_cache.experiments.paired import pair_columns
 from qamro_cache.experiments.study import ceiling_rows, study_rows
 from qamro_cache.files import write_json, write_table
 
@@ -50,6 +51,7 @@ class Outcome:
         inside: what a cell can be chosen by for each fold; None of a baseline.
         clips: [C] of a cell: ``clip_id``, ``system``, ``group`` and ``fold`` of the clips.
         amounts: how much the model learned from, see `learned_from`.
+        pairs: what it is worth on the held-out pairs of the axis (`pair_record`); None without.
     """
 
     names: Mapping[str, Any]
@@ -63,6 +65,7 @@ class Outcome:
     inside: Inside | None = None
     clips: pd.DataFrame | None = None
     amounts: Mapping[str, float] = field(default_factory=dict)
+    pairs: Mapping[str, Any] | None = None
 
 
 def write_tables(
@@ -77,6 +80,7 @@ def write_tables(
     and the ``questions``, what the ways to hold out ask of a model, with the copies found in each.
     """
     results, summary, study = [], [], []
+    paired = any(one.pairs is not None for one in outcomes)
     # Cells that hold out other clips answer another question: no common clips, no best one.
     asked: dict[str, list[Outcome]] = {}
     for one in outcomes:
@@ -98,7 +102,8 @@ def write_tables(
         head = {**settings, **_columns(one.names), "model": one.model, "axis": one.axis}
         counts = {name: scored[name] for name in _COUNTS}
         results += [{**head, **row, **counts} for row in _rows_of_seeds(one, scored)]
-        summary.append({**head, "seeds": len(one.seeds), **counts, **_figures(one, scored)})
+        figures = _figures(one, scored) | (pair_columns(one.pairs) if paired else {})
+        summary.append({**head, "seeds": len(one.seeds), **counts, **figures})
         study += study_rows(one.names, one.model, one.axis, one.amounts, scored)
     studied = list(dict.fromkeys(row["study"] for row in study))
     for one, bound in ceilings:

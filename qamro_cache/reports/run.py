@@ -30,6 +30,8 @@ def run_page(folder: Folder) -> Page:
     for axis, found in record["axes"].items():
         if "pairs" in found:
             lead.append(f"{axis}: {found['pairs']['words']}.")
+            for one in found["pairs"]["baselines"].values():
+                lead.append(f"{axis}, pair accuracy: {one['words']}.")
         if "models" not in found:
             continue
         ours = next(iter(found["models"]))
