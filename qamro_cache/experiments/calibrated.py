@@ -109,8 +109,8 @@ def on_lines(head: AxisHead, lines: Mapping[str, Calibration]) -> AxisHead:
     for test, line in lines.items():
         if test not in scales:
             continue
-        mean, std, *ends = scales[test]
-        scales[test] = (line.offset + line.slope * mean, line.slope * std, *ends)
+        mean, std, low, high = scales[test]
+        scales[test] = line.offset + line.slope * mean, line.slope * std, low, high
     if head.source and (home := lines.get(head.source)) is not None:
         mean, std = home.offset + home.slope * head.label_mean, home.slope * head.label_std
         head = replace(head, label_mean=mean, label_std=std)

@@ -154,7 +154,9 @@ def own_labels(plan: Plan, axis: int) -> Floats | None:
     """Return `Inside.own` of an axis: of several tests, labels in each fold's standard units."""
     if not plan.material.clips.several:
         return None
-    return np.stack([plan.targets.of(axis, fold).numpy() for fold in range(len(plan.folds.test))])
+    labels = [plan.targets.of(axis, fold).numpy() for fold in range(len(plan.folds.test))]
+    own: Floats = np.stack(labels)
+    return own
 
 
 def of_outer_folds(
