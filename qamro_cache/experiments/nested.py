@@ -41,7 +41,7 @@ def inner_folds(outer: Folds) -> Folds:
     in_turn = count > 2 and bool((learned == (held & ~outer.test)).all())
     size = count * (count - 1) // 2 if in_turn else _PARTS * count
     refuse_memory(
-        8 * size * clips, f"{size:,} inner folds of {clips:,} clips", "leave --nested out"
+        8 * size * clips, f"{size:,} inner folds of {clips:,} clips", "use a --cv of fewer folds"
     )
     if in_turn:
         serves: list[tuple[int, ...]] = list(combinations(range(count), 2))
@@ -122,7 +122,7 @@ def tell_time(heads: int, first: Trained) -> None:
     """Say how long the inner heads will take, going by how long the folds' own took."""
     if first.heads:
         seconds = heads * first.seconds / first.heads
-        logger.info("--nested: %s heads more, about %.0f seconds", f"{heads:,}", seconds)
+        logger.info("inside the folds: %s heads more, about %.0f seconds", f"{heads:,}", seconds)
 
 
 def inner_predictions(
