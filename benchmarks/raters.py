@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
     record: dict[str, Any] = {
-        "command": "python benchmarks/raters.py DATA --work FOLDER",
+        "command": f"python benchmarks/raters.py DATA --work FOLDER --sets {' '.join(args.sets)}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": f"CPU, {platform.machine()}",
         "rows": [],
