@@ -50,8 +50,7 @@ def calibrate_estimate(
         The estimate with calibrated predictions; and the calibrations of the folds and, as
         `SAVED`, that of the held-out predictions, where there is one.
     """
-    folds, inner = material.folds, inner_folds(material.folds)
-    within = material.bound(inner)
+    folds, within = material.folds, material.bound(inner_folds(material.folds))
     jobs = jobs_of(within)
     refuse_heads(len(jobs), len(material.clips.rows))
     logger.info(
@@ -60,12 +59,7 @@ def calibrate_estimate(
         f"{len(estimate.jobs):,}",
         len(jobs) / len(estimate.jobs),
     )
-    fitted, learned = fit_jobs(within, jobs), within.targets()
-    rows = (
-        (job.target, job, np.where(learned.has_scale(job.target, job.fold), pred, np.nan))
-        for job, pred in zip(jobs, fitted.predictions, strict=True)
-    )
-    inside = of_outer_folds(inner, rows)
+    inside = _inside(within, fit_jobs(within, jobs))
     held_out = pool_folds(estimate, folds)
     every = (SAVED, *range(len(folds.test)))
     found: dict[int, dict[str, dict[str, Calibration]]] = {fold: {} for fold in every}
@@ -92,6 +86,17 @@ def calibrate_estimate(
         for fold, one in {**by_fold, **({} if saved is None else {SAVED: saved})}.items():
             found[fold].setdefault(axis.name, {})[test] = one
     return replace(estimate, predictions=predictions), found
+
+
+def _inside(within: Material, fitted: Fitted) -> dict[int, Floats]:
+    """Return what heads of inner folds predict of each fold's training clips: target -> [F, C].
+
+    NaN of clips of a test that a head has not learned from: it does not know their scale.
+    """
+    targets, rows = within.targets(), zip(fitted.jobs, fitted.predictions, strict=True)
+    known = ((job, targets.has_scale(job.target, job.fold), pred) for job, pred in rows)
+    found = ((job.target, job, np.where(scale, pred, np.nan)) for job, scale, pred in known)
+    return of_outer_folds(within.folds, found)
 
 
 def _tests(material: Material) -> dict[str, Bools]:

@@ -73,12 +73,9 @@ def judge(
         judged = material.clips.judged(target, folds, held_out.cv)
         mine, counts = fitted.of_target(target), _counts(raw, target)
         given, rated = asked(material.clips.pairs, target, folds), bool(judged.known.any())
-        each: dict[str, npt.NDArray[np.float64]] = {}
+        each = {} if given is None or not rated else material.rivals(target, every=every)
         if given is not None:
-            each = material.rivals(target, every=every) if rated else {}
-            said = given.of_heads(heads_of(raw, target))
-            found = {**given.record(said), "baselines": given.beside(said, {**own[target], **each})}
-            counts["pairs"] = found
+            counts["pairs"] = given.judge(heads_of(raw, target), {**own[target], **each})
         if not rated:
             metrics[axis.name] = counts
             continue

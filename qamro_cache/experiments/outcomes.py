@@ -45,14 +45,10 @@ def head_outcomes(
         cv: how the plan's folds hold clips out.
         inner: (cell, axis) -> `Inside.pred`, where there are inner heads.
     """
-    groups: dict[tuple[int, int], dict[int, list[int]]] = {}
-    for k, job in enumerate(plan.jobs):
-        by_seed = groups.setdefault((plan.cells[k], plan.axes[k]), {})
-        by_seed.setdefault(job.seed, []).append(k)
     coverage, told = _Coverage(plan), _Told(plan, done)
     clips = named_clips(plan.material.clips.table, plan.folds)
     outcomes = []
-    for (cell, axis), by_seed in groups.items():
+    for (cell, axis), by_seed in _by_cell(plan).items():
         failed = [done[plan.keys[k]]["diverged"] for heads in by_seed.values() for k in heads]
         predictions = np.full((len(by_seed), len(plan.material.clips.rows)), np.nan)
         details: dict[str, list[float]] = {}
@@ -88,6 +84,15 @@ def head_outcomes(
     diverged = np.array([bool(done[key]["diverged"]) for key in plan.keys], np.bool_)
     warn_of_diverged(plan.jobs, diverged)
     return outcomes
+
+
+def _by_cell(plan: Plan) -> dict[tuple[int, int], dict[int, list[int]]]:
+    """Return the positions of the jobs of each cell and axis, by seed."""
+    found: dict[tuple[int, int], dict[int, list[int]]] = {}
+    for k, job in enumerate(plan.jobs):
+        by_seed = found.setdefault((plan.cells[k], plan.axes[k]), {})
+        by_seed.setdefault(job.seed, []).append(k)
+    return found
 
 
 def _inside(plan: Plan, axis: int, pred: Floats | None) -> Inside:

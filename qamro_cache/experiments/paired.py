@@ -88,6 +88,11 @@ class Asked(NamedTuple):
         record["counts"] |= self.counts
         return record
 
+    def judge(self, heads: Heads, others: Mapping[str, Floats]) -> dict[str, Any]:
+        """Return what heads are worth, and as ``baselines`` what they must beat (`beside`)."""
+        said = self.of_heads(heads)
+        return {**self.record(said), "baselines": self.beside(said, others)}
+
     def beside(self, ours: Said, others: Mapping[str, Floats]) -> dict[str, Any]:
         """Hold models without tau against the heads, on the pairs that both can tell of.
 

@@ -153,8 +153,7 @@ def train_request(
         "init": str(options.init or ""),
     }
     # Of runs without pairs nothing is said: those of older versions are the same.
-    pairs = asked.pop("pairs")
-    if pairs is not None:
+    if (pairs := asked.pop("pairs")) is not None:
         asked["pairs"] = _file_sha256(pairs)
     asked = json.loads(json.dumps(asked))
     if not options.overwrite:
