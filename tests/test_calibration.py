@@ -126,6 +126,19 @@ def test_steps_are_those_of_scikit_learn():
     assert few.steps is None
 
 
+def test_members_are_no_surer_where_steps_are_flat():
+    scores, labels = scores_and_labels(FEWEST_STEPS)
+    labels += 2 * np.tanh((scores - 50) / 5)
+    found = fit_calibration(scores, labels, AXIS)
+    at, std = np.array([-60.0, 30.0, 50.0, 160.0, np.nan]), np.array([4.0, 1.0, 4.0, 4.0, 4.0])
+    spread = found.spread(at, std)
+    line = found.slope * std
+    assert spread[[0, 3]] == pytest.approx(line[[0, 3]]), "beyond the ends"
+    assert (spread[:4] >= line[:4]).all()
+    assert spread[2] > 2 * line[2], "where it is steep"
+    assert np.isnan(found.spread(np.zeros(1), np.array([np.nan]))), "of one member"
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_where_labels_do_not_bend_the_line_stays(seed):
     scores, labels = scores_and_labels(1000, seed)

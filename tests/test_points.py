@@ -15,6 +15,7 @@ from qamro_cache.experiments.train import train
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.file import load_head, save_head
 from qamro_cache.heads.network import forward
+from qamro_cache.heads.point_scores import point_scores
 from qamro_cache.heads.points import fit_neighbors, fit_vectors
 from qamro_cache.scoring.predict import predict
 
@@ -69,6 +70,25 @@ def test_tensors_score_as_what_they_were_made_of(kind):
     )  # fmt: skip
     scores = found.intercept + std * out[0].numpy()
     np.testing.assert_allclose(scores, found.predict(new.numpy()), rtol=1e-9)
+
+
+def test_of_copies_the_first_count_before_and_after_a_head_is_saved():
+    rng = np.random.default_rng(1)
+    base = (rng.standard_normal((20, 8)) + 5).astype(np.float32)
+    features, labels = np.concatenate([base, base, base]).astype(float), rng.standard_normal(60)
+    found = fit_neighbors(features, labels, (8,))._replace(k=5)
+    new = (rng.standard_normal((50, 8)) + 5).astype(np.float32).astype(float)
+    rows = (new - found.mean) / found.std
+    wanted = []
+    for row in rows:  # three copies of the nearest, and two of the next
+        apart = [((row - point) ** 2).sum() for point in found.points[:20]]
+        first, second = np.argsort(apart)[:2]
+        wanted.append((labels[first::20].sum() + labels[second::20][:2].sum()) / 5)
+    np.testing.assert_allclose(found.predict(new), wanted)
+    params = found.params(float(labels.std()))
+    params = {n: torch.tensor(np.asarray(v, np.float32))[None] for n, v in params.items()}
+    scores = point_scores("knn", params, torch.tensor(rows, dtype=torch.float32))[0].numpy()
+    np.testing.assert_allclose(found.intercept + labels.std() * scores, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("knn", "kNN"), ("svr", "SVR")])

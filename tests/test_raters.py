@@ -24,6 +24,8 @@ from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.labels import Wanted, targets_of
 from qamro_cache.experiments.request import train_request
 from qamro_cache.experiments.train import train
+from qamro_cache.heads.file import load_head
+from qamro_cache.scoring.predict import predict
 
 EVERY = [
     RaterOptions(rater_model=model, rater_weights=weights, screen=screen)
@@ -360,6 +362,35 @@ def test_a_cell_of_a_grid_is_a_run(rated, tmp_path):
         assert value == pytest.approx(srcc(models, "ridge head"), abs=1e-6)
     config = json.loads((tmp_path / "grid" / "config.json").read_text())
     assert config["materials"][0]["raters"]["additive"]["quality"]["raters"] == 4
+
+
+def offset_raters(path, cache):
+    """Write ratings of 1 to 5 by two raters, half a point too high and too low, of a half each."""
+    opened = open_cache(cache)
+    truth = opened.labels.mean[:, 0]
+    truth = 1 + 4 * (truth - truth.min()) / np.ptp(truth)
+    noise = np.random.default_rng(0).normal(0, 0.2, (len(truth), 2))
+    rows = []
+    for k, name in enumerate(opened.clips["clip_id"]):
+        for rater, off in (("even", 0.6), ("odd", -0.6), ("all", 0.0)):
+            if rater == "all" or (rater == "even") == (k % 2 == 0):
+                score = np.clip(np.round(truth[k] + off + noise[k, int(rater == "all")]), 1, 5)
+                rows.append((name, rater, score))
+    pd.DataFrame(rows, columns=["clip_id", "rater", "mos"]).to_csv(path, index=False)
+    return path
+
+
+def test_a_saved_head_has_the_scale_that_it_was_trained_with(tmp_path):
+    cache = write_synthetic(tmp_path / "emb.h5", clips=80)
+    labels = offset_raters(tmp_path / "l.csv", cache)
+    given = {"axis": ["mos"], "labels": labels, "output": "bounded", "widths": [4], "epochs": 2}
+    options = {"rater_model": "additive", "save_folds": True}
+    train(cache, tmp_path / "run", cv="2", seeds=1, **given, **options)
+    estimate = pd.read_csv(tmp_path / "run" / "predictions.csv").set_index("clip_id")
+    for file in (tmp_path / "run" / "folds").iterdir():
+        mine = estimate[estimate["fold"].astype(str) == load_head(file).training["held_out"]]
+        again = predict(file, cache).set_index("clip_id")["prediction"]
+        np.testing.assert_allclose(again[mine.index], mine["prediction"], rtol=1e-4)
 
 
 def test_what_cannot_be_modeled_is_one_line(rated, tmp_path):

@@ -125,6 +125,14 @@ class Material:
         wanted = [Wanted(axis, 0, self.modeling) for axis in range(len(self.clips.axes))]
         return targets_of(self.clips, self.folds, wanted)
 
+    def learned(self, axis: int, fold: int) -> Floats:
+        """Return an axis' labels that a fold's heads learn from."""
+        of, mine = self.folds, [fold]
+        one = Folds(of.train[mine], of.validation[mine], of.test[mine])
+        made = targets_of(self.clips, one, [Wanted(axis, 0, self.modeling)])
+        labels: Floats = made.of(0, 0).numpy()[one.train[0]]
+        return labels
+
     def clip_means(self, fold: int) -> Tensor:
         """Return the mean of each clip's windows [C, D] in a fold, flat, without the prompt."""
         windows, offsets, weights, *_ = self.seen(fold)

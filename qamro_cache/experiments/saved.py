@@ -26,7 +26,6 @@ from qamro_cache.heads.file import save_head
 from qamro_cache.heads.head import AxisHead, Head, Preference
 from qamro_cache.heads.ood import reference_clips
 from qamro_cache.heads.trained import trained_clips
-from qamro_cache.training.inputs import Bools
 from qamro_cache.training.recipe import Recipe
 
 
@@ -189,12 +188,16 @@ def _whole(contexts: Sequence[Context | None]) -> Context | None:
     return known[0]._replace(low=low, high=high)
 
 
-def _axis(material: Material, target: int, learned: Bools) -> Axis:
-    """Return an axis with the scale that its heads were trained with: a guess is their own."""
+def _axis(material: Material, target: int, fold: int) -> Axis:
+    """Return an axis with the scale that a fold's heads were trained with: a guess is their own.
+
+    Guessed as in training, from the labels that they learned: a model of the raters may make
+    some that no mean of ratings is.
+    """
     axis = material.clips.axes[target]
-    if not axis.guessed:
+    if not axis.guessed or material.clips.several:  # a test's own: `on_its_tests`
         return axis
-    labels = material.clips.labels.mean[learned, target]
+    labels = material.learned(target, fold)
     if not np.isfinite(labels).any():
         return axis
     low, high = float(np.nanmin(labels)), float(np.nanmax(labels))
@@ -204,7 +207,7 @@ def _axis(material: Material, target: int, learned: Bools) -> Axis:
 
 def _axis_head(material: Material, fitted: Fitted, target: int, fold: int) -> AxisHead:
     """Stack the members of one axis that did not diverge."""
-    axis = _axis(material, target, material.folds.train[fold])
+    axis = _axis(material, target, fold)
     members = [
         k for k in fitted.of_target(target)
         if fitted.jobs[k].fold == fold and not fitted.diverged[k]

@@ -71,7 +71,7 @@ def calibrated_tensors(
         return _applied(found, mean), found.slope * std
     mean, std = mean.double(), std.double()
     spread = (_applied(found, mean + std) - _applied(found, mean - std)) / 2
-    return _applied(found, mean), spread
+    return _applied(found, mean), torch.maximum(found.slope * std, spread)
 
 
 def _weighted(members: Tensor, shares: Tensor) -> Tensor:

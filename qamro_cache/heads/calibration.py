@@ -61,10 +61,15 @@ class Calibration:
         return np.where(np.isfinite(scores), found, np.nan)
 
     def spread(self, scores: Floats, std: Floats) -> Floats:
-        """Return the standard deviations of calibrated scores, of theirs before."""
+        """Return the standard deviations of calibrated scores, of theirs before.
+
+        The line's at least: where steps are flat, as beyond their ends, no label tells how far
+        members are apart, and none of that makes them agree.
+        """
+        line = abs(self.slope) * std
         if self.steps is None:
-            return abs(self.slope) * std
-        return (self.apply(scores + std) - self.apply(scores - std)) / 2
+            return line
+        return np.maximum(line, (self.apply(scores + std) - self.apply(scores - std)) / 2)
 
     def record(self) -> dict[str, Any]:
         """Return it as JSON types."""

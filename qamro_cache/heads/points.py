@@ -172,22 +172,28 @@ def _choose_k(points: Floats, labels: Floats, groups: Ints | None) -> int:
 
 
 def squared_distances(rows: Floats, others: Floats) -> Floats:
-    """Return the squared Euclidean distance of each of ``rows`` [N, D] to ``others`` [M, D]."""
-    sizes = (rows**2).sum(1)[:, None] + (others**2).sum(1)
-    distances: Floats = sizes - 2 * rows @ others.T
+    """Return the squared Euclidean distance of each of ``rows`` [N, D] to ``others`` [M, D].
+
+    Those to copies of one point are equal to the last digit.
+    """
+    once: dict[bytes, int] = {}
+    place = [once.setdefault(row.tobytes(), len(once)) for row in np.ascontiguousarray(others)]
+    points = others[np.unique(place, return_index=True)[1]]
+    sizes = (rows**2).sum(1)[:, None] + (points**2).sum(1)
+    distances: Floats = (sizes - 2 * rows @ points.T)[:, place]
     return distances
 
 
 def means_of_nearest(apart: Floats, labels: Floats, most: int) -> Floats:
     """Return the mean label of the 1, 2, ... ``most`` nearest clips: [N, most].
 
+    Of clips that are equally near the first count first, as in `heads.point_scores`.
+
     Args:
         apart: [N, M] distances.
         labels: [M].
         most: at most M.
     """
-    near = np.argpartition(apart, most - 1, axis=1)[:, :most]
-    order = np.argsort(np.take_along_axis(apart, near, 1), axis=1, kind="stable")
-    found = labels[np.take_along_axis(near, order, 1)]
-    means: Floats = found.cumsum(1) / np.arange(1, most + 1)
+    near = np.argsort(apart, axis=1, kind="stable")[:, :most]
+    means: Floats = labels[near].cumsum(1) / np.arange(1, most + 1)
     return means
