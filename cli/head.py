@@ -54,10 +54,11 @@ def info(head: Path | None, as_json: bool) -> None:
 
 def _show(record: dict[str, Any]) -> None:
     """Print what ``info --json`` holds for a person to read."""
+    from qamro_cache.heads.info import scale_words
     from qamro_cache.reports.numbers import number, short_span
 
     axes = [
-        f"{name} {axis['low']:g} to {axis['high']:g}{' (guessed)' if axis['guessed'] else ''}, "
+        f"{name} {scale_words(axis)}, "
         f"{axis['members']} members of {axis['parameters'] // axis['members']:,} parameters"
         for name, axis in record["axes"].items()
     ]
@@ -79,6 +80,8 @@ def _show(record: dict[str, Any]) -> None:
         ]
     )
     for axis, found in ((record["figures"] or {}).get("axes") or {}).items():
+        if not record["axes"][axis]["judged"]:
+            show_lines(f"{axis}: figures of the scores before they were calibrated", hang=2)
         for model in sorted(found["models"], key=lambda one: one != found["head"]):
             scored = found["models"][model]
             told = [

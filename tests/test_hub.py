@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -16,12 +17,17 @@ from synthetic_cache import write_synthetic
 
 from qamro_cache import list_heads, predict
 from qamro_cache.cache.reader import open_cache
+from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.experiments.train import train
+from qamro_cache.heads.calibration import fit_calibration
 from qamro_cache.heads.file import load_head, save_head
+from qamro_cache.heads.head import Preference
 from qamro_cache.heads.info import head_info
 from qamro_cache.integrations.card import _license, _verdict, model_card
+from qamro_cache.integrations.export import _about
 from qamro_cache.integrations.hub import pull, push
+from qamro_cache.integrations.program import HeadProgram
 
 hub_library = pytest.importorskip("huggingface_hub")
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -191,6 +197,55 @@ def test_a_card_has_the_hubs_metadata_and_what_must_be_known(trained):
                   "not stated in the head", "| ridge |", "a perfect predictor"):  # fmt: skip
         assert words in body, words
     assert hub_library.ModelCard(text).data.model_name == "quality"
+
+
+def test_a_card_knows_what_the_head_learned_and_on_what_scale_it_scores(tmp_path):
+    if not list_heads():
+        pytest.skip("no head comes with the package")
+    head, file = load_head(list_heads()[0]), tmp_path / "head.safetensors"
+    (axis,) = head.axes
+
+    def card(**changes):
+        save_head(file, replace(head, **changes))
+        said = CliRunner().invoke(main, ["info", str(file)])
+        assert said.exit_code == 0, said.output
+        return " ".join(model_card(file).split()), " ".join(said.stdout.split())
+
+    words, said = card()
+    assert "trained on all of these clips afterwards" in words
+    assert "`quality` (0 to 100)" in words
+    assert "MSE over clips" in words
+    words, _ = card(training={**head.training, "cv": "split"})
+    assert "The head in this file learned from none of these clips." in words
+    asked = {"refit": "all"}
+    words, _ = card(training={**head.training, "cv": "split", "asked": asked})
+    assert "trained on all of these clips afterwards" in words
+
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0, 100, 40)
+    labels = 1 + scores / 25 + 0.1 * rng.standard_normal(40)
+    line = fit_calibration(scores, labels, Axis("quality", 1.0, 5.0))
+    words, said = card(calibration={"quality": line.record()})
+    assert "`quality` (1 to 5, calibrated on 40 clips)" in words
+    assert "quality 1 to 5, calibrated on 40 clips, 5 members" in said
+    assert "MSE over clips" not in words
+    assert "the figures are of its scores before" in words
+    assert "figures of the scores before they were calibrated" in said
+    # A run that calibrates, to its own scale, judges what it has calibrated.
+    line = fit_calibration(scores, 25 * labels - 25, axis.axis)
+    asked = {**head.training, "asked": {"calibrate": True}}
+    words, said = card(calibration={"quality": line.record()}, training=asked)
+    assert "`quality` (0 to 100, calibrated on 40 clips)" in words
+    assert "MSE over clips" in words
+    assert "before" not in said
+
+    alone = replace(axis, preference=Preference(1.0, 0.1, alone=True))
+    words, said = card(axes=(alone,))
+    assert "`quality` (standard units)" in words
+    assert "quality standard units, 5 members" in said
+    loaded = replace(head, axes=(alone,))
+    (told,) = _about(HeadProgram(loaded), loaded)["axes"]
+    assert told == {"name": "quality", "low": None, "high": None}
 
 
 @pytest.mark.parametrize(("licenses", "expected"), [

@@ -1,9 +1,12 @@
 """What a head is, in one record."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qamro_cache.datasets.records import Axis
+from qamro_cache.heads.averaged import scale_of
+from qamro_cache.heads.calibration import calibration_of
 from qamro_cache.heads.file import load_head
 from qamro_cache.heads.head import AnyHead, AxisHead, Ensemble, Head, axes_of, members_of
 from qamro_cache.heads.names import head_path
@@ -35,10 +38,13 @@ def describe_head(head: AnyHead) -> dict[str, Any]:
 
     Returns:
         ``dataset`` that it was trained on, whether that is ``synthetic``, ``licenses`` as far as
-        they are known, ``axes`` (of each ``low``, ``high``, ``guessed``, ``members`` and
-        ``parameters`` of all of them), ``feature`` that is read, ``text_feature``, ``encoders``
-        (name -> sha256 of its identity), ``context``, ``architecture``, ``clips`` that it learned
-        from (None: not known), ``recipe``, ``versions`` and ``figures``, as `Head` has them.
+        they are known, ``axes`` (of each ``low`` and ``high`` of its scores, None in standard
+        units, ``guessed``, on how many clips it was ``calibrated``, None: on none, ``judged``,
+        whether its figures are of these scores, ``members`` and ``parameters`` of all of them),
+        ``feature`` that is read, ``text_feature``, ``encoders`` (name -> sha256 of its identity),
+        ``context``, ``architecture``, ``clips`` that it learned from (None: not known), whether
+        the clips that judged it stayed ``unseen``, ``recipe``, ``versions`` and ``figures``, as
+        `Head` has them.
     """
     training, heads = head.training, members_of(head)
     contexts = ["none" if one.context is None else one.context.kind for one in heads]
@@ -53,9 +59,7 @@ def describe_head(head: AnyHead) -> dict[str, Any]:
         "licenses": dict(_mapping(training.get("licenses"))),
         "axes": {
             axis.name: {
-                "low": axis.low,
-                "high": axis.high,
-                "guessed": axis.guessed,
+                **_scale(head, axis),
                 "members": sum(len(one.seeds) for one in _of_axis(heads, axis.name)),
                 "parameters": sum(
                     value.numel()
@@ -71,10 +75,40 @@ def describe_head(head: AnyHead) -> dict[str, Any]:
         "context": _each(contexts),
         "architecture": {"kind": "ensemble"} if isinstance(head, Ensemble) else shape,
         "clips": None if head.trained is None else len(head.trained.audio),
+        "unseen": training.get("cv") == "split" and _asked(training, "refit") != "all",
         "recipe": dict(_mapping(training.get("recipe"))),
         "versions": dict(_mapping(training.get("versions"))),
         "figures": head.figures,
     }
+
+
+def scale_words(axis: Mapping[str, Any]) -> str:
+    """Say on what scale an axis of `describe_head` scores, and by what."""
+    known = axis["low"] is not None
+    words = [f"{axis['low']:g} to {axis['high']:g}" if known else "standard units"]
+    words += ["guessed"] if axis["guessed"] else []
+    if axis["calibrated"] is not None:
+        words.append(f"calibrated on {axis['calibrated']} clips")
+    return ", ".join(words)
+
+
+def _scale(head: AnyHead, own: Axis) -> dict[str, Any]:
+    """Return the scale of an axis' scores, which is not its own where it is calibrated."""
+    scale = scale_of(head, own.name)
+    calibration = calibration_of(head.calibration, own.name)
+    same = scale is not None and (scale.low, scale.high) == (own.low, own.high)
+    return {
+        "low": None if scale is None else scale.low,
+        "high": None if scale is None else scale.high,
+        "guessed": scale is not None and scale.guessed,
+        "calibrated": None if calibration is None else calibration.clips,
+        # A run that calibrates does so before it judges.
+        "judged": calibration is None or (same and bool(_asked(head.training, "calibrate"))),
+    }
+
+
+def _asked(training: Mapping[str, Any], option: str) -> Any:
+    return _mapping(training.get("asked")).get(option)
 
 
 def _of_axis(heads: Sequence[Head], axis: str) -> list[AxisHead]:

@@ -9,7 +9,7 @@ from typing import Any
 from qamro_cache.encoders.registry import find_encoder
 from qamro_cache.encoders.support import install_line
 from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.heads.info import head_info
+from qamro_cache.heads.info import head_info, scale_words
 from qamro_cache.heads.names import HEAD_FILE, list_heads
 from qamro_cache.paths import PathLike
 
@@ -131,7 +131,9 @@ def _results(info: Mapping[str, Any]) -> list[Any]:
 
     results = []
     for axis, ours, found in _judged(info):
-        for figure, (value, low, high) in _figures(found["models"][ours]).items():
+        for figure, (value, low, high) in _figures(
+            found["models"][ours], judged=info["axes"][axis]["judged"]
+        ).items():
             between = None if low is None else {"confidence": 0.95, "low": low, "high": high}
             results.append(
                 EvalResult(
@@ -149,11 +151,15 @@ def _results(info: Mapping[str, Any]) -> list[Any]:
     return results
 
 
-def _figures(model: Mapping[str, Any]) -> dict[str, tuple[Any, Any, Any]]:
-    """Return value, low and high of the card's figures of a model, those that are defined."""
+def _figures(model: Mapping[str, Any], *, judged: bool) -> dict[str, tuple[Any, Any, Any]]:
+    """Return value, low and high of the card's figures of a model, those that are defined.
+
+    Not ``judged``: of scores on another scale than the head's, so without their errors.
+    """
     found = model["metrics"]
     ends = ("value", "low", "high")
-    taken = {name: tuple(found[name][end] for end in ends) for name in _FIGURES if name in found}
+    names = [name for name in _FIGURES if name in found and (judged or name != "clip_mse")]
+    taken = {name: tuple(found[name][end] for end in ends) for name in names}
     return {name: one for name, one in taken.items() if one[0] is not None}
 
 
@@ -168,10 +174,7 @@ def _body(info: Mapping[str, Any], name: str) -> str:
     fetch = f"qamro-head pull {name} --out {HEAD_FILE}\n" if "/" in name else ""
     given = HEAD_FILE if fetch else call
     encoders = " + ".join(info["encoders"])
-    axes = ", ".join(
-        f"`{axis}` ({one['low']:g} to {one['high']:g}{', guessed' if one['guessed'] else ''})"
-        for axis, one in info["axes"].items()
-    )
+    axes = ", ".join(f"`{axis}` ({scale_words(one)})" for axis, one in info["axes"].items())
     lines = [
         f"# {name}",
         "",
@@ -200,16 +203,16 @@ def _verdicts(info: Mapping[str, Any]) -> list[str]:
         lines += [
             f"`{axis}` of {info['dataset']}: {about['clips']} clips, {about['systems']} systems, "
             f"{about['groups']} groups; {info['figures']['split']}. Intervals are of 95 %, "
-            f"{about['population'] or 'not known'}. The head in this file was trained on all of "
-            "these clips afterwards.",
+            f"{about['population'] or 'not known'}. {_since(info, axis)}",
             "",
         ]
-        names = list(_figures(about))
+        judged = info["axes"][axis]["judged"]
+        names = list(_figures(about, judged=judged))
         lines.append(f"| | {' | '.join(_FIGURES[one] for one in names)} |")
         lines.append(f"|---|{'---|' * len(names)}")
         for model in sorted(found["models"], key=lambda one: one != ours):
             scored = found["models"][model]
-            figures = _figures(scored)
+            figures = _figures(scored, judged=judged)
             cells = [
                 f"{figures[one][0]:.3g}{_words(*figures[one][1:]).replace('95 % interval ', '')}"
                 if one in figures
@@ -222,6 +225,16 @@ def _verdicts(info: Mapping[str, Any]) -> list[str]:
             lines.append(f"| a perfect predictor | {' | '.join(cells)} |")
         lines += ["", *map(_verdict, found["verdicts"]), ""]
     return lines[:-1] or ["Its file holds no figures: nobody knows."]
+
+
+def _since(info: Mapping[str, Any], axis: str) -> str:
+    """Say what the head in the file is to the one that was judged."""
+    words = "The head in this file was trained on all of these clips afterwards."
+    if info["unseen"]:
+        words = "The head in this file learned from none of these clips."
+    if not info["axes"][axis]["judged"]:
+        words += " It was calibrated since: the figures are of its scores before."
+    return words
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
