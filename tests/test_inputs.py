@@ -307,9 +307,29 @@ def test_rows_of_datasets_become_files_and_a_manifest(tmp_path, caplog):
         write_rows([{"sound": sounds[0]}], tmp_path / "other")
     with pytest.raises(QamroError, match="there are no rows"):
         write_rows([], tmp_path / "other")
-    (tmp_path / "rows.csv").write_text("clip_id,path,mos\na,a.wav,3\n")
-    with pytest.raises(QamroError, match="is kept"):
-        write_rows([{"audio": sounds[0]}], tmp_path)
+
+
+def test_rows_replace_no_file_that_they_did_not_write(tmp_path):
+    def write(folder, content=b"new"):
+        return write_rows([{"audio": {"bytes": content, "path": "a.wav"}}], tmp_path / folder)
+
+    (tmp_path / "table").mkdir()
+    # As all manifests of somebody's own, of paths in full.
+    (tmp_path / "table" / "rows.csv").write_text("clip_id,path,mos\na,/data/a.wav,3\n")
+    with pytest.raises(QamroError, match=r"rows\.csv is there already.*is kept"):
+        write("table")
+    (tmp_path / "sound").mkdir()
+    (tmp_path / "sound" / "000000.wav").write_bytes(b"mine")
+    with pytest.raises(QamroError, match=r"000000\.wav is there already.*is kept"):
+        write("sound")
+    assert (tmp_path / "sound" / "000000.wav").read_bytes() == b"mine"
+    assert len(list(tmp_path.glob("*/*"))) == 2
+    write("made", b"old")
+    manifest = write("made")
+    assert (tmp_path / "made" / "000000.wav").read_bytes() == b"new"
+    manifest.write_text(manifest.read_text().replace("path", "path,mos"))
+    with pytest.raises(QamroError, match="is no manifest as write_rows left it, and is kept"):
+        write("made")
 
 
 def test_parquet_is_read_as_its_csv_is(tmp_path):

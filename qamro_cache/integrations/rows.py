@@ -1,12 +1,15 @@
 """Rows with sound in them, as a ``datasets.Dataset`` has them, to files and a manifest."""
 
+import hashlib
 import json
 import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +17,16 @@ import numpy.typing as npt
 from qamro_cache.audio.endings import ENDINGS
 from qamro_cache.audio.waveform import as_waveform
 from qamro_cache.errors import OptionError, QamroError, quoted
-from qamro_cache.files import refuse_other, write_file, write_table
+from qamro_cache.files import refuse_other, write_file, write_text
 from qamro_cache.paths import PathLike, as_path
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger("qamro_cache")
 
-#: In the folder that is made.
-MANIFEST = "rows.csv"
+#: In the folder that is made: the manifest, and the SHA-256 of those that were written there.
+MANIFEST, MARK = "rows.csv", ".write_rows"
 
 
 def write_rows(
@@ -35,7 +41,7 @@ def write_rows(
 
     Args:
         rows: texts, numbers, or lists of them by column, and the sound.
-        folder: to make, or to go on with.
+        folder: to make, or one that this made, whose files are replaced.
         audio: the column of the sound.
 
     Returns:
@@ -44,13 +50,14 @@ def write_rows(
         decoded is in it too, and will be a clip that is missing, with a notice here.
 
     Raises:
-        QamroError: there are no rows, a row has no such column, or the folder cannot be written.
+        QamroError: there are no rows, a row has no such column, or the folder cannot be written
+            or has somebody else's files of these names.
     """
     import pandas as pd
 
     folder = as_path(folder, "a folder")
     manifest = folder / MANIFEST
-    refuse_other(manifest, "manifest of write_rows", _is_ours)
+    _refuse_others(folder)
     made: list[dict[str, Any]] = []
     skipped: set[str] = set()
     for number, row in enumerate(rows):
@@ -59,6 +66,8 @@ def write_rows(
                 f"row {number} has no column {quoted(audio)} (columns: "
                 f"{', '.join(map(str, row))}); name the column of the sound: audio=..."
             )
+        if not number and not (folder / MARK).exists():
+            write_text(folder / MARK, "")
         about = {str(name): _cell(value) for name, value in row.items() if name != audio}
         skipped |= {name for name, cell in about.items() if cell is None}
         about = {name: cell for name, cell in about.items() if cell is not None}
@@ -75,16 +84,42 @@ def write_rows(
     if skipped:
         logger.info("columns that are no texts, numbers or lists of them are left out: %s",
                     ", ".join(sorted(skipped)))  # fmt: skip
-    write_table(manifest, pd.DataFrame(made))
+    _write(manifest, pd.DataFrame(made))
     return manifest
 
 
-def _is_ours(path: Path) -> bool:
-    """Return whether a table is one of these: its files are called by their rows, or elsewhere."""
-    import pandas as pd
+def _write(manifest: Path, table: "pd.DataFrame") -> None:
+    """Write a manifest, and that it was written here: that first, so that nobody doubts it."""
+    made = BytesIO()
+    table.to_csv(made, index=False, errors="surrogateescape")
+    content = made.getvalue()
+    known = [*_written(manifest.parent), hashlib.sha256(content).hexdigest()]
+    write_text(manifest.parent / MARK, "\n".join(known))
+    write_file(manifest, lambda file: file.write(content))
 
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return bool(table["path"].str.fullmatch(r"\d{6}\.\w+|/.*", flags=re.DOTALL).all())
+
+def _refuse_others(folder: Path) -> None:
+    """Refuse a folder with files of these names that were not written here."""
+    refuse_other(
+        folder / MANIFEST,
+        "manifest as write_rows left it",
+        lambda path: hashlib.sha256(path.read_bytes()).hexdigest() in _written(folder),
+    )
+    if (folder / MARK).exists():
+        return
+    with suppress(OSError):  # there is no folder yet
+        for path in folder.iterdir():
+            if re.fullmatch(r"\d{6}\.\w+", path.name):
+                raise QamroError(
+                    f"{path} is there already, not written by write_rows, and is kept; choose "
+                    "another folder"
+                )
+
+
+def _written(folder: Path) -> list[str]:
+    """Return the SHA-256 of the manifests that were written to a folder."""
+    mark = folder / MARK
+    return mark.read_text().split() if mark.exists() else []
 
 
 def _cell(value: Any) -> Any:
