@@ -1,5 +1,6 @@
 """Rewards as TRL and verl call them, against the table of `Scorer.score`."""
 
+import asyncio
 import inspect
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -7,12 +8,13 @@ from dataclasses import replace
 import fake_encoder
 import numpy as np
 import pytest
+import torch
 from door_support import make_head, sound
 
 from qamro_cache import Scorer
 from qamro_cache.encoders import mel, registry
 from qamro_cache.errors import OptionError
-from qamro_cache.heads.file import load_head
+from qamro_cache.heads.file import load_head, save_head
 from qamro_cache.integrations.rewards import prompt_text, trl_reward, verl_reward
 
 RATE = 16000
@@ -165,3 +167,75 @@ def test_a_prompt_is_the_users_last_words():
     assert [prompt_text(one) for one in ("x", None, said, said[:1], [])] == [
         "x", "", "then", "first", "",
     ]  # fmt: skip
+
+
+class Letters:
+    """Stands for a tokenizer: a token is a letter's number."""
+
+    def decode(self, ids, skip_special_tokens):
+        assert skip_special_tokens
+        return "".join(chr(int(one)) for one in ids)
+
+
+#: What a user of verl writes, beside which lies a head.
+OF_VERL = """
+import numpy as np
+from qamro_cache.integrations.rewards import verl_reward
+
+def tone(solution_str, extra_info):
+    assert extra_info["number"] == len(solution_str), "each with its own"
+    return 0.1 * np.sin(np.arange(16000) * len(solution_str) / 20)
+
+compute_score = verl_reward({head!r}, k=0.5, decode=tone, sample_rate=16000)
+"""
+
+
+def test_verls_own_managers_call_it(scorer, tmp_path):
+    """Its loading of a file by the configuration, its two managers, its batches."""
+    pytest.importorskip("verl")
+    pytest.importorskip("verl.trainer.ppo.reward", reason="verl is here without what it needs")
+    from omegaconf import OmegaConf
+    from verl import DataProto
+    from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls as get_loop
+    from verl.trainer.ppo.reward import get_custom_reward_fn
+    from verl.workers.reward_manager import get_reward_manager_cls
+
+    save_head(tmp_path / "head.safetensors", scorer.head)
+    code = OF_VERL.format(head=str(tmp_path / "head.safetensors"))
+    (tmp_path / "my_reward.py").write_text(code)
+    named = {"path": str(tmp_path / "my_reward.py"), "name": "compute_score"}
+    config = OmegaConf.create({"reward": {"custom_reward_function": named}})
+    compute_score = get_custom_reward_fn(config)
+    said = ["a", "abba", "ab"]
+    responses = torch.zeros(3, 5, dtype=torch.long)
+    for row, words in zip(responses, said, strict=True):
+        row[: len(words)] = torch.tensor([ord(one) for one in words])
+    mask = torch.cat([torch.ones(3, 2, dtype=torch.long), (responses > 0).long()], 1)
+    data = DataProto.from_dict(
+        {"prompts": torch.full((3, 2), 97), "responses": responses, "attention_mask": mask},
+        non_tensors={
+            "data_source": np.array(["mine"] * 3, object),
+            "reward_model": np.array([{"ground_truth": ""}] * 3, object),
+            "extra_info": np.array([{"number": len(one)} for one in said], object),
+        },
+    )
+    table = scorer.score([0.1 * np.sin(np.arange(16000) * len(one) / 20) for one in said], RATE)
+    wanted = (table["prediction"] - 0.5 * table["std"]).to_numpy()
+    assert np.ptp(wanted) > 1e-3
+
+    manager = get_reward_manager_cls("naive")(Letters(), 0, compute_score)
+    found = manager(data, return_dict=True)
+    tensor = found["reward_tensor"].numpy()
+    np.testing.assert_allclose(tensor.sum(1), wanted, rtol=1e-5)
+    assert np.nonzero(tensor)[1].tolist() == [len(one) - 1 for one in said]
+    np.testing.assert_allclose(found["reward_extra_info"]["mean"], table["prediction"], rtol=1e-6)
+    assert set(found["reward_extra_info"]) == {"score", "mean", "std", "ood"}
+
+    async def loop():
+        one = get_loop("naive")(config, Letters(), compute_score)
+        return await asyncio.gather(*(one.run_single(data[k : k + 1]) for k in range(3)))
+
+    found = asyncio.run(loop())
+    np.testing.assert_allclose([one["reward_score"] for one in found], wanted, rtol=1e-6)
+    stds = [one["reward_extra_info"]["std"] for one in found]
+    np.testing.assert_allclose(stds, table["std"], rtol=1e-6)

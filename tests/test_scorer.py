@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import sys
 import threading
 import types
@@ -68,6 +69,46 @@ def test_whatever_holds_the_samples_is_the_same_sound(scorer, tmp_path):
     assert scorer.score(samples, RATE)["prediction"].tolist() == [expected]
     half = scorer.score(torch.from_numpy(samples).half(), RATE)["prediction"][0]
     assert half == pytest.approx(expected, abs=0.05)
+
+
+def test_what_datasets_gives_of_a_sound_is_the_file(scorer, tmp_path):
+    from test_inputs import Decoder
+
+    samples = sound(5, 1.0, RATE, 2)
+    path = tmp_path / "x.wav"
+    soundfile.write(path, samples, RATE, subtype="FLOAT")
+    wanted = scorer.score(path)
+    ways = [
+        {"bytes": path.read_bytes(), "path": "x.wav"},
+        {"bytes": path.read_bytes(), "path": None},
+        {"bytes": None, "path": str(path)},
+        {"path": path},
+        {"array": samples.T, "sampling_rate": RATE, "path": "x.wav"},
+        Decoder(samples.T.copy()),
+    ]
+    found = scorer.score(ways)
+    assert found["prediction"].tolist() == wanted["prediction"].tolist() * len(ways)
+    assert found["clip_id"].tolist() == ["0", "1", str(path), f"{path} (3)", "4", "5"]
+    assert scorer.best_of(ways) is ways[0]
+    odd = [{"bytes": b"no sound", "path": "x.wav"}, {"bytes": b"", "path": None}, Decoder(None)]
+    failed = scorer.score([*odd, ways[0]])
+    assert failed["prediction"].notna().tolist() == [False, False, False, True]
+    for words, reason in zip(
+        ("not audio that can be read", "no bytes", "cannot be decoded (Could not"),
+        failed["reason"],
+        strict=False,
+    ):
+        assert words in reason
+    for wrong, words in (
+        ({"audio": ways[0], "name": "a"}, "got one of 'audio, name'; of a row give its column"),
+        ({"array": samples}, "got one of 'array'"),
+        ({"bytes": None, "path": None}, "got one of 'bytes, path'"),
+        ({"bytes": "text", "path": None}, "got one of 'bytes, path'"),
+        ({"array": [0.0, 0.1], "sampling_rate": RATE}, "an array or a tensor of samples"),
+    ):
+        with pytest.raises(OptionError, match=re.escape(words)) as caught:
+            scorer.score([wrong])
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("count", [2, 8, 40])

@@ -64,20 +64,29 @@ class Sound:
         """
         Sound.__init__(self, self.path)
         with open_regular(self.path) as handle:
-            info = os.fstat(handle)
-            self.nbytes, self.mtime_ns = info.st_size, info.st_mtime_ns
-            with open(handle, "rb", buffering=0, closefd=False) as raw:
-                self.sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
-            fingerprinter: Fingerprinter | None = None
-            for part, file in opened_parts(handle, self.path):
-                fingerprinter = fingerprinter or Fingerprinter(file.samplerate)
-                for samples in self._samples(file, part):
-                    fingerprinter.push(samples)
-                    yield Block(samples, file.samplerate)
-            assert fingerprinter is not None
-            after = os.fstat(handle)
-            if (after.st_size, after.st_mtime_ns) != (info.st_size, info.st_mtime_ns):
-                raise ClipError("changed", f"{self.path} changed while it was read")
+            yield from self.blocks_of_open(handle)
+
+    def blocks_of_open(self, handle: int) -> Iterator[Block]:
+        """Yield the blocks of a file that is open, as if it were at ``path``.
+
+        Raises:
+            ClipError: see `blocks`.
+        """
+        Sound.__init__(self, self.path)
+        info = os.fstat(handle)
+        self.nbytes, self.mtime_ns = info.st_size, info.st_mtime_ns
+        with open(handle, "rb", buffering=0, closefd=False) as raw:
+            self.sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
+        fingerprinter: Fingerprinter | None = None
+        for part, file in opened_parts(handle, self.path):
+            fingerprinter = fingerprinter or Fingerprinter(file.samplerate)
+            for samples in self._samples(file, part):
+                fingerprinter.push(samples)
+                yield Block(samples, file.samplerate)
+        assert fingerprinter is not None
+        after = os.fstat(handle)
+        if (after.st_size, after.st_mtime_ns) != (info.st_size, info.st_mtime_ns):
+            raise ClipError("changed", f"{self.path} changed while it was read")
         self.samples_sha256 = self._hash.hexdigest()
         self.fingerprint = fingerprinter.finish()
 

@@ -119,7 +119,7 @@ def open_member(path: Path) -> int | None:
         return None
     with inside[0].open("rb", buffering=0) as tar:
         modified = os.fstat(tar.fileno()).st_mtime_ns
-        handle = _in_memory()
+        handle = file_in_memory()
         try:
             place, end = found.start, found.start + found.size
             while place < end:
@@ -135,8 +135,8 @@ def open_member(path: Path) -> int | None:
     return handle
 
 
-def _in_memory() -> int:
-    """Return a new file without a name: in memory where the system has such, else on disk."""
+def file_in_memory() -> int:
+    """Open a new file without a name: in memory where the system has such, else on disk."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("member")
     with tempfile.TemporaryFile() as file:

@@ -1,5 +1,6 @@
-"""Sound that is in memory already: arrays and tensors, as files would give them."""
+"""Sound that is in memory already: arrays, tensors and a file's bytes, as files would give them."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,9 @@ import numpy as np
 
 from qamro_cache.audio.open import RATES
 from qamro_cache.audio.sound import Block, Sound
+from qamro_cache.audio.tar import file_in_memory
 from qamro_cache.audio.windows import Samples
-from qamro_cache.errors import OptionError, quoted
+from qamro_cache.errors import ClipError, OptionError, quoted, words_of
 
 #: Most channels of a clip; of more, an array is taken for a batch by mistake.
 CHANNELS = 8
@@ -33,6 +35,64 @@ class Waveform:
         yield from reader.blocks_in_memory(self.samples, self.rate)
 
 
+@dataclass(frozen=True)
+class FileInMemory:
+    """The bytes of one clip's file, read as the file would be."""
+
+    data: bytes
+
+    def read(self, reader: Sound) -> Iterator[Block]:
+        """Yield the blocks, and tell the reader what is known of the sound.
+
+        Raises:
+            ClipError: as of a file.
+        """
+        handle = file_in_memory()
+        try:
+            with open(handle, "wb", closefd=False) as file:
+                file.write(self.data)
+            yield from reader.blocks_of_open(handle)
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A decoder of torchcodec, which newer versions of the datasets library give for sound."""
+
+    decoder: Any
+
+    def read(self, reader: Sound) -> Iterator[Block]:
+        """Yield the blocks, and tell the reader what is known of the sound.
+
+        Raises:
+            ClipError: ``unreadable``: the decoder fails; ``not-finite``.
+        """
+        try:
+            found = self.decoder.get_all_samples()
+        except Exception as error:  # whatever it raises
+            raise ClipError("unreadable", f"it cannot be decoded ({words_of(error)})") from error
+        yield from as_waveform(found.data, found.sample_rate).read(reader)
+
+
+def as_sound(clip: Any, sample_rate: int | None) -> "Waveform | FileInMemory | Decoding":
+    """Return a clip that is in memory as what can be read.
+
+    Args:
+        clip: as `as_waveform` takes it; or what the datasets library gives of a sound: a dictionary
+            with the ``bytes`` of its file, or a decoder.
+        sample_rate: likewise.
+
+    Raises:
+        OptionError: it is none of these, or its rate is not known or implausible.
+    """
+    if hasattr(clip, "get_all_samples"):
+        return Decoding(clip)
+    if isinstance(clip, Mapping) and isinstance(clip.get("bytes"), bytes | bytearray):
+        return FileInMemory(bytes(clip["bytes"]))
+    return as_waveform(clip, sample_rate)
+
+
 def as_waveform(clip: Any, sample_rate: int | None) -> Waveform:
     """Return a clip that is in memory as a waveform.
 
@@ -44,7 +104,13 @@ def as_waveform(clip: Any, sample_rate: int | None) -> Waveform:
     Raises:
         OptionError: it is none of these, or its rate is not known or implausible.
     """
-    if isinstance(clip, Mapping) and {"array", "sampling_rate"} <= clip.keys():
+    if isinstance(clip, Mapping):
+        if not {"array", "sampling_rate"} <= clip.keys():
+            raise OptionError(
+                "a dictionary of the datasets library is a sound by its array and sampling_rate, "
+                f"by bytes or by path; got one of {quoted(', '.join(map(str, clip)))}; of a row "
+                "give its column of sound, such as row['audio']"
+            )
         clip, sample_rate = clip["array"], clip["sampling_rate"]
     if hasattr(clip, "detach"):
         clip = clip.detach().cpu()

@@ -149,6 +149,9 @@ def _file(sound: Any, target: Path) -> str:
         content = bytes(data)
         write_file(target, lambda file: file.write(content))
         return target.name
+    if hasattr(sound, "get_all_samples"):  # a decoder of torchcodec
+        found = sound.get_all_samples()
+        return _samples(np.asarray(found.data), found.sample_rate, target)
     return _samples(np.asarray(sound["array"]), sound["sampling_rate"], target)
 
 

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from qamro_cache.audio.waveform import Waveform, as_waveform, checked_rate, frames_of
+from qamro_cache.audio.sound import Readable
+from qamro_cache.audio.waveform import as_sound, checked_rate, frames_of
 from qamro_cache.errors import OptionError, quoted
 
 
@@ -35,14 +36,14 @@ class Clips:
         """Whether a clip is a tensor that requires a gradient."""
         return any(isinstance(one, Tensor) and one.requires_grad for one in self.sounds)
 
-    def held(self) -> dict[str, Waveform]:
+    def held(self) -> dict[str, Readable]:
         """Return the sounds in memory, by the paths that stand for them in the table.
 
         Raises:
             OptionError: one is no sound, or its sample rate is not known.
         """
         return {
-            path: as_waveform(sound, self.sample_rate)
+            path: as_sound(sound, self.sample_rate)
             for path, sound in zip(self.table["path"], self.sounds, strict=True)
             if not _is_file(sound)
         }
@@ -85,7 +86,7 @@ def clips_of(
     Raises:
         OptionError: there is none, or as many of one thing as there are not clips.
     """
-    sounds = several(clips)
+    sounds = [_plain(one) for one in several(clips)]
     if not sounds:
         raise OptionError("there are no clips to score")
     for sound in sounds:
@@ -142,6 +143,13 @@ def is_array(clips: Any) -> bool:
     return getattr(clips.dtype, "kind", "f") not in "OU"
 
 
+def _plain(clip: Any) -> Any:
+    """Return the path of a file that the datasets library gives as a dictionary; else the clip."""
+    if not isinstance(clip, Mapping) or "array" in clip or clip.get("bytes") is not None:
+        return clip
+    return clip["path"] if _is_file(clip.get("path")) else clip
+
+
 def _is_file(clip: Any) -> bool:
     return isinstance(clip, str | os.PathLike)
 
@@ -175,7 +183,7 @@ def _references(
     """Return the id of each clip's reference, and by their ids the references that are no clips."""
     if references is None:
         return [""] * len(sounds), {}
-    given = several(references)
+    given = [_plain(one) for one in several(references)]
     given = given * len(sounds) if len(given) == 1 else _each(given, len(sounds), "references")
     known: dict[Any, str] = {}
     for sound, name in zip(sounds, ids, strict=True):
