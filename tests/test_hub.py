@@ -1,5 +1,6 @@
 """Heads to and from a hub: a stand-in of its HTTP interface on this machine; and their cards."""
 
+import logging
 import os
 import re
 import subprocess
@@ -100,7 +101,7 @@ def test_what_goes_wrong_at_the_hub_is_one_line(trained, hub, monkeypatch, tmp_p
         with pytest.raises(QamroError, match=words):
             pull(name)
     with monkeypatch.context() as patch:
-        patch.setattr("qamro_cache.heads.header.MAX_FILE", 6)
+        patch.setattr("qamro_cache.heads.hub.MAX_FILE", 6)
         with pytest.raises(QamroError, match=r"of ann/odd has 7 bytes, more than a head can have"):
             pull("ann/odd", "v1")
     assert not [*tmp_path.rglob("*v1*")]  # nothing was fetched
@@ -127,8 +128,46 @@ def test_what_goes_wrong_at_the_hub_is_one_line(trained, hub, monkeypatch, tmp_p
     monkeypatch.setattr(constants, "ENDPOINT", nowhere)
     template = nowhere + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    # Half a minute of tries helps nobody whose network is not there.
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits for a hub that is not"))
     with pytest.raises(QamroError, match=r"at http://127.0.0.1:9 cannot be reached, and is not in"):
         pull("ann/quality")
+    with pytest.raises(QamroError, match=r"at http://127.0.0.1:9; mend the network, HF_ENDPOINT"):
+        push(run, "ann/quality")
+
+
+def test_what_was_fetched_once_needs_no_hub(trained, hub, monkeypatch):
+    data = (trained[0] / "head.safetensors").read_bytes()
+    hub.repositories["ann/quality"] = {"head.safetensors": data}
+    first = pull("ann/quality")
+    nowhere = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits for a hub that is not"))
+    assert pull("ann/quality") == first
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert pull("ann/quality").read_bytes() == data
+
+
+def test_no_line_of_the_hubs_library_has_a_password(hub, monkeypatch):
+    lines = []
+
+    class Keep(logging.Handler):
+        def emit(self, record):
+            lines.append(record.getMessage())
+
+    secret = hub.url.replace("//", "//ann:secret@")
+    monkeypatch.setattr(constants, "ENDPOINT", secret)
+    template = secret + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    hub.broken = 503
+    logger, keep = logging.getLogger("huggingface_hub"), Keep()
+    logger.addHandler(keep)
+    try:
+        with pytest.raises(QamroError) as caught:
+            pull("ann/gone")
+    finally:
+        logger.removeHandler(keep)
+    assert "secret" not in " ".join([*lines, str(caught.value)])
 
 
 @pytest.mark.slow
@@ -153,7 +192,7 @@ def test_the_command_finds_the_hub_by_its_environment(trained, tmp_path):
 
 
 def test_without_the_library_its_extra_is_named(trained, monkeypatch):
-    monkeypatch.setattr("qamro_cache.integrations.card.find_spec", lambda name: None)
+    monkeypatch.setattr("qamro_cache.heads.hub.find_spec", lambda name: None)
     for call in (lambda: pull("ann/b"), lambda: push(trained[0], "ann/b"),
                  lambda: model_card(trained[0])):  # fmt: skip
         with pytest.raises(QamroError, match="huggingface_hub is not installed; run: pip install"):
@@ -307,6 +346,14 @@ def test_the_command_tells_verifies_and_writes_a_card(trained, tmp_path):
     assert (bad.exit_code, "is damaged or not a head file" in bad.stderr) == (1, True), bad.output
     lost = call("verify", "ann/quality")
     assert "qamro-head pull ann/quality fetches" in lost.stderr
+
+
+def test_a_card_is_for_a_name_in_one_line(trained):
+    line = ["card", str(trained[0]), "--name", "ann/a\n# Mine"]
+    done = CliRunner().invoke(main, line)
+    assert done.exit_code == 2
+    assert "is no repository of the hub, which is written owner/name" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_name_stands_for_a_head_only_where_there_is_no_such_file(trained, monkeypatch, tmp_path):

@@ -3,9 +3,7 @@
 import copy
 import pickle
 import re
-import sys
 import threading
-import types
 from dataclasses import replace
 
 import fake_encoder
@@ -283,9 +281,12 @@ def test_encoders_are_loaded_once(run, monkeypatch):
 
 def test_a_name_on_the_hub_is_pulled(run, monkeypatch):
     asked = []
-    hub = types.ModuleType("hub")
-    hub.pull = lambda *given: asked.append(given) or run / "head.safetensors"
-    monkeypatch.setitem(sys.modules, "qamro_cache.integrations.hub", hub)
+
+    def pull(*given):
+        asked.append(given)
+        return run / "head.safetensors"
+
+    monkeypatch.setattr("qamro_cache.scoring.scorer.pull", pull)
     assert Scorer.from_pretrained("owner/name", device="cpu").axes == ("quality",)
     Scorer.from_pretrained("owner/name", revision="v1", device="cpu")
     assert asked == [("owner/name", "main"), ("owner/name", "v1")]

@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from qamro_cache.encoders.registry import find_encoder
-from qamro_cache.encoders.support import install_line
 from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.heads.hub import refuse_missing_hub, refuse_name
 from qamro_cache.heads.info import head_info, scale_words
 from qamro_cache.heads.names import HEAD_FILE, list_heads
 from qamro_cache.paths import PathLike
@@ -46,9 +45,12 @@ def model_card(head: PathLike, name: str = "") -> str:
             word for one.
 
     Raises:
+        OptionError: ``name`` is no name of a repository.
         QamroError: as `load_head`; huggingface_hub, which knows the conventions, is not installed.
     """
     refuse_missing_hub()
+    if name:
+        refuse_name(name)
     from huggingface_hub import ModelCardData
 
     info = head_info(head)
@@ -71,16 +73,6 @@ def model_card(head: PathLike, name: str = "") -> str:
             f"{info['file']}: its record has figures that qamro-train never wrote, so there is no "
             "card of it"
         ) from error
-
-
-def refuse_missing_hub() -> None:
-    """Refuse what needs huggingface_hub where that is not installed.
-
-    Raises:
-        QamroError: with the line that installs it.
-    """
-    if find_spec("huggingface_hub") is None:
-        raise QamroError(f"package huggingface_hub is not installed; {install_line('hub')}")
 
 
 def is_card(path: Path) -> bool:

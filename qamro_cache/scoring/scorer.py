@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import import_module
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from qamro_cache.errors import OptionError, QamroError, unknown
 from qamro_cache.heads.averaged import calibrated_mean
 from qamro_cache.heads.file import load_head
 from qamro_cache.heads.head import AnyHead, axes_of, members_of
+from qamro_cache.heads.hub import pull
 from qamro_cache.paths import PathLike
 from qamro_cache.scoring.clips import Clips, clips_of, is_array, several
 from qamro_cache.scoring.company import hearing
@@ -85,8 +85,6 @@ class Scorer:
         """
         if Path(name).exists():
             return cls.from_file(name, device=device, **weights)
-        # Above this room: it is asked for by name, as the public names of the package are.
-        pull = import_module("qamro_cache.integrations.hub").pull
         return cls.from_file(pull(name, revision), device=device, **weights)
 
     def score(
