@@ -1,5 +1,7 @@
 """What the tests of every door share: a small synthetic set of sounds, a cache, and a head."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import soundfile
@@ -13,8 +15,9 @@ from qamro_cache.features.lookup import resolved
 from qamro_cache.features.sources import join_caches
 from qamro_cache.features.vectors import clip_vectors
 from qamro_cache.heads.architecture import Architecture
-from qamro_cache.heads.file import save_head
-from qamro_cache.heads.head import AxisHead, Head
+from qamro_cache.heads.calibration import Calibration
+from qamro_cache.heads.file import load_head, save_head
+from qamro_cache.heads.head import AxisHead, Ensemble, Head
 from qamro_cache.heads.ood import reference_clips
 from qamro_cache.heads.parameters import init_params
 from qamro_cache.heads.trained import trained_clips
@@ -97,3 +100,38 @@ def make_head(folder, encoders=("mel",), size=12, feature="", context="none", by
     (folder / "run").mkdir()
     save_head(folder / "run" / "head.safetensors", head)
     return folder / "run"
+
+
+#: What `other_kind` makes of a head.
+KINDS_OF_HEADS = ("knn", "svr", "line", "steps", "ensemble")
+
+
+def other_kind(folder, kind):
+    """Make another kind of head of that of `make_head`, on the same cache; return its folder."""
+    head = load_head(folder / "run")
+    (one,) = head.axes
+    if kind in ("line", "steps"):
+        steps = ((1.0, 2.8, 2.9, 3.1, 5.0), (1.0, 2.5, 2.5, 4.0, 5.0)) if kind == "steps" else None
+        found = Calibration(Axis("mine", 1.0, 5.0), 20, 0.8, 0.7, 0.9, 0.5, 0.0, 1.0, steps)
+        made = replace(head, calibration={"quality": found.record()})
+    elif kind == "ensemble":
+        members = [load_head(other_kind(folder, one)) for one in ("knn", "svr")]
+        parts = [replace(part, trained=None) for part in (head, *members)]
+        found = Calibration(Axis("mine", 1.0, 5.0), 20, 0.8, 0.7, 0.9, 0.5, 0.0, 1.0)
+        marks = {"quality": found.record()}
+        made = Ensemble(tuple(parts), ((3,), (1,), (2,)), (one.axis,), head.training, head.trained,
+                        calibration=marks)  # fmt: skip
+    else:
+        rows = join_caches([folder / "mel.h5"])
+        expression = resolved(parse(head.feature), rows.identities)
+        points = (clip_vectors(expression, rows).values({}) - one.row_mean) / one.row_std
+        labels = torch.sin(torch.arange(len(points)))[None]
+        near = {"shares": torch.full((1, 3), 1 / 3)}
+        far = {"gamma": torch.full((1, 1), 1 / points.shape[1]), "bias": torch.full((1, 1), 0.1)}
+        params = {"points": points[None], "labels": labels, **(near if kind == "knn" else far)}
+        axis = replace(one, seeds=(0,), params=params)
+        made = replace(head, architecture=Architecture(kind=kind, widths=()), axes=(axis,))
+    out = folder / f"run-{kind}"
+    out.mkdir(exist_ok=True)
+    save_head(out / "head.safetensors", made)
+    return out

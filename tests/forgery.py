@@ -93,6 +93,7 @@ def head_parts(raw: bytes) -> tuple[Any, bytearray]:
 def digest_of_head(header: Any, record: str, data: bytes) -> str:
     """The checksum of a head: of its record, then of each tensor with its type and shape."""
     types = {"F32": "torch.float32", "F16": "torch.float16", "F64": "torch.float64"}
+    types["U8"] = "torch.uint8"
     digest = hashlib.sha256(record.encode())
     for name in sorted(header.keys() - {"__metadata__"}):
         entry = header[name]

@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,18 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from door_support import make_head
+from door_support import KINDS_OF_HEADS, make_head, other_kind
 
 from qamro_cache import Scorer, export_head, open_cache, predict
 from qamro_cache.errors import QamroError
 from qamro_cache.heads.file import load_head
+from qamro_cache.heads.head import members_of
 from qamro_cache.integrations.program import HeadProgram
 from qamro_cache.integrations.rewards import trl_reward, verl_reward
 
 CASES = [
     pytest.param(("mel",), {}, id="mel"),
+    *(pytest.param(("mel",), {"kind": kind}, id=kind) for kind in KINDS_OF_HEADS),
     pytest.param(("distillmos",), {}, id="distillmos", marks=pytest.mark.slow),
     pytest.param(
         ("distillmos", "mel"),
@@ -38,7 +41,7 @@ def metric_of(scorer, rate):
 
 def exported(run, cache, names, path):
     """What the head's program says of the clips' vectors; written to a file where one is named."""
-    clips = cache.arrays(load_head(run).feature, "quality")
+    clips = cache.arrays(members_of(load_head(run))[0].feature, "quality")
     program = HeadProgram(load_head(run))
     if path is not None:
         export_head(run, path)
@@ -49,7 +52,9 @@ def exported(run, cache, names, path):
 
 @pytest.mark.parametrize(("encoders", "options"), CASES)
 def test_one_clip_has_one_score_by_every_door(tmp_path, encoders, options):
-    run = make_head(tmp_path, encoders, 6, **options)
+    kind = options.get("kind")
+    run = make_head(tmp_path, encoders, 6, feature=options.get("feature", ""))
+    run = run if kind is None else other_kind(tmp_path, kind)
     audio = tmp_path / "audio"
     caches = [open_cache(tmp_path / f"{name}.h5") for name in encoders]
     expected = predict(run, caches).set_index("clip_id")
@@ -101,8 +106,8 @@ def test_one_clip_has_one_score_by_every_door(tmp_path, encoders, options):
         # Writing it takes many seconds.
         file = None if encoders == ("mel",) else tmp_path / "head.pt2"
         doors["exported"] = exported(run, caches[0], names, file)
-    pytest.importorskip("torchmetrics")
-    doors["metric"] = each(lambda x, rate: metric_of(scorer, rate)([x]).item())
+    if find_spec("torchmetrics") is not None:
+        doors["metric"] = each(lambda x, rate: metric_of(scorer, rate)([x]).item())
     for name, found in doors.items():
         np.testing.assert_allclose(
             found, expected["prediction"], rtol=0, atol=1e-5 * (5 - 1), err_msg=name
@@ -123,15 +128,20 @@ def changed_byte(raw: bytes) -> bytes:
 
 
 def with_record(raw: bytes, change) -> bytes:
+    """Change the record, of an ensemble that of its last member."""
     from test_head_file import rewritten
 
-    return rewritten(raw, change)
+    def last(record, tensors):
+        change(record["members"][-1] if "members" in record else record, tensors)
+
+    return rewritten(raw, last)
 
 
 def billion(raw: bytes) -> bytes:
     size = struct.unpack("<Q", raw[:8])[0]
     header = json.loads(raw[8 : 8 + size])
-    header["0/params/0.weight"]["shape"] = [1 << 30, 1 << 10, 1 << 8]
+    name = next(one for one in header if re.search(r"/params/(0\.weight|points)", one))
+    header[name]["shape"] = [1 << 30, 1 << 10, 1 << 8]
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + raw[8 + size :]
 
@@ -172,13 +182,17 @@ def doors():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_head(tmp_path_factory.mktemp("doors"))
+def runs(tmp_path_factory):
+    """The folder of a head of every kind."""
+    folder = tmp_path_factory.mktemp("doors")
+    run = make_head(folder)
+    return {"plain": run, **{kind: other_kind(folder, kind) for kind in KINDS_OF_HEADS}}
 
 
+@pytest.mark.parametrize("kind", ["plain", *KINDS_OF_HEADS])
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("door", doors())
-def test_a_head_that_cannot_be_used_is_one_line_by_every_door(run, tmp_path, damage, door):
+def test_a_head_that_cannot_be_used_is_one_line_by_every_door(runs, tmp_path, damage, door, kind):
     if door == "torchmetrics":
         pytest.importorskip("torchmetrics")
     if (door, damage) == ("export", "another encoder"):
@@ -186,8 +200,54 @@ def test_a_head_that_cannot_be_used_is_one_line_by_every_door(run, tmp_path, dam
     make, said = DAMAGE[damage]
     path = tmp_path / "head.safetensors"
     if make is not None:
-        path.write_bytes(make((run / "head.safetensors").read_bytes()))
+        path.write_bytes(make((runs[kind] / "head.safetensors").read_bytes()))
     with pytest.raises(QamroError) as caught:
         doors()[door](path)
     assert re.search(said, str(caught.value)), caught.value
     assert "\n" not in str(caught.value)
+
+
+def flat(record):
+    record["calibration"]["quality"]["slope"] = 0.0
+
+
+def falling(record):
+    record["calibration"]["quality"]["steps"] = [[1.0, 2.0], [3.0, 2.0]]
+
+
+def elsewhere(record):
+    record["calibration"] = {"noise": record["calibration"]["quality"]}
+
+
+def never(record):
+    record["times"][1] = [0]
+
+
+def twice(record):
+    record["members"].append(record["members"][0])
+
+
+FORGED = {
+    "to no scale": (flat, ("line", "steps", "ensemble"), "its calibration is to no scale"),
+    "steps that fall": (falling, ("line", "steps", "ensemble"), "its calibration's steps fall"),
+    "another axis": (elsewhere, ("line", "ensemble"), "calibrated on an axis 'noise' that it has"),
+    "counts never": (never, ("ensemble",), "a member counts no whole number of times"),
+    "one too many": (twice, ("ensemble",), "is damaged or not a head file"),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_a_forged_calibration_or_member_is_one_line_by_every_door(runs, tmp_path, forged):
+    from test_head_file import rewritten
+
+    change, kinds, said = FORGED[forged]
+    for kind in kinds:
+        raw = (runs[kind] / "head.safetensors").read_bytes()
+        path = tmp_path / "head.safetensors"
+        path.write_bytes(rewritten(raw, lambda record, _: change(record)))
+        for name, door in doors().items():
+            if name == "torchmetrics" and find_spec("torchmetrics") is None:
+                continue
+            with pytest.raises(QamroError, match=said) as caught:
+                door(path)
+            assert "\n" not in str(caught.value)

@@ -3,8 +3,9 @@
 import json
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from forgery import canonical, digest_of_head, head_parts
 from qamro_cache_cli.predict import main as predict_command
@@ -35,7 +36,13 @@ def load(folder: Path) -> Good:
     return Good(path.read_bytes(), folder, out.read_bytes())
 
 
-def case(good: Good, choose: random.Random, place: Path) -> str:
+def case(
+    good: Good,
+    choose: random.Random,
+    place: Path,
+    forge: Callable[[bytes, random.Random], bytes] | None = None,
+) -> str:
+    forge = forge or forge_head
     forged = choose.random() < 0.6
     header = 8 + struct.unpack("<Q", good.raw[:8])[0]
     data = forge(good.raw, choose) if forged else mutate_bytes(good.raw, choose, header)
@@ -52,7 +59,7 @@ def case(good: Good, choose: random.Random, place: Path) -> str:
     return "same"
 
 
-def forge(raw: bytes, choose: random.Random) -> bytes:
+def forge_head(raw: bytes, choose: random.Random) -> bytes:
     """Change header, record or tensors, and make the checksum right again where it can be."""
     header, data = head_parts(raw)
     metadata = header["__metadata__"]
@@ -76,9 +83,17 @@ def forge(raw: bytes, choose: random.Random) -> bytes:
         mutate_json(header, choose)
     else:
         record[choose.choice(list(record))] = choose.choice(ODD)
-    if "record" in metadata and choose.random() < 0.9:
-        metadata["record"] = canonical(record).decode()
+    if choose.random() < 0.1:
+        record = None
+    return sealed(header, record, data)
+
+
+def sealed(header: Any, record: Any, data: bytearray) -> bytes:
+    """Return a file of these parts, its checksum right where it can be; None: the old record."""
+    metadata = header.get("__metadata__", {})
     try:
+        if record is not None:
+            metadata["record"] = canonical(record).decode()
         metadata["sha256"] = digest_of_head(header, metadata["record"], data)
         text = json.dumps(header).encode("utf-8", "surrogatepass")
     except (KeyError, TypeError, ValueError, AttributeError):
