@@ -73,7 +73,7 @@ def _show(result: dict[str, Any], predictions: Path, by: str | None) -> None:
     for place, (axis, scored) in enumerate(result["axes"].items()):
         if place:
             click.echo()
-        models = {scored["predicted_axis"]: scored}
+        models = {scored["model"]: scored}
         if others := scored["without_trained"]:
             models["not trained on"] = others
         show_scores(axis, origin, {**models, **scored["baselines"]}, scored["ceiling"])
@@ -100,6 +100,7 @@ def _show(result: dict[str, Any], predictions: Path, by: str | None) -> None:
                 f"of {of}; {then}",
                 err=True,
             )
-    for name, why in (("unpredicted", "have no prediction"), ("unlabeled", "have no label")):
+    missing = "were not judged in the run" if result["split"] else "have no prediction"
+    for name, why in (("unpredicted", missing), ("unlabeled", "have no label")):
         if result[name]:
             click.echo(f"{result[name]} clips {why} and are not counted", err=True)

@@ -10,6 +10,7 @@ from qamro_cache.reports.report import AUDIO, FORMS
 
 from .common import OneLine, notices_to_stderr, printable, version_option
 from .options import File
+from .tables import show_lines
 
 if TYPE_CHECKING:
     from qamro_cache.reports.page import Page
@@ -68,7 +69,9 @@ def main(folders: tuple[Path, ...], out: Path | None, form: str, audio: str) -> 
     Several folders are held against the first by paired differences.
     """
     notices_to_stderr()
-    from qamro_cache.reports.report import report
+    from qamro_cache.reports.report import report_page, write_page
 
-    made = report(list(folders), out or "", form=form, audio=audio)
-    click.echo(printable(f"written: {made}"))
+    page, place = report_page(list(folders), out or "", form)
+    made = write_page(page, place, form, audio)
+    show_lines(*page.lead, hang=2)
+    click.echo(printable(f"written: {made}"), err=True)

@@ -52,7 +52,7 @@ def cache(tmp_path_factory):
 def grid(cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("grid")
     toml = write_grid(folder / "grid.toml")
-    ablate(cache, folder / "grid", grid=toml, cv="4", nested=True)
+    ablate(cache, folder / "grid", grid=toml, cv="4", nested=True, over="system")
     return folder / "grid"
 
 
@@ -190,6 +190,10 @@ def test_a_saved_cell_is_what_train_saves(cache, grid, run, tmp_path):
 def test_held_out_predictions_are_means_of_the_grids(cache, grid, tmp_path):
     record = ensemble(grid, tmp_path / "run", members=2)
     found = record["axes"]["quality"]["ensemble"]
+    # Intervals are those of the grid.
+    assert record["interval"] == {"name": "jackknife", "draws": 0, "over": "system"}
+    signature = record["axes"]["quality"]["models"]["ensemble"]["signature"]
+    assert "ci=jackknife:systems|" in signature
     assert sum(one["share"] for one in found["chosen"]) == pytest.approx(1)
     table = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert set(table["seed"]) == {"mean"}

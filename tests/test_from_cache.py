@@ -19,7 +19,7 @@ def run(tmp_path_factory):
     """A cache, and a run of leave-one-group-out on it."""
     folder = tmp_path_factory.mktemp("run")
     write_synthetic(folder / "emb.h5", clips=60, own_score=True)
-    record = train(folder / "emb.h5", folder / "run", cv="group", **QUICK)
+    record = train(folder / "emb.h5", folder / "run", cv="group", over="group", **QUICK)
     return folder, record["axes"]["quality"]
 
 
@@ -36,6 +36,33 @@ def test_they_are_those_of_the_training(run):
         assert figures(model) == pytest.approx(expected, rel=1e-5, nan_ok=True), name
     said = {one["baseline"]: one["beats"] for one in found["verdicts"]}
     assert said == {one["baseline"]: one["beats"] for one in trained["verdicts"]}
+
+
+def test_intervals_are_those_of_the_run_where_nobody_says_otherwise(run, caplog):
+    folder, trained = run
+    file, cache = folder / "run" / "predictions.csv", folder / "emb.h5"
+    with caplog.at_level(logging.INFO, logger="qamro_cache"):
+        found = evaluate(file, cache)["axes"]["quality"]
+    # Of a run whose cv is not known here its populations say less.
+    for name, model in {found["model"]: found, **found["baselines"]}.items():
+        assert trained["models"][name]["population"].startswith(model["population"]), name
+        for figure, metric in model["metrics"].items():
+            for end in ("low", "high"):
+                expected = trained["models"][name]["metrics"][figure][end]
+                assert metric[end] == pytest.approx(expected, rel=1e-5, nan_ok=True), (name, figure)
+    gaps = [one[end] for one in found["verdicts"] for end in ("low", "high")]
+    expected = [one[end] for one in trained["verdicts"] for end in ("low", "high")]
+    assert gaps == pytest.approx(expected, rel=1e-5)
+    assert found["model"] == "qamro head"
+    assert "as the predictions' run has them (jackknife over groups)" in caplog.text
+    for option, over in (({"over": "system"}, "systems"), ({"interval": "jackknife"}, "both")):
+        told = evaluate(file, cache, **option)["axes"]["quality"]
+        words = {"systems": "ci=jackknife:systems|", "both": "ci=jackknife:systems+groups|"}
+        assert words[over] in told["signature"]
+    other = pd.read_csv(file)[["clip_id", "axis", "prediction"]].drop_duplicates("clip_id")
+    theirs = evaluate(other, cache)["axes"]["quality"]
+    assert theirs["model"] == "predictions"
+    assert "ci=jackknife:systems+groups|" in theirs["signature"]
 
 
 def test_a_part_of_the_clips_is_judged_by_the_same_predictions(run):

@@ -1,6 +1,7 @@
 """Pages of runs and grids: what they say is what the files say, whatever clips are called."""
 
 import base64
+import importlib.util
 import io
 import json
 import re
@@ -26,6 +27,7 @@ from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.compare import paired_gap
 from qamro_cache.evaluation.judged import Judged, Rated, codes_of, ways_of
+from qamro_cache.evaluation.kinds import Kind
 from qamro_cache.reports.clips import predicted_of, ranked_groups, worst_pairs
 from qamro_cache.reports.looks import by_system
 from qamro_cache.reports.numbers import compact, number
@@ -410,6 +412,25 @@ def test_the_command_and_its_mistakes(made, tmp_path):
         assert said.output.count("\n") == 1
 
 
+def test_tables_need_no_matplotlib(made, tmp_path, monkeypatch, caplog):
+    find = importlib.util.find_spec
+
+    def without(name):
+        return None if name == "matplotlib" else find(name)
+
+    monkeypatch.setattr("qamro_cache.reports.report.find_spec", without)
+    text = report(made / "run", tmp_path / "a.md", form="md").read_text()
+    assert "| model | MSE |" in text
+    assert "![" not in text
+    assert not (tmp_path / "a_figures").exists()
+    assert "begin{table}" in report(made / "run", tmp_path / "a.tex", form="tex").read_text()
+    assert "tables alone: figures beside them need matplotlib" in caplog.text
+    # What is figures alone is refused before a folder is looked at.
+    for form in ("pdf", "png"):
+        with pytest.raises(QamroError, match="files of their own need matplotlib, which is"):
+            report(tmp_path / "none", form=form)
+
+
 def test_evaluations_of_anybodys_predictions_have_a_page(made, tmp_path):
     from qamro_cache_cli.evaluate import main as evaluate
 
@@ -504,6 +525,34 @@ def test_clips_held_out_in_different_ways_get_no_verdict(made, tmp_path):
     page = page_of(made / "run", tmp_path / "parts", out=tmp_path / "a.html")
     assert "held out in different ways (run: group, parts: 3): no verdict" in page.text
     assert "parts beats" not in page.text
+
+
+def test_intervals_of_compared_runs_are_those_that_the_runs_have(made, tmp_path):
+    plain = {"axis": "quality", "cv": "group"}
+    for name, over in (("one", "group"), ("two", "group"), ("three", "system")):
+        head = "knn" if name == "two" else "ridge"
+        train(made / "emb.h5", tmp_path / name, head=head, over=over, **plain)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    text = page_of(*folders, out=tmp_path / "a.html").text
+    for name, one in zip(("ridge head", "kNN head"), folders, strict=True):
+        scored = json.loads((one / "metrics.json").read_text())["axes"]["quality"]["models"][name]
+        for figure in ("clip_srcc", "group_srcc"):
+            for end in ("low", "high"):
+                assert number(scored["metrics"][figure][end]) in text
+        assert scored["population"] in text
+    of = [read_folder(one).predicted("quality") for one in folders]
+    judged = replace(of[0].judged("group", "group", ""), interval=Kind(over="group"))
+    for value in paired_gap(of[1].mean, of[0].mean, judged, "clip_srcc"):
+        assert number(value) in text
+    assert "ci=jackknife:groups|" in text
+    assert "different kinds" not in text
+    own = json.loads((folders[0] / "metrics.json").read_text())["axes"]["quality"]["models"]
+    for end in ("value", "low", "high"):
+        assert number(own["fake mos"]["metrics"]["clip_srcc"][end]) in text
+    text = page_of(folders[0], tmp_path / "three", out=tmp_path / "b.html").text
+    said = "different kinds (one: jackknife over groups; three: jackknife over systems); those of"
+    assert f"{said} this page are of one: jackknife over systems and groups." in text
+    assert "ci=jackknife:systems+groups|" in text
 
 
 def test_runs_are_compared_by_paired_differences(made, tmp_path):

@@ -298,6 +298,11 @@ def test_another_run_in_the_folder_is_kept(cache, tmp_path):
         last = refused.stderr.splitlines()[-1]
         assert last.startswith(f"error: {out} holds a run that differs in {name}"), last
         assert "--overwrite" in last
+    for given, said in ((["--over", "system"], "--over system"), (["--resamples", "9"],
+                        "--resamples 9")):  # fmt: skip
+        last = run(*arguments, *given).stderr.splitlines()[-1]
+        command = f"qamro-evaluate --predictions {out} --labels {cache} {said}; or name another"
+        assert f"intervals alone need no training: {command}" in last
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "predictions.csv").write_text("mine")
     foreign = run("--cache", cache, "--out", tmp_path / "mine", "--cv", "3", *QUICK)

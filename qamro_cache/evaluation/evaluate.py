@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.cache.reader import CacheLike
-from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.records import Dataset, select_labels
 from qamro_cache.datasets.registry import defaults_chosen_on
-from qamro_cache.datasets.selection import describe, point_out_sources, select_rows
+from qamro_cache.datasets.selection import describe, point_out_sources
 from qamro_cache.errors import QamroError, unknown
 from qamro_cache.evaluation.by_system import by_system
-from qamro_cache.evaluation.files import name_of, origin_of, read_predictions
+from qamro_cache.evaluation.files import name_of, read_predictions
 from qamro_cache.evaluation.judged import Judged, check_judged, rated, ways_of
 from qamro_cache.evaluation.kinds import Kind
+from qamro_cache.evaluation.matched import Found, match, systems_of
+from qamro_cache.evaluation.of_run import kind_for, of_run
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.evaluation.others import (
     Other,
@@ -86,18 +86,20 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     table = read_predictions(request.predictions, options.answer_list)
     pairs = _pairs(table, truth, options.axes, file)
     others = [read_other(path) for path in options.baseline]
-    found = _match(table, truth, options, file)
+    found = match(table, truth, options, file)
     point_out_sources(truth.clips["source"].iloc[found.rows].tolist())
     # Loads torch, which takes seconds: what is wrong with the files has been said by now.
     from qamro_cache.evaluation.bootstrap import refuse_resamples
 
-    refuse_resamples(options.kind.draws, len(found.rows))
-    origin, cache = origin_of(request.predictions), request.cache
-    source = None if cache is None else Source(cache, origin["feature"], table)
+    run, cache = of_run(request.predictions), request.cache
+    kind = kind_for(run, options, truth.clips)
+    refuse_resamples(kind.draws, len(found.rows))
+    source = None if cache is None else Source(cache, run.feature, table)
     axes: dict[str, Any] = {}
     learned = False
     for theirs, ours in pairs.items():
-        scored = _score_axis(found, truth, theirs, ours, options.kind, others, source)
+        scored = _score_axis(found, truth, theirs, ours, kind, others, source)
+        scored["model"] = run.heads.get(theirs, "predictions")
         if scored["clips"] == scored["trained_on"] and scored["clips"]:
             learned = True
             if not options.include_trained:
@@ -124,7 +126,7 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
         "dataset": truth.name,
         "synthetic": truth.synthetic,
         "defaults_chosen_on": defaults_chosen_on(truth.name),
-        **origin,
+        **run.origin,
         "chosen": describe(options.only, options.without),
         "unpredicted": len(found.rows) - len(found.position),
         "unlabeled": found.unlabeled,
@@ -133,7 +135,7 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
 
 
 def _score_axis(
-    found: "_Found",
+    found: Found,
     truth: Dataset,
     theirs: str,
     ours: str,
@@ -152,7 +154,7 @@ def _score_axis(
     index = truth.labels.axis_index(ours)
     axis = truth.labels.axes[index]
     target, published = truth.labels.mean[found.rows, index], _published(truth, index)
-    pred = _by_seed(part, found)
+    pred = found.by_seed(part)
     beside = scores_beside(models, theirs, clips["clip_id"].tolist())
     target = only_scored(target, beside, ours)
     beside |= baselines_beside(source, theirs, ours, truth.labels.mean[:, index], found.rows)
@@ -177,9 +179,9 @@ def _score_axis(
     judged = Judged(target, found.system, published, same_scale=not why, **ways)
     check_judged(ours, judged.only(every))
     judged = on_same_clips(pred, beside, judged, ours)
-    scored = score(pred, judged) | {"left_out": int(labeled.sum() - judged.known.sum())}
+    scored = score(pred, judged) | {"left_out": int(some.sum() - judged.known.sum())}
     scored |= held_against(theirs, pred, scored, beside, judged)
-    scored |= of_trained(_said(part, found), pred, judged)
+    scored |= of_trained(found.said(part), pred, judged)
     far = part.loc[part["ood"] == "True", "clip_id"] if "ood" in part else None
     return scored | {
         "predicted_axis": theirs or ours,
@@ -191,60 +193,6 @@ def _score_axis(
         "error_sources": error_sources(pred, judged),
         "by_system": by_system(pred.mean(0), judged, clips["system"].tolist()),
     }
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Predictions beside the clips of the truth that they are of.
-
-    Attributes:
-        table: rows of predictions whose clip has labels.
-        rows: [C] the clips of the truth that are scored.
-        system: [C] of these, -1 for none.
-        position: clip id as predicted -> place among ``rows``.
-        unlabeled: predicted clips that the truth does not have.
-    """
-
-    table: pd.DataFrame
-    rows: npt.NDArray[np.int64]
-    system: npt.NDArray[np.int64]
-    position: Mapping[str, int]
-    unlabeled: int
-
-    def places(self, part: pd.DataFrame) -> npt.NDArray[np.int64]:
-        """Return the place among ``rows`` of each row of ``part``."""
-        return np.array([self.position[clip_id] for clip_id in part["clip_id"]], np.int64)
-
-
-def _match(table: pd.DataFrame, truth: Dataset, options: EvaluateOptions, path: Path) -> _Found:
-    """Find the clips of the truth that were predicted."""
-    clips = truth.clips
-    splits = [f"split={options.split}"] if options.split else []
-    rows = np.flatnonzero(select_rows(clips, [*options.only, *splits], options.without))
-    empty = int(table["prediction"].isna().sum())
-    table = table[table["prediction"].notna()]
-    if empty:
-        logger.warning("%s: %d rows have no prediction and are left out", path, empty)
-    predicted = list(dict.fromkeys(table["clip_id"]))
-    if not predicted:
-        raise QamroError(f"{path}: no row has a prediction; see its column reason")
-    at = match_ids(predicted, list(clips["clip_id"]))
-    if (at < 0).all():
-        raise QamroError(
-            f"{path}: none of its clips is in the labels: it has {predicted[0]!r}, they "
-            f"have {clips['clip_id'].iloc[0]!r}; are these the labels of the same clips?"
-        )
-    position = {predicted[at[row]]: k for k, row in enumerate(rows) if at[row] >= 0}
-    if not position:
-        raise QamroError(f"{path}: none of its clips is among the {len(rows)} that were chosen")
-    number = {name: index for index, name in enumerate(_systems(truth))}
-    system = np.array([number.get(name, -1) for name in clips["system"].iloc[rows]], np.int64)
-    known = table[table["clip_id"].isin(position.keys())]
-    return _Found(known, rows, system, position, len(predicted) - int((at >= 0).sum()))
-
-
-def _systems(truth: Dataset) -> list[str]:
-    return sorted(set(truth.clips["system"]) - {""})
 
 
 def _pairs(
@@ -275,26 +223,9 @@ def _pairs(
     return pairs
 
 
-def _by_seed(part: pd.DataFrame, found: _Found) -> npt.NDArray[np.float64]:
-    """Predictions [seeds, clips], NaN where a clip has none."""
-    seeds = {seed: row for row, seed in enumerate(dict.fromkeys(part["seed"]))}
-    out = np.full((len(seeds), len(found.rows)), np.nan)
-    out[part["seed"].map(seeds).to_numpy(np.int64), found.places(part)] = part["prediction"]
-    return out
-
-
-def _said(part: pd.DataFrame, found: _Found) -> npt.NDArray[np.str_] | None:
-    """Return what the predictions say of each clip's training [C]; None where they say nothing."""
-    if "trained_on" not in part:
-        return None
-    said = np.full(len(found.rows), "", "U4")
-    said[found.places(part)] = part["trained_on"]
-    return said
-
-
 def _published(truth: Dataset, index: int) -> npt.NDArray[np.float64] | None:
     if not truth.system_scores:
         return None
     missing = [np.nan] * len(truth.labels.axes)
-    scores = [truth.system_scores.get(name, missing)[index] for name in _systems(truth)]
+    scores = [truth.system_scores.get(name, missing)[index] for name in systems_of(truth)]
     return np.array(scores, np.float64)

@@ -1,9 +1,7 @@
 """Predictions and labels as people have them on disk, for `evaluate`."""
 
-import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -47,20 +45,6 @@ def predictions_file(path: Path) -> Path:
 def name_of(predictions: Path | pd.DataFrame) -> Path:
     """Return what a message calls predictions by: their file."""
     return predictions if isinstance(predictions, Path) else Path("the table of predictions")
-
-
-def origin_of(predictions: Path | pd.DataFrame) -> dict[str, str]:
-    """Return what a run of qamro-train says of its predictions; empty for any others.
-
-    Its ``metrics.json`` lies beside them: encoder, feature and split, how clips were held out.
-    """
-    names = ("encoder", "feature", "split")
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        if name_of(predictions).name == "predictions.csv":
-            text = name_of(predictions).with_name("metrics.json").read_text(encoding="utf-8")
-            record = json.loads(text)
-            return {name: str(record[name]) for name in names}
-    return dict.fromkeys(names, "")
 
 
 def read_predictions(

@@ -1,7 +1,7 @@
 """The kinds of 95 % interval by name, and where each is. Imports nothing heavy."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: A new kind is a class in a file, and its line here; ``--interval`` offers it.
 KINDS: Mapping[str, str] = {
@@ -26,6 +26,19 @@ class Kind(NamedTuple):
     name: str = "jackknife"
     draws: int = 0
     over: str = ""
+
+    @property
+    def words(self) -> str:
+        """The kind in words: ``jackknife over groups``."""
+        if self.name != JACKKNIFE.name:
+            return f"{self.name} over systems, {self.draws} draws"
+        return f"{self.name} over {f'{self.over}s' if self.over else 'systems and groups'}"
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "Kind":
+        """Return the kind that ``metrics.json`` or ``best.json`` says."""
+        kept = record["interval"]
+        return cls(str(kept["name"]), int(kept["draws"]), str(kept["over"]))
 
 
 #: Where none is named.

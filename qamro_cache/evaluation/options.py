@@ -57,6 +57,11 @@ class IntervalOptions:
     )
 
     @property
+    def says_interval(self) -> bool:
+        """Whether anything was said of the kind of interval."""
+        return bool(self.interval or self.over) or self.resamples is not None
+
+    @property
     def kind(self) -> Kind:
         """The kind of interval, with the draws of a bootstrap (0: no interval).
 

@@ -233,7 +233,7 @@ def _write(
         }
         chosen = defaults_chosen_on(*(str(item["dataset"]) for item in materials))
         about = {**origin, "synthetic": synthetic, "defaults_chosen_on": chosen}
-        about["questions"] = questions
+        about |= {"questions": questions, "interval": options.kind._asdict()}
         return write_tables(new, outcomes, about)
 
 

@@ -113,5 +113,6 @@ def record_of(
         "defaults_chosen_on": defaults_chosen_on(str(config["dataset"])),
         "split": "; ".join(asks),
         "copies": parts[0].held_out.copies.record(),
+        "interval": request.grid.options.kind._asdict(),
         "axes": dict(metrics),
     }

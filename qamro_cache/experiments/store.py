@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qamro_cache.errors import QamroError, words_of
+from qamro_cache.evaluation.kinds import JACKKNIFE
 from qamro_cache.files import write_file
 from qamro_cache.heads.header import in_order
 
@@ -23,6 +25,9 @@ RUN_FILES = ("config.json", "metrics.json", "predictions.csv", "head.safetensors
 GRID_FILES = (
     "config.json", "results.csv", "summary.csv", "study.csv", "best.json", "predictions.csv"
 )  # fmt: skip
+
+#: Options that decide intervals alone.
+_OF_INTERVALS = {"interval", "over", "resamples"}
 
 #: Kept of each head in ``done/``.
 _KEPT = {
@@ -41,16 +46,32 @@ def refuse_other_run(out: Path, asked: Mapping[str, Any]) -> None:
     if not there:
         return
     try:
-        earlier = json.loads((out / "config.json").read_text(encoding="utf-8"))["asked"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        earlier = None
+        config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        earlier, labels = config["asked"], config["given"].get("labels") or config["cache"][0]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        earlier, labels = None, ""
     if earlier == asked:
         return
-    what = f"{there[0]} of something else"
+    what, instead = f"{there[0]} of something else", ""
     if isinstance(earlier, dict):
         changed = [n for n in {**earlier, **asked} if earlier.get(n) != asked.get(n)]
         what = f"a run that differs in {', '.join(changed)}"
-    raise QamroError(f"{out} holds {what}; name another folder, or replace it with --overwrite")
+        if set(changed) <= _OF_INTERVALS:
+            instead = f"intervals alone need no training: {_evaluation(out, labels, asked)}; or "
+    raise QamroError(
+        f"{out} holds {what}; {instead}name another folder, or replace it with --overwrite"
+    )
+
+
+def _evaluation(out: Path, labels: str, asked: Mapping[str, Any]) -> str:
+    """Return the command that shows a run with the intervals that are asked."""
+    words = ["qamro-evaluate", "--predictions", str(out), "--labels", str(labels)]
+    said = {name: asked.get(name) for name in sorted(_OF_INTERVALS)}
+    if not any(value not in (None, "") for value in said.values()):
+        said = {"interval": JACKKNIFE.name}
+    for name, value in said.items():
+        words += [] if value in (None, "") else [f"--{name}", str(value)]
+    return shlex.join(words)
 
 
 def keep_stack(folder: Path, keys: Sequence[str], results: Mapping[str, npt.NDArray[Any]]) -> None:

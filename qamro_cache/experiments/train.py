@@ -118,7 +118,8 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
         "copies": held_out.copies.record() if len(groups) == 1 else copies,
     }
     chosen = {"defaults_chosen_on": defaults_chosen_on(str(config["dataset"]))}
-    record = {**origin, **chosen, **split, "axes": metrics}
+    interval = {"interval": options.kind._asdict()}
+    record = {**origin, **chosen, **split, **interval, "axes": metrics}
     table = pd.concat([_predictions(run.material, run.estimate) for run in runs], ignore_index=True)
     save_run(request.out, runs, config, record, table, keep_folds=options.save_folds)
     return record

@@ -1,6 +1,7 @@
 """The page of several runs and grids on the same clips: paired differences, side by side."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.compare import columns, paired_gap
 from qamro_cache.evaluation.figures import MAIN_FIGURES
 from qamro_cache.evaluation.judged import Judged
+from qamro_cache.evaluation.kinds import JACKKNIFE, Kind
 from qamro_cache.evaluation.score import DECIDES, score_models
 from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.reports.choice import nested_words
@@ -55,6 +57,10 @@ def comparison_page(folders: Sequence[Folder]) -> Page:
         words, blocks = _axis(axis, runs)
         lead += words
         sections.append(Section(axis, blocks))
+    if len({folder.interval for folder in folders}) > 1:
+        kinds = "; ".join(f"{name}: {one.interval.words}" for name, one in runs.items())
+        lead.insert(0, f"Their own intervals are of different kinds ({kinds}); those of this page "
+                    f"are of one: {JACKKNIFE.words}.")  # fmt: skip
     if len({folder.cv for folder in folders}) > 1:
         ways = ", ".join(f"{name}: {one.cv}" for name, one in runs.items())
         lead.insert(0, f"Clips were held out in different ways ({ways}): no verdict.")
@@ -98,7 +104,8 @@ def _axis(axis: str, runs: Mapping[str, Folder]) -> tuple[list[str], list[Block]
         for said in verdicts(models[other], [models[name]], {name}, judged):
             lines.append(f"{axis}: {other} {said['words']}.")
     lines += [words for one, folder in runs.items() for words in _choice(axis, one, folder)]
-    blocks = score_blocks(axis, scored, None, name, kind_of(runs[name]))
+    beside = _beside(axis, runs, first, judged.interval)
+    blocks = score_blocks(axis, {**scored, **beside}, None, name, kind_of(runs[name]))
     blocks[1:1] = [_gaps(axis, found, judged)]
     scale = Scale(axis, float(judged.target.min()), float(judged.target.max()))
     drawn: list[Block] = [
@@ -106,6 +113,30 @@ def _axis(axis: str, runs: Mapping[str, Folder]) -> tuple[list[str], list[Block]
         for one, of in list(found.items())[:_DRAWN]
     ]
     return lines, figures_first([*blocks, *drawn, _apart(axis, found)])
+
+
+def _beside(
+    axis: str, runs: Mapping[str, Folder], first: Predicted, interval: Kind
+) -> dict[str, Mapping[str, Any]]:
+    """Return the baselines of the runs, as these scored them, where that was on the same clips.
+
+    One that several runs have alike is there once; one that differs is called by its run.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, folder in runs.items():
+        models = dict(folder.record["axes"][axis].get("models", {}))
+        same = folder.interval == interval and folder.cv == next(iter(runs.values())).cv
+        clips = {one["clips"] for one in models.values()}
+        if not same or clips != {len(first.clip_id)}:
+            continue
+        for model in [*models][1:]:
+            values = [metric["value"] for metric in models[model]["metrics"].values()]
+            there = found.get(model)
+            if there is None:
+                found[model] = models[model]
+            elif values != [metric["value"] for metric in there["metrics"].values()]:
+                found[f"{model} of {name}"] = models[model]
+    return found
 
 
 def _choice(axis: str, name: str, folder: Folder) -> list[str]:
@@ -142,7 +173,9 @@ def _judged(runs: Mapping[str, Folder], first: Predicted) -> Judged:
     ways = {one.cv for one in runs.values()}
     cv = ways.pop() if len(ways) == 1 else ""
     word = "prompt" if cv == "prompt" else "group"
-    return first.judged(cv, word, kind_of(folder))
+    kinds = {one.interval for one in runs.values()}
+    interval = kinds.pop() if len(kinds) == 1 else JACKKNIFE
+    return replace(first.judged(cv, word, kind_of(folder)), interval=interval)
 
 
 def _gaps(axis: str, found: Mapping[str, Predicted], judged: Judged) -> Table:

@@ -17,9 +17,6 @@ from qamro_cache.reports.looks import by_system, looks
 from qamro_cache.reports.page import Block, Facts, Page, Scale, Section, Words, figures_first
 from qamro_cache.reports.scores import headline, score_blocks, source_words
 
-#: The predictions, where no model has a name.
-_OURS = "predictions"
-
 
 def evaluation_page(request: EvaluateRequest, result: Mapping[str, Any]) -> Page:
     """Return the page of what `qamro_cache.evaluation.evaluate.run_evaluate` found."""
@@ -29,13 +26,13 @@ def evaluation_page(request: EvaluateRequest, result: Mapping[str, Any]) -> Page
     for axis, scored in result["axes"].items():
         lead.append(headline(axis, scored))
         lead += [f"{axis}: {one['words']}." for one in scored["verdicts"]]
-        models = {_OURS: scored}
+        models = {scored["model"]: scored}
         if scored["without_trained"]:
             models["not trained on"] = scored["without_trained"]
         models |= scored["baselines"]
         blocks = _warnings(scored) + source_words(scored["error_sources"])
         noun = request.truth.group_kind or scored["group_word"]
-        blocks += score_blocks(axis, models, scored["ceiling"], _OURS, noun)
+        blocks += score_blocks(axis, models, scored["ceiling"], scored["model"], noun)
         scale = Scale(axis, *scored["scale"])
         systems = by_system(axis, scored["by_system"], scale)
         of = _predicted(request, table, axis, scored)

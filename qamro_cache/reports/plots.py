@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qamro_cache.errors import QamroError
 from qamro_cache.reports.cells import numeric
 from qamro_cache.reports.draw import COLORS
 from qamro_cache.reports.page import (
@@ -44,7 +43,6 @@ def plot(figure: Figure, form: str) -> bytes:
 
 def pdf_of(page: Page, made_by: str) -> bytes:
     """Return a page's tables for a paper, and its figures, one a page."""
-    _require()
     from matplotlib.backends.backend_pdf import PdfPages
 
     data = io.BytesIO()
@@ -59,15 +57,6 @@ def pdf_of(page: Page, made_by: str) -> bytes:
     return data.getvalue()
 
 
-def _require() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise QamroError(
-            "figures in a file of their own need matplotlib: pip install 'qamro-cache[report]'"
-        ) from error
-
-
 def _bytes(plot: "Plot", form: str) -> bytes:
     data = io.BytesIO()
     # No date, so that the same figure is the same bytes.
@@ -77,7 +66,6 @@ def _bytes(plot: "Plot", form: str) -> bytes:
 
 
 def _blank(height: float = _HIGH) -> "tuple[Plot, Axes]":
-    _require()
     from matplotlib import rcParams
     from matplotlib.figure import Figure as Plot
 

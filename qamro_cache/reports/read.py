@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from qamro_cache.errors import QamroError, words_of
+from qamro_cache.evaluation.kinds import Kind
 from qamro_cache.experiments.tables import question
 from qamro_cache.reports.clips import Predicted, predicted_of
 
@@ -47,6 +48,11 @@ class Folder:
     def grid(self) -> bool:
         """Whether it is of ``qamro-ablate``."""
         return self.summary is not None
+
+    @property
+    def interval(self) -> Kind:
+        """The kind of interval that its figures have."""
+        return Kind.of_record(self.record)
 
     @property
     def cv(self) -> str:

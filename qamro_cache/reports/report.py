@@ -1,7 +1,9 @@
 """Make a report of what the commands left in their folders."""
 
+import logging
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,8 @@ from qamro_cache.reports.page import Page
 
 if TYPE_CHECKING:
     from qamro_cache.reports.read import Folder
+
+logger = logging.getLogger("qamro_cache")
 
 #: What a report is written as, and whether players link to the audio or hold it.
 FORMS = ("html", "md", "tex", "pdf", "png")
@@ -52,21 +56,46 @@ def report(
         QamroError: a folder holds neither, several are not of the same clips, or the file
             cannot be written.
     """
+    page, place = report_page(folders, out, form)
+    return write_page(page, place, form, audio)
+
+
+def report_page(
+    folders: PathLike | Sequence[PathLike], out: PathLike = "", form: str = "html"
+) -> tuple[Page, Path]:
+    """Return the page of folders and where it is to lie; see `report`."""
     from qamro_cache.reports.read import read_folder
 
+    refuse_form(form)
     found = [read_folder(as_path(one, "a folder")) for one in as_list(folders)]
     if not found:
         raise OptionError("name a folder that qamro-train or qamro-ablate wrote")
     place = as_path(out) if out else usual_place(found[0].path, form)
     try:
-        page = _page_of(found)
+        return _page_of(found), place
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, StopIteration) as error:
         names = ", ".join(str(one.path) for one in found)
         raise QamroError(
             f"{names}: its files do not fit each other or this version ({type(error).__name__}: "
             f"{error}); run the command that wrote them again"
         ) from error
-    return write_page(page, place, form, audio)
+
+
+def refuse_form(form: str) -> None:
+    """Refuse a form that is none, or that is figures alone where nothing can draw them.
+
+    Tables need nothing: of ``md`` and ``tex`` the figures are left out then.
+    """
+    if form not in FORMS:
+        raise OptionError(f"form is one of {', '.join(FORMS)}, not {form!r}")
+    if form == "html" or find_spec("matplotlib") is not None:
+        return
+    from qamro_cache.encoders.support import install_line
+
+    how = f"matplotlib, which is not installed; {install_line('report')}"
+    if form in ("pdf", "png"):
+        raise QamroError(f"figures in files of their own need {how}")
+    logger.warning("tables alone: figures beside them need %s", how)
 
 
 def _page_of(folders: Sequence["Folder"]) -> Page:
@@ -85,9 +114,8 @@ def _page_of(folders: Sequence["Folder"]) -> Page:
 
 def write_page(page: Page, out: Path, form: str = "html", audio: str = "link") -> Path:
     """Write a page; see `report`."""
-    for value, choices, name in ((form, FORMS, "form"), (audio, AUDIO, "audio")):
-        if value not in choices:
-            raise OptionError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+    if audio not in AUDIO:
+        raise OptionError(f"audio is one of {', '.join(AUDIO)}, not {audio!r}")
     if form == "png":
         _figures(page, out, "png")
         return out
@@ -107,7 +135,7 @@ def write_page(page: Page, out: Path, form: str = "html", audio: str = "link") -
 
         folder = out.with_name(f"{out.stem}_figures")
         ending, write = ("png", markdown_of) if form == "md" else ("pdf", tex_of)
-        files = _figures(page, folder, ending)
+        files = {} if find_spec("matplotlib") is None else _figures(page, folder, ending)
         write_text(out, write(page, {key: f"{folder.name}/{name}" for key, name in files.items()}))
     return out
 

@@ -43,7 +43,7 @@ def markdown_of(page: Page, files: Mapping[int, str]) -> str:
 
     Args:
         page: what it says.
-        files: of each figure, by its ``id``: the file beside the text.
+        files: of each figure, by its ``id``: the file beside the text; without one it is not there.
     """
     parts = [f"<!-- {MADE_BY} -->", f"# {_md(page.title)}"]
     if page.synthetic:
@@ -61,7 +61,7 @@ def markdown_of(page: Page, files: Mapping[int, str]) -> str:
                 rows = [cells_of(row) for row in block.rows]
                 parts.append(f"**{_md(block.title)}**" + (f" {_md(block.note)}" * bool(block.note)))
                 parts.append(_md_table(block.columns, rows, block.left))
-            elif isinstance(block, Figure):
+            elif isinstance(block, Figure) and id(block) in files:
                 parts.append(f"![{_md(block.title)}](<{files[id(block)]}>)\n\n{_md(block.about)}")
     return "\n\n".join(parts) + "\n"
 
@@ -102,7 +102,7 @@ def tex_of(page: Page, files: Mapping[int, str]) -> str:
             r"\end{table}",
         ]
         parts.append("\n".join(lines))
-    for figure in page.figures():
+    for figure in (one for one in page.figures() if id(one) in files):
         lines = [
             r"\begin{figure}\centering",
             rf"\includegraphics[width=\linewidth]{{{files[id(figure)]}}}",
