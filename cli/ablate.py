@@ -22,7 +22,8 @@ from .options import (
     setting_options,
 )
 from .report import page_of_folder, page_to_make
-from .tables import show_heading, show_lines, show_table
+from .scores import show_heading
+from .tables import show_cells, show_lines
 from .tracking import give_rows, tracker_wanted
 from .training_bar import training_bar
 
@@ -46,7 +47,12 @@ def _list_grids(context: click.Context, option: click.Parameter, wanted: bool) -
 
 
 @click.command(
-    cls=OneLine, stopped="the same command goes on: heads are kept in --out, finished or part way"
+    cls=OneLine,
+    stopped="the same command goes on: heads are kept in --out, finished or part way",
+    epilog="\b\nFor example:\n"
+    "  qamro-ablate --cache emb.h5 --cv group --alpha 0.1,0.2 --beta 3,7 --out grid\n"
+    "Then:\n"
+    "  qamro-report grid",
 )
 @CACHES
 @OUT_FOLDER
@@ -135,7 +141,7 @@ def _show(out: Path, best: dict[str, Any]) -> None:
         first = dict(part.iloc[0])
         held_out = [split[first["cv"]]] if "cv" in first else dict.fromkeys(split.values())
         show_heading(str(axis), {**best, "split": "; ".join(held_out)}, first)
-        show_table([*named, *shown], rows, left=len(named))
+        show_cells([*named, *shown], rows, len(named))
         found = best["axes"][axis]
         show_lines(first["signature"])
         lines = [f"{axis}: {line}" for line in nested_words(found)]

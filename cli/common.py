@@ -2,20 +2,28 @@
 
 import io
 import os
+import shutil
 import sys
+import textwrap
 from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import click
 
 from qamro_cache.errors import OptionError, QamroError, mistakes_of, quoted, unknown, words_of
 
+from .sections import write_options
+
 #: Letters of an error or a notice at most.
 LONGEST_LINE = 440
 
+#: Columns of a notice on a terminal at most: longer lines are hard to read.
+_WIDEST = 100
+
 #: Seconds between two lines that say how far the work is, where no terminal shows a bar.
-SECONDS_A_LINE = 30
+SECONDS_A_LINE = 15
 
 #: What holds after Ctrl-C of a command that keeps nothing of what it has not finished.
 STARTS_OVER = "files are whole or as they were, and the same command starts from the beginning"
@@ -35,6 +43,11 @@ class OneLine(click.Command):
         kwargs["context_settings"] = {"help_option_names": ["-h", "--help"]}
         super().__init__(*args, **kwargs)
         self.stopped = stopped
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, many of them under headings."""
+        if not write_options(self, ctx, formatter):
+            super().format_options(ctx, formatter)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and leave the process."""
@@ -137,14 +150,43 @@ def short(text: str) -> str:
     return f"{text[: LONGEST_LINE - 165]} ... {text[-160:]}"
 
 
+def wrapped(line: str) -> str:
+    """Return a line as stderr has it: on a terminal within its width, else in one piece."""
+    if not sys.stderr.isatty():
+        return line
+    width = min(shutil.get_terminal_size().columns, _WIDEST)
+    return textwrap.fill(
+        line, width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+    )
+
+
 def notices_to_stderr() -> None:
-    """Send the library's notices (logging, logger ``qamro_cache``) to stderr, a line each."""
+    """Send the library's notices (logging, logger ``qamro_cache``) to stderr.
+
+    In a file or a pipe each is a line, on a terminal it is wrapped.
+    """
     import logging
 
-    class OneLineFormatter(logging.Formatter):
+    class Notice(logging.Formatter):
+        def __init__(self) -> None:
+            super().__init__("%(levelname)s: %(message)s")
+            self.named: set[str] = set()
+
         # Notices quote paths and names out of files, which may hold terminal escapes.
         def format(self, record: logging.LogRecord) -> str:
-            return short(super().format(record))
+            return wrapped(short(super().format(self._brief(record))))
+
+        def _brief(self, record: logging.LogRecord) -> logging.LogRecord:
+            """Call a file by its path in the first notice about it, by its name in others."""
+            first = record.args[0] if isinstance(record.args, tuple) and record.args else None
+            if not isinstance(first, Path) or not record.msg.startswith("%s: "):
+                return record
+            again = str(first) in self.named
+            self.named.add(str(first))
+            if not again:
+                return record
+            rest = {**record.__dict__, "args": (first.name, *record.args[1:])}
+            return logging.makeLogRecord(rest)
 
     class ToStderr(logging.StreamHandler[TextIO]):
         # While a progress bar is shown, sys.stderr is what writes above it.
@@ -156,7 +198,7 @@ def notices_to_stderr() -> None:
         def stream(self, stream: TextIO) -> None: ...
 
     handler = ToStderr()
-    handler.setFormatter(OneLineFormatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(Notice())
     logger = logging.getLogger("qamro_cache")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)

@@ -10,7 +10,8 @@ from qamro_cache.experiments.options import EnsembleOptions
 from .common import OneLine, notices_to_stderr, printable, version_option
 from .options import NO_KERNELS, OUT_FOLDER, REPORT, File, given, request_options
 from .report import page_of_folder, page_to_make
-from .tables import show_lines, show_scores, show_words
+from .scores import begin, show_scores, show_words
+from .tables import show_lines
 from .training_bar import training_bar
 
 
@@ -47,8 +48,9 @@ def main(grid: Path, out: Path, report: str | None, as_json: bool, **options: An
         if place:
             click.echo()
         show_scores(name, record, axis["models"], axis["ceiling"])
-        show_words(name, axis)
-        show_lines(*(f"{name}: {line}" for line in ensemble_words(axis["ensemble"])), hang=2)
+        begins = begin(name, record["axes"])
+        show_words(begins, axis)
+        show_lines(*(f"{begins}{line}" for line in ensemble_words(axis["ensemble"])), hang=2)
     written = f"written to {out}: head.safetensors, metrics.json, predictions.csv"
     click.echo(printable(written), err=True)
     page_of_folder(out, page)

@@ -7,10 +7,10 @@ import click
 
 from qamro_cache.evaluation.options import EvaluateOptions
 
-from .common import OneLine, notices_to_stderr, version_option
+from .common import OneLine, notices_to_stderr, version_option, wrapped
 from .options import BY, File, given, option_of, request_options
 from .report import page_of, page_to_make
-from .tables import SYSTEM_COLUMNS, show_scores, show_systems, show_words
+from .scores import SYSTEM_COLUMNS, begin, far_words, show_scores, show_systems, show_words
 
 
 @click.command(cls=OneLine, stopped="nothing is written by this command; give it again")
@@ -77,7 +77,7 @@ def _show(result: dict[str, Any], predictions: Path, by: str | None) -> None:
         if others := scored["without_trained"]:
             models["not trained on"] = others
         show_scores(axis, origin, {**models, **scored["baselines"]}, scored["ceiling"])
-        show_words(axis, scored)
+        show_words(begin(axis, result["axes"]), scored)
         if by == "system":
             show_systems(axis, scored["by_system"], SYSTEM_COLUMNS)
         if scored["trained_on"]:
@@ -92,14 +92,9 @@ def _show(result: dict[str, Any], predictions: Path, by: str | None) -> None:
                 err=True,
             )
         if scored["ood"]:
-            of, then = "the head's training set", "do not rely on their predictions"
-            if result["split"]:
-                of, then = "their fold's training clips", "the figures count them"
-            click.echo(
-                f"{axis}: {scored['ood']} of {scored['clips']} clips are out of the distribution "
-                f"of {of}; {then}",
-                err=True,
-            )
+            of_folds = bool(result["split"])
+            said = far_words(scored["ood"], {"": scored}, of_folds=of_folds)
+            click.echo(wrapped(f"{axis}: {said}"), err=True)
     missing = "were not judged in the run" if result["split"] else "have no prediction"
     for name, why in (("unpredicted", missing), ("unlabeled", "have no label")):
         if result[name]:

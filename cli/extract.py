@@ -24,7 +24,12 @@ from .options import File, given, request_options
 
 
 @click.command(
-    cls=OneLine, stopped="the same command goes on: finished clips are kept in OUT.parts"
+    cls=OneLine,
+    stopped="the same command goes on: finished clips are kept in OUT.parts",
+    epilog="\b\nFor example:\n"
+    "  qamro-extract --manifest clips.csv --encoder distillmos --out emb.h5\n"
+    "Then:\n"
+    "  qamro-train --cache emb.h5 --out run",
 )
 @click.option(
     "--dataset",

@@ -112,16 +112,18 @@ def show_summary(summary: "Summary", as_json: bool) -> None:
     stats = summary.stats
     figures = stats.figures()
     kind = "synthetic " if summary.synthetic else ""
-    click.echo(
-        f"{printable(str(summary.out))}: {summary.ok} {kind}clips, {summary.failures} failed, "
-        f"{summary.windows} windows, computed in {summary.precision}"
+    show_lines(
+        f"{summary.out}: {summary.ok} {kind}clips, {summary.failures} failed, "
+        f"{summary.windows} windows, computed in {summary.precision}",
+        hang=2,
     )
     if stats.clips_done:
-        click.echo(
+        show_lines(
             f"{stats.clips_done} clips in {stats.elapsed:.1f} s ({stats.clips_per_second:.1f}/s), "
             f"{stats.clips_reused} were there; decoding "
             f"{figures['decode_clips_per_second_per_worker']:.1f} clips/s on each of "
             f"{stats.workers} threads, encoder "
             f"{figures['encode_windows_per_second_per_encoder']:.1f} windows/s, waiting for audio "
-            f"{100 * stats.wait_share:.0f} % of its time"
+            f"{100 * stats.wait_share:.0f} % of its time",
+            hang=2,
         )

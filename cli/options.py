@@ -26,7 +26,7 @@ CACHES = click.option(
 OUT_FOLDER = click.option("--out", type=File, required=True, help="Folder for the results.")
 
 #: What is shown beside the figures.
-BY = Setting("by", str, "", "Show a table of means by system too.", choices=("", "system"))
+BY = Setting("by", str, "", "What to show another table of means by.", choices=("", "system"))
 
 #: ``--report``, ``--report FILE``, or neither.
 REPORT = click.option(

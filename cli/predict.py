@@ -14,7 +14,8 @@ from qamro_cache.scoring.options import PredictOptions
 from .common import OneLine, fail, notices_to_stderr, printable, version_option
 from .extraction_bar import ExtractionBar
 from .options import File, given, request_options
-from .tables import show_systems, show_table
+from .scores import show_systems
+from .tables import show_lines, show_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from qamro_cache.scoring.request import PredictRequest
 
 _FAILURES_SHOWN = 5
+_SYSTEMS_NAMED = 10
 #: Most of a license that is looked at: a stranger's head may say anything.
 _LICENSE = 1000
 
@@ -150,6 +152,26 @@ def _refuse_nothing(table: "pd.DataFrame", out: Path | None) -> None:
         fail("no clip could be used")
 
 
+def _explained(table: "pd.DataFrame") -> list[str]:
+    """Say what the columns of a table count, and of which systems, where they count some."""
+    lines = []
+    if (table["trained_on"] == "near").any():
+        lines.append("near: clips that sound like one that the head was trained on")
+    far = table[table["ood"]]
+    if len(far):
+        lines.append(
+            "ood: out of distribution, farther from the clips that the head was trained on than "
+            "99 % of those are from each other; do not rely on their predictions"
+        )
+    for axis, part in far[far["system"] != ""].groupby("axis", sort=False):
+        clips = part.groupby("system", sort=False)["clip_id"].nunique()
+        counts = clips.sort_values(ascending=False, kind="stable").head(_SYSTEMS_NAMED)
+        named = ", ".join(f"{system} {count}" for system, count in counts.items())
+        more = f" and {len(clips) - len(counts)} more" * (len(clips) > len(counts))
+        lines.append(f"ood on {axis}, by system: {named}{more}")
+    return lines
+
+
 def _show(table: "pd.DataFrame", title: str) -> None:
     """Print a row an axis, and a row a system."""
     from qamro_cache.evaluation.by_system import system_means
@@ -182,5 +204,6 @@ def _show(table: "pd.DataFrame", title: str) -> None:
         "scale",
     ]
     show_table(columns, rows, title=title)
+    show_lines(*_explained(table), hang=2)
     for axis, means in system_means(table).groupby("axis", sort=False):
         show_systems(str(axis), means.to_dict("records"), ["prediction"])

@@ -8,7 +8,7 @@ import click
 from qamro_cache.experiments.options import TrainOptions
 from qamro_cache.training.recipe import RECIPE
 
-from .common import OneLine, notices_to_stderr, printable, version_option
+from .common import OneLine, notices_to_stderr, printable, version_option, wrapped
 from .options import (
     BY,
     CACHES,
@@ -22,12 +22,20 @@ from .options import (
     setting_options,
 )
 from .report import page_of_folder, page_to_make
-from .tables import SYSTEM_COLUMNS, show_lines, show_scores, show_systems, show_words
+from .scores import SYSTEM_COLUMNS, begin, far_words, show_scores, show_systems, show_words
+from .tables import show_lines
 from .tracking import give_rows, tracker_wanted
 from .training_bar import training_bar
 
 
-@click.command(cls=OneLine)
+@click.command(
+    cls=OneLine,
+    epilog="\b\nFor example:\n"
+    "  qamro-train --cache emb.h5 --without system=Reference --over group --out run\n"
+    "Then:\n"
+    "  qamro-report run\n"
+    "  qamro-predict --head run --audio FOLDER --out scores.csv",
+)
 @CACHES
 @OUT_FOLDER
 @request_options(TrainOptions)
@@ -90,17 +98,24 @@ def _show(out: Path, record: dict[str, Any], by: str | None) -> None:
             click.echo()
             title = f"{name} by modeled labels ({beside['labels']}); above by plain means"
             show_scores(title, record, beside["models"], None)
-        show_words(name, axis)
+        begins = begin(name, record["axes"])
+        show_words(begins, axis)
         for one in axis["diagnostics"]:
-            show_lines(f"{name}: {one['evidence']}. To try: {one['suggestion']}", hang=2)
+            show_lines(f"{begins}{one['evidence']}. To try: {one['suggestion']}", hang=2)
+        if axis["ood"]:
+            show_lines(begins + far_words(axis["ood"], axis["models"]), hang=2)
         if by == "system":
             show_systems(name, axis["by_system"], SYSTEM_COLUMNS)
     for name, axis in record["axes"].items():
+        begins = begin(name, record["axes"])
         if "pairs" in axis:
             of = axis["pairs"]
             more = (f"pair accuracy: {one['words']}" for one in of["baselines"].values())
-            show_lines(*(f"{name}: {line}" for line in (of["words"], *more)), hang=2)
+            show_lines(*(f"{begins}{line}" for line in (of["words"], *more)), hang=2)
         if "context_group" in axis:
-            show_lines(f"{name}: {axis['context_group']['words']}", hang=2)
-    written = f"written to {out}: head.safetensors, metrics.json, predictions.csv"
-    click.echo(printable(written), err=True)
+            show_lines(f"{begins}{axis['context_group']['words']}", hang=2)
+    written = (
+        f"written to {out}: head.safetensors, metrics.json (every figure, with its interval), "
+        "predictions.csv"
+    )
+    click.echo(wrapped(printable(written)), err=True)

@@ -166,7 +166,8 @@ def test_the_table_says_what_is_not_told_apart(cache, tmp_path):
         assert heads.loc[lr, "mcs_p"] == pytest.approx(one["mcs_p"])
         assert one["gap_95"][0] < best["clip_srcc"] - one["clip_srcc"] < one["gap_95"][1]
     assert summary[summary["model"] != "head"]["mcs_p"].isna().all()
-    words = "over systems and groups; of these heads, which have learned from the same systems"
+    words = "over systems and groups; of these heads, trained on the same systems: expect worse on "
+    words += "new ones"
     assert set(summary["population"].dropna()) == {best["population"]} == {words}
     assert f"not told apart at 95 %: {len(alike) + 1} of 3 cells" in result.stdout
     assert "95 % intervals over systems and groups; of these heads" in result.stdout

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from contextlib import chdir, contextmanager
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -18,6 +20,8 @@ from qamro_cache_cli.extract import main as extract
 from qamro_cache_cli.filter import main as filter_
 from qamro_cache_cli.head import main as head
 from qamro_cache_cli.predict import main as predict
+from qamro_cache_cli.report import main as report
+from qamro_cache_cli.sections import SECTIONS
 from qamro_cache_cli.tables import show_fields
 from qamro_cache_cli.train import main as train
 from synthetic_cache import write_synthetic
@@ -265,3 +269,38 @@ def test_terminal_escapes_are_shown_not_obeyed(capsys, monkeypatch):
     notices_to_stderr()
     logger.warning("%s changed", "a\x1b[2Jb\nc.wav")
     assert capsys.readouterr().err == "WARNING: a\\x1b[2Jb\\nc.wav changed\n"
+
+
+def test_many_options_stand_once_each_under_headings():
+    known = set()
+    for command in (train, ablate, extract, predict, evaluate):
+        lines = CliRunner().invoke(command, ["--help"]).stdout.splitlines()
+        names = [re.match(r"  (?:-h, )?(--[-a-z0-9]+)", line) for line in lines]
+        found = [one[1] for one in names if one]
+        assert sorted(found) == sorted({one.opts[-1] for one in command.params} | {"--help"})
+        known |= {one.name for one in command.params}
+        heads = [line for line in lines if re.fullmatch(r"[A-Z][A-Za-z ]+:", line)]
+        assert heads[0] == "Clips and ratings:"
+        assert heads[-1] == "Results:"
+        assert max(map(len, lines)) <= 80
+    assert not {name for names in SECTIONS.values() for name in names} - known
+    assert "Options:" in CliRunner().invoke(report, ["--help"]).stdout
+
+
+def test_notices_are_wrapped_on_a_terminal_and_name_a_files_folder_once(capsys, monkeypatch):
+    logger, path = logging.getLogger("qamro_cache"), Path("/far/away") / ("x" * 60) / "a.csv"
+    monkeypatch.setattr(logger, "handlers", [])
+    notices_to_stderr()
+    logger.info("%s: %s", path, "word " * 30)
+    logger.info("%s: %s", path, "word " * 30)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"INFO: {path}: word"), "a line each where nobody looks"
+    assert second == f"INFO: a.csv: {'word ' * 30}"
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    logger.info("%s: %s", path, "word " * 30)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 60
+    assert lines[0].startswith("INFO: a.csv: word")
+    assert lines[1].startswith("  word")

@@ -143,11 +143,13 @@ def test_clips_without_a_file_are_left_out(
 ) -> None:
     path = write(tmp_path, "system,file,q\ns,a.wav,1\nanchor,,3\ns,b.wav,2\nanchor, ,3\n")
     assert load_manifest(path).clips["clip_id"].tolist() == ["a", "b"]
-    assert f"{path}: rows 3, 5 name no file and are left out" in caplog.text
+    said = f"{path}: rows 3, 5 name no file and are left out; these are all rows whose system is"
+    assert f"{said} 'anchor'\n" in caplog.text
     caplog.clear()
     path = write(tmp_path, "clip_id,path,q\nx,,1\ny,b.wav,2\n")
     assert load_manifest(path).clips["clip_id"].tolist() == ["y"]
     assert f"{path}: row 2 names no file and is left out" in caplog.text
+    assert "these are all" not in caplog.text
     # A clip whose other row names it keeps its ratings, or is an error.
     path = write(tmp_path, "clip_id,path,rater,q\nx,x.wav,r,1\nx,,s,2\n")
     with pytest.raises(QamroError, match=r"row 3: clip 'x' has path '' here and 'x\.wav' in row 2"):

@@ -255,9 +255,9 @@ def test_what_heads_have_learned_is_said():
     for cv, words in (
         ("", ""),
         ("split", "; of these heads"),
-        ("group", "; of these heads, which have learned from the same systems"),
-        ("system", "; of these heads, which have learned from the same groups"),
-        ("5", "; of these heads, which have learned from the same systems and groups"),
+        ("group", "; of these heads, trained on the same systems: expect worse on new ones"),
+        ("system", "; of these heads, trained on the same groups: expect worse on new ones"),
+        ("5", "; of these heads, trained on the same systems and groups: expect worse on new ones"),
     ):
         for kind, over in (
             (JACKKNIFE, "over systems and groups"),
@@ -268,7 +268,8 @@ def test_what_heads_have_learned_is_said():
     songs = Judged(target, system, group=group, cv="group", interval=Kind(over="group"))
     scored = score(pred[None], songs)
     assert scored["population"] == (
-        "these 6 systems, over groups; of these heads, which have learned from the same systems"
+        "these 6 systems, over groups; of these heads, trained on the same systems: expect worse "
+        "on new ones"
     )
     assert "|ci=jackknife:groups|" in scored["signature"]
     neither = Judged(target, np.full(30, -1), cv="5")
@@ -279,7 +280,8 @@ def test_groups_are_called_what_the_set_calls_them():
     pred, target, system = simulated(6, 5)
     judged = Judged(target, system, group=np.tile(np.arange(5), 6), group_kind="song", cv="system")
     scored = score(pred[None], judged)
-    words = "over systems and songs; of these heads, which have learned from the same songs"
+    words = "over systems and songs; of these heads, trained on the same songs: expect worse on "
+    words += "new ones"
     assert scored["population"] == words
     assert (scored["group_word"], "|groups=5|" in scored["signature"]) == ("group", True)
     # Prompts are not that kind of group, and two words have no plural.

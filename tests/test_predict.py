@@ -205,8 +205,9 @@ def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path, capl
     head = make_head(feature=name, row=width, identities=(identity_of(encoder.spec),), axes=(one,))
     rows = torch.randn(30, width, generator=torch.Generator().manual_seed(0))
     head = replace(head, reference=reference_clips(rows))
-    with caplog.at_level("WARNING"):
+    with caplog.at_level("INFO"):
         table = predict(head, audio=tmp_path / "audio")
+    assert "folders are taken for systems, which --manifest names: deep\n" in caplog.text
     assert "left out: 2 .m4a, 1 .webm, which cannot be read here (deep/c.m4a, " in caplog.text
     assert "deep/e.webm); convert with:" in caplog.text
     assert set(table["system"]) == {"deep"}
@@ -219,6 +220,33 @@ def test_a_folder_of_audio_is_embedded_with_the_heads_own_encoder(tmp_path, capl
     np.testing.assert_array_equal(table["prediction"][:2], from_cache["prediction"])
     assert np.isnan(table["prediction"][2])
     assert table["reason"][2]
+
+
+def test_what_the_columns_count_is_said_below_them(capsys):
+    from qamro_cache_cli.predict import _show
+
+    systems = ["a"] * 3 + ["b"] * 3
+    table = pd.DataFrame(
+        {
+            "clip_id": [f"c{k}" for k in range(6)],
+            "system": systems,
+            "axis": "quality",
+            "prediction": [10.0, 20, 30, 40, 50, 60],
+            "std": 1.0,
+            "scale": "0-100",
+            "ood": [True, False, False, True, True, False],
+            "trained_on": ["no", "no", "near", "no", "no", "no"],
+        }
+    )
+    _show(table, "a title")
+    lines = capsys.readouterr().out.splitlines()
+    assert "ood on quality, by system: b 2, a 1" in lines
+    assert "near: clips that sound like one that the head was trained on" in lines
+    assert any(line.startswith("ood: out of distribution, farther from") for line in lines)
+    _show(table.assign(ood=False, trained_on="no"), "a title")
+    said = capsys.readouterr().out
+    assert "ood:" not in said
+    assert "near:" not in said
 
 
 def test_a_file_of_another_kind_is_not_overwritten(cache, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import torch
-from qamro_cache_cli.tables import show_scores
+from qamro_cache_cli.scores import show_scores
 from synthetic_cache import write_synthetic
 
 from qamro_cache.evaluation.judged import Judged
@@ -72,7 +72,7 @@ def test_a_table_fits_80_columns(capsys):
     assert "groups in no group row, because of one clip or one label: 1" in lines
     population = (
         "95 % intervals over systems and groups (16 clips without a group: each stands for one); "
-        "of these heads, which have learned from the same systems"
+        "of these heads, trained on the same systems: expect worse on new ones"
     )
     assert population in " ".join(lines[2:4])
     assert lines[-1].startswith("clip_srcc|n=1019|systems=17|groups=59|cv=group|seeds=3|ci=jackk")

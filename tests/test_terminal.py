@@ -111,6 +111,6 @@ def test_a_log_file_has_a_line_now_and_then(bar, monkeypatch, capsys):
             now[0], stats.clips_done = 10.0 * k, k
             shown(k, 8, 5) if bar == "training" else shown.show(stats)
     said = capsys.readouterr().err.splitlines()
-    share = "50 %, 5 heads" if bar == "training" else "4/8 clips"
-    assert len(said) == 2
+    share = "25 %, 5 heads" if bar == "training" else "2/8 clips"
+    assert len(said) == 4
     assert share in said[0]

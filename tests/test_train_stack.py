@@ -412,7 +412,8 @@ def test_history_is_what_the_metrics_say():
 
 def test_a_small_set_is_passed_over_several_times():
     assert passes_notice(96, 64) == (
-        "96 training clips make 2 steps of 64: an epoch is 4 passes, for at least 8 steps"
+        "an epoch goes through the 96 training clips 4 times, so that it has 8 steps or more at "
+        "--batch-size 64"
     )
     assert passes_notice(40, 64).startswith("40 training clips make 1 step of 64: an epoch is 8")
     assert passes_notice(8 * 64, 64) == ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.audio.endings import ENDINGS
@@ -259,8 +260,22 @@ def _without_files(path: Path, table: pd.DataFrame) -> pd.DataFrame:
         raise QamroError(f"{path}: no row names a file; write each clip's path")
     rows = listed_rows(table.index[bare])
     verb = "names no file and is" if rows.startswith("row ") else "name no file and are"
-    logger.warning("%s: %s %s left out", path, rows, verb)
+    logger.warning("%s: %s %s left out%s", path, rows, verb, _in_common(table, bare))
     return table[~bare]
+
+
+#: What rows without a file may have in common: all anchors, or all of a test set.
+_ALIKE = ("system", "split", "group", "source")
+
+
+def _in_common(table: pd.DataFrame, some: npt.NDArray[np.bool_]) -> str:
+    """Say what some rows alone have, where that is all rows of one value: of a system, say."""
+    for name in (name for name in _ALIKE if name in table):
+        values = text(table, name)
+        value = values[some][0]
+        if value.strip() and ((values == value) == some).all():
+            return f"; these are all rows whose {name} is {value!r}"
+    return ""
 
 
 def _audio_column(frame: pd.DataFrame) -> str:

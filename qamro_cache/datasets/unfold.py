@@ -127,12 +127,12 @@ def unfold_people(
     numbers = frame.index.to_numpy(np.int64)
     rows, made = unfolded(names, columns, path, numbers, people_entries)
     logger.info(
-        "%s: %s hold%s lists, which are read as a row an entry: %d of %d rows",
+        "%s: %s hold%s lists, a rating an entry: %d rows become %d ratings",
         path,
         " and ".join(map(repr, names)),
         "" if len(names) > 1 else "s",
-        len(rows),
         len(frame),
+        len(rows),
     )
     return pd.DataFrame(made, index=rows, columns=list(columns)), names
 

@@ -168,7 +168,7 @@ def pooled(scored: Mapping[str, Any], pred: Floats, judged: Judged) -> Finding |
         f"SRCC over all clips {clips:.3f}, within {scored['groups']} {scored['group_word']}s "
         f"{groups:.3f} on average",
     )
-    within = f"compare clips of one {word}, by the rows within {word}s"
+    within = f"compare clips of one {word} with each other, as figures in {word}s do"
     if groups > clips:
         why = f"the model misses the levels of {word}s, so scores across them are not comparable"
     else:

@@ -148,9 +148,14 @@ def check_judged(axis: str, judged: Judged) -> None:
     counts = [(len(target), "clip"), (len(np.unique(system[system >= 0])), "system")]
     few = [f"{n} {noun}{'s' if n > 1 else ''}" for n, noun in counts if 0 < n < FEW]
     if few:
+        what = "correlations and intervals over so few mean"
+        if over == "group" and few[0].endswith(("system", "systems")):
+            # Intervals are over groups, while these systems stay as they are.
+            what = "correlations of systems mean"
         logger.warning(
-            "%s: only %s: correlations and intervals over so few mean little (even of ten "
-            "unrelated ones, one SRCC in twenty is beyond 0.65)",
+            "%s: only %s: %s little (even of ten unrelated ones, one SRCC in twenty is beyond "
+            "0.65)",
             axis,
             " and ".join(few),
+            what,
         )

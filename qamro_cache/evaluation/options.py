@@ -36,14 +36,15 @@ class IntervalOptions:
 
     interval: str = setting(
         "",
-        "Over systems and groups by a jackknife, or over systems by a bootstrap.",
+        "How intervals are found: over systems and groups by a jackknife, or over systems by a "
+        "bootstrap.",
         choices=("", *KINDS),
         default_help="jackknife",
     )
     over: str = setting(
         "",
-        "What would differ in another test: the systems alone, or the groups (or prompts) alone "
-        "while these systems stay, as in leave-one-group-out.",
+        "What intervals are over, that is, what would differ in another test: the systems alone, "
+        "or the groups (or prompts) alone while these systems stay, as in leave-one-group-out.",
         choices=("", *OVER),
         default_help="both",
     )

@@ -146,7 +146,8 @@ def _learned(judged: Judged) -> str:
     ]
     # What a fixed split shares stands in the line that says what it asks.
     known = "" if judged.cv in ("split", "source") or not seen else " and ".join(seen)
-    return "; of these heads" + (f", which have learned from the same {known}" if known else "")
+    words = f", trained on the same {known}: expect worse on new ones"
+    return f"; of these heads{words if known else ''}"
 
 
 def _signature(scored: Mapping[str, Any], judged: Judged, interval: str) -> str:

@@ -175,7 +175,7 @@ def choose_clips(sources: Sources, options: RunOptions, *, text: bool = False) -
     lacks = {
         "without features": (clips["status"] != "ok").to_numpy(dtype=bool),
         "without a label": ~np.isfinite(labels.mean).any(1),
-        f"not among those chosen ({chosen})": ~select_rows(clips, options.only, options.without),
+        f"not chosen ({chosen})": ~select_rows(clips, options.only, options.without),
     }
     if text:
         lacks["without a prompt"] = (clips["prompt"] == "").to_numpy(dtype=bool)
@@ -187,7 +187,9 @@ def choose_clips(sources: Sources, options: RunOptions, *, text: bool = False) -
             f"{sources.first.paths[0]}: no clip has features and a label; use --labels FILE"
         )
     if not usable.all():
-        why = ", ".join(f"{out.sum()} {what}" for what, out in lacks.items() if out.any())
+        some = {what: int(out.sum()) for what, out in lacks.items() if out.any()}
+        counted = [f"{count} {what}" for what, count in some.items()]
+        why = ", ".join(counted if len(some) > 1 else some)
         logger.info("%d of %d clips are left out: %s", int((~usable).sum()), len(usable), why)
     refuse_sources(clips, usable)
     rows = np.flatnonzero(usable).astype(np.int64)

@@ -59,9 +59,9 @@ def group_gain(
         return None
     (both,) = figures_of(np.stack([alone, beside]), judged, only=[DECIDES]).values()
     words = (
-        f"--context group would take ridge's {DECIDES.replace('_', ' ').replace('srcc', 'SRCC')} "
-        f"from {both[0]:.3f} to {both[1]:.3f} ({gap.value:+.3f}, 95 % {gap.low:+.3f} to "
+        f"--head ridge --context group would have a {DECIDES.replace('_', ' ')} of {both[1]:.3f} "
+        f"where ridge alone has {both[0]:.3f} ({gap.value:+.3f}, 95 % {gap.low:+.3f} to "
         f"{gap.high:+.3f}): a score that compares a clip with its group's others"
-    )
+    ).replace("srcc", "SRCC")
     found = {"alone": both[0], "group": both[1], "gap": gap.value, "low": gap.low, "high": gap.high}
     return {**{name: float(value) for name, value in found.items()}, "words": words}

@@ -90,9 +90,9 @@ class TrainOptions(RunOptions, RaterOptions, Reads):
     text_feature: str = setting("", "Feature of the prompts.", default_help="the cache's first")
     refit: str = setting(
         "",
-        "Clips that the saved head is trained on.",
+        "Clips that the saved head is trained on; all: of a split the judged part too.",
         choices=("", "all"),
-        default_help="all; with --cv split all but the judged part",
+        default_help="all but the judged part of a split",
     )
     calibrate: bool = setting(
         False,

@@ -20,6 +20,9 @@ from qamro_cache.errors import OptionError, QamroError, quoted
 
 logger = logging.getLogger("qamro_cache")
 
+#: Systems that a notice names.
+_NAMED = 5
+
 
 def clips_of_folder(audio: Path) -> Dataset:
     """Return the audio files of a folder (searched below), or one file, as clips.
@@ -47,6 +50,9 @@ def clips_of_folder(audio: Path) -> Dataset:
         files += [f"{real}/{member}" if member else real for member in sounds.values()]
     if not ids:
         raise QamroError(f"{audio}: no sample of its tars has sound")
+    if names := [name for name in dict.fromkeys(systems) if name]:
+        shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        logger.info("%s: folders are taken for systems, which --manifest names: %s", audio, shown)
     return _dataset("audio", ids, systems, files)
 
 

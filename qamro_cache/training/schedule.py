@@ -119,10 +119,9 @@ def passes_notice(clips: int, batch_size: int) -> str:
     passes = passes_per_epoch(clips, batch_size)
     if passes == 1:
         return ""
-    steps = -(-clips // batch_size)
     return (
-        f"{clips} training clips make {steps} step{'s' * (steps != 1)} of {batch_size}: "
-        f"an epoch is {passes} passes, for at least {MIN_STEPS} steps"
+        f"an epoch goes through the {clips} training clips {passes} times, so that it has "
+        f"{MIN_STEPS} steps or more at --batch-size {batch_size}"
     )
 
 
