@@ -91,7 +91,7 @@ def test_the_commands_take_it_and_refuse_before_the_work(cache, tmp_path):
     assert done.exit_code == 0, done.output
     assert "without system=S0" in done.stdout
     assert re.search(
-        r"\d+ of 40 clips are left out: .*8 not among those chosen \(without system=S0\)\n",
+        r"\d+ of 40 clips are left out: .*8 not chosen \(without system=S0\)\n",
         done.stderr,
     )
     asked = json.loads((tmp_path / "run" / "config.json").read_text())["asked"]

@@ -12,6 +12,7 @@ import numpy as np
 
 from qamro_cache.evaluation.figures import figures_of
 from qamro_cache.evaluation.judged import Floats, Judged
+from qamro_cache.evaluation.verdict import bare
 
 #: An MSE this many times a baseline's: its RMSE is then 5 % above, which a user of scores can see.
 _WORSE = 1.1
@@ -116,7 +117,7 @@ def error_above_baseline(
     return Finding(
         "error_above_baseline",
         f"clip MSE {mse:.4g} is {100 * (mse / others[name] - 1):.0f} % above that of {name} "
-        f"({others[name]:.4g}), while it ranks clips at an SRCC of {srcc:.3f}; calibration slope "
+        f"({others[name]:.4g}), while it ranks clips at an SRCC of {bare(srcc)}; calibration slope "
         f"{slope:.2f} (1 is right)",
         advice,
     )
@@ -165,8 +166,8 @@ def pooled(scored: Mapping[str, Any], pred: Floats, judged: Judged) -> Finding |
         return None
     word, evidence = (
         scored["group_word"],
-        f"SRCC over all clips {clips:.3f}, within {scored['groups']} {scored['group_word']}s "
-        f"{groups:.3f} on average",
+        f"SRCC over all clips {bare(clips)}, within {scored['groups']} {scored['group_word']}s "
+        f"{bare(groups)} on average",
     )
     within = f"compare clips of one {word} with each other, as figures in {word}s do"
     if groups > clips:

@@ -47,11 +47,9 @@ def of_run(predictions: Path | pd.DataFrame) -> OfRun:
             text = name_of(predictions).with_name("metrics.json").read_text(encoding="utf-8")
             record = json.loads(text)
             axes = record["axes"].items()
-            return OfRun(
-                *(str(record[name]) for name in ("encoder", "feature", "split")),
-                {axis: next(iter(one["models"])) for axis, one in axes if "models" in one},
-                Kind.of_record(record),
-            )
+            heads = {axis: next(iter(one["models"])) for axis, one in axes if "models" in one}
+            encoder, feature, split = (str(record[name]) for name in OfRun().origin)
+            return OfRun(encoder, feature, split, heads, Kind.of_record(record))
     return OfRun()
 
 

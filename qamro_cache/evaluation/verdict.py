@@ -72,7 +72,7 @@ def _verdict(ours: Model, baseline: Model, judged: Judged) -> dict[str, Any]:
     if math.isnan(difference):
         words = f"not known, its {_IN_WORDS} is undefined"
     elif found["beats"] is None:
-        words = f"not known, without an interval ({_IN_WORDS} difference {_number(difference)})"
+        words = f"not known, without an interval ({_IN_WORDS} difference {bare(difference)})"
     else:
         words = _answer(found, f"{_IN_WORDS} difference ")
     within = _within(ours, baseline, judged)
@@ -110,10 +110,10 @@ def _difference(
 def _answer(found: Mapping[str, Any], what: str = "") -> str:
     """Answer in words, with the difference: ``no (clip SRCC difference .012, -.134 to .158)``."""
     answer = "yes" if found["beats"] else "no, it is clearly lower" if found["high"] < 0 else "no"
-    numbers = (_number(found[name]) for name in ("difference", "low", "high"))
+    numbers = (bare(found[name]) for name in ("difference", "low", "high"))
     return "{} ({}{}, {} to {})".format(answer, what, *numbers)
 
 
-def _number(value: float) -> str:
+def bare(value: float) -> str:
     """A difference of correlations without the 0 before its point."""
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"

@@ -11,6 +11,7 @@ from qamro_cache.evaluation.compare import paired_gap
 from qamro_cache.evaluation.figures import figures_of
 from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.score import DECIDES
+from qamro_cache.evaluation.verdict import bare
 from qamro_cache.experiments.clips import HeldOut
 from qamro_cache.experiments.data import Material, load_material
 
@@ -59,9 +60,9 @@ def group_gain(
         return None
     (both,) = figures_of(np.stack([alone, beside]), judged, only=[DECIDES]).values()
     words = (
-        f"--head ridge --context group would have a {DECIDES.replace('_', ' ')} of {both[1]:.3f} "
-        f"where ridge alone has {both[0]:.3f} ({gap.value:+.3f}, 95 % {gap.low:+.3f} to "
-        f"{gap.high:+.3f}): a score that compares a clip with its group's others"
+        f"--head ridge --context group would have a {DECIDES.replace('_', ' ')} of {bare(both[1])} "
+        f"where ridge alone has {bare(both[0])} (difference {bare(gap.value)}, {bare(gap.low)} to "
+        f"{bare(gap.high)}): a score that compares a clip with its group's others"
     ).replace("srcc", "SRCC")
     found = {"alone": both[0], "group": both[1], "gap": gap.value, "low": gap.low, "high": gap.high}
     return {**{name: float(value) for name, value in found.items()}, "words": words}
