@@ -178,14 +178,16 @@ def notices_to_stderr() -> None:
 
         def _brief(self, record: logging.LogRecord) -> logging.LogRecord:
             """Call a file by its path in the first notice about it, by its name in others."""
-            first = record.args[0] if isinstance(record.args, tuple) and record.args else None
+            if not isinstance(record.args, tuple) or not record.args:
+                return record
+            first, *others = record.args
             if not isinstance(first, Path) or not record.msg.startswith("%s: "):
                 return record
             again = str(first) in self.named
             self.named.add(str(first))
             if not again:
                 return record
-            rest = {**record.__dict__, "args": (first.name, *record.args[1:])}
+            rest = {**record.__dict__, "args": (first.name, *others)}
             return logging.makeLogRecord(rest)
 
     class ToStderr(logging.StreamHandler[TextIO]):

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.audio.endings import ENDINGS
@@ -20,9 +18,16 @@ from qamro_cache.datasets.form import NAMELESS, Form, find_form
 from qamro_cache.datasets.options import as_option, parse_columns
 from qamro_cache.datasets.other_tables import read_other
 from qamro_cache.datasets.records import CLIP_COLUMNS
-from qamro_cache.datasets.tables import factorize, read_table, repeated, text, without_doubles
+from qamro_cache.datasets.tables import (
+    factorize,
+    read_table,
+    repeated,
+    text,
+    without_doubles,
+    without_files,
+)
 from qamro_cache.datasets.unfold import unfold_people
-from qamro_cache.errors import QamroError, Together, listed_rows, nearest, quoted
+from qamro_cache.errors import QamroError, Together, nearest, quoted
 
 _WORDS = ("path", "prompt", "axis")  # fields that are never numbers
 
@@ -237,45 +242,12 @@ def _renamed(
         made |= dict.fromkeys(fields, frame[name])
     table = frame if list(made) == list(frame.columns) else pd.DataFrame(made)
     if files or is_what.get("clip_id", is_what.get("path")) == is_what.get("path"):
-        table = _without_files(path, table)
+        table = without_files(path, table)
     if "clip_id" not in made:
         table["clip_id"] = stems_of_paths(path, table, is_what["path"])
     elif key(is_what["clip_id"]) in CALLED["clip_id"] and "path" in made:
         _refuse_row_numbers(path, table, is_what)
     return table
-
-
-def _without_files(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Leave out the clips that name no file, with a notice."""
-    if "path" not in table:
-        return table
-    bare = np.array([not cell.strip() for cell in text(table, "path")], np.bool_)
-    if "clip_id" in table:  # another row may name it
-        ids = text(table, "clip_id")
-        named = set(ids[~bare])
-        bare &= np.array([clip_id not in named for clip_id in ids], np.bool_)
-    if not bare.any():
-        return table
-    if bare.all():
-        raise QamroError(f"{path}: no row names a file; write each clip's path")
-    rows = listed_rows(table.index[bare])
-    verb = "names no file and is" if rows.startswith("row ") else "name no file and are"
-    logger.warning("%s: %s %s left out%s", path, rows, verb, _in_common(table, bare))
-    return table[~bare]
-
-
-#: What rows without a file may have in common: all anchors, or all of a test set.
-_ALIKE = ("system", "split", "group", "source")
-
-
-def _in_common(table: pd.DataFrame, some: npt.NDArray[np.bool_]) -> str:
-    """Say what some rows alone have, where that is all rows of one value: of a system, say."""
-    for name in (name for name in _ALIKE if name in table):
-        values = text(table, name)
-        value = values[some][0]
-        if value.strip() and ((values == value) == some).all():
-            return f"; these are all rows whose {name} is {value!r}"
-    return ""
 
 
 def _audio_column(frame: pd.DataFrame) -> str:

@@ -20,10 +20,13 @@ from qamro_cache.datasets.form import (
     named_separator,
     not_utf8,
 )
-from qamro_cache.errors import QamroError, at_rows, quoted
+from qamro_cache.errors import QamroError, at_rows, listed_rows, quoted
 
 #: Objects of Python strings: the one string storage that every supported pandas has.
 Text = npt.NDArray[np.object_]
+
+#: What rows without a file may have in common: all anchors, or all of a test set.
+_ALIKE = ("system", "split", "group", "source")
 
 _MEND = "correct it, leave it empty, or remove the column if it holds no scores"
 
@@ -196,3 +199,32 @@ def numbers(
             f"not a finite number; {mend}"
         )
     return table[codes]
+
+
+def without_files(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the clips that name no file, with a notice."""
+    if "path" not in table:
+        return table
+    bare = np.array([not cell.strip() for cell in text(table, "path")], np.bool_)
+    if "clip_id" in table:  # another row may name it
+        ids = text(table, "clip_id")
+        named = set(ids[~bare])
+        bare &= np.array([clip_id not in named for clip_id in ids], np.bool_)
+    if not bare.any():
+        return table
+    if bare.all():
+        raise QamroError(f"{path}: no row names a file; write each clip's path")
+    rows = listed_rows(table.index[bare])
+    verb = "names no file and is" if rows.startswith("row ") else "name no file and are"
+    logger.warning("%s: %s %s left out%s", path, rows, verb, _in_common(table, bare))
+    return table[~bare]
+
+
+def _in_common(table: pd.DataFrame, some: npt.NDArray[np.bool_]) -> str:
+    """Say what some rows alone have, where that is all rows of one value: of a system, say."""
+    for name in (name for name in _ALIKE if name in table):
+        values = text(table, name)
+        value = values[some][0]
+        if value.strip() and ((values == value) == some).all():
+            return f"; these are all rows whose {name} is {value!r}"
+    return ""
