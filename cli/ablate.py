@@ -22,7 +22,7 @@ from .options import (
     setting_options,
 )
 from .report import page_of_folder, page_to_make
-from .scores import show_heading
+from .scores import figure, show_heading
 from .tables import show_cells, show_lines
 from .tracking import give_rows, tracker_wanted
 from .training_bar import training_bar
@@ -151,6 +151,8 @@ def _show(out: Path, best: dict[str, Any]) -> None:
 
 def _cell(row: "pd.Series[Any]", name: str) -> str:
     """Return what a column of the screen's table shows."""
+    if name.startswith(("clip_", "system_")):
+        return figure(name.partition("_")[2], row.get(name, ""))
     if name != "95 %":
         return number(row.get(name, ""))
     low, high = (row[f"clip_srcc_{end}"] for end in ("low", "high"))

@@ -66,7 +66,7 @@ def show_scores(
         [
             model,
             _over(level, count, first["group_word"]),
-            *(_figure(name, metrics[name]["value"]) if name in metrics else "" for name in names),
+            *(figure(name, metrics[name]["value"]) if name in metrics else "" for name in names),
             short_span(metrics[_WITH_INTERVAL]["low"], metrics[_WITH_INTERVAL]["high"]),
         ]
         for model, level, count, metrics in found
@@ -74,7 +74,7 @@ def show_scores(
     bound = ceiling["figures"] if ceiling else {}
     for level in dict.fromkeys(figure.partition("_")[0] for figure in bound):
         keys = [(name, f"{level}_{name}") for name in names]
-        values = [_figure(name, bound[key]) if key in bound else "" for name, key in keys]
+        values = [figure(name, bound[key]) if key in bound else "" for name, key in keys]
         count = ceiling["clips"] if ceiling and level == "clip" else first[f"{level}s"]
         rows.append(["ceiling", _over(level, count, first["group_word"]), *values, "-"])
     shown = [name.upper().replace("_FIT", " (fit)") for name in names]
@@ -93,8 +93,8 @@ def _over(level: str, count: int, group_word: str) -> str:
     return f"{'in ' if level == 'group' else ''}{count} {word}{'s' if count != 1 else ''}"
 
 
-def _figure(name: str, value: Any) -> str:
-    """Return a figure as the table has it: correlations as the intervals beside them."""
+def figure(name: str, value: Any) -> str:
+    """Return a metric's value as a table has it: correlations as the intervals beside them."""
     from qamro_cache.evaluation.metrics import METRICS
 
     shown = number(value)

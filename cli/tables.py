@@ -58,7 +58,8 @@ def show_cells(columns: Sequence[str], rows: Sequence[Sequence[str]], named: int
     Args:
         columns: names: of the model and the settings, then of the figures.
         rows: as many values.
-        named: how many columns say which cell it is; of a baseline its settings are empty.
+        named: how many columns say which cell it is, one of them the ``model``; of a baseline its
+            settings are empty.
     """
     heads = [*((name,) for name in columns[:named]), *(n.split("_") for n in columns[named:])]
     widths = [
@@ -70,8 +71,9 @@ def show_cells(columns: Sequence[str], rows: Sequence[Sequence[str]], named: int
     room = max(20, _WIDTH - sum(widths[named:]) - 2 * (len(widths) - named))
     together: list[list[Cell]] = []
     for row in rows:
-        settings = zip(columns[1:named], row[1:named], strict=True)
-        cell = ", ".join([row[0], *(f"{name}={value}" for name, value in settings if value)])
+        says = dict(zip(columns[:named], row, strict=False))
+        settings = [f"{name}={value}" for name, value in says.items() if value and name != "model"]
+        cell = ", ".join([says["model"], *settings])
         together.append([textwrap.wrap(printable(cell), room), *row[named:]])
     show_table([("cell",), *heads[named:]], together)
 

@@ -86,9 +86,9 @@ def test_what_is_printed_fits_eighty_columns(folder, trained):
 
 
 def test_a_table_of_many_settings_fits_eighty_columns(capsys):
-    columns = ["model", "alpha", "loss", "widths", "clip_mse", "clip_srcc", "95 %"]
-    head = ["head", "0.2", "huber@standardized+qamro@standardized", "64-" * 9, "9.1", "0.4", "-"]
-    show_cells(columns, [head, ["ridge", "", "", "", "9.2", "0.3", "-"]], 4)
+    columns = ["alpha", "model", "loss", "widths", "clip_mse", "clip_srcc", "95 %"]
+    head = ["0.2", "head", "huber@standardized+qamro@standardized", "64-" * 9, "9.1", "0.4", "-"]
+    show_cells(columns, [head, ["", "ridge", "", "", "9.2", "0.3", "-"]], 4)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert " ".join(" ".join(lines[2:]).split()) == (
@@ -96,14 +96,8 @@ def test_a_table_of_many_settings_fits_eighty_columns(capsys):
         f"widths={'64-' * 9} ridge 9.2 0.3 -"
     )
     show_cells(columns[:2] + columns[4:], [[*head[:2], *head[4:]]], 2)
-    assert capsys.readouterr().out.splitlines()[1].split() == [
-        "model",
-        "alpha",
-        "mse",
-        "srcc",
-        "95",
-        "%",
-    ]
+    line = capsys.readouterr().out.splitlines()[1]
+    assert " ".join(line.split()) == "alpha model mse srcc 95 %"
 
 
 def test_an_evaluation_says_how_the_run_held_out(folder, trained):
