@@ -97,6 +97,38 @@ def test_a_filter_that_cannot_be_is_one_line(tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
+def test_what_nobody_calls_near_does_not_pass_max_ood(tmp_path, caplog):
+    table = predictions()
+    table["ood"] = table["ood"].astype(str)
+    near = keep(table, {"quality": 1.0}, ood=False).clip_ids
+    assert "ood is empty" not in caplog.text
+    mine = (table["clip_id"] == near[3]) & (table["axis"] == "quality")
+    table.loc[mine | (table["reason"] != ""), "ood"] = ""  # those failed and are no clips to keep
+    assert keep(table, {"quality": 1.0}).clip_ids.count(near[3]) == 1
+    assert keep(table, {"quality": 1.0}, ood=False).clip_ids == near[:3] + near[4:]
+    assert "beside 1 predictions ood is empty" in caplog.text
+
+
+@pytest.mark.parametrize(("kept", "retention"), [
+    ("mine\n", None), (None, "axis,min\nquality,3\n"),
+    ("mine\n", "axis,min,kept,share,mean\nquality,3,7,0.5,4\n"),
+])  # fmt: skip
+def test_a_filter_replaces_its_own_files_alone(tmp_path, kept, retention):
+    table, folder = predictions(), tmp_path / "kept"
+    keep(table, {"quality": 3.0}, out=folder)
+    keep(table, {"quality": 9.0}, out=folder)
+    assert (folder / "kept.txt").read_bytes() == b""
+    keep(table, {}, out=folder)
+    for name, text in (("kept.txt", kept), ("retention.csv", retention)):
+        (folder / name).unlink()
+        if text is not None:
+            (folder / name).write_text(text)
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    with pytest.raises(QamroError, match=r"is there already, is no .*, and is kept"):
+        keep(table, {"quality": 3.0}, out=folder)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+
+
 def test_the_command_keeps_what_predict_wrote(tmp_path):
     table = predictions()
     write_predictions(table, tmp_path / "scores.csv")

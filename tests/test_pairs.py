@@ -598,6 +598,17 @@ def test_sources_that_would_not_be_read_are_refused(emb, tmp_path):
         write_pairs([emb], tmp_path / "pairs.csv", tmp_path)
 
 
+def test_verdicts_that_somebody_collected_are_kept(emb, pairs_file, tmp_path):
+    mine = tmp_path / "pairs.csv"
+    first, *lines = pairs_file.read_text().splitlines()
+    mine.write_text("\n".join([first, *lines[:5]]) + "\n")
+    before = mine.read_bytes()
+    with pytest.raises(QamroError, match="is there already, is no table of these pairs"):
+        write_pairs([emb], mine)
+    assert mine.read_bytes() == before
+    assert write_pairs([emb], pairs_file)["pairs"] == len(lines), "the same once more"
+
+
 def test_battles_as_music_arena_has_them(tmp_path):
     """Records of the form that its preprocessing writes; made up."""
     folder = tmp_path / "battle_data" / "01-2025JULAUG"

@@ -1,13 +1,12 @@
 """Tables of pairs, written: from the ratings of a cache, or from described battles."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from io import BytesIO
 
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.battles import pairs_of_battles, pairs_of_ratings, shipped_battles
-from qamro_cache.datasets.preferences import PAIR_COLUMNS
 from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.files import refuse_other, write_table
+from qamro_cache.files import refuse_other, write_file
 from qamro_cache.paths import PathLike, as_path
 
 
@@ -19,17 +18,16 @@ def write_pairs(
     Args:
         sources: cache files, whose raters rated several clips of a group in one trial; or a
             description of battles (``.toml``), or the name of one that comes along.
-        out: the table; one of the same columns is replaced.
+        out: the table; one that is there already is kept, unless it is this very one.
         data_dir: of a description, the folder of its files.
 
     Returns:
         Counts: ``pairs``, ``ties``, ``raters`` and ``clips``.
 
     Raises:
-        QamroError: there are no pairs in it, or ``out`` is something else.
+        QamroError: there are no pairs in it, or ``out`` is another file.
     """
     out = as_path(out, "a table of pairs")
-    refuse_other(out, "table of pairs", _is_ours)
     first = sources[0]
     if str(first) in shipped_battles() or str(first).endswith(".toml"):
         if len(sources) > 1:
@@ -44,15 +42,14 @@ def write_pairs(
         table = pairs_of_ratings(cache.clips, cache.labels, cache.dataset)
     if table.empty:
         raise QamroError(f"{first}: there is no pair in it; see docs/pairs.md for what makes one")
-    write_table(out, table)
+    made = BytesIO()
+    table.to_csv(made, index=False, errors="surrogateescape")
+    # Verdicts that somebody has collected have the same columns.
+    refuse_other(out, "table of these pairs", lambda path: path.read_bytes() == made.getvalue())
+    write_file(out, lambda file: file.write(made.getvalue()))
     return {
         "pairs": len(table),
         "ties": int((table["winner"] == "tie").sum()),
         "raters": int(table.loc[table["rater"] != "", "rater"].nunique()),
         "clips": len(set(table["clip_a"]) | set(table["clip_b"])),
     }
-
-
-def _is_ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.readline().rstrip() == ",".join(PAIR_COLUMNS).encode()

@@ -1,5 +1,6 @@
 """Which clips to keep by their predictions, and how many other thresholds would keep."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,23 @@ import pandas as pd
 
 from qamro_cache.errors import OptionError, QamroError, quoted, unknown
 from qamro_cache.evaluation.files import name_of, read_predictions
-from qamro_cache.files import replace_folder, replaceable_folder, write_table, write_text
+from qamro_cache.files import (
+    refuse_other,
+    replace_folder,
+    replaceable_folder,
+    write_table,
+    write_text,
+)
 from qamro_cache.paths import PathLike, as_path
 
 #: In the folder of what was kept.
 KEPT_FILE, RETENTION_FILE = "kept.txt", "retention.csv"
+#: Of the curve.
+_COLUMNS = ["axis", "min", "kept", "share", "mean"]
 #: Thresholds of the curve, an axis.
 _STEPS = 101
+
+logger = logging.getLogger("qamro_cache")
 
 
 @dataclass(frozen=True)
@@ -75,12 +86,13 @@ def keep(
         predictions: the table of `predict`, or its file.
         minimum: axis -> lowest prediction that is kept; a clip must reach all of them.
         ood: keep clips that are out of distribution on one of these axes (of any axis, where
-            ``minimum`` names none).
+            ``minimum`` names none); else only those that
+            are said not to be.
         out: folder for ``kept.txt`` (a clip's id a line) and ``retention.csv``; None: none.
 
     Raises:
         QamroError: a clip has several predictions on an axis; an id holds a line break; the
-            folder cannot be written, or the table read.
+            folder cannot be written or has other files of these names, or the table cannot be read.
         OptionError: there is no such axis.
     """
     table = read_predictions(
@@ -90,6 +102,7 @@ def keep(
     folder = None if out is None else as_path(out, "a folder")
     if folder is not None:
         replaceable_folder(folder)
+        _refuse_others(folder)
     scores, far = _by_axis(table, where, ood)
     for axis in minimum:
         if axis not in scores.columns:
@@ -142,6 +155,14 @@ def _by_axis(table: pd.DataFrame, where: Path, ood: bool) -> tuple[pd.DataFrame,
                 f"{quoted(table['ood'][odd].iloc[0])}, neither True nor False"
             )
         far = words == "true"
+        unsaid = (words == "") & table["prediction"].notna()
+        if not ood and unsaid.any():
+            logger.warning(
+                "%s: beside %d predictions ood is empty; --max-ood takes their clips out too",
+                where,
+                int(unsaid.sum()),
+            )
+            far |= unsaid
     order, axes = table["clip_id"].drop_duplicates(), table["axis"].drop_duplicates()
     wide: list[pd.DataFrame] = []
     for values in (table["prediction"], far):
@@ -164,8 +185,23 @@ def _retention(
     count = len(known) - first
     sums = np.append(np.cumsum(known[::-1])[::-1], 0.0)[first]
     mean: Any = np.divide(sums, count, out=np.full(len(count), np.nan), where=count > 0)
-    columns = {"axis": axis, "min": least, "kept": count, "share": count / max(1, len(scores))}
-    return pd.DataFrame({**columns, "mean": mean})
+    columns = (axis, least, count, count / max(1, len(scores)), mean)
+    return pd.DataFrame(dict(zip(_COLUMNS, columns, strict=True)))
+
+
+def _refuse_others(folder: Path) -> None:
+    """Refuse to replace files of these names that tell of no choice that was made here."""
+    retention = folder / RETENTION_FILE
+
+    def is_curve(path: Path) -> bool:
+        return list(pd.read_csv(path, nrows=1).columns) == _COLUMNS
+
+    def is_kept(path: Path) -> bool:
+        count = path.read_bytes().count(b"\n")
+        return is_curve(retention) and count in set(pd.read_csv(retention)["kept"])
+
+    refuse_other(retention, "curve of qamro-filter", is_curve)
+    refuse_other(folder / KEPT_FILE, f"list that {RETENTION_FILE} beside it tells of", is_kept)
 
 
 def _write(folder: Path, found: Kept, where: Path) -> None:
