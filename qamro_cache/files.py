@@ -70,8 +70,8 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
     write_file(path, lambda file: table.to_csv(file, index=False, errors="surrogateescape"))
 
 
-def json_text(record: Any) -> str:
-    """Indented JSON of a record; a figure that is undefined (NaN, infinite) becomes null."""
+def json_text(record: Any, indent: int | None = 2) -> str:
+    """JSON of a record, indented; a figure that is undefined (NaN, infinite) becomes null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -82,7 +82,7 @@ def json_text(record: Any) -> str:
             return None
         return value
 
-    return json.dumps(plain(record), indent=2, ensure_ascii=False)
+    return json.dumps(plain(record), indent=indent, ensure_ascii=False)
 
 
 def refuse_other(

@@ -9,6 +9,7 @@ the variance is held between what Bonett and Wright (2000; SRCC) or Fieller, Har
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -147,6 +148,7 @@ def variance(part: Floats) -> Floats:
     return found
 
 
+@cache
 def t_quantile(freedom: float) -> float:
     """Student's two-sided 95 % quantile."""
     return float(student.ppf(_TAIL, freedom))

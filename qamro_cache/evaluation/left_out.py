@@ -5,7 +5,8 @@ cluster (systems; prompts, songs or other groups) whose labels are random draws 
 test stands for. Every left-out sample is a row of 0/1 weights that the metrics take.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,9 @@ MOST_PAIRED = 60
 _CHUNK = 64
 
 Metric = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+#: Of a metric, predictions [M, N], targets [N] and weights [R, N]: [M, R].
+_Compute = Callable[[Metric, Tensor, Tensor, Tensor], Tensor]
 
 
 class LeftOut(NamedTuple):
@@ -59,11 +63,11 @@ def left_out(level: str, metric: Metric, pred: Floats, sample: Sample) -> LeftOu
         values = np.array([value for value, _ in found])
         rows = zip(*(parts for _, parts in found), strict=True)
         return LeftOut(values, tuple(np.stack(row) for row in rows))
-    whole = np.zeros(len(sample.target), np.int64)
-    compute = {"clip": _of_clips, "group": _of_groups, "system": _of_systems}[level]
-    value = compute(metric, p, t, sample, whole - 1, 1)[:, 0]
-    parts = [compute(metric, p, t, sample, label, int(label.max()) + 1) for label in clusters]
-    return LeftOut(value, tuple(parts))
+    compute = {"clip": _of_clips, "group": _of_groups, "system": _of_systems}[level](sample)
+    found = torch.cat([compute(metric, p, t, some) for some in _samples(clusters)], -1).numpy()
+    ends = np.cumsum([1, *(int(label.max()) + 1 for label in clusters)])
+    value, *parts, _ = np.split(found, ends, -1)
+    return LeftOut(value[:, 0], tuple(parts))
 
 
 def system_pairs(metric: Metric, pred: Floats, sample: Sample) -> Floats | None:
@@ -83,40 +87,49 @@ def system_pairs(metric: Metric, pred: Floats, sample: Sample) -> Floats | None:
 
 def _weighted(metric: Metric, pred: Tensor, target: Tensor, weights: Tensor) -> Floats:
     """A metric of M models in R samples of 0/1 weights [R, N]: [M, R]."""
-    parts = [
-        torch.stack([metric(one, target, part) for one in pred]) for part in weights.split(_CHUNK)
-    ]
+    parts = [_each(metric, pred, target, part) for part in weights.split(_CHUNK)]
     found: Floats = torch.cat(parts, -1).numpy()
     return found
 
 
-def _masks(label: Ints, count: int) -> Tensor:
-    """Weights [C, N]: row c leaves out the clips of label c."""
-    return torch.as_tensor(label != np.arange(count)[:, None]).double()
+def _each(metric: Metric, pred: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    return torch.stack([metric(one, target, weights) for one in pred])
 
 
-def _of_clips(metric: Metric, p: Tensor, t: Tensor, _: Sample, label: Ints, count: int) -> Floats:
-    return _weighted(metric, p, t, _masks(label, count))
+def _samples(clusters: Sequence[Ints]) -> Iterator[Tensor]:
+    """Weights [R, N] of the whole sample, and then without each cluster of each way.
+
+    All ways in one tensor, as far as a chunk reaches: of small samples the calls take the time.
+    """
+    counts = [1, *(int(label.max()) + 1 for label in clusters)]
+    labels = np.stack([np.full_like(clusters[0], -1), *clusters])
+    way = np.repeat(np.arange(len(counts)), counts)
+    cluster = np.concatenate([np.arange(count) for count in counts])
+    for start in range(0, len(way), _CHUNK):
+        some = slice(start, start + _CHUNK)
+        yield torch.as_tensor(labels[way[some]] != cluster[some, None]).double()
 
 
-def _of_groups(
-    metric: Metric, p: Tensor, t: Tensor, sample: Sample, label: Ints, count: int
-) -> Floats:
+def _of_clips(_: Sample) -> _Compute:
+    return _each
+
+
+def _of_groups(sample: Sample) -> _Compute:
     """The mean over groups, by the rules of `within`."""
     blocks = blocks_of(torch.as_tensor(sample.group))
 
-    def within(pred: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
-        return mean_over_groups(metric, pred, target, weights, blocks)
+    def compute(metric: Metric, p: Tensor, t: Tensor, weights: Tensor) -> Tensor:
+        return _each(partial(mean_over_groups, metric, blocks=blocks), p, t, weights)
 
-    return _weighted(within, p, t, _masks(label, count))
+    return compute
 
 
-def _of_systems(
-    metric: Metric, p: Tensor, t: Tensor, sample: Sample, label: Ints, count: int
-) -> Floats:
-    means, truth, counted = _means(p, t, sample, _masks(label, count))
-    found: Floats = torch.stack([metric(one, truth, counted) for one in means]).numpy()
-    return found
+def _of_systems(sample: Sample) -> _Compute:
+    def compute(metric: Metric, p: Tensor, t: Tensor, weights: Tensor) -> Tensor:
+        means, truth, counted = _means(p, t, sample, weights)
+        return torch.stack([metric(one, truth, counted) for one in means])
+
+    return compute
 
 
 def _means(

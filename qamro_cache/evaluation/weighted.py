@@ -35,9 +35,9 @@ def average_ranks(values: Tensor, weights: Tensor) -> Tensor:
     depend on the weights: values [N] are sorted once for weights [R, N].
     """
     ordered, order = values.sort(-1)
-    shape = torch.broadcast_shapes(values.shape, weights.shape)
-    order = order.expand(shape)
-    w = weights.double().expand(shape).gather(-1, order)
+    order, w = torch.broadcast_tensors(order, weights.double())
+    shape = order.shape
+    w = w.gather(-1, order)
     through = w.cumsum(-1)
     position = torch.arange(shape[-1], device=values.device).expand(values.shape)
     first = torch.ones_like(ordered, dtype=torch.bool)

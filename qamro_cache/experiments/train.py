@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -269,19 +269,26 @@ def far_clips(material: Material) -> list[npt.NDArray[np.bool_]]:
 
 def _predictions(material: Material, fitted: Fitted) -> pd.DataFrame:
     """Return held-out predictions as rows clip_id, system, group, axis, seed, fold, ..."""
-    tables, ood, folds = [], far_clips(material), material.folds
-    for job, row in zip(fitted.jobs, fitted.predictions, strict=True):
-        held = np.flatnonzero(folds.test[job.fold])
-        columns: Mapping[str, Any] = {
-            "axis": material.clips.axes[job.target].name,
-            "seed": job.seed,
-            "fold": folds.names[job.fold],
-            "prediction": row[held],
-            "target": material.clips.labels.mean[held, job.target],
-            "ood": ood[job.fold][held],
-        }
-        if alone(job.recipe):
-            columns = {**columns, "scale": STANDARD}
-        clips = material.clips.table.iloc[held][["clip_id", "system", "group"]]
-        tables.append(clips.assign(**columns))
-    return pd.concat(tables, ignore_index=True)
+    jobs, folds, far = fitted.jobs, material.folds, far_clips(material)
+    held = [np.flatnonzero(folds.test[job.fold]) for job in jobs]
+    labels = material.clips.labels.mean
+
+    def of_jobs(values: Iterable[Any]) -> list[Any]:
+        """Repeat a value a job for each of its clips."""
+        return [value for value, rows in zip(values, held, strict=True) for _ in rows]
+
+    def of_rows(values: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        return np.concatenate([one[rows] for one, rows in zip(values, held, strict=True)])
+
+    columns: dict[str, Any] = {
+        "axis": of_jobs(material.clips.axes[job.target].name for job in jobs),
+        "seed": of_jobs(job.seed for job in jobs),
+        "fold": of_jobs(folds.names[job.fold] for job in jobs),
+        "prediction": of_rows(fitted.predictions),
+        "target": of_rows(labels[:, job.target] for job in jobs),
+        "ood": of_rows(far[job.fold] for job in jobs),
+    }
+    if alone(jobs[0].recipe):
+        columns["scale"] = STANDARD
+    clips = material.clips.table[["clip_id", "system", "group"]]
+    return clips.iloc[np.concatenate(held)].assign(**columns).reset_index(drop=True)

@@ -81,7 +81,7 @@ def record_of(head: Head) -> dict[str, Any]:
     plain = {name: getattr(head, name) for name in _plain_fields()}
     plain = {n: dict(v) if isinstance(v, Mapping) else v for n, v in plain.items() if v is not None}
     return {
-        **json.loads(json_text(plain)),
+        **json.loads(json_text(plain, None)),
         "architecture": {**asdict(head.architecture), "widths": list(head.architecture.widths)},
         "row": list(head.row),
         "identities": list(head.identities),

@@ -141,21 +141,25 @@ def _choose(
     """Return the penalty of the least squared error of the parts, each held out in its turn."""
     # The intercept is one more column, without a penalty: S = scores / divisors @ scores.T.
     scores = np.column_stack([scores, np.ones(len(centered))])
+    # Parts of one size are solved side by side.
+    sizes = np.array([len(part) for part in parts])
+    stacks = [np.stack([part for part in parts if len(part) == size]) for size in np.unique(sizes)]
     # Of parts that are longer than a row is wide, the smaller system is that of the columns.
-    grams = [scores[p].T @ scores[p] if len(p) > scores.shape[1] else None for p in parts]
+    rows = [scores[stack] for stack in stacks]
+    grams = [own.swapaxes(1, 2) @ own if own.shape[1] > own.shape[2] else None for own in rows]
     errors = []
     for penalty in penalties:
         divisors = np.append(values + penalty, len(centered))
-        shrunk = scores / divisors
-        residuals = centered - shrunk @ (scores.T @ centered)
+        residuals = centered - (scores / divisors) @ (scores.T @ centered)
         total = 0.0
-        for part, gram in zip(parts, grams, strict=True):
-            own, left = scores[part], residuals[part]
+        for stack, own, gram in zip(stacks, rows, grams, strict=True):
+            left = residuals[stack][..., None]
+            shrunk, across = own / divisors, own.swapaxes(1, 2)
             if gram is None:
-                error = np.linalg.solve(np.eye(len(part)) - own @ shrunk[part].T, left)
+                error = np.linalg.solve(np.eye(own.shape[1]) - own @ shrunk.swapaxes(1, 2), left)
             else:
-                inner = np.linalg.solve(np.eye(len(gram)) - gram / divisors, own.T @ left)
-                error = left + shrunk[part] @ inner
-            total += float(error @ error)
+                inner = np.linalg.solve(np.eye(own.shape[2]) - gram / divisors, across @ left)
+                error = left + shrunk @ inner
+            total += float((error**2).sum())
         errors.append(total)
     return penalties[int(np.argmin(errors))]
