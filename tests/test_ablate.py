@@ -58,7 +58,7 @@ def test_cells_and_their_tables(cache, tmp_path):
     for alpha, beta in ((0.1, 7.0), (0.5, 3.0)):
         train(
             cache, tmp_path / "one", cv="group", seeds=2, alpha=alpha, beta=beta, overwrite=True,
-            **QUICK,
+            resamples=0, **QUICK,
         )  # fmt: skip
         table = pd.read_csv(tmp_path / "one" / "predictions.csv")
         for (axis, seed), rows in table.groupby(["axis", "seed"]):
@@ -110,7 +110,7 @@ def of_best(cache, folder, best):
     table = pd.read_csv(folder / "predictions.csv")
     for axis, one in best["axes"].items():
         names = {k: v for k, v in one["cell"].items() if v is not None}
-        train(cache, folder / "best", cv="group", seeds=2, axis=axis, **names, **QUICK)
+        train(cache, folder / "best", cv="group", seeds=2, axis=axis, resamples=0, **names, **QUICK)
         alone = pd.read_csv(folder / "best" / "predictions.csv")
         shutil.rmtree(folder / "best")
         mine = table[table["axis"] == axis].reset_index(drop=True)
@@ -140,7 +140,7 @@ def test_ways_to_hold_clips_out_are_a_dimension(cache, tmp_path):
         assert mine["cell"] == {**theirs["cell"], "cv": cv}
     result = run("--cache", cache, "--out", tmp_path / "both", "--cv", "group,3", "--alpha",
                  "0.1,0.5", "--seeds", 2, "--axis", "quality", "--epochs", 3, "--widths", "8",
-                 "--lr", 0.01)  # fmt: skip
+                 "--lr", 0.01, "--resamples", 0)  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "quality, cv group: highest" in result.stdout
     assert "quality, cv 3: highest" in result.stdout
@@ -259,8 +259,8 @@ def test_a_killed_grid_goes_on(cache, tmp_path):
     """SIGKILL while stacks finish, then the same command: the same table as undisturbed."""
     arguments = [
         "--cache", str(cache), "--alpha", "0.1,0.2,0.3", "--batch-size", "5,6,7,8,9,10",
-        "--batches", "shared", "--epochs", "6", "--widths", "8", "--lr", "0.01", "--seeds", "2",
-        "--cv", "3", "--resamples", "0",
+        "--batches", "shared", "--axis", "quality", "--epochs", "6", "--widths", "8",
+        "--lr", "0.01", "--seeds", "2", "--cv", "3", "--resamples", "0",
     ]  # fmt: skip
     code = "from qamro_cache_cli.ablate import main; main()"
     command = [sys.executable, "-c", code, *arguments, "--out", str(tmp_path / "killed")]
@@ -546,7 +546,8 @@ def test_mistakes_are_one_line(cache, tmp_path):
 def test_results_that_a_kill_left_beside_the_folder_are_found(cache, tmp_path):
     """Killed while the old and the new tables changed places, when ``done/`` has moved already."""
     out = tmp_path / "grid"
-    arguments = ["--cache", cache, "--cv", "2", "--seeds", 1, "--epochs", 1, "--out", out]
+    arguments = ["--cache", cache, "--cv", "2", "--seeds", 1, "--epochs", 1, "--out", out,
+                 "--axis", "quality", "--widths", "8", "--resamples", 0]  # fmt: skip
     assert run(*arguments).exit_code == 0
     beside = tmp_path / ".grid.0123abcd.old"
     beside.mkdir()
