@@ -64,10 +64,9 @@ def left_out(level: str, metric: Metric, pred: Floats, sample: Sample) -> LeftOu
         rows = zip(*(parts for _, parts in found), strict=True)
         return LeftOut(values, tuple(np.stack(row) for row in rows))
     compute = {"clip": _of_clips, "group": _of_groups, "system": _of_systems}[level](sample)
-    found = torch.cat([compute(metric, p, t, some) for some in _samples(clusters)], -1).numpy()
-    ends = np.cumsum([1, *(int(label.max()) + 1 for label in clusters)])
-    value, *parts, _ = np.split(found, ends, -1)
-    return LeftOut(value[:, 0], tuple(parts))
+    all_samples = torch.cat([compute(metric, p, t, some) for some in _samples(clusters)], -1)
+    value, *parts = all_samples.split([1, *(int(label.max()) + 1 for label in clusters)], -1)
+    return LeftOut(value[:, 0].numpy(), tuple(part.numpy() for part in parts))
 
 
 def system_pairs(metric: Metric, pred: Floats, sample: Sample) -> Floats | None:
