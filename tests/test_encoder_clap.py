@@ -1,16 +1,17 @@
 """What CLAP refuses: checkpoints that do not fit, code in pickles, wrong vocabularies."""
 
 import datetime
+import functools
 import os
 import shutil
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
-
-pytest.importorskip("transformers")
-
 from clap_reference import write_vocabulary
 
+from qamro_cache.encoders import clap
 from qamro_cache.encoders.clap import load_network
 from qamro_cache.encoders.prompts import refuse_alike
 from qamro_cache.encoders.protocol import EncoderOptions, WeightsOptions
@@ -24,16 +25,27 @@ from qamro_cache.encoders.weights import read_checkpoint, state_dict_of
 from qamro_cache.errors import QamroError
 from qamro_cache.identity import identity_of
 
+pytestmark = pytest.mark.skipif(
+    find_spec("transformers") is None, reason="transformers is not installed"
+)
+
 
 @pytest.fixture(scope="module")
 def state(clap_reference) -> dict[str, torch.Tensor]:
     return state_dict_of(read_checkpoint(clap_reference.checkpoint), clap_reference.checkpoint)
 
 
-def saved(tmp_path, state, **changes):
+@pytest.fixture(scope="module")
+def network():
+    """Return what makes the network of a size, once: what is refused is not loaded into it."""
+    return functools.cache(clap.ClapNetwork)
+
+
+def load(monkeypatch, state, **changes):
+    """Load a changed state as if it stood in a file, which would be 600 MB."""
     changed = {name: value for name, value in (state | changes).items() if value is not None}
-    torch.save({"state_dict": changed}, tmp_path / "changed.pt")
-    return tmp_path / "changed.pt"
+    monkeypatch.setattr(clap, "read_checkpoint", lambda path, allow: {"state_dict": changed})
+    return load_network(Path("changed.pt"))
 
 
 NORM = "audio_branch.norm.bias"
@@ -61,14 +73,15 @@ NORM = "audio_branch.norm.bias"
         ),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, state, changes, message):
+def test_a_checkpoint_that_does_not_fit_is_refused(monkeypatch, state, network, changes, message):
+    monkeypatch.setattr(clap, "ClapNetwork", network)
     with pytest.raises(QamroError, match=message):
-        load_network(saved(tmp_path, state, **changes))
+        load(monkeypatch, state, **changes)
 
 
-def test_position_ids_and_the_wrappers_prefix_may_be_there_or_not(tmp_path, state):
+def test_position_ids_and_the_wrappers_prefix_may_be_there_or_not(monkeypatch, state):
     bare = {n: v for n, v in state.items() if not n.endswith("position_ids")}
-    network, size = load_network(saved(tmp_path, bare))
+    network, size = load(monkeypatch, bare)
     assert size.name == "HTSAT-base"
     assert torch.equal(network.audio_branch.norm.bias, state[NORM])
 
