@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import choix
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.optimize import minimize
 
 from qamro_cache.datasets.preferences import Pairs
+from qamro_cache.experiments.plan import _keys
 from qamro_cache.losses.loss import parse_loss
 from qamro_cache.losses.preferences import Verdicts, preference_loss
 from qamro_cache.training.fit import fit
@@ -205,6 +207,50 @@ def test_a_head_of_a_stack_equals_it_alone(loss, batches):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("batches", ["shared", "own"])
+@pytest.mark.parametrize("loss", LOSSES[:2])
+def test_an_axis_learns_the_same_beside_another(loss, batches):
+    """Neither the labels nor the pairs of the other axis tell it anything, not even an order."""
+    features, targets, folds = material()
+    jobs = [job for job in jobs_of(loss, batches=batches) if job.target == 0]
+    beside = run(features, targets, folds, jobs_of(loss, batches=batches))
+    pairs = targets.pairs.on([0])
+    alone = run(features, Targets(targets.labels[:1], targets.ranges[:1], pairs=pairs), folds, jobs)
+    for k in range(len(jobs)):
+        for a, b in zip(alone[k], beside[2 * k], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["huber@standardized", *LOSSES[:2]])
+def test_a_result_is_named_by_the_clips_and_pairs_that_batches_are_drawn_from(loss):
+    """A grid reuses what other batches have not touched, and nothing else."""
+    features, targets, folds = material()
+    table = pd.DataFrame({"clip_id": map(str, range(CLIPS)), "system": "s"})
+    of = SimpleNamespace(
+        sources=SimpleNamespace(identity_sha256="1"), feature="f", text_feature="",
+        origin=lambda: {"context": ""}, clips=SimpleNamespace(table=table), features=[features],
+        folds=folds,
+    )  # fmt: skip
+    jobs = [job for job in jobs_of(loss) if job.target == 0][:1]
+
+    def known(labels, pairs):
+        now = Targets(labels, targets.ranges, pairs=pairs, axes=(0, 1))
+        ((_, result),) = fit(features, now, folds, jobs, dtype=F64)
+        (key,) = _keys(of, now, jobs, "float32")
+        return key, result.predictions
+
+    labels, other = targets.labels, targets.labels.clone()
+    # Clips that have a label on the second axis alone.
+    other[1, :7] = torch.nan
+    pairs = targets.pairs
+    fewer = pairs.only((pairs.axis == 0) | (np.arange(len(pairs)) % 2 == 0))
+    key, first = known(labels, pairs)
+    for changed in ((other, pairs), (labels, fewer)):
+        again, predictions = known(*changed)
+        assert (again == key) == torch.equal(predictions, first)
+    assert (known(other, pairs)[0] == key) == ("bt" in loss)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("pooling", ["mean", pytest.param("attention", marks=pytest.mark.slow)])
 def test_it_is_what_anybody_would_write(loss, pooling):
@@ -361,7 +407,7 @@ def test_a_fold_without_a_training_pair_is_refused():
 
 def test_a_begun_stack_goes_on_as_if_it_had_not_stopped():
     features, targets, folds = material()
-    jobs = jobs_of("huber@standardized+bt")
+    jobs = [job for job in jobs_of("huber@standardized+bt") if job.target == 0]
     from qamro_cache.heads.network import Rows
     from qamro_cache.training.backend import plain_backend
     from qamro_cache.training.inputs import Inputs

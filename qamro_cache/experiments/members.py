@@ -106,9 +106,10 @@ def _member(
     for place in dict.fromkeys(one.part for one in mine):
         material = replace(whole[place], modeling=cell.modeling)
         before = replace(materials[place], modeling=cell.modeling)
-        sizes = [training_entries(of.folds, of.targets(), cell.recipe) for of in (before, material)]
+        taught_by = [(of.folds, of.targets()) for of in (before, material)]
         jobs = []
         for one in (one for one in mine if one.part == place):
+            sizes = [training_entries(*of, cell.recipe, one.axis) for of in taught_by]
             recipe = refit_recipe(cell.recipe, one.epochs, *sizes)
             epochs[material.clips.axes[one.axis].name] = recipe.epochs
             jobs += [Job(recipe, seed, 0, one.axis) for seed in _seeds(grid, mine[0].cell)]

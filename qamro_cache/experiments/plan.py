@@ -14,6 +14,7 @@ from qamro_cache.experiments.labels import Wanted, targets_of
 from qamro_cache.identity import canonical_json
 from qamro_cache.training.inputs import Features, Folds, Targets, stacked, taught
 from qamro_cache.training.recipe import Job, flat_recipe
+from qamro_cache.training.schedule import drawn_from
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,11 @@ def _keys(material: Material, targets: Targets, jobs: Sequence[Job], precision: 
         assert values is not None
         return hashlib.sha256(values.numpy().tobytes()).hexdigest()
 
+    @cache
+    def drawn(target: int, paired: bool) -> str:
+        clips, _ = drawn_from(folds, targets, target, paired=paired)
+        return hashlib.sha256(clips.tobytes()).hexdigest()
+
     # JSON has no NaN: a scale that nobody named follows from the labels.
     ranges = [pair if np.isfinite(pair).all() else None for pair in targets.ranges.tolist()]
     recipes = {id(job.recipe): flat_recipe(job.recipe) for job in jobs}
@@ -143,6 +149,8 @@ def _keys(material: Material, targets: Targets, jobs: Sequence[Job], precision: 
         }
         if targets.pairs is not None:
             record["pairs"] = _of_axis(targets.pairs, targets.axes[job.target])
+            if job.recipe.takes("loss"):
+                record["drawn"] = drawn(job.target, bool(job.recipe.loss.on_pairs.terms))
         if targets.source is not None:
             record["sources"] = hashlib.sha256(targets.source.numpy().tobytes()).hexdigest()
         if job.recipe.head.output == "gaussian":
@@ -151,9 +159,8 @@ def _keys(material: Material, targets: Targets, jobs: Sequence[Job], precision: 
     return keys
 
 
-def _of_axis(pairs: Pairs | None, axis: int) -> str:
+def _of_axis(pairs: Pairs, axis: int) -> str:
     """Return the sha256 of what can be learned of the pairs on an axis."""
-    assert pairs is not None
     mine, digest = pairs.on([axis]), hashlib.sha256()
     for part in (mine.clips, mine.winner, mine.weight):
         digest.update(part.tobytes())

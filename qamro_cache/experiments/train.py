@@ -186,8 +186,9 @@ def _train_axes(
     for axis in clips.axes if marks else ():
         metrics[axis.name]["calibration"] = told(marks, axis.name, len(folds.test))
     whole = material.bound(refit_clips(folds, clips.known, everything=everything))
-    sizes = [training_entries(of.folds, of.targets(), recipe) for of in (material, whole)]
-    final = [refit_recipe(recipe, estimate.epochs(t), *sizes) for t in targets]
+    taught_by = [(of.folds, of.targets()) for of in (material, whole)]
+    sizes = [[training_entries(*of, recipe, t) for of in taught_by] for t in targets]
+    final = [refit_recipe(recipe, estimate.epochs(t), *sizes[t]) for t in targets]
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
     refit = fit_jobs(whole, jobs, None)
     refuse_diverged(recipe, refit)

@@ -30,7 +30,9 @@ def buckets(jobs: Sequence[Job], kinds: Sequence[object]) -> list[list[int]]:
     """
     found: dict[tuple[object, ...], list[int]] = {}
     for k, job in enumerate(jobs):
-        found.setdefault((kinds[job.view], *job.recipe.bucket), []).append(k)
+        # Pairs of different axes make batches of different sizes.
+        target = job.target if job.recipe.loss.on_pairs.terms else None
+        found.setdefault((kinds[job.view], target, *job.recipe.bucket), []).append(k)
     return [
         sorted(positions, key=lambda k: (jobs[k].view, jobs[k].fold, jobs[k].seed))
         for positions in found.values()

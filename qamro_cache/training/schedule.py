@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from qamro_cache.datasets.preferences import Pairs
 from qamro_cache.training.inputs import Bools, Folds, Targets
 from qamro_cache.training.recipe import Job, Recipe
 
@@ -131,16 +130,15 @@ def make_schedule(
     """Return the batches of a bucket's jobs and the order that each job follows.
 
     Shared: one order over the clips that any fold trains on. Own: one for each seed, fold and
-    set of labeled clips, of the clips that this head trains on.
+    set of labeled clips, of the clips that this head trains on. Heads that learn from pairs are of
+    one target (`buckets`): their batches are the same whatever else is learned beside it.
     """
-    recipe, clips = jobs[0].recipe, folds.train.shape[1]
+    recipe, clips, row = jobs[0].recipe, folds.train.shape[1], jobs[0].target
     labeled, paired = bool(recipe.loss.on_labels.terms), bool(recipe.loss.on_pairs.terms)
 
     def whole(pools: list[Indices], pairs: list[Indices], seeds: list[int]) -> Schedule:
         # Lockstep for the largest fold of the set, whoever the neighbors are.
-        several = recipe.batches == "own"
-        longest = int(folds.train.sum(1).max()) if several else max(map(len, pools))
-        sizes = longest * labeled, _most_pairs(folds, targets, several=several) * paired
+        sizes = _sizes(folds, targets, recipe, row)
         pools = pools if labeled else [pool[:0] for pool in pools]
         passes = passes_per_epoch(sum(sizes), recipe.batch_size)
         behind = tuple(clips + one for one in pairs) if paired else ()
@@ -148,9 +146,8 @@ def make_schedule(
         return Schedule(*first, behind, sizes[1])
 
     if recipe.batches == "shared":
-        pool = _of_labels(folds, targets)
-        pairs = [] if targets.pairs is None else [np.flatnonzero(_of_any(folds, targets.pairs))]
-        return whole([pool], pairs, [order_seed]), [0] * len(jobs)
+        pool, pairs = drawn_from(folds, targets, row, paired=paired)
+        return whole([pool], [pairs], [order_seed]), [0] * len(jobs)
     known = {
         (job.target, job.fold): targets.of(job.target, job.fold).isfinite().cpu().numpy()
         for job in jobs
@@ -170,43 +167,41 @@ def make_schedule(
     return schedule, [names.index(key) for key in keys]
 
 
-def _of_labels(folds: Folds, targets: Targets) -> Indices:
-    """Return the clips that some fold trains on; beside pairs, those that have a label."""
+def drawn_from(
+    folds: Folds, targets: Targets, row: int, *, paired: bool
+) -> tuple[Indices, Indices]:
+    """Return the clips and the pairs that shared batches of heads of a row of targets are of.
+
+    Those that some fold trains on. Of heads that learn from pairs (``paired``) only what tells
+    something of their own axis; of others, where a clip may be known by pairs alone, those with a
+    label on any.
+    """
     pool = folds.train.any(0)
     if targets.pairs is not None:
         known = targets.labels.isfinite().cpu().numpy()
+        known = known[..., row : row + 1, :] if paired else known
         pool = pool & known.reshape(-1, len(pool)).any(0)
-    return np.flatnonzero(pool)
+    pairs = targets.pairs_of(row, folds.train).any(0) & paired
+    return np.flatnonzero(pool), np.flatnonzero(pairs)
 
 
-def _of_any(folds: Folds, pairs: Pairs) -> Bools:
-    """Tell which pairs [P] some fold trains on."""
-    found = np.zeros(len(pairs), np.bool_)
-    for train in folds.train:
-        found |= pairs.within(train)
-    return found
+def _sizes(folds: Folds, targets: Targets, recipe: Recipe, row: int) -> tuple[int, int]:
+    """Return how many clips and pairs a pass is of: of own batches, in the fold with the most."""
+    labeled, paired = bool(recipe.loss.on_labels.terms), bool(recipe.loss.on_pairs.terms)
+    if recipe.batches == "own":
+        clips = int(folds.train.sum(1).max())
+        pairs = int(targets.pairs_of(row, folds.train).sum(1).max())
+    else:
+        clips, pairs = map(len, drawn_from(folds, targets, row, paired=paired))
+    return clips * labeled, pairs * paired
 
 
-def _most_pairs(folds: Folds, targets: Targets, *, several: bool) -> int:
-    """Return how many pairs some fold trains on; ``several``: the fold and axis with the most."""
-    pairs = targets.pairs
-    if pairs is None:
-        return 0
-    if not several:
-        return int(_of_any(folds, pairs).sum())
-    counts = (np.bincount(pairs.axis[pairs.within(train)], minlength=1) for train in folds.train)
-    return max(int(count.max()) for count in counts)
-
-
-def training_entries(folds: Folds, targets: Targets, recipe: Recipe) -> int:
-    """Return how many entries the batches of such heads are drawn from."""
-    own = recipe.batches == "own"
-    count = 0
-    if recipe.loss.on_labels.terms:
-        count += int(folds.train[0].sum()) if own else len(_of_labels(folds, targets))
-    if recipe.loss.on_pairs.terms:
-        count += _most_pairs(folds, targets, several=own)
-    return count
+def training_entries(folds: Folds, targets: Targets, recipe: Recipe, row: int) -> int:
+    """Return how many entries the batches of such heads of a row of targets are drawn from."""
+    clips, pairs = _sizes(folds, targets, recipe, row)
+    if recipe.batches == "own" and clips:
+        clips = int(folds.train[0].sum())
+    return clips + pairs
 
 
 def comparable_pairs(labels: npt.NDArray[np.float64]) -> int:
