@@ -19,6 +19,7 @@ from qamro_cache.training.optimizer import SGD, AdamW
 from qamro_cache.training.preferences import LEARNED
 from qamro_cache.training.recipe import Job, make_recipe
 from qamro_cache.training.schedule import make_schedule
+from qamro_cache.training.verdicts import best_preference
 
 F64 = torch.float64
 
@@ -152,6 +153,48 @@ def test_with_ties_it_equals_scipy_on_the_likelihood():
     found, ties = estimates(pairs, 8)
     np.testing.assert_allclose(found, best[:8] - best[:8].mean(), atol=1e-4)
     np.testing.assert_allclose(ties, np.exp(best[8]), atol=1e-4)
+
+
+@pytest.mark.parametrize("ties", [0, 0.3])
+@pytest.mark.parametrize("unit", [1e-4, 1, 1e4])
+def test_tau_is_the_likeliest_for_the_scores(ties, unit):
+    """However far it is from 1: hardly any step of the weights' size would come there."""
+    pairs, hidden = make_pairs(9, 200, ties=ties, seed=4)
+    gap = unit * (hidden[pairs.clips[:, 0]] - hidden[pairs.clips[:, 1]])
+    tau, tie = best_preference(gap, pairs.winner, pairs.weight)
+    given = [torch.from_numpy(one)[None].double() for one in (pairs.winner, pairs.weight)]
+
+    def cost(x):
+        learned = torch.tensor([[x[0], x[1] if ties else -torch.inf]])
+        return float(likelihood(torch.from_numpy(gap / unit)[None], learned, *given))
+
+    tight = {"xatol": 1e-11, "fatol": 1e-16}
+    best = minimize(cost, [0.0, 0], method="Nelder-Mead", options=tight).x
+    assert tau / unit == pytest.approx(np.exp(best[0]), rel=1e-6)
+    assert tie == pytest.approx(np.exp(best[1]) if ties else 0, rel=1e-6)
+
+
+def test_tau_without_an_optimum_is_bounded():
+    gap, weight = np.array([3.0, 1, -2, 0.5]), np.ones(4)
+    right = np.array([1, 1, -1, 1])
+    tau, tie = best_preference(gap, right, weight)
+    # Laplace's rule: the mean gap by the chance that a verdict goes the other way, 1 in 6.
+    chance = 1 / (1 + np.exp(-np.abs(gap) / tau))
+    assert (np.abs(gap) * (chance - 5 / 6)).sum() == pytest.approx(0, abs=1e-9)
+    assert tie == 0
+    size = np.sqrt((gap**2).mean())
+    # Scores that tell the contrary, or nothing: no more than an even chance.
+    for winner in (-right, np.array([1, -1, 1, -1])):
+        tau, tie = best_preference(gap, winner, weight)
+        assert (tau, tie) == (pytest.approx(1e3 * size), 0)
+    # Ties between the closest ones, and nothing but ties.
+    for winner in (np.array([1, 1, -1, 0]), np.zeros(4, np.int64)):
+        tau, tie = best_preference(gap, winner, weight)
+        assert 0.1 < tau <= 1e3 * size
+        assert 0 < tie < 1e3
+    assert best_preference(0 * gap, right, weight) == (1, 0)
+    for none in (gap[:0], gap * np.nan):
+        assert np.isnan(best_preference(none, right[: len(none)], weight[: len(none)])).all()
 
 
 CLIPS = 40
@@ -313,7 +356,14 @@ def test_it_is_what_anybody_would_write(loss, pooling):
             optimizer.step()
     assert steps >= 3 * 8
     score = score_rows(head, params, rows)[0].detach()
-    tau, tie = learned.detach().exp()[0]
+    pick = weight > 0
+    gap, kept = (score[a] - score[b])[None, pick], (winner[None, pick], weight[None, pick])
+    best = minimize(
+        lambda x: float(likelihood(gap, torch.tensor(x)[None], *kept)), [0.0, 0],
+        method="Nelder-Mead", options={"xatol": 1e-11, "fatol": 1e-16},
+    )  # fmt: skip
+    tau, tie = torch.from_numpy(best.x).exp()
+    tau = tau.clamp_max(1e3 * gap.square().mean().sqrt())
     if soft:
         tau, tie = torch.tensor(0.7, dtype=F64), torch.tensor(0.0, dtype=F64)
     if labeled:
@@ -324,7 +374,7 @@ def test_it_is_what_anybody_would_write(loss, pooling):
         size = score[heard].std(correction=0)
         expected, tau = (score - score[heard].mean()) / size, tau / size
     torch.testing.assert_close(ours, expected[:CLIPS], rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(preference, torch.stack([tau, tie]), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(preference, torch.stack([tau, tie]), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", [SGD, AdamW])

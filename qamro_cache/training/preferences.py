@@ -11,6 +11,7 @@ from torch import Tensor
 from qamro_cache.losses.loss import Loss
 from qamro_cache.training.inputs import Bools, Inputs
 from qamro_cache.training.recipe import Job
+from qamro_cache.training.verdicts import best_preference
 
 #: Name of the parameter [H, 2] that is learned beside a network: log tau, log of the tie parameter.
 LEARNED = "preference"
@@ -146,24 +147,39 @@ def finished(
         label_std: [H] of the training labels.
         pairs: winner and weight [H, P], and both clips [2, P].
         alone: whether they learned from pairs alone; then they come in standard units.
-        tau: of `given_tau`; then a tie is half a win for each clip.
+        tau: of `given_tau`, and then a tie is half a win for each clip; None: the likeliest.
     """
     winner, weight, ends = pairs
-    learned, unit = params[LEARNED].double().exp(), label_std.double()
-    ties = with_ties(winner, weight) & (tau is None)
-    if tau is not None:
-        learned = torch.stack([tau.double(), learned[:, 1]], 1)
+    unit = label_std.double().cpu()
+    if tau is None:
+        found = _best(scores, winner, weight, ends)
+    else:
+        # Who had no pair has learned nothing of any.
+        given = torch.stack([tau.double(), torch.zeros_like(tau.double())], 1)
+        found = torch.where((weight > 0).any(1, keepdim=True), given, torch.nan).cpu()
     network = network_of(params)
     if alone:
         named = torch.zeros_like(weight[:, :1]).expand(-1, scores.shape[1]).clone()
         for end in ends:
             named.index_add_(1, end, weight)
         network, scores, size = standard_units(network, scores, named.cpu() > 0)
-        unit = 1 / size.double().to(unit.device)
-    found = torch.stack([learned[:, 0] * unit, learned[:, 1] * ties], 1)
-    # Who had no pair has learned nothing of any.
-    found = torch.where((weight > 0).any(1, keepdim=True), found, torch.nan)
-    return network, scores, found.cpu()
+        unit = 1 / size.double()
+    return network, scores, torch.stack([found[:, 0] * unit, found[:, 1]], 1)
+
+
+def _best(scores: Tensor, winner: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """Return the likeliest tau and tie parameter [H, 2] of heads whose scores [H, C] are done.
+
+    Those that they were trained with have come only as far as the weights' steps took them.
+    """
+    rows = (one.double().cpu().numpy() for one in (scores, winner, weight))
+    a, b = ends.cpu().numpy()
+    found = []
+    for score, won, counts in zip(*rows, strict=True):
+        mine = counts > 0
+        gap = score[a[mine]] - score[b[mine]]
+        found.append(best_preference(gap, won[mine].astype(np.int64), counts[mine]))
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def network_of(params: Mapping[str, Tensor]) -> dict[str, Tensor]:

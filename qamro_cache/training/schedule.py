@@ -146,8 +146,8 @@ def make_schedule(
         return Schedule(*first, behind, sizes[1])
 
     if recipe.batches == "shared":
-        pool, pairs = drawn_from(folds, targets, row, paired=paired)
-        return whole([pool], [pairs], [order_seed]), [0] * len(jobs)
+        drawn = drawn_from(folds, targets, row, paired=paired)
+        return whole([drawn[0]], [drawn[1]], [order_seed]), [0] * len(jobs)
     known = {
         (job.target, job.fold): targets.of(job.target, job.fold).isfinite().cpu().numpy()
         for job in jobs
