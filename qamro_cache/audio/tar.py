@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from qamro_cache.errors import QamroError, words_of
+from qamro_cache.memory import refuse_memory
 
 TAR_ENDING = ".tar"
 #: Bytes of a tar's block, and those that are copied at once.
@@ -111,12 +112,14 @@ def open_member(path: Path) -> int | None:
 
     Raises:
         OSError: the tar ends before it does, or cannot be read.
-        QamroError: see `members`.
+        QamroError: see `members`; and the member is larger than what memory is free.
     """
     inside = split_member(path)
     found = None if inside is None else members(inside[0]).get(inside[1])
     if inside is None or found is None:
         return None
+    # A hole takes no disk, and as much memory as anything else.
+    refuse_memory(found.size, str(path), "unpack its tar, or leave it out")
     with inside[0].open("rb", buffering=0) as tar:
         modified = os.fstat(tar.fileno()).st_mtime_ns
         handle = file_in_memory()

@@ -10,8 +10,11 @@ import pandas as pd
 
 from qamro_cache.datasets.webdataset import tar_table, tars_of
 from qamro_cache.errors import QamroError, quoted, words_of
+from qamro_cache.memory import refuse_memory
 
 PARQUET_ENDINGS = (".parquet", ".pq")
+#: Bytes of a value in a list of Python's, at least; rows of a parquet file that are read at once.
+_CELL, _ROWS = 8, 1024
 
 
 def read_other(path: Path) -> pd.DataFrame | None:
@@ -64,17 +67,36 @@ def _parquet(path: Path) -> pd.DataFrame:
     except ImportError as error:
         raise QamroError(
             f"{path}: parquet is read with pyarrow, which is not to be had ({words_of(error)}); "
-            "run: pip install pyarrow"
+            "run: pip install pyarrow, or with NumPy 1.26: pip install 'pyarrow<23'"
         ) from error
     try:
-        table = pyarrow.parquet.ParquetFile(path).read()
-        columns = dict(zip(table.column_names, table.columns, strict=True))
-        return pd.DataFrame({name: one.to_pylist() for name, one in columns.items()}, dtype=object)
+        columns = _columns(pyarrow.parquet.ParquetFile(path), path)
+        return pd.DataFrame(columns, dtype=object)
+    except QamroError:
+        raise
     # What a stranger's file makes the library raise.
     except Exception as error:
         raise QamroError(
             f"{path} is no parquet file that can be read ({words_of(error)})"
         ) from error
+
+
+def _columns(file: Any, path: Path) -> dict[str, list[Any]]:
+    """Read a parquet file, some rows at a time: what is small on disk may be large in memory.
+
+    Raises:
+        QamroError: it would not fit.
+    """
+    groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
+    cells = sum(one.column(k).num_values for one in groups for k in range(one.num_columns))
+    mend = "write the columns that are needed into a file of their own"
+    refuse_memory(_CELL * cells, f"{cells:,} values of {path}", mend)
+    found: dict[str, list[Any]] = {name: [] for name in file.schema_arrow.names}
+    for batch in file.iter_batches(batch_size=_ROWS):
+        refuse_memory(2 * batch.nbytes, f"rows of {path}", mend)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            found[name] += column.to_pylist()
+    return found
 
 
 def _text(cell: Any) -> str | None:
