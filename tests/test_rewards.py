@@ -115,7 +115,7 @@ def test_a_head_of_one_member_has_no_std_to_take(scorer):
     for make in (trl_reward, verl_reward):
         with pytest.raises(OptionError, match=r"this head has one member.*or say k=0"):
             make(single)
-        for k in (-1, float("nan"), float("inf")):
+        for k in (-1, float("nan"), float("inf"), "x", None):
             with pytest.raises(OptionError, match="k is a number from 0 on"):
                 make(scorer, k=k)
         with pytest.raises(OptionError, match="this head has no axis 'fun'"):

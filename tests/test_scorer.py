@@ -290,6 +290,10 @@ def test_a_name_on_the_hub_is_pulled(run, monkeypatch):
     assert Scorer.from_pretrained("owner/name", device="cpu").axes == ("quality",)
     Scorer.from_pretrained("owner/name", revision="v1", device="cpu")
     assert asked == [("owner/name", "main"), ("owner/name", "v1")]
+    monkeypatch.undo()
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(OptionError, match="is no repository of the hub"):
+        Scorer.from_pretrained(None)
 
 
 def test_threads_do_not_disturb_each_other(scorer):

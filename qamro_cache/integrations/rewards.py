@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qamro_cache.errors import OptionError
+from qamro_cache.errors import OptionError, quoted
 from qamro_cache.heads.averaged import scale_of
 from qamro_cache.heads.head import members_on
 from qamro_cache.paths import PathLike
@@ -33,9 +33,13 @@ class _Rewards:
         self.scorer = head if isinstance(head, Scorer) else Scorer.from_file(head)
         self.axis = self.scorer.axes[self.scorer.axis_index(axis)]
         self.members = members_on(self.scorer.head, self.axis)
-        self.k, self.sample_rate = float(k), sample_rate
+        try:
+            self.k = float(k)
+        except (TypeError, ValueError):
+            self.k = np.nan
+        self.sample_rate = sample_rate
         if not 0 <= self.k < np.inf:
-            raise OptionError(f"k is a number from 0 on, got {k!r}")
+            raise OptionError(f"k is a number from 0 on, got {quoted(k)}")
         if self.k and self.members < 2:
             raise OptionError(
                 "this head has one member, so there is no std to take from its mean; train it with "

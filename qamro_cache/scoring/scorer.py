@@ -1,5 +1,6 @@
 """`Scorer`: a head with its encoders, kept in memory, for whatever sound a program has at hand."""
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, repeat
@@ -83,7 +84,7 @@ class Scorer:
             device: as for `from_file`.
             weights: likewise.
         """
-        if Path(name).exists():
+        if isinstance(name, str | os.PathLike) and Path(name).exists():
             return cls.from_file(name, device=device, **weights)
         return cls.from_file(pull(name, revision), device=device, **weights)
 
