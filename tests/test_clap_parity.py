@@ -147,6 +147,7 @@ def test_audio_embeddings_equal_the_data_api(clap_reference, ours):
     assert relative_error(got["embedding"], torch.from_numpy(expected)) < FLOAT32
 
 
+@pytest.mark.slow
 def test_real_clips(clap_reference, ours, shared_data):
     root = shared_data / "cvssp-separation" / "site" / "sounds"
     files = sorted(root.rglob("*.flac"))[::16]

@@ -3,6 +3,7 @@
 import os
 import signal
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from qamro_cache.extraction.extract import extract, run_extraction
 from qamro_cache.extraction.request import ExtractRequest
 from qamro_cache.extraction.stats import Stats
 
-pytest.importorskip("ray", reason="Ray is an extra: pip install '.[ray]'")
+pytestmark = pytest.mark.skipif(
+    find_spec("ray") is None, reason="Ray is an extra: pip install '.[ray]'"
+)
 
 
 def load_fake(pids: Path, device: str, deadly: str = "") -> FakeEncoder:
