@@ -52,7 +52,7 @@ def typed(arguments: list[str]) -> str:
     )
     os.close(theirs)
     written = b""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         if select.select([ours], [], [], 1)[0]:
             try:
