@@ -28,11 +28,12 @@ import numpy as np
 import torch
 
 from qamro_cache.evaluation import metrics
-from qamro_cache.evaluation.baselines import ridge
+from qamro_cache.evaluation.baselines import View, by_fold
 from qamro_cache.evaluation.choice import confidence_set, evidence, gap
 from qamro_cache.evaluation.intervals import Figure, intervals
 from qamro_cache.evaluation.metrics import lcc, srcc
 from qamro_cache.evaluation.ways import Sample, make_sample
+from qamro_cache.heads.ridge import fit_ridge
 
 SEEDS = 5
 REGIMES = {"sys": (0.7, 0.2), "grp": (0.35, 0.6)}
@@ -233,7 +234,8 @@ class Task:
         }
         group = np.tile(np.arange(G), S)
         held_out = group == np.arange(G)[:, None]
-        pred = ridge(x.reshape(-1, D), y.ravel(), ~held_out, held_out, [D], group)
+        view = View(x.reshape(-1, D), ~held_out, held_out, [D], group)
+        pred = by_fold(fit_ridge, view, y.ravel())
         judged = {}
         for name, (new, label) in fresh.items():
             both = np.concatenate([x.reshape(-1, D), new.reshape(-1, D)])
@@ -245,7 +247,8 @@ class Task:
             for one in held_out[:heads]:
                 learned = ~test.copy()
                 learned[: S * G] &= ~one
-                rows.append(ridge(both, known, learned[None], test[None], [D], groups)[test])
+                view = View(both, learned[None], test[None], [D], groups)
+                rows.append(by_fold(fit_ridge, view, known)[test])
             judged[name] = (np.stack(rows), label.ravel())
         return {"pred": pred, "label": y.ravel(), "group": group, "fresh": judged}
 

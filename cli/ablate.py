@@ -17,7 +17,6 @@ from .options import (
     OUT_FOLDER,
     REPORT,
     TRACK,
-    given,
     request_options,
     setting_options,
 )
@@ -95,7 +94,7 @@ def main(
     notices_to_stderr()
     from qamro_cache.experiments.request import ablate_request
 
-    request = ablate_request(cache, out, grid, given(options))
+    request = ablate_request(cache, out, grid, options)
     page, tracker = page_to_make(out, report), tracker_wanted(track)
     from qamro_cache.experiments.ablate import run_ablate
     from qamro_cache.files import json_text

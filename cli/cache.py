@@ -18,7 +18,7 @@ from .common import (
     version_option,
 )
 from .doctor_output import show_doctor
-from .options import given, option_of, request_options
+from .options import option_of, request_options
 from .tables import show_fields
 
 _FORMAT = Setting(
@@ -106,9 +106,8 @@ def _words(value: Any) -> str:
 def verify(files: tuple[Path, ...], deep: bool, **options: Any) -> None:
     """Read files in full: checksums, shapes, offsets, identity, finite numbers."""
     notices_to_stderr()
-    options = given(options)
     if deep:
-        refuse_device(options.get("device", ""))
+        refuse_device(options["device"] or "")
     from qamro_cache.cache.verify import verify_cache
 
     for path in files:
@@ -150,7 +149,7 @@ def relabel(file: Path, labels: Path | None, out: Path | None, **options: Any) -
     notices_to_stderr()
     from qamro_cache.cache.edit import relabel_cache
 
-    rated = relabel_cache(file, labels, out, **given(options))
+    rated = relabel_cache(file, labels, out, **options)
     click.echo(f"{printable(str(out or file))}: {rated} clips have ratings")
 
 

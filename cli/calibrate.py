@@ -11,7 +11,7 @@ from qamro_cache.scoring.options import CalibrateOptions
 
 from .common import OneLine, notices_to_stderr, printable, version_option
 from .extraction_bar import ExtractionBar
-from .options import File, given, request_options
+from .options import EMBEDDINGS, File, request_options
 from .tables import show_table
 
 
@@ -31,13 +31,7 @@ from .tables import show_table
     help="Clips and their scores, a column an axis of the head; without --cache and --audio a "
     "manifest, whose audio is embedded.",
 )
-@click.option(
-    "--cache",
-    type=File,
-    metavar="FILE",
-    multiple=True,
-    help="Embeddings of the clips; may repeat: parts of one, or one for each encoder.",
-)
+@EMBEDDINGS
 @request_options(CalibrateOptions)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 @version_option
@@ -50,7 +44,7 @@ def main(head: Path, labels: Path, cache: tuple[Path, ...], as_json: bool, **opt
     notices_to_stderr()
     from qamro_cache.scoring.calibrate import calibrate_request, run_calibrate
 
-    request = calibrate_request(head, labels, cache or None, given(options))
+    request = calibrate_request(head, labels, cache or None, options)
     with nullcontext() if request.clips is None else ExtractionBar() as bar:
         found = run_calibrate(request, None if bar is None else bar.show)
     if as_json:

@@ -8,7 +8,7 @@ import click
 from qamro_cache.experiments.options import EnsembleOptions
 
 from .common import OneLine, notices_to_stderr, printable, version_option
-from .options import NO_KERNELS, OUT_FOLDER, REPORT, File, given, request_options
+from .options import NO_KERNELS, OUT_FOLDER, REPORT, File, request_options
 from .report import page_of_folder, page_to_make
 from .scores import begin, show_scores, show_words
 from .tables import show_lines
@@ -32,7 +32,7 @@ def main(grid: Path, out: Path, report: str | None, as_json: bool, **options: An
     notices_to_stderr()
     from qamro_cache.experiments.grid_folder import ensemble_request
 
-    request = ensemble_request(grid, out, given(options))
+    request = ensemble_request(grid, out, options)
     page = page_to_make(out, report)
     from qamro_cache.experiments.ensemble import run_ensemble
     from qamro_cache.files import json_text

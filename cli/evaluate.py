@@ -8,7 +8,7 @@ import click
 from qamro_cache.evaluation.options import EvaluateOptions
 
 from .common import OneLine, notices_to_stderr, version_option, wrapped
-from .options import BY, File, given, option_of, request_options
+from .options import BY, File, option_of, request_options
 from .report import page_of, page_to_make
 from .scores import SYSTEM_COLUMNS, begin, far_words, show_scores, show_systems, show_words
 
@@ -47,7 +47,7 @@ def main(
 
     first, *others = predictions
     options["baseline"] = [*others, *(options["baseline"] or ())] or None
-    request = evaluate_request(first, labels, given(options))
+    request = evaluate_request(first, labels, options)
     page = page_to_make(Path(), str(report)) if report else None
     from qamro_cache.evaluation.evaluate import run_evaluate
 

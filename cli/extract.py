@@ -20,7 +20,7 @@ from .extract_output import (
     show_summary,
 )
 from .extraction_bar import ExtractionBar
-from .options import File, given, request_options
+from .options import File, request_options
 
 
 @click.command(
@@ -75,7 +75,6 @@ def main(
     complete and usable, but more clips failed than --max-failures allows.
     """
     notices_to_stderr()
-    options = given(options)
     if check and encoder is None:
         raise click.UsageError("give --encoder NAME with --check (--list-encoders shows them)")
     if report and not dry_run:

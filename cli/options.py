@@ -22,6 +22,14 @@ File = click.Path(path_type=Path)
 CACHES = click.option(
     "--cache", type=File, required=True, multiple=True, help="From qamro-extract; may repeat."
 )
+#: The caches of clips that a head scores.
+EMBEDDINGS = click.option(
+    "--cache",
+    type=File,
+    metavar="FILE",
+    multiple=True,
+    help="Embeddings of the clips; may repeat: parts of one, or one for each encoder.",
+)
 #: The folder of a run or a grid.
 OUT_FOLDER = click.option("--out", type=File, required=True, help="Folder for the results.")
 
@@ -143,8 +151,3 @@ def setting_options(
 def request_options(request: Any) -> Callable[[Command], Command]:
     """Return a decorator that adds an option for every declared field of a dataclass."""
     return setting_options(settings_of(request))
-
-
-def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that were given; what was not is the library's to choose."""
-    return {name: value for name, value in options.items() if value is not None}

@@ -13,7 +13,7 @@ from qamro_cache.scoring.options import PredictOptions
 
 from .common import OneLine, fail, notices_to_stderr, printable, version_option
 from .extraction_bar import ExtractionBar
-from .options import File, given, request_options
+from .options import EMBEDDINGS, File, request_options
 from .scores import show_systems
 from .tables import show_lines, show_table
 
@@ -41,13 +41,7 @@ _LICENSE = 1000
     help="head.safetensors of a qamro-train run, the run's folder, or a name such as "
     "codec-quality (qamro-head info lists them).",
 )
-@click.option(
-    "--cache",
-    type=File,
-    metavar="FILE",
-    multiple=True,
-    help="Embeddings of the clips; may repeat: parts of one, or one for each encoder.",
-)
+@EMBEDDINGS
 @request_options(PredictOptions)
 @click.option("--summary", is_flag=True, help="Show count, mean and percentiles of axes alone.")
 @click.option(
@@ -70,7 +64,7 @@ def main(head: Path, cache: tuple[Path, ...], summary: bool, as_json: bool, **op
         )
     from qamro_cache.scoring.request import predict_request
 
-    request = predict_request(head, cache or None, None, given(options))
+    request = predict_request(head, cache or None, None, options)
     # Loads torch, which takes seconds: a wrong name has been refused by now.
     from qamro_cache.heads.file import load_head
     from qamro_cache.scoring.predict import run_predict

@@ -16,7 +16,6 @@ from .options import (
     OUT_FOLDER,
     REPORT,
     TRACK,
-    given,
     option_of,
     request_options,
     setting_options,
@@ -63,7 +62,7 @@ def main(
     notices_to_stderr()
     from qamro_cache.experiments.request import train_request
 
-    request = train_request(cache, out, given(options))
+    request = train_request(cache, out, options)
     page, tracker = page_to_make(out, report), tracker_wanted(track)
     from qamro_cache.experiments.train import run_train
     from qamro_cache.files import json_text

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, words_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,12 +39,9 @@ def usable_device(name: str = "") -> str:
             raise RuntimeError("it holds no values")
         # Copying there and back: some devices exist by name alone.
         torch.zeros(1).to(name).cpu()
-    except (
-        Exception
-    ) as error:  # each backend has its own: RuntimeError, AssertionError, ImportError
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # each backend has its own
         raise QamroError(
-            f"device {name!r} cannot be used here ({reason[:200]}); use cpu, cuda or cuda:N"
+            f"device {name!r} cannot be used here ({words_of(error)}); use cpu, cuda or cuda:N"
         ) from None
     return name
 

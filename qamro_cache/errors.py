@@ -75,14 +75,24 @@ def words_of(error: BaseException) -> str:
     """Return what an error says in one line of at most 200 characters: the system's words alone."""
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
-    lines = str(error).splitlines()
+    lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
+
+
+def kind_and_words_of(error: BaseException) -> str:
+    """Return what a stranger's code raised, and what it says, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def quoted(value: object) -> str:
     """Return a user's value as it stands in a message: quoted, in one line, and cut where long."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:90]}... ({len(text)} characters)"
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """Name the first of some clips, systems or files, with dots where there are more."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def at_rows(where: object, rows: Iterable[int]) -> str:

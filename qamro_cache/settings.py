@@ -204,6 +204,8 @@ def check_settings(record: Any) -> None:
 def from_options(record: Any, options: Mapping[str, Any]) -> Any:
     """Make a dataclass of declared fields from keywords, a user's mistake being one line.
 
+    None is not given, as in the signatures of `documented`.
+
     Raises:
         OptionError: an unknown name, or a value that its declaration does not allow.
     """
@@ -212,7 +214,7 @@ def from_options(record: Any, options: Mapping[str, Any]) -> Any:
         if name not in known:
             raise OptionError(f"there is no option {quoted(name)}{nearest(name, tuple(known))}")
     try:
-        return record(**options)
+        return record(**{name: one for name, one in options.items() if one is not None})
     except ValueError as error:
         raise OptionError(str(error)) from error
 

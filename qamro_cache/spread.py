@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qamro_cache.encoders.support import install_line
-from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.errors import OptionError, QamroError, words_of
 from qamro_cache.settings import setting
 
 logger = logging.getLogger("qamro_cache")
@@ -176,9 +176,7 @@ class RayPool:
                 include_dashboard=False if address == "local" else None,
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise QamroError(
-                f"no Ray cluster at {address!r} ({str(error).splitlines()[0]})"
-            ) from error
+            raise QamroError(f"no Ray cluster at {address!r} ({words_of(error)})") from error
 
     def _start(self) -> Any:
         return self._worker.remote(self._argument)

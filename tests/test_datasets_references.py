@@ -13,7 +13,7 @@ from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.judged import ways_of
+from qamro_cache.evaluation.judged import judged_of
 from qamro_cache.extraction.extract import extract
 
 HEAD = "path,reference,quality\n"
@@ -30,7 +30,7 @@ def test_a_manifest_names_references(tmp_path: Path) -> None:
     path = manifest(tmp_path, "a.wav,r,3\nb.wav, r ,2\nr.wav,,5\nc.wav,c,4\nd.wav,,1\n")
     clips = load_manifest(path).clips
     assert list(clips["reference"]) == ["r", "r", "r", "c", ""]
-    own = ways_of(clips)["reference"]
+    own = judged_of(clips, np.zeros(len(clips))).reference
     assert own.tolist() == [False, False, True, True, False]
     assert "reference" not in [axis.name for axis in load_manifest(path).labels.axes]
     none = load_manifest(manifest(tmp_path, "a.wav,3\n", "path,quality\n")).clips

@@ -11,7 +11,7 @@ import scipy.stats
 
 from qamro_cache.datasets.registry import group_kind
 from qamro_cache.evaluation import jackknife, kinds
-from qamro_cache.evaluation.baselines import ridge, train_mean
+from qamro_cache.evaluation.baselines import View, by_fold, train_mean
 from qamro_cache.evaluation.bootstrap import (
     draw_clusters,
     interval,
@@ -21,7 +21,7 @@ from qamro_cache.evaluation.choice import confidence_set, evidence
 from qamro_cache.evaluation.compare import best_of
 from qamro_cache.evaluation.figures import MAIN_FIGURES, figures
 from qamro_cache.evaluation.intervals import figure_of, intervals
-from qamro_cache.evaluation.judged import Judged, ways_of
+from qamro_cache.evaluation.judged import Judged, judged_of
 from qamro_cache.evaluation.kinds import JACKKNIFE, Kind
 from qamro_cache.evaluation.limits import Gap, Interval, Intervals, Limits, intervals_of
 from qamro_cache.evaluation.metrics import METRICS
@@ -54,29 +54,31 @@ def test_the_ridge_baseline_is_each_folds_ridge(folds, width):
     x, y = generator.normal(3, 2, (60, width)), generator.normal(50, 10, 60)
     y[7] = np.nan
     groups = generator.integers(0, 6, 60)
-    got = ridge(x, y, train, test, (width,), groups)
+    view = View(x, train, test, (width,), groups)
+    got = by_fold(fit_ridge, view, y)
     for fold in range(4):
         used = train[fold] & np.isfinite(y)
         alone = fit_ridge(x[used], y[used], (width,), groups[used])
         np.testing.assert_allclose(got[test[fold]], alone.predict(x[test[fold]]), rtol=1e-12)
     # A fold without any label predicts nothing.
-    assert np.isnan(ridge(x, np.full(60, np.nan), train, test, (width,))).all()
+    assert np.isnan(by_fold(fit_ridge, view, np.full(60, np.nan))).all()
 
 
 def test_ridge_does_not_see_held_out_labels(folds):
     test, train = folds
     generator = np.random.default_rng(2)
     x, y = generator.normal(size=(60, 8)), generator.normal(size=60)
-    first = ridge(x, y, train[:1], test[:1], (8,))
+    view = View(x, train[:1], test[:1], (8,))
+    first = by_fold(fit_ridge, view, y)
     y[test[0]] = generator.permutation(y[test[0]])
-    np.testing.assert_array_equal(first, ridge(x, y, train[:1], test[:1], (8,)))
+    np.testing.assert_array_equal(first, by_fold(fit_ridge, view, y))
 
 
 def test_train_mean_skips_clips_without_a_label(folds):
     test, train = folds
     y = np.arange(60.0)
     y[3] = np.nan
-    got = train_mean(y, train, test)
+    got = train_mean(View(y[:, None], train, test, (1,)), y)
     for fold in range(4):
         assert (got[test[fold]] == np.nanmean(y[train[fold]])).all()
 
@@ -170,9 +172,10 @@ def test_groups_are_what_was_left_out_else_groups_else_prompts():
     clips = pd.DataFrame(
         {"system": ["a", "Hidden_Reference", ""], "group": "", "prompt": ["p", "q", ""]}
     ).assign(clip_id=["x", "y", "z"], reference="")
-    ways = ways_of(clips)
-    assert (ways["group_word"], ways["group"].tolist()) == ("prompt", [0, 1, -1])
-    assert ways["reference"].tolist() == [False, True, False]
+    judged = judged_of(clips, np.zeros(3))
+    assert (judged.group_word, judged.group.tolist()) == ("prompt", [0, 1, -1])
+    assert judged.reference.tolist() == [False, True, False]
+    assert judged.system.tolist() == [1, 0, -1]
     clips["group"] = ["", "x", "x"]
     for cv, word, codes in (
         ("", "group", [-1, 0, 0]),
@@ -180,8 +183,8 @@ def test_groups_are_what_was_left_out_else_groups_else_prompts():
         ("5", "group", [-1, 0, 0]),
         ("prompt", "prompt", [0, 1, -1]),
     ):
-        ways = ways_of(clips, cv)
-        assert (ways["group_word"], ways["group"].tolist()) == (word, codes), cv
+        judged = judged_of(clips, np.zeros(3), cv=cv)
+        assert (judged.group_word, judged.group.tolist()) == (word, codes), cv
 
 
 def test_the_best_of_a_group_is_chosen_among_clips_that_are_no_reference():
@@ -452,7 +455,7 @@ bias = metrics.Metric(lambda p, t, w=None: (p - t).mean(-1), "mean error", inter
 metrics.METRICS = MappingProxyType({**metrics.METRICS, "bias": bias})
 import numpy as np
 from qamro_cache.evaluation.compare import columns
-from qamro_cache.evaluation.judged import Judged, ways_of
+from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.kinds import JACKKNIFE, Kind
 from qamro_cache.evaluation.score import score, score_models
 from qamro_cache.evaluation.kinds import Kind

@@ -23,7 +23,7 @@ from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.experiments.train import train
 from qamro_cache.heads.calibration import fit_calibration
 from qamro_cache.heads.file import load_head, save_head
-from qamro_cache.heads.head import Preference
+from qamro_cache.heads.head import Ensemble, Preference
 from qamro_cache.heads.info import head_info
 from qamro_cache.integrations.card import _license, _verdict, model_card
 from qamro_cache.integrations.export import _about
@@ -285,6 +285,16 @@ def test_a_card_knows_what_the_head_learned_and_on_what_scale_it_scores(tmp_path
     loaded = replace(head, axes=(alone,))
     (told,) = _about(HeadProgram(loaded), loaded)["axes"]
     assert told == {"name": "quality", "low": None, "high": None}
+
+
+def test_an_ensemble_has_a_card_too(trained, tmp_path):
+    head = load_head(trained[0])
+    member, axis = replace(head, trained=None, figures=None), head.axes[0].axis
+    ensemble = Ensemble((member,), ((3,),), (axis,), head.training, head.trained, head.figures)
+    save_head(tmp_path / "both.safetensors", ensemble)
+    text = model_card(tmp_path / "both.safetensors")
+    assert "- ensemble; 2 member(s) an axis, " in text
+    assert "- recipe: of each member its own\n" in text
 
 
 @pytest.mark.parametrize(("licenses", "expected"), [

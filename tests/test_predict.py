@@ -305,7 +305,7 @@ def test_an_answer_that_cannot_be_is_refused_before_the_work(
     cache, tmp_path, monkeypatch, head, ids, words
 ):
     """Embedding a folder may take hours."""
-    for name in ("predict_cache", "_embedded"):
+    for name in ("score_clips", "_embedded"):
         monkeypatch.setattr(f"qamro_cache.scoring.predict.{name}", lambda *_: pytest.fail("worked"))
     if ids is not None:
         (tmp_path / "list.txt").write_text(ids)

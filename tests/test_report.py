@@ -26,7 +26,7 @@ from qamro_cache.datasets.checks import check_dataset
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.compare import paired_gap
-from qamro_cache.evaluation.judged import Judged, Rated, codes_of, ways_of
+from qamro_cache.evaluation.judged import Rated, judged_of
 from qamro_cache.evaluation.kinds import Kind
 from qamro_cache.reports.clips import predicted_of, ranked_groups, worst_pairs
 from qamro_cache.reports.looks import by_system
@@ -564,11 +564,7 @@ def test_runs_are_compared_by_paired_differences(made, tmp_path):
         means = [one[one["axis"] == axis].groupby("clip_id")["prediction"].mean() for one in table]
         cache = open_cache(made / "emb.h5")
         clips = cache.clips[cache.clips["status"] == "ok"].sort_values("clip_id")
-        judged = Judged(
-            cache.labels.mean[clips.index, index],
-            codes_of(clips["system"].to_numpy(dtype=str)),
-            **ways_of(clips, "group"),
-        )
+        judged = judged_of(clips, cache.labels.mean[clips.index, index])
         gap = paired_gap(means[1].to_numpy(), means[0].to_numpy(), judged, "clip_srcc")
         for value in gap:
             assert number(value) in page.text

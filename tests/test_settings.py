@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qamro_cache.settings import check_settings, setting, settings_of
+from qamro_cache.settings import check_settings, from_options, setting, settings_of
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ def test_values_come_out_in_their_types():
 def test_what_is_not_declared_is_refused(given, words):
     with pytest.raises(ValueError, match=words):
         Record(**given)
+
+
+def test_none_is_an_option_that_was_not_given():
+    assert from_options(Record, {"rate": None, "count": 5, "file": None}) == Record(count=5)
 
 
 def test_a_value_is_read_as_it_is_shown():

@@ -14,13 +14,13 @@ from scipy.stats import spearmanr
 from synthetic_cache import write_synthetic
 
 from qamro_cache import open_cache, train
-from qamro_cache.evaluation.baselines import nearest, support_vectors
+from qamro_cache.evaluation.baselines import View, by_fold
 from qamro_cache.evaluation.compare import paired_gap
 from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.kinds import Kind
 from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.experiments.tables import Outcome, write_tables
-from qamro_cache.heads.points import COSTS, NEIGHBORS
+from qamro_cache.heads.points import COSTS, NEIGHBORS, fit_neighbors, fit_vectors
 
 QUICK = ("--epochs", 3, "--widths", "8", "--lr", 0.01, "--seeds", 2, "--cv", "group")
 
@@ -69,7 +69,7 @@ def test_nearest_clips_against_a_loop(noise, clips):
     groups = generator.integers(0, 6, clips)
     y[4] = np.nan
     test = np.stack([fold == f for f in range(3)])
-    got = nearest(x, y, ~test, test, (2, 5), groups)
+    got = by_fold(fit_neighbors, View(x, ~test, test, (2, 5), groups), y)
     chosen = set()
     for held in test:
         used = ~held & np.isfinite(y)
@@ -83,13 +83,15 @@ def test_nearest_clips_do_not_see_held_out_labels():
     generator = np.random.default_rng(2)
     x, y = generator.normal(size=(40, 4)), generator.normal(size=40)
     test = np.arange(40)[None] < 12
-    first = nearest(x, y, ~test, test, (4,))
+    view = View(x, ~test, test, (4,))
+    first = by_fold(fit_neighbors, view, y)
     y[test[0]] = generator.permutation(y[test[0]])
-    np.testing.assert_array_equal(first, nearest(x, y, ~test, test, (4,)))
+    np.testing.assert_array_equal(first, by_fold(fit_neighbors, view, y))
     # A single clip to learn from, and none.
     alone = np.arange(40)[None] == 20
-    assert (nearest(x, y, alone, test, (4,))[test[0]] == y[20]).all()
-    assert np.isnan(nearest(x, np.full(40, np.nan), ~test, test, (4,))).all()
+    of_one = by_fold(fit_neighbors, view._replace(learned=alone), y)
+    assert (of_one[test[0]] == y[20]).all()
+    assert np.isnan(by_fold(fit_neighbors, view, np.full(40, np.nan))).all()
 
 
 @pytest.fixture
@@ -247,7 +249,7 @@ def test_support_vectors_are_each_folds_own():
     y[3] = np.nan
     groups, fold = np.arange(60) % 4, np.arange(60) // 4 % 3
     test = np.stack([fold == f for f in range(3)])
-    got = support_vectors(x, y, ~test, test, (5,), groups)
+    got = by_fold(fit_vectors, View(x, ~test, test, (5,), groups), y)
 
     def fitted(c, rows, labels, asked):
         return svm.SVR(C=c).fit(rows, labels).predict(asked)
@@ -278,7 +280,7 @@ def test_all_baselines_on_demand(cache, tmp_path, monkeypatch, caplog):
     assert one["models"]["Huber alone"]["metrics"]["clip_srcc"]["by_seed"] == theirs["by_seed"]
     assert "beats Huber alone" in one["verdicts"][0]["words"]
     # The loss is Huber alone already, and scikit-learn is not there.
-    monkeypatch.setattr("qamro_cache.evaluation.compare.find_spec", lambda name: None)
+    monkeypatch.setattr("qamro_cache.evaluation.baselines.find_spec", lambda name: None)
     monkeypatch.setattr("qamro_cache.encoders.support.find_spec", lambda name: None)
     given = {**settings, "loss": "huber@standardized", "baselines": "all", "overwrite": True}
     other = train(cache, tmp_path / "b", **given)["axes"]["quality"]

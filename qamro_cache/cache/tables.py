@@ -32,7 +32,7 @@ from qamro_cache.cache.layout import (
     header_of,
 )
 from qamro_cache.datasets.records import Axis, Labels, Ratings
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, words_of
 
 
 class Tables:
@@ -148,7 +148,7 @@ def _one_line(path: Path) -> Iterator[None]:
         message = str(error)
         raise QamroError(message if str(path) in message else f"{path}: {message}") from error
     except (KeyError, ValueError, TypeError, OverflowError, IndexError) as error:
-        raise damaged(path, f"the file is damaged ({str(error).splitlines()[0]})") from error
+        raise damaged(path, f"the file is damaged ({words_of(error)})") from error
 
 
 def _column(small: Mapping[str, Array], name: str) -> npt.NDArray[np.object_]:

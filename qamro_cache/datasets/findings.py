@@ -18,6 +18,7 @@ from qamro_cache.datasets.headers import Headers
 from qamro_cache.datasets.overview import Mask, count_names
 from qamro_cache.datasets.records import Dataset, Labels
 from qamro_cache.datasets.tables import factorize
+from qamro_cache.errors import few
 
 #: A system with fewer clips than this has a noisy mean.
 FEW_CLIPS = 10
@@ -257,11 +258,11 @@ def _rater_findings(labels: Labels) -> Iterable[Finding]:
 def _system_findings(clips: pd.DataFrame) -> Iterable[Finding]:
     counts = defaultdict(int, clips["system"].value_counts().to_dict())
     counts.pop("", None)
-    few = sorted((number, name) for name, number in counts.items() if number < FEW_CLIPS)
-    if few:
-        shown = ", ".join(f"{name} {number}" for number, name in few[:5])
-        message = f"{len(few)} of {len(counts)} systems have fewer than {FEW_CLIPS} clips: {shown}"
-        yield _finding("few-clips", message + (", ..." if len(few) > 5 else ""))
+    small = sorted((number, name) for name, number in counts.items() if number < FEW_CLIPS)
+    if small:
+        shown = few([f"{name} {number}" for number, name in small])
+        message = f"{len(small)} of {len(counts)} systems have fewer than {FEW_CLIPS} clips"
+        yield _finding("few-clips", f"{message}: {shown}")
 
 
 def _prompt_findings(clips: pd.DataFrame) -> Iterable[Finding]:

@@ -10,7 +10,7 @@ import pandas as pd
 from qamro_cache.datasets.ids import clean_id
 from qamro_cache.datasets.records import CLIP_COLUMNS, Labels
 from qamro_cache.datasets.tables import factorize
-from qamro_cache.errors import OptionError, QamroError, nearest, unknown
+from qamro_cache.errors import OptionError, QamroError, few, nearest, unknown
 
 logger = logging.getLogger("qamro_cache")
 
@@ -130,6 +130,6 @@ def point_out_sources(sources: Sequence[str]) -> None:
             "the labels are of %d sources (%s), and all figures pool their scales; take one with "
             "--only source=%s",
             len(named),
-            ", ".join(named[:5]) + (", ..." if len(named) > 5 else ""),
+            few(named),
             named[0],
         )

@@ -46,7 +46,8 @@ def doctor() -> dict[str, Any]:
     try:
         importlib.import_module("torch")
     except Exception as error:  # of its libraries too
-        raise QamroError(f"PyTorch cannot be loaded ({words(error)}); install it anew") from error
+        said = words_of(error)
+        raise QamroError(f"PyTorch cannot be loaded ({said}); install it anew") from error
     from qamro_cache.self_check import try_each
 
     logger.info("measuring this machine; half a minute, more where kernels are tried first")
@@ -93,11 +94,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def words(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
 def _gpus() -> Mapping[str, Any]:
     import torch
 
@@ -117,7 +113,7 @@ def _kernels() -> dict[str, dict[str, Any]]:
     try:
         return _named(verdicts(0))
     except Exception as error:  # the driver's, in this process
-        return {name: {"problem": words(error)} for name in FAMILIES}
+        return {name: {"problem": words_of(error)} for name in FAMILIES}
 
 
 def _named(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

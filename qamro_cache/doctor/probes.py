@@ -20,6 +20,7 @@ import torch
 
 from qamro_cache.audio.decode import ClipDecoder
 from qamro_cache.devices import float32_products, pinned
+from qamro_cache.errors import words_of
 from qamro_cache.identity import AudioPolicy
 from qamro_cache.training.check import main
 from qamro_cache.training.fit import fit
@@ -212,8 +213,7 @@ def measure(name: str, device: torch.device) -> dict[str, object]:
     except (torch.OutOfMemoryError, MemoryError):
         record["problem"] = "no memory is free for it"
     except Exception as error:  # whatever a driver, a compiler or a missing package has to say
-        reason = (str(error).strip().splitlines() or [""])[0]
-        record["problem"] = f"{type(error).__name__}: {reason[:200]}"
+        record["problem"] = f"{type(error).__name__}: {words_of(error)}"
     finally:
         logging.getLogger("qamro_cache").removeHandler(handler)
     return record | {"seconds": round(time.perf_counter() - start, 2)}

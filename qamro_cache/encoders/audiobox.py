@@ -20,7 +20,12 @@ from qamro_cache.encoders.precision import computing_in
 from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
 from qamro_cache.encoders.support import file_sha256, missing_packages
 from qamro_cache.encoders.wavlm import LAYERS, WIDTH, WavLM
-from qamro_cache.encoders.weights import load_strictly, read_checkpoint, state_dict_of
+from qamro_cache.encoders.weights import (
+    load_strictly,
+    read_checkpoint,
+    read_safetensors,
+    state_dict_of,
+)
 from qamro_cache.errors import QamroError, words_of
 from qamro_cache.identity import AudioPolicy, EncoderSpec
 
@@ -93,17 +98,16 @@ class PublishedHead:
     std: float
 
 
-def published_head(checkpoint: str | Path, allow_pickle: bool = False) -> dict[str, PublishedHead]:
+def published_head(checkpoint: str | Path) -> dict[str, PublishedHead]:
     """Return the published heads of CE, CU, PC and PQ.
 
     Args:
         checkpoint: the .pt file, or a folder with model.safetensors and config.json.
-        allow_pickle: as in ``EncoderOptions``.
 
     Raises:
         QamroError: not an Audiobox-Aesthetics checkpoint of the published kind.
     """
-    path, state, config = read_audiobox(Path(checkpoint), allow_pickle)
+    path, state, config = read_audiobox(Path(checkpoint))
     layers = int(config.get("proj_num_layer", 1))
     layer_norm, dropout = bool(config.get("proj_ln", False)), config.get("proj_dropout", 0) != 0
     fixed = {
@@ -170,16 +174,14 @@ def read_audiobox(
 
 
 def _read_folder(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     weights, config = (folder / name for name in FILES)
     if not weights.is_file() or not config.is_file():
         raise QamroError(f"{folder} lacks {' or '.join(FILES)}; get both from {SOURCE}")
     try:
-        return weights, load_file(weights), dict(json.loads(config.read_text("utf-8")))
-    except (SafetensorError, ValueError) as error:
+        known = dict(json.loads(config.read_text("utf-8")))
+    except ValueError as error:
         raise QamroError(f"{folder} cannot be read ({words_of(error)}); fetch it again") from error
+    return weights, read_safetensors(weights), known
 
 
 def missing(argument: str, options: EncoderOptions) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from qamro_cache.encoders.protocol import Encoder, EncoderOptions
 from qamro_cache.encoders.registry import find_encoder, load_found
 from qamro_cache.encoders.upstream import compare
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, words_of
 
 #: Largest difference between two batches that rounding explains, as a share of the feature's size.
 TOLERANCE = {"float32": 1e-5, "tf32": 1e-3, "bfloat16": 2e-2, "float16": 2e-3}
@@ -66,17 +66,13 @@ def check_encoder(
         try:
             yield from check(encoder, device)
         except (QamroError, RuntimeError) as error:
-            yield Check(check.__name__.lstrip("_"), False, _first_line(error))
+            yield Check(check.__name__.lstrip("_"), False, words_of(error))
     try:
         if (compared := compare(encoder, options, device)) is not None:
             yield Check("upstream", *compared)
     # Ours failed, or the two are not of one shape.
     except (QamroError, RuntimeError) as error:
-        yield Check("upstream", False, _first_line(error))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        yield Check("upstream", False, words_of(error))
 
 
 def signal(encoder: Encoder, device: str) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,13 @@ from qamro_cache.encoders.hub_folder import find_folder, weight_files, weights_s
 from qamro_cache.encoders.precision import computing_in
 from qamro_cache.encoders.protocol import Encoder, EncoderInfo, EncoderOptions
 from qamro_cache.encoders.support import file_sha256, missing_packages
-from qamro_cache.encoders.weights import load_strictly, read_checkpoint, state_dict_of
-from qamro_cache.errors import QamroError
+from qamro_cache.encoders.weights import (
+    load_strictly,
+    read_checkpoint,
+    read_safetensors,
+    state_dict_of,
+)
+from qamro_cache.errors import QamroError, kind_and_words_of
 from qamro_cache.identity import AudioPolicy, EncoderSpec
 
 SAMPLE_RATE = 24_000
@@ -113,8 +118,8 @@ def load_network(folder: Path, allow_pickle: bool) -> Any:
         config = Wav2Vec2ConformerConfig(**conformer)
         network.stat = {f"{MEL}_{name}": float(network.stat[f"{MEL}_{name}"]) for name in STAT}
     except Exception as error:  # whatever a stranger's configuration makes upstream do
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise QamroError(f"{file} is no configuration of MuQ ({reason}); {HOW_TO_GET}") from error
+        said = kind_and_words_of(error)
+        raise QamroError(f"{file} is no configuration of MuQ ({said}); {HOW_TO_GET}") from error
     for module in network.conformer.modules():
         if hasattr(module, "config"):
             module.config = config
@@ -127,27 +132,15 @@ def load_network(folder: Path, allow_pickle: bool) -> Any:
             "layer_norm": network.conformer.layer_norm,
         }
     )
-    state = {
-        name.removeprefix("model.").removeprefix("conformer."): tensor
-        for name, tensor in read_weights(weights, allow_pickle).items()
-    }
+    if weights.suffix == ".safetensors":
+        state = read_safetensors(weights)
+    else:
+        state = state_dict_of(read_checkpoint(weights, allow_pickle), weights)
+    state = {n.removeprefix("model.").removeprefix("conformer."): t for n, t in state.items()}
     state = {name: tensor for name, tensor in state.items() if name.split(".")[0] in used}
     load_strictly(used, state, weights, f"the MuQ of {file}")
     del network.linear
     return network.eval().requires_grad_(False)
-
-
-def read_weights(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
-    """Read either form of weights that a hub keeps."""
-    if path.suffix != ".safetensors":
-        return state_dict_of(read_checkpoint(path, allow_pickle), path)
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise QamroError(f"checkpoint {path} cannot be read ({error}); fetch it again") from error
 
 
 def missing(argument: str, options: EncoderOptions) -> list[str]:

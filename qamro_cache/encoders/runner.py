@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qamro_cache.encoders.protocol import Encoder
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, words_of
 from qamro_cache.self_check import switched_off
 
 #: Largest distance of a window's features from those without compiling, relative to their size.
@@ -93,8 +93,7 @@ class Runner:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # compilers fail in many ways
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            return self._without(f"cannot be compiled here ({reason})", windows, valid)
+            return self._without(f"cannot be compiled here ({words_of(error)})", windows, valid)
         features = {name: value[: len(windows)] for name, value in features.items()}
         if not self.compared:
             if not self._agrees(features, windows, valid):

@@ -24,7 +24,7 @@ from qamro_cache.encoders.upstream_packages import (
     clap_module,
     layers_of,
 )
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, kind_and_words_of
 from qamro_cache.identity import EncoderSpec
 
 
@@ -115,7 +115,7 @@ def load_theirs(name: str, options: EncoderOptions, device: str) -> Encoder:
         raise
     except Exception as error:  # a package of others, among whatever versions it meets
         package = UPSTREAMS[name].package
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise QamroError(
-            f"{package} {version(package)} does not run here ({reason}); leave --backend out"
+            f"{package} {version(package)} does not run here ({kind_and_words_of(error)}); "
+            "leave --backend out"
         ) from error

@@ -21,6 +21,7 @@ from qamro_cache.audio.decode import ClipDecoder
 from qamro_cache.encoders.protocol import Encoder, EncoderOptions
 from qamro_cache.encoders.support import install_line
 from qamro_cache.encoders.upstream_packages import PROMPTS, UPSTREAMS, Features
+from qamro_cache.errors import kind_and_words_of
 
 #: Largest error, as a share of the median distance between two sounds.
 LIMITS = {"float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 1e-1}
@@ -55,8 +56,7 @@ def compare(
             with quiet(), torch.inference_mode():
                 theirs = upstream.features(files, encoder, options)
         except Exception as error:  # a package of others, among whatever versions it meets
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            return None, f"not compared: {name} does not run here ({reason})"
+            return None, f"not compared: {name} does not run here ({kind_and_words_of(error)})"
         agrees, line = judge(ours(files, encoder, device), theirs, LIMITS[encoder.spec.precision])
     return agrees, f"{'agrees' if agrees else 'DISAGREES'} with {name}: {line}"
 

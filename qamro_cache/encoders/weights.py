@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, words_of
 
 
 def read_checkpoint(path: Path, allow_pickle: bool = False) -> Any:
@@ -38,12 +38,23 @@ def read_checkpoint(path: Path, allow_pickle: bool = False) -> Any:
                 f"checkpoint {path} holds Python objects that could run code: {refused}; "
                 "if you trust where it comes from, allow it with --allow-pickle"
             ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = words_of(error)
         raise QamroError(f"checkpoint {path} cannot be read ({reason}); fetch it again") from error
 
 
 _SCALAR_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _DTYPE_NAMES: list[Any] = [(np.dtype, "numpy.dtype")]
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read the other form of weights that a hub keeps; it can hold no code."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise QamroError(f"checkpoint {path} cannot be read ({error}); fetch it again") from error
 
 
 def _numpy_scalar() -> Any:

@@ -1,27 +1,14 @@
 """What a head must beat: the mean training label; ridge and nearest clips on the same vectors."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from qamro_cache.evaluation.judged import Bools, Floats, Ints
 from qamro_cache.heads.points import fit_neighbors, fit_vectors
 from qamro_cache.heads.ridge import fit_ridge
-from qamro_cache.memory import refuse_memory
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
-
-
-class Fit(Protocol):
-    """Fits clips as `fit_ridge` does; what it returns predicts others."""
-
-    def __call__(
-        self, features: Floats, target: Floats, blocks: Sequence[int], groups: Ints | None = None
-    ) -> "Fitted":
-        """Fit."""
 
 
 class Fitted(Protocol):
@@ -31,104 +18,68 @@ class Fitted(Protocol):
         """Predict: [C]."""
 
 
-def train_mean(target: Floats, train: Bools, test: Bools) -> Floats:
-    """Predict each held-out clip by its fold's mean training label.
+#: Fits clips by their vectors, labels, blocks and groups, as `fit_ridge` does.
+Fit = Callable[[Floats, Floats, Sequence[int], Ints | None], Fitted]
+
+#: What learns from vectors, by its name in the tables; SVR where scikit-learn is installed.
+FITS: Mapping[str, Fit] = {"ridge": fit_ridge, "kNN": fit_neighbors, "SVR": fit_vectors}
+
+
+class View(NamedTuple):
+    """What baselines see of C clips, and by which F folds they learn.
+
+    Attributes:
+        vectors: [C, D] one a clip.
+        learned: [F, C] the clips that each fold learns from, and chooses a penalty or k by.
+        test: [F, C] the clips that each fold predicts; a clip in two folds gets the later one's.
+        blocks: widths of the vectors' blocks.
+        groups: [C] clips that stay together as a penalty or k is chosen; see `fit_ridge`.
+    """
+
+    vectors: Floats
+    learned: Bools
+    test: Bools
+    blocks: Sequence[int]
+    groups: Ints | None = None
+
+
+def baselines(view: View, truth: Floats, *, every: bool = False) -> dict[str, Floats]:
+    """Predict held-out clips by what a head must beat: name -> predictions [C].
 
     Args:
-        target: [C] labels, NaN where a clip has none.
-        train: [F, C] the clips each fold trains on.
-        test: [F, C] the clips each fold predicts; a clip in two folds gets the later one's.
+        view: of the clips.
+        truth: [C] labels, NaN where a clip has none.
+        every: support vector regression too.
+    """
+    left_out = () if every and find_spec("sklearn") is not None else ("SVR",)
+    made = {name: by_fold(fit, view, truth) for name, fit in FITS.items() if name not in left_out}
+    return {**made, "train mean": train_mean(view, truth)}
+
+
+def by_fold(fit: Fit, view: View, truth: Floats) -> Floats:
+    """Predict each fold's clips by what its training clips are fitted by.
 
     Returns:
-        [C] predictions, NaN where no fold predicts a clip. Out of a leave-one-out split these
-        correlate negatively with the truth: taking a good group out lowers the mean.
+        [C] predictions, NaN where no fold predicts a clip, or one has no label to learn from.
     """
-    predictions = np.full(len(target), np.nan)
-    for fold_train, fold_test in zip(train, test, strict=True):
-        used = fold_train & np.isfinite(target)
-        predictions[fold_test] = target[used].mean() if used.any() else np.nan
+    predictions = np.full(len(truth), np.nan)
+    for learned, test in zip(view.learned, view.test, strict=True):
+        used = learned & np.isfinite(truth)
+        if used.any() and test.any():
+            groups = None if view.groups is None else view.groups[used]
+            fitted = fit(view.vectors[used], truth[used], view.blocks, groups)
+            predictions[test] = fitted.predict(view.vectors[test])
     return predictions
 
 
-def ridge(
-    features: Floats,
-    target: Floats,
-    train: Bools,
-    test: Bools,
-    blocks: Sequence[int],
-    groups: Ints | None = None,
-) -> Floats:
-    """Predict each held-out clip by ridge regression (`fit_ridge`) on its fold's training clips.
+def train_mean(view: View, truth: Floats) -> Floats:
+    """Predict each held-out clip by its fold's mean training label.
 
-    Args:
-        features: [C, D] one vector a clip.
-        target: [C] labels, NaN where a clip has none.
-        train: [F, C] the clips each fold trains on, and chooses its penalty by.
-        test: [F, C] the clips each fold predicts.
-        blocks: widths of the features' blocks.
-        groups: [C] clips that stay together as the penalty is chosen; see `fit_ridge`.
-
-    Returns:
-        [C] predictions, NaN where no fold predicts a clip.
+    Out of a leave-one-out split these correlate negatively with the truth: taking a good group out
+    lowers the mean.
     """
-    return _by_fold(fit_ridge, features, target, train, test, blocks, groups)
-
-
-def nearest(
-    features: Floats,
-    target: Floats,
-    train: Bools,
-    test: Bools,
-    blocks: Sequence[int],
-    groups: Ints | None = None,
-) -> Floats:
-    """Predict each held-out clip by the mean label of the k nearest of its fold's training clips.
-
-    See `fit_neighbors`. Arguments and result are those of `ridge`.
-
-    Raises:
-        QamroError: it would not fit in memory.
-    """
-    known, asked = (int(masks.sum(1).max(initial=0)) for masks in (train, test))
-    width = features.shape[1]
-    refuse_memory(
-        8 * (3 * (known + asked) * width + 4 * known * max(known, asked)),
-        f"distances of {known:,} clips with {width:,} features",
-        "use a --feature of fewer numbers",
-    )
-    return _by_fold(fit_neighbors, features, target, train, test, blocks, groups)
-
-
-def support_vectors(
-    features: Floats,
-    target: Floats,
-    train: Bools,
-    test: Bools,
-    blocks: Sequence[int],
-    groups: Ints | None = None,
-) -> Floats:
-    """Predict each held-out clip by support vector regression on its fold's training clips.
-
-    See `fit_vectors`. Arguments and result are those of `ridge`.
-    """
-    return _by_fold(fit_vectors, features, target, train, test, blocks, groups)
-
-
-def _by_fold(
-    fit: Fit,
-    features: Floats,
-    target: Floats,
-    train: Bools,
-    test: Bools,
-    blocks: Sequence[int],
-    groups: Ints | None,
-) -> Floats:
-    """Predict each fold's clips by what its training clips are fitted by."""
-    predictions = np.full(len(target), np.nan)
-    for fold_train, fold_test in zip(train, test, strict=True):
-        used = fold_train & np.isfinite(target)
-        if used.any() and fold_test.any():
-            mine = None if groups is None else groups[used]
-            fitted = fit(features[used], target[used], blocks, mine)
-            predictions[fold_test] = fitted.predict(features[fold_test])
+    predictions = np.full(len(truth), np.nan)
+    for learned, test in zip(view.learned, view.test, strict=True):
+        used = learned & np.isfinite(truth)
+        predictions[test] = truth[used].mean() if used.any() else np.nan
     return predictions

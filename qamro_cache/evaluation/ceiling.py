@@ -96,18 +96,17 @@ def components(rated: Rated) -> Components:
     return Components(max(0.0, (within - free * rest) / spread), rest)
 
 
-def ceiling(judged: Judged, *, seed: int = 0) -> dict[str, Any] | None:
+def ceiling(judged: Judged) -> dict[str, Any] | None:
     """Return what a perfect predictor of the clips judged would be given, or None.
 
     Its LCC over clips and systems is the root of the share that true scores have in the labels'
     variance; the other correlations are means over true scores drawn as they may stand behind the
-    labels. Where raters are not known a panel's offsets
-    count as if no two clips shared a rater: correlations are then a lower bound.
+    labels. Where raters are not known a panel's offsets count as if no two clips shared a rater:
+    correlations are then a lower bound.
 
     Args:
         judged: with single ratings; None is returned without any, or where fewer than two clips
             have two ratings.
-        seed: of the draws.
 
     Returns:
         ``figures``: by name LCC, SRCC and KTAU of each level, and the MSE of clips and systems,
@@ -133,7 +132,7 @@ def ceiling(judged: Judged, *, seed: int = 0) -> dict[str, Any] | None:
         levels["system"] = _systems(clips, judged.system[rows])
     if judged.group is not None:
         levels["group"] = clips._replace(block=judged.group[rows], within=True)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     figures: dict[str, float] = {}
     for level, units in levels.items():
         if level != "group":

@@ -45,10 +45,14 @@ class Evidence(NamedTuple):
     alone: bool = False
 
     @property
+    def ways(self) -> Sequence[Floats]:
+        """The left-out figures of each way that counts."""
+        return self.drops.parts[: 1 if self.alone else 2]
+
+    @property
     def freedom(self) -> int:
         """Degrees of freedom of a difference: labels of the smallest way, less one."""
-        ways = self.drops.parts[: 1 if self.alone else 2]
-        return min(part.shape[-1] for part in ways) - 1
+        return min(part.shape[-1] for part in self.ways) - 1
 
     def variances(self, model: int) -> Floats:
         """The variance [M] of each model's figure less that of one of them."""
@@ -128,18 +132,16 @@ def gap(found: Evidence, ours: int, theirs: int) -> Gap:
     return Gap(difference, difference - h, difference + h)
 
 
-def confidence_set(found: Evidence, *, higher: bool = True, seed: int = 0) -> Choice:
+def confidence_set(found: Evidence, *, higher: bool = True) -> Choice:
     """Put out cells that are worse than others until what is left cannot be told apart.
 
     Args:
         found: of `evidence`, a model a cell.
         higher: whether the figure is better the higher it is.
-        seed: of the null draws.
     """
     values = found.drops.value if higher else -found.drops.value
-    parts = found.drops.parts[: 1 if found.alone else 2]
     usable = np.isfinite(values)
-    for part in parts:
+    for part in found.ways:
         usable &= np.isfinite(part).all(-1)
     place = np.flatnonzero(usable)
     p = np.full(len(values), np.nan)
@@ -150,7 +152,7 @@ def confidence_set(found: Evidence, *, higher: bool = True, seed: int = 0) -> Ch
     kept = found._replace(
         drops=found.drops.of(place), pairs=None if found.pairs is None else found.pairs[place]
     )
-    p[place], left[place] = _step_down(_behind(kept, values[place]), _null(kept, seed))
+    p[place], left[place] = _step_down(_behind(kept, values[place]), _null(kept))
     return Choice(p, left)
 
 
@@ -168,15 +170,14 @@ def _behind(found: Evidence, values: Floats) -> Floats:
     return deviates
 
 
-def _null(found: Evidence, seed: int) -> tuple[Floats, Floats]:
+def _null(found: Evidence) -> tuple[Floats, Floats]:
     """Null draws [DRAWS, M] of the cells, and the std [M, M] of each difference."""
-    ways: Sequence[Floats] = found.drops.parts[: 1 if found.alone else 2]
     apart = []
-    for part in ways:
+    for part in found.ways:
         count = part.shape[-1]
         apart.append(np.sqrt((count - 1) / count) * (part - part.mean(-1, keepdims=True)))
     loadings = np.concatenate(apart, -1)
-    noise = np.random.default_rng(seed).standard_normal((DRAWS, loadings.shape[-1]))
+    noise = np.random.default_rng(0).standard_normal((DRAWS, loadings.shape[-1]))
     std = np.stack([np.sqrt(((loadings - one) ** 2).sum(-1)) for one in loadings])
     return noise @ loadings.T, std
 

@@ -1,51 +1,21 @@
-"""How models are compared: baselines, the columns of every table, and paired differences.
+"""How models are compared: the columns of every table, the best model, and paired differences.
 
 Train, ablate and evaluate all come here with what `score` found. What is measured follows from
 `metrics.METRICS` alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qamro_cache.evaluation.baselines import nearest, ridge, support_vectors, train_mean
 from qamro_cache.evaluation.figures import FIGURES, LEVELS, MAIN_FIGURES
-from qamro_cache.evaluation.judged import Bools, Floats, Ints, Judged
+from qamro_cache.evaluation.judged import Floats, Judged
 from qamro_cache.evaluation.limits import Gap, intervals_of
 from qamro_cache.evaluation.score import DECIDES
 
 #: What stands behind a main figure in ``metrics.json`` and in ``summary.csv``.
 PARTS = ("low", "high", "seeds_mean", "seeds_std")
-
-
-def baselines(
-    vectors: Floats,
-    truth: Floats,
-    learned: Bools,
-    test: Bools,
-    blocks: Sequence[int],
-    groups: Ints | None = None,
-    *,
-    every: bool = False,
-) -> dict[str, Floats]:
-    """Predict held-out clips by what a head must beat: name -> predictions [C].
-
-    Args:
-        vectors: [C, D] one a clip.
-        truth: [C] labels, NaN where a clip has none.
-        learned: [F, C] the clips that each fold may learn from.
-        test: [F, C] the clips that each fold predicts.
-        blocks: widths of the vectors' blocks.
-        groups: [C] clips that stay together as a penalty or k is chosen; see `fit_ridge`.
-        every: support vector regression too, where scikit-learn is installed.
-    """
-    seen = (vectors, truth, learned, test, blocks, groups)
-    found = {"ridge": ridge(*seen), "kNN": nearest(*seen)}
-    if every and find_spec("sklearn") is not None:
-        found["SVR"] = support_vectors(*seen)
-    return {**found, "train mean": train_mean(truth, learned, test)}
 
 
 def columns(scored: Mapping[str, Any], *, parts: Sequence[str] = ()) -> dict[str, float]:

@@ -10,15 +10,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from qamro_cache.cache.reader import CacheLike
-from qamro_cache.datasets.records import Dataset, select_labels
+from qamro_cache.datasets.records import Axis, Dataset, select_labels
 from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.datasets.selection import describe, point_out_sources
 from qamro_cache.errors import QamroError, unknown
 from qamro_cache.evaluation.by_system import by_system
 from qamro_cache.evaluation.files import name_of, read_predictions
-from qamro_cache.evaluation.judged import Judged, check_judged, rated, ways_of
+from qamro_cache.evaluation.judged import check_judged, judged_of, rated
 from qamro_cache.evaluation.kinds import Kind
-from qamro_cache.evaluation.matched import Found, match, systems_of
+from qamro_cache.evaluation.matched import Found, match
 from qamro_cache.evaluation.of_run import kind_for, of_run
 from qamro_cache.evaluation.options import EvaluateOptions
 from qamro_cache.evaluation.others import (
@@ -86,6 +86,8 @@ def run_evaluate(request: EvaluateRequest) -> dict[str, Any]:
     table = read_predictions(request.predictions, options.answer_list)
     pairs = _pairs(table, truth, options.axes, file)
     others = [read_other(path) for path in options.baseline]
+    if empty := int(table["prediction"].isna().sum()):
+        logger.warning("%s: %d rows have no prediction and are left out", file, empty)
     found = match(table, truth, options, file)
     point_out_sources(truth.clips["source"].iloc[found.rows].tolist())
     # Loads torch, which takes seconds: what is wrong with the files has been said by now.
@@ -161,22 +163,21 @@ def _score_axis(
     labeled = np.isfinite(target)
     some, every = np.isfinite(pred).any(0) & labeled, np.isfinite(pred).all(0) & labeled
     if (partial := int(some.sum() - every.sum())) and every.any():
-        logger.warning(
-            "%s: %d of %d clips are scored, which have a prediction of all %d seeds; %d lack one",
-            ours,
-            *(int(every.sum()), int(some.sum()), len(pred), partial),
-        )
-    why = f"the predictions are of another axis, {theirs}"
-    if theirs in ("", ours):
-        why = why_other_scale(part, axis, target[found.places(part)])
-    if not why and (off := axis.notice_outside(part["prediction"].to_numpy(np.float64))):
-        logger.warning(off)
+        told = "%s: %d of %d clips are scored, which have a prediction of all %d seeds; %d lack one"
+        logger.warning(told, ours, every.sum(), some.sum(), len(pred), partial)
+    why = _why_other_units(part, axis, theirs, target[found.places(part)])
     if why and every.any():
         logger.info("%s: MSE (fit), the error after the best straight line: %s", ours, why)
-    ways = ways_of(clips)
-    ways["ratings"] = rated(select_labels(truth.labels, found.rows), index)
-    ways |= {"group_kind": truth.group_kind, "interval": interval}
-    judged = Judged(target, found.system, published, same_scale=not why, **ways)
+    judged = judged_of(
+        clips,
+        target,
+        system=found.system,
+        system_truth=published,
+        same_scale=not why,
+        group_kind=truth.group_kind,
+        ratings=rated(select_labels(truth.labels, found.rows), index),
+        interval=interval,
+    )
     check_judged(ours, judged.only(every))
     judged = on_same_clips(pred, beside, judged, ours)
     scored = score(pred, judged) | {"left_out": int(some.sum() - judged.known.sum())}
@@ -193,6 +194,18 @@ def _score_axis(
         "error_sources": error_sources(pred, judged),
         "by_system": by_system(pred.mean(0), judged, clips["system"].tolist()),
     }
+
+
+def _why_other_units(
+    part: pd.DataFrame, axis: Axis, theirs: str, labels: npt.NDArray[np.float64]
+) -> str:
+    """Return why predictions are in other units than the labels; empty where they are not."""
+    if theirs not in ("", axis.name):
+        return f"the predictions are of another axis, {theirs}"
+    why = why_other_scale(part, axis, labels)
+    if not why and (off := axis.notice_outside(part["prediction"].to_numpy(np.float64))):
+        logger.warning(off)
+    return why
 
 
 def _pairs(
@@ -227,5 +240,6 @@ def _published(truth: Dataset, index: int) -> npt.NDArray[np.float64] | None:
     if not truth.system_scores:
         return None
     missing = [np.nan] * len(truth.labels.axes)
-    scores = [truth.system_scores.get(name, missing)[index] for name in systems_of(truth)]
+    names = sorted(set(truth.clips["system"]) - {""})
+    scores = [truth.system_scores.get(name, missing)[index] for name in names]
     return np.array(scores, np.float64)

@@ -111,10 +111,10 @@ def by_level(
     levels = {"clip": (pred, target)}
     if (system >= 0).any():
         size = int(system.max()) + 1
-        means = system_means(target, system, size).mean
+        means = system_means(target, system, size)
         if truth is not None:
             means = torch.where(truth.isnan(), means, truth)
-        levels["system"] = (system_means(pred, system, size).mean, means)
+        levels["system"] = (system_means(pred, system, size), means)
     return levels
 
 

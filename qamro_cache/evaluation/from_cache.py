@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from qamro_cache.cache.reader import Cache
 from qamro_cache.datasets.ids import match_ids
-from qamro_cache.evaluation.compare import baselines
+from qamro_cache.evaluation.baselines import View, baselines
 from qamro_cache.evaluation.judged import Floats, Ints, codes_of
 from qamro_cache.evaluation.others import Beside, Source
 from qamro_cache.features.expression import Read
@@ -87,9 +87,9 @@ def _made(source: Source, held: npt.NDArray[np.str_], target: Floats) -> dict[st
     # A penalty or k is chosen as the heads were held out.
     groups = codes_of(held[usable]) if len(test) > 2 else None
     blocks = row_blocks("audio", cache.features[feature])
-    vectors = _means(cache, feature)[usable]
+    view = View(_means(cache, feature)[usable], ~test, test, blocks, groups)
     made = {}
-    for name, scores in baselines(vectors, target[usable], ~test, test, blocks, groups).items():
+    for name, scores in baselines(view, target[usable]).items():
         made[name] = np.full(len(target), np.nan)
         made[name][usable] = scores
     return made

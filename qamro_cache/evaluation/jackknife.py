@@ -37,7 +37,7 @@ class Jackknife(Intervals):
 
     def gap(self, ours: Floats, theirs: Floats, judged: Judged, figure: str) -> Gap | None:
         """Return a main figure's difference, ours less theirs; None where nothing can be told."""
-        return _gap(_evidence([ours, theirs], judged, figure), 0, 1)
+        return _gap(_evidence([ours, theirs], judged, figure), 1)
 
     def against(
         self, order: Ints, predictions: Sequence[Floats], judged: Judged, figure: str
@@ -51,7 +51,7 @@ class Jackknife(Intervals):
         compared = order[:MOST_CELLS]
         found = _evidence([predictions[k] for k in compared], judged, figure)
         for row, k in enumerate(compared):
-            gaps[k] = _gap(found, 0, row)
+            gaps[k] = _gap(found, row)
         if found is not None:
             p[compared], left = confidence_set(found)
             told[compared] = ~left & np.isfinite(p[compared])
@@ -63,6 +63,7 @@ def _evidence(predictions: Sequence[Floats], judged: Judged, figure: str) -> Evi
     return evidence(figure_of(figure), known, sample_of(judged))
 
 
-def _gap(found: Evidence | None, ours: int, theirs: int) -> Gap | None:
-    between = None if found is None else gap(found, ours, theirs)
+def _gap(found: Evidence | None, theirs: int) -> Gap | None:
+    """Return the first model's figure less another's; None where nothing can be told."""
+    between = None if found is None else gap(found, 0, theirs)
     return None if between is None or np.isnan(between.low) else between

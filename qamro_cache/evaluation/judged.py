@@ -101,20 +101,22 @@ class Judged:
         return replace(self, target=np.where(kept, self.target, np.nan))
 
 
-def ways_of(clips: pd.DataFrame, cv: str = "") -> dict[str, Any]:
-    """Return ``group``, ``group_word`` and ``reference`` of `Judged` for a table of clips.
+def judged_of(clips: pd.DataFrame, target: Floats, *, cv: str = "", **more: Any) -> Judged:
+    """Return the clips of a table, judged by labels [C]; ``more`` are fields of `Judged`."""
+    word = group_word(clips, cv)
+    system, group = (codes_of(clips[name].to_numpy(dtype=str)) for name in ("system", word))
+    ways = {"system": system, "group": group, "group_word": word, "reference": is_reference(clips)}
+    return Judged(target, cv=cv, **{**ways, **more})
 
-    Groups are what ``cv`` left out where that is a group or a prompt; else groups where some clip
-    has one, else prompts.
+
+def group_word(clips: pd.DataFrame, cv: str = "") -> str:
+    """Return what one would choose among the clips of: ``group`` or ``prompt``.
+
+    What ``cv`` left out, if that is one of both; else groups where some clip has one, else prompts.
     """
-    word = cv
-    if word not in ("group", "prompt"):
-        word = "group" if (clips["group"] != "").any() else "prompt"
-    return {
-        "group": codes_of(clips[word].to_numpy(dtype=str)),
-        "group_word": word,
-        "reference": is_reference(clips),
-    }
+    if cv in ("group", "prompt"):
+        return cv
+    return "group" if (clips["group"] != "").any() else "prompt"
 
 
 def codes_of(names: npt.NDArray[np.str_]) -> Ints:

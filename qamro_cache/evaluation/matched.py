@@ -1,6 +1,5 @@
 """Predictions beside the clips of the labels that they are of."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,8 @@ from qamro_cache.datasets.ids import match_ids
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.selection import select_rows
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.judged import codes_of
 from qamro_cache.evaluation.options import EvaluateOptions
-
-logger = logging.getLogger("qamro_cache")
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Found:
 
     def places(self, part: pd.DataFrame) -> npt.NDArray[np.int64]:
         """Return the place among ``rows`` of each row of ``part``."""
-        return np.array([self.position[clip_id] for clip_id in part["clip_id"]], np.int64)
+        return np.asarray(part["clip_id"].map(self.position), np.int64)
 
     def by_seed(self, part: pd.DataFrame) -> npt.NDArray[np.float64]:
         """Return the predictions [seeds, C] of some rows, NaN where a clip has none."""
@@ -61,10 +59,7 @@ def match(table: pd.DataFrame, truth: Dataset, options: EvaluateOptions, path: P
     clips = truth.clips
     splits = [f"split={options.split}"] if options.split else []
     rows = np.flatnonzero(select_rows(clips, [*options.only, *splits], options.without))
-    empty = int(table["prediction"].isna().sum())
     table = table[table["prediction"].notna()]
-    if empty:
-        logger.warning("%s: %d rows have no prediction and are left out", path, empty)
     predicted = list(dict.fromkeys(table["clip_id"]))
     if not predicted:
         raise QamroError(f"{path}: no row has a prediction; see its column reason")
@@ -77,12 +72,6 @@ def match(table: pd.DataFrame, truth: Dataset, options: EvaluateOptions, path: P
     position = {predicted[at[row]]: k for k, row in enumerate(rows) if at[row] >= 0}
     if not position:
         raise QamroError(f"{path}: none of its clips is among the {len(rows)} that were chosen")
-    number = {name: index for index, name in enumerate(systems_of(truth))}
-    system = np.array([number.get(name, -1) for name in clips["system"].iloc[rows]], np.int64)
+    system = codes_of(clips["system"].to_numpy(dtype=str))[rows]
     known = table[table["clip_id"].isin(position.keys())]
     return Found(known, rows, system, position, len(predicted) - int((at >= 0).sum()))
-
-
-def systems_of(truth: Dataset) -> list[str]:
-    """Return the names of the labels' systems, sorted."""
-    return sorted(set(truth.clips["system"]) - {""})

@@ -104,6 +104,7 @@ class EvaluateOptions(ChoiceOptions, IntervalOptions, ColumnOptions, ScaleOption
 
     def __post_init__(self) -> None:
         check_settings(self)
+        _ = self.axes, self.kind
 
     @property
     def axes(self) -> dict[str, str]:

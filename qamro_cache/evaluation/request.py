@@ -57,7 +57,6 @@ def evaluate_request(
     options: EvaluateOptions = from_options(EvaluateOptions, given)
     if (labels is None) == (not options.dataset):
         raise OptionError("name the truth with either --labels or --dataset")
-    _ = options.axes, options.kind
     refuse_columns(options.columns, "--labels FILE", table=is_table(labels))
     if labels is None:
         labels = load_dataset(options.dataset, options.data_dir)

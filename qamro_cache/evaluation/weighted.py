@@ -4,8 +4,6 @@ A weight is a frequency: weight w means that the sample stands there w times, 0 
 and then its value may be anything.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -51,35 +49,18 @@ def average_ranks(values: Tensor, weights: Tensor) -> Tensor:
     return torch.empty_like(rank).scatter_(-1, order, rank)
 
 
-class SystemMeans(NamedTuple):
-    """System scores [..., S] and how many of the weighted samples stand behind each [..., S]."""
-
-    mean: Tensor
-    clips: Tensor
-
-
-def system_means(
-    values: Tensor, system: Tensor, num_systems: int, weights: Tensor | None = None
-) -> SystemMeans:
-    """Average clips [..., N] into systems [..., S].
+def system_means(values: Tensor, system: Tensor, num_systems: int) -> Tensor:
+    """Average clips [..., N] into systems [..., S], 0 where a system has no clip.
 
     Args:
         values: predictions or targets.
         system: [N] int64, each clip's system; -1 for a clip of none, which is left out.
         num_systems: S.
-        weights: which clips count, as everywhere here; give truth and prediction the same.
-
-    Returns:
-        The means, 0 where a system has no clip, and the counts: (count > 0) are the weights of a
-        system-level metric.
     """
-    values, _, weights = prepare(values, values, weights)
-    weights = torch.where(system >= 0, weights, 0.0).expand(values.shape)
+    values, _, weights = prepare(values, values, system >= 0)
     index = system.clamp(min=0).expand(values.shape)
     zeros = values.new_zeros((*values.shape[:-1], num_systems))
-    total = zeros.scatter_add(-1, index, torch.where(weights > 0, weights * values, 0.0))
-    count = zeros.scatter_add(-1, index, weights)
+    total, count = (zeros.scatter_add(-1, index, part) for part in (values, weights))
     # Ratings have few values, so systems often tie. Rounding undoes what the order of the sum did
     # to the last bits: a tie by arithmetic is a tie for the ranks.
-    mean = torch.round(total / count, decimals=12)
-    return SystemMeans(torch.where(count > 0, mean, 0.0), count)
+    return torch.where(count > 0, torch.round(total / count, decimals=12), 0.0)

@@ -10,7 +10,7 @@ import numpy as np
 from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.evaluation.bootstrap import refuse_resamples
-from qamro_cache.experiments.data import Material, load_material
+from qamro_cache.experiments.data import Material, load_material, words_of_all
 from qamro_cache.experiments.fitting import refuse_heads
 from qamro_cache.experiments.folds import refit_clips
 from qamro_cache.experiments.grid import CELL, Cell, Grid, modelings_of
@@ -35,7 +35,7 @@ from qamro_cache.experiments.outcomes import (
 from qamro_cache.experiments.parts import Part
 from qamro_cache.experiments.plan import Plan, make_plan
 from qamro_cache.experiments.request import AblateRequest, ablate_request
-from qamro_cache.experiments.store import GRID_FILES, read_stacks
+from qamro_cache.experiments.store import GRID_FILES, audio_of, read_stacks
 from qamro_cache.experiments.tables import Outcome, write_tables
 from qamro_cache.experiments.transfer import transfer_outcomes
 from qamro_cache.files import replace_folder, replaceable_folder, write_json
@@ -114,11 +114,10 @@ def _tables(
 ) -> dict[str, Any]:
     """Compare what was trained, or train for another test, and write the folder."""
     cells, outcomes, materials = request.cells, [], []
-    encoders = {part.sources.identity_sha256 for part in request.parts}
     varied = {name for cell in cells for name in cell.names}
     questions: dict[tuple[str, str], dict[str, Any]] = {}
     for place, (part, material) in enumerate(zip(request.parts, read, strict=True)):
-        origin = {"encoder": material.encoder} if len(encoders) > 1 else {}
+        origin = {"encoder": material.encoder} if request.compares_encoders else {}
         # What baselines depend on too.
         reads = {"feature": material.feature, "context": part.context, "cv": part.held_out.cv}
         reads |= {name: getattr(cells[part.cells[0]], name) for name in ("clips", "systems")}
@@ -214,6 +213,8 @@ def _write(
 ) -> dict[str, Any]:
     """Write the folder of a grid; return what ``best.json`` holds."""
     options, cells = request.options, request.cells
+    onto = [] if request.onto is None else [request.onto.clips]
+    judged = onto or [part.clips for part in request.parts]
     config = {
         "seeds": options.seeds,
         "device": device,
@@ -221,31 +222,17 @@ def _write(
         "given": request.given,
         "cache": request.caches,
         "materials": materials,
-        "audio": _audio(request),
+        "audio": audio_of(clips.table for clips in judged),
         "cells": [{**cell.names, "recipe": flat_recipe(cell.recipe)} for cell in cells],
     }
     synthetic = any(item["synthetic"] for item in materials)
     with replace_folder(request.out, GRID_FILES) as new:
         write_json(new / "config.json", config)
-        origin = {
-            name: ", ".join(dict.fromkeys(str(item[name]) for item in materials))
-            for name in ("dataset", "encoder", "feature")
-        }
+        origin = words_of_all(materials, ("dataset", "encoder", "feature"))
         chosen = defaults_chosen_on(*(str(item["dataset"]) for item in materials))
         about = {**origin, "synthetic": synthetic, "defaults_chosen_on": chosen}
         about |= {"questions": questions, "interval": options.kind._asdict()}
         return write_tables(new, outcomes, about)
-
-
-def _audio(request: AblateRequest) -> dict[str, str]:
-    """Return where the judged clips are on this machine."""
-    onto = [] if request.onto is None else [request.onto.clips]
-    tables = [clips.table for clips in onto or [part.clips for part in request.parts]]
-    return {
-        name: path
-        for table in tables
-        for name, path in zip(table["clip_id"], table["path"], strict=True)
-    }
 
 
 def _plan(part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions) -> Plan:

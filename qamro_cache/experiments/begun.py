@@ -4,7 +4,6 @@ A stack is a safetensors file in ``begun/`` with the keys of its heads and a sha
 the stack is finished.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,9 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from qamro_cache.errors import QamroError, words_of
-from qamro_cache.experiments.store import stack_name
-from qamro_cache.files import write_file
-from qamro_cache.heads.file import checksum
+from qamro_cache.experiments.store import read_stack, stack_file, write_stack
 from qamro_cache.temporary import remove_leftovers
 
 logger = logging.getLogger("qamro_cache")
@@ -33,16 +30,12 @@ class Begun:
 
     def keep(self, keys: Sequence[str], snapshot: Mapping[str, Tensor]) -> None:
         """Write a stack's snapshot; a disk that does not take it is no reason to stop training."""
-        from safetensors.torch import save
-
         size = sum(value.numel() * value.element_size() for value in snapshot.values())
         if not self._works or size > MOST_BYTES:
             return
         tensors = {name: value.detach().cpu().contiguous() for name, value in snapshot.items()}
-        text = json.dumps(list(keys))
-        data = save(tensors, metadata={"keys": text, "sha256": checksum(text, tensors)})
         try:
-            write_file(self._path(keys), lambda file: file.write(data))
+            write_stack(self.folder, keys, tensors)
         except QamroError as error:
             self._works = False
             logger.warning("%s; the training goes on, without keeping what is not finished", error)
@@ -52,7 +45,7 @@ class Begun:
         found = []
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
-                keys, tensors = _read(path)
+                keys, tensors = read_stack(path)
             except Exception as error:  # whatever a damaged file makes the reader raise
                 logger.warning("%s cannot be read and is trained again: %s", path, words_of(error))
                 continue
@@ -63,7 +56,7 @@ class Begun:
     def remove(self, keys: Sequence[str]) -> None:
         """Forget a stack that is finished."""
         with suppress(OSError):
-            path = self._path(keys)
+            path = stack_file(self.folder, keys)
             path.unlink(missing_ok=True)
             remove_leftovers(path)
 
@@ -71,18 +64,3 @@ class Begun:
         """Remove the folder, unless stacks of another grid wait in it."""
         with suppress(OSError):
             self.folder.rmdir()
-
-    def _path(self, keys: Sequence[str]) -> Path:
-        return self.folder / f"{stack_name(keys)}.safetensors"
-
-
-def _read(path: Path) -> tuple[list[str], dict[str, Tensor]]:
-    from safetensors import safe_open
-
-    # Sizes in the header must add up to the file's: a lie about them takes no memory.
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if metadata["sha256"] != checksum(metadata["keys"], tensors):
-        raise ValueError("its checksum is wrong")
-    return [str(key) for key in json.loads(metadata["keys"])], tensors

@@ -18,7 +18,7 @@ from qamro_cache.datasets.records import Axis, Labels, select_axes, select_label
 from qamro_cache.datasets.registry import group_kind
 from qamro_cache.datasets.selection import describe, reference_like, select_rows
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.judged import Judged, check_judged, codes_of, rated, ways_of
+from qamro_cache.evaluation.judged import Judged, check_judged, codes_of, judged_of, rated
 from qamro_cache.evaluation.kinds import JACKKNIFE, Kind
 from qamro_cache.experiments.copies import Copies
 from qamro_cache.experiments.cutting import folds_and_copies
@@ -100,11 +100,14 @@ class Clips:
 
     def judged(self, axis: int, folds: Folds, cv: str) -> Judged:
         """Return the labels of the clips that some fold of ``cv`` holds out, in `units`."""
-        target = np.where(folds.test.any(0), self.labels.mean[:, axis], np.nan)
-        ways = ways_of(self.apart, cv)
-        ways |= {"ratings": rated(self.labels, axis), "group_kind": self.group_kind}
-        ways["interval"] = self.interval
-        judged = Judged(target, self.systems(), cv=cv, **ways)
+        judged = judged_of(
+            self.apart,
+            np.where(folds.test.any(0), self.labels.mean[:, axis], np.nan),
+            cv=cv,
+            ratings=rated(self.labels, axis),
+            group_kind=self.group_kind,
+            interval=self.interval,
+        )
         return self.units(axis, folds).judged(judged)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from qamro_cache.audio.alike import comparable, find_alike
 from qamro_cache.audio.fingerprint import Bytes
+from qamro_cache.errors import few
 from qamro_cache.training.inputs import Bools, Folds
 
 logger = logging.getLogger("qamro_cache")
@@ -63,7 +64,7 @@ class Copies:
             for kind, rows in self.pairs.items()
             for held, trained in rows.tolist()
         ]
-        return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
+        return few(shown, 3)
 
 
 def find_copies(

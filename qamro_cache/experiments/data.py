@@ -13,6 +13,7 @@ from qamro_cache.cache.checks import join_licenses
 from qamro_cache.cache.content import TextFeatures, WindowFeatures
 from qamro_cache.datasets.options import PLAIN, RaterOptions
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.baselines import View
 from qamro_cache.evaluation.from_cache import own_scores
 from qamro_cache.experiments.clips import Clips
 from qamro_cache.experiments.company import closed_parts, company, tell_company, training_parts
@@ -30,7 +31,6 @@ from qamro_cache.memory import refuse_memory
 from qamro_cache.training.inputs import Bools, Features, Folds, Targets
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 class Beside(NamedTuple):
@@ -146,12 +146,8 @@ class Material:
         """Return the same of each fold, paired clips too: name -> [F, C]; of an axis with pairs."""
         return rivals_in_folds(self.clips, self.folds, self.by_view(), axis, every=every)
 
-    def by_view(self) -> Iterator[tuple[Floats, Bools, Bools, tuple[int, ...], Ints | None]]:
-        """Yield what baselines see and learn from, a view each, as `evaluation.baselines` has it.
-
-        A vector a clip [C, D], who learns and who is held out in the view's folds [F, C], the
-        widths of the vector's blocks, and what stays together.
-        """
+    def by_view(self) -> Iterator[View]:
+        """Yield what baselines see of each of the features, and the folds that see them."""
         folds = self.folds
         for view, features in enumerate(self.features):
             mine = [fold for fold in range(len(folds.train)) if self.view(fold) == view]
@@ -159,7 +155,7 @@ class Material:
             vectors = (values if text is None else torch.cat([values, text], 1)).double().numpy()
             blocks = features.blocks("audio" if text is None else "concat")
             learned = (folds.train | folds.validation)[mine]
-            yield vectors, learned, folds.test[mine], blocks, folds.groups
+            yield View(vectors, learned, folds.test[mine], blocks, folds.groups)
 
     def tell(self) -> None:
         """Log what is odd about the clips' company."""
@@ -197,6 +193,11 @@ class Material:
         one = None if text is None else text[:1]
         rows = prepare_rows(head, windows[:few], offsets[:2], weights[:few], one)
         return tuple(rows.values.shape[1:])
+
+
+def words_of_all(origins: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, str]:
+    """Return what several `Material.origin` say, each different one once."""
+    return {name: ", ".join(dict.fromkeys(str(one[name]) for one in origins)) for name in names}
 
 
 def load_material(

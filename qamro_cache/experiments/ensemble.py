@@ -29,20 +29,19 @@ from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.ensemble_folder import (
     Candidate,
     config_of,
-    files_of,
     predictions_of,
     record_of,
 )
 from qamro_cache.experiments.grid_folder import EnsembleRequest, ensemble_request
 from qamro_cache.experiments.judge import judge_models
-from qamro_cache.experiments.members import Choice, refitted
+from qamro_cache.experiments.members import refitted
 from qamro_cache.experiments.missing import Missing
 from qamro_cache.experiments.nested import inner_folds, inner_predictions, tell_cost
 from qamro_cache.experiments.options import EnsembleOptions
 from qamro_cache.experiments.outcomes import baseline_outcomes, head_outcomes
 from qamro_cache.experiments.plan import Plan
 from qamro_cache.experiments.saved import figures_kept
-from qamro_cache.experiments.store import RUN_FILES, read_stacks
+from qamro_cache.experiments.store import RUN_FILES, audio_of, read_stacks
 from qamro_cache.experiments.tables import Outcome
 from qamro_cache.files import replace_folder, write_json, write_table
 from qamro_cache.heads.calibration import Calibration
@@ -116,17 +115,15 @@ def run_ensemble(
         metrics[axis] = found
         saved |= {} if mark is None else {axis: mark}
         tables.append(predictions_of(cells, estimate, materials))
-        choices += [
-            Choice(one.part, one.cell, one.axis, int(times), one.epochs)
-            for one, times in zip(cells, final, strict=True)
-            if times
-        ]
+        counted = zip(cells, final.tolist(), strict=True)
+        choices += [one._replace(times=times) for one, times in counted if times]
     config = config_of(request, materials, device)
     head = refitted(grid, materials, choices, config, device)
     record = record_of(request, materials, metrics)
     head = replace(head, calibration=records(saved), figures=figures_kept(record))
     with replace_folder(request.out, (*RUN_FILES, "folds")) as new:
-        write_json(new / "config.json", {**config, **files_of(request)})
+        audio = audio_of(part.clips.table for part in grid.parts)
+        write_json(new / "config.json", {**config, "cache": list(grid.caches), "audio": audio})
         write_json(new / "metrics.json", record)
         write_table(new / "predictions.csv", pd.concat(tables, ignore_index=True))
         save_head(new / "head.safetensors", head)
@@ -141,8 +138,7 @@ def _candidates(request: EnsembleRequest, place: int, plan: Plan, more: Plan) ->
     """Return the cells of a part, each axis on its own, but for those whose heads all diverged."""
     grid = request.grid
     part, done = grid.parts[place], read_stacks(grid.out / "done", len(plan.material.clips.rows))
-    encoders = {one.sources.identity_sha256 for one in grid.parts}
-    origin = {"encoder": plan.material.encoder} if len(encoders) > 1 else {}
+    origin = {"encoder": plan.material.encoder} if grid.compares_encoders else {}
     inside = inner_predictions(more, done, plan)
     outcomes = head_outcomes(plan, done, origin, grid.cells, part.held_out.cv, inside)
     named = dict.fromkeys(zip(plan.cells, plan.axes, strict=True))

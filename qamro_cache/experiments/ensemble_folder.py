@@ -10,7 +10,7 @@ import torch
 from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.evaluation.ensembles import Averaged
 from qamro_cache.evaluation.judged import Floats
-from qamro_cache.experiments.data import Material
+from qamro_cache.experiments.data import Material, words_of_all
 from qamro_cache.experiments.grid_folder import EnsembleRequest
 from qamro_cache.experiments.tables import Outcome
 from qamro_cache.experiments.train import far_clips
@@ -26,6 +26,7 @@ class Candidate(NamedTuple):
         axis: among the part's.
         outcome: its held-out predictions, and what it can be chosen by.
         epochs: of its folds' heads that did not diverge.
+        times: how often it counts in the ensemble that is saved.
     """
 
     part: int
@@ -33,6 +34,7 @@ class Candidate(NamedTuple):
     axis: int
     outcome: Outcome
     epochs: list[int]
+    times: int = 0
 
     @property
     def pred(self) -> Floats:
@@ -71,12 +73,8 @@ def config_of(
     """Return what ``config.json`` and the head file say of the run."""
     grid, origins = request.grid, [one.origin() for one in materials]
     held_out = grid.parts[0].held_out
-
-    def together(name: str) -> str:
-        return ", ".join(dict.fromkeys(str(one[name]) for one in origins))
-
     return {
-        **{name: together(name) for name in ("dataset", "encoder", "feature", "context")},
+        **words_of_all(origins, ("dataset", "encoder", "feature", "context")),
         "synthetic": any(one["synthetic"] for one in origins),
         "licenses": origins[0]["licenses"],
         "axes": list(dict.fromkeys(axis.name for part in grid.parts for axis in part.clips.axes)),
@@ -89,17 +87,6 @@ def config_of(
         "given": request.given,
         "versions": {"qamro_cache": __version__, "torch": torch.__version__},
     }
-
-
-def files_of(request: EnsembleRequest) -> dict[str, Any]:
-    """Return where the clips are on this machine."""
-    tables = [part.clips.table for part in request.grid.parts]
-    audio = {
-        name: path
-        for table in tables
-        for name, path in zip(table["clip_id"], table["path"], strict=True)
-    }
-    return {"cache": list(request.grid.caches), "audio": audio}
 
 
 def record_of(

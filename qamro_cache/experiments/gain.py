@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.baselines import ridge
+from qamro_cache.evaluation.baselines import by_fold
 from qamro_cache.evaluation.compare import paired_gap
 from qamro_cache.evaluation.figures import figures_of
 from qamro_cache.evaluation.judged import Judged
@@ -14,6 +14,7 @@ from qamro_cache.evaluation.score import DECIDES
 from qamro_cache.evaluation.verdict import bare
 from qamro_cache.experiments.clips import HeldOut
 from qamro_cache.experiments.data import Material, load_material
+from qamro_cache.heads.ridge import fit_ridge
 
 #: Most multiplications of ridge's products, over all folds: some seconds.
 _CHEAP = 2e10
@@ -52,8 +53,8 @@ def group_gain(
     except QamroError:  # no company: a group of references, say
         return None
     truth, beside = clips.labels.mean[:, target], np.full(rows, np.nan)
-    for vectors, learned, held, blocks, groups in heard.by_view():
-        pred = ridge(vectors, truth, learned, held, blocks, groups)
+    for view in heard.by_view():
+        pred = by_fold(fit_ridge, view, truth)
         beside = np.where(np.isfinite(pred), pred, beside)
     gap = paired_gap(beside, alone, judged, DECIDES)
     if gap is None or np.isnan(gap.low):

@@ -10,18 +10,15 @@ from qamro_cache.devices import refuse_device
 from qamro_cache.errors import QamroError, words_of
 from qamro_cache.experiments.grid import label
 from qamro_cache.experiments.options import EnsembleOptions
-from qamro_cache.experiments.request import AblateRequest, ablate_request
+from qamro_cache.experiments.request import AblateRequest, ablate_request, as_json
 from qamro_cache.experiments.store import refuse_other_run
+from qamro_cache.experiments.study import STUDIES
 from qamro_cache.experiments.unpaired import alone
 from qamro_cache.files import replaceable_folder
 from qamro_cache.heads.architecture import CLOSED
-from qamro_cache.identity import canonical_json
 from qamro_cache.paths import PathLike, as_path
 from qamro_cache.settings import from_options
 from qamro_cache.training.recipe import flat_recipe
-
-#: Settings of a cell whose heads learn from a part of what there is, or of another test.
-_STUDIES = ("clips", "systems", "raters", "calibrate")
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,7 @@ def ensemble_request(grid: PathLike, out: PathLike, given: Mapping[str, Any]) ->
         QamroError: an option cannot be right, the folder is no grid that an ensemble can be chosen
             from, or ``out`` holds another run.
     """
-    known = {name: value for name, value in given.items() if value is not None}
-    options: EnsembleOptions = from_options(EnsembleOptions, known)
+    options: EnsembleOptions = from_options(EnsembleOptions, given)
     refuse_device(options.device)
     folder, out = as_path(grid, "a grid"), as_path(out, "a folder")
     if out.resolve() == folder.resolve():
@@ -73,15 +69,15 @@ def ensemble_request(grid: PathLike, out: PathLike, given: Mapping[str, Any]) ->
     if asked.get("onto"):
         raise QamroError(f"{folder} is judged by another test (--onto); name a grid that is not")
     name = asked.pop("grid", "")
-    request = ablate_request(_caches(config), folder, name, asked)
+    request = ablate_request(config["cache"], folder, name, asked)
     _refuse_others(folder, request, config)
     decides = {n: v for n, v in asdict(options).items() if n not in ("device", "overwrite")}
     sources = request.parts[0].sources
     decides |= {"grid": asked | {"grid": name}, "cache": sources.content_sha256}
-    decides = json.loads(canonical_json(json.loads(json.dumps(decides, default=str))))
+    decides = as_json(decides)
     if not options.overwrite:
         refuse_other_run(out, decides)
-    kept = json.loads(json.dumps({"grid": str(folder), **known}, default=str))
+    kept = as_json({"grid": folder, **given})
     return EnsembleRequest(request, out, options, decides, kept)
 
 
@@ -96,18 +92,12 @@ def _config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         fits = isinstance(config["given"], dict) and isinstance(config["cells"], list)
         fits = fits and all(isinstance(one["recipe"], dict) for one in config["cells"])
-        if not fits or not _caches(config):
+        if not fits or not config["cache"] or not isinstance(config["cache"], list):
             raise ValueError("it is none of a grid")
         _ = config["precision"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise QamroError(f"{path} cannot be read: {words_of(error)}") from error
     return dict(config)
-
-
-def _caches(config: Mapping[str, Any]) -> list[str]:
-    """Return the grid's caches; one of an older version names those that its cells read."""
-    read = [path for one in config["materials"] for path in one["cache"]]
-    return [str(path) for path in dict.fromkeys(config.get("cache") or read)]
 
 
 def _refuse_others(folder: Path, request: AblateRequest, config: Mapping[str, Any]) -> None:
@@ -124,7 +114,7 @@ def _refuse_others(folder: Path, request: AblateRequest, config: Mapping[str, An
                 f"{folder}: cell {label(cell.names)} learns from pairs alone and scores in "
                 "standard units; an ensemble is of cells in the labels' units"
             )
-        for name in _STUDIES:
+        for name in STUDIES:
             if getattr(cell, name):
                 raise QamroError(
                     f"{folder}: cell {label(cell.names)} sets {name}, which makes a study of it; "

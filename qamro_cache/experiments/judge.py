@@ -197,11 +197,8 @@ def _by_source(
     found, source = {}, clips.table["source"].to_numpy(dtype=str)
     for name in np.unique(source):
         alone = judged.only(source == name)
-        same = common(models.values(), alone)
-        if same.known.sum() >= 2:
-            scored = score_models(models, alone, own_units=own)
-            clips_of = int(same.known.sum())
-            found[str(name)] = {"clips": clips_of, "models": scored, "ceiling": ceiling(same)}
+        if common(models.values(), alone).known.sum() >= 2:
+            found[str(name)] = _scored(models, alone, own)
     return {"by_source": found}
 
 
@@ -234,12 +231,12 @@ def _without_references(
     """Return the figures without references, which a difference of zero gives away."""
     if beside.company.kind == "group" or judged.reference is None:
         return {}
-    kept = judged.only(~judged.reference)
-    same = common(models.values(), kept)
-    return {
-        "without_references": {
-            "clips": int(kept.known.sum()),
-            "models": score_models(models, kept, own_units=own),
-            "ceiling": ceiling(same),
-        }
-    }
+    return {"without_references": _scored(models, judged.only(~judged.reference), own)}
+
+
+def _scored(
+    models: Mapping[str, npt.NDArray[np.float64]], judged: Judged, own: Collection[str]
+) -> dict[str, Any]:
+    """Return the figures of models on some of the clips."""
+    same, scored = common(models.values(), judged), score_models(models, judged, own_units=own)
+    return {"clips": int(same.known.sum()), "models": scored, "ceiling": ceiling(same)}

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments.data import Material
+from qamro_cache.experiments.ensemble_folder import Candidate
 from qamro_cache.experiments.fitting import Fitted, fit_all, refit_recipe
 from qamro_cache.experiments.folds import refit_clips
 from qamro_cache.experiments.grid import label
@@ -20,28 +21,10 @@ from qamro_cache.training.recipe import Job, flat_recipe
 from qamro_cache.training.schedule import training_entries
 
 
-class Choice(NamedTuple):
-    """A cell that an axis' score is averaged of.
-
-    Attributes:
-        part: position among the grid's parts.
-        cell: position in the grid.
-        axis: among the part's.
-        times: how often it counts.
-        epochs: of its folds' heads that did not diverge.
-    """
-
-    part: int
-    cell: int
-    axis: int
-    times: int
-    epochs: Sequence[int]
-
-
 def refitted(
     grid: AblateRequest,
     materials: Sequence[Material],
-    choices: Sequence[Choice],
+    choices: Sequence[Candidate],
     config: Mapping[str, Any],
     device: str,
 ) -> Ensemble:
@@ -50,7 +33,7 @@ def refitted(
     Args:
         grid: whose cells they are.
         materials: of its parts.
-        choices: of all axes.
+        choices: of all axes, each with its ``times``.
         config: what the head file says of its training.
         device: where to train.
 
@@ -59,7 +42,7 @@ def refitted(
     """
     whole = {place: _whole(grid, materials[place], place) for place in {c.part for c in choices}}
     # Parts of one reading differ in the axes alone: their heads are one.
-    members: dict[tuple[str, str, str, bool, int], list[Choice]] = {}
+    members: dict[tuple[str, str, str, bool, int], list[Candidate]] = {}
     for one in choices:
         part = grid.parts[one.part]
         read = part.sources.identity_sha256, str(part.expression), part.context, part.text
@@ -96,7 +79,7 @@ def _member(
     grid: AblateRequest,
     materials: Sequence[Material],
     whole: Mapping[int, Material],
-    mine: Sequence[Choice],
+    mine: Sequence[Candidate],
     device: str,
 ) -> Head:
     """Train one cell for the axes that it was chosen for."""
@@ -112,7 +95,8 @@ def _member(
             sizes = [training_entries(*of, cell.recipe, one.axis) for of in taught_by]
             recipe = refit_recipe(cell.recipe, one.epochs, *sizes)
             epochs[material.clips.axes[one.axis].name] = recipe.epochs
-            jobs += [Job(recipe, seed, 0, one.axis) for seed in _seeds(grid, mine[0].cell)]
+            seeds = range(seeds_of(cell, grid.options.seeds))
+            jobs += [Job(recipe, seed, 0, one.axis) for seed in seeds]
         found = fit_all(material, jobs, {}, device, grid.options.precision, None)
         if found.diverged.any():
             raise QamroError(
@@ -124,7 +108,3 @@ def _member(
     if not cell.recipe.head.closed:
         about["refit_epochs"] = epochs
     return replace(head_of(cell.recipe, fitted, about), trained=None)
-
-
-def _seeds(grid: AblateRequest, cell: int) -> range:
-    return range(seeds_of(grid.cells[cell], grid.options.seeds))

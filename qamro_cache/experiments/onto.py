@@ -65,7 +65,7 @@ def open_onto(
                 f"--onto): {found[0]}; extract both with one"
             )
     plain = replace(options, labels=None, columns=(), scale=(), axis=(), only=(), without=())
-    text = any(cell.recipe.head.inputs != "audio" for cell in cells)
+    text = any(cell.recipe.head.takes_prompts for cell in cells)
     clips = choose_clips(sources, plain, text=text)
     if clips.several:
         raise QamroError(f"{options.onto}: its clips are of several sources; --onto takes one test")

@@ -81,6 +81,7 @@ class RunOptions(ChoiceOptions, IntervalOptions, ColumnOptions, ScaleOptions):
         check_settings(self)
         refuse_columns(self.columns, "--labels FILE", table=self.labels is not None)
         parse_scales(self.scale)
+        _ = self.kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,10 +132,11 @@ def baseline_outcomes(
         beside = {**own, **{name: units_of.prediction(pred) for name, pred in made.items()}}
         for model, pred in beside.items():
             units = replace(judged, same_scale=judged.same_scale and model not in own)
-            one = Outcome(dict(origin), model, info.name, [0], pred[None], units, {})
+            where = dict(origin), model, info.name
+            one = Outcome(*where, [0], pred[None], units, {}, amounts=amounts)
             if given is not None:
                 one = replace(one, pairs=given.record(given.of_scores(each.get(model, pred))))
-            outcomes.append(replace(one, amounts=amounts))
+            outcomes.append(one)
     return outcomes
 
 

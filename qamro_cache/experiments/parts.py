@@ -49,13 +49,13 @@ def parts_of_grid(
     """Group the cells by what they read and by folds; then part the axes."""
     groups: dict[tuple[str, str, str, bool, str, int, int], tuple[Reading, list[int]]] = {}
     for place, cell in enumerate(cells):
-        text = cell.recipe.head.inputs != "audio"
+        text = cell.recipe.head.takes_prompts
         for reading in readings(sources, cell):
             key = (reading[0].identity_sha256, str(reading[1]), cell.context)
             more = (text, cell.cv, cell.clips, cell.systems)
             groups.setdefault((*key, *more), (reading, []))[1].append(place)
     # All on the same clips: those with a prompt, where some cell reads prompts.
-    prompts = any(cell.recipe.head.inputs != "audio" for cell in cells)
+    prompts = any(cell.recipe.head.takes_prompts for cell in cells)
     clips = choose_clips(sources, options, text=prompts)
     refuse_unrated(clips)
     for cell in cells:

@@ -120,6 +120,6 @@ def _checked(reading: Reading, context: str, head: Architecture) -> Reading:
     """Refuse what such a head cannot read."""
     sources, expression = reading
     refuse_pooling(expression, context, head.pooling)
-    if head.inputs != "audio":
+    if head.takes_prompts:
         sources.text_source("")
     return reading

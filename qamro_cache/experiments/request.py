@@ -32,7 +32,7 @@ from qamro_cache.experiments.onto import Onto, open_onto
 from qamro_cache.experiments.options import AblateOptions, TrainOptions
 from qamro_cache.experiments.parts import Part, parts_of_grid
 from qamro_cache.experiments.precision import decided
-from qamro_cache.experiments.readings import Reading, one_reading, with_layers
+from qamro_cache.experiments.readings import one_reading, with_layers
 from qamro_cache.experiments.several import refuse_in_several, refuse_lines
 from qamro_cache.experiments.store import refuse_other_run
 from qamro_cache.experiments.unpaired import refuse_unfit, refuse_without_pairs
@@ -99,6 +99,11 @@ class AblateRequest:
     onto: Onto | None = None
     caches: Sequence[str] = ()
 
+    @property
+    def compares_encoders(self) -> bool:
+        """Whether parts are read of different encoders, which the tables then name."""
+        return len({part.sources.identity_sha256 for part in self.parts}) > 1
+
 
 def train_request(
     cache: CacheLike | Sequence[CacheLike], out: PathLike, given: Mapping[str, Any]
@@ -116,7 +121,6 @@ def train_request(
     mine, recipe_given = _split(given, TrainOptions, RECIPE)
     options: TrainOptions = from_options(TrainOptions, mine)
     recipe = checked_recipe(recipe_given)
-    _ = options.kind
     _tell_missing(options.baselines)
     _refuse_without_sklearn([recipe])
     if recipe.head.closed:
@@ -126,40 +130,37 @@ def train_request(
     out = as_path(out, "a folder")
     replaceable_folder(out)
     refuse_device(options.device)
-    sources, expression = _reading(cache, options, recipe)
-    text = recipe.head.inputs != "audio"
-    if text:
+    read = options.feature, options.context, recipe.head
+    sources, expression = one_reading(join_caches(cache), *read)
+    if recipe.head.takes_prompts:
         sources.text_source(options.text_feature)
     labels = _file_sha256(options.labels)
     refuse_without_pairs(recipe, options.pairs, calibrate=options.calibrate)
-    clips = choose_clips(sources, options, text=text)
+    clips = choose_clips(sources, options, text=recipe.head.takes_prompts)
     _refuse_labels(clips, recipe, options)
     groups = hold_out(sources, clips, options.cv, options)
     refuse_lines(options.calibrate, groups[0].held_out.cv)
-    refuse_unfit(recipe, groups)
+    for rated, held_out in groups:
+        refuse_unfit(recipe, rated, held_out.folds)
     # Late, because to know the device takes torch.
     options = decided(options, out, anew=options.overwrite)
     # The loss's parameters stand in its text.
-    decides = {**asdict(options), **recipe_given}
-    # Without a calibration a run of before there was one is the same.
-    for name in ("device", "overwrite", *PARAMETERS, *["calibrate"] * (not options.calibrate)):
-        decides.pop(name, None)
+    beside = ("device", "overwrite", *PARAMETERS)
+    decides = {n: v for n, v in {**asdict(options), **recipe_given}.items() if n not in beside}
     asked = {
         **decides,
         "loss": recipe.loss.text(whole=True) if recipe.takes("loss") else "",
         "cache": sources.content_sha256,
         "encoder": sources.identity_sha256,
         "labels": labels,
+        "pairs": _file_sha256(options.pairs),
         "init": str(options.init or ""),
     }
-    # Of runs without pairs nothing is said: those of older versions are the same.
-    if (pairs := asked.pop("pairs")) is not None:
-        asked["pairs"] = _file_sha256(pairs)
     asked = json.loads(json.dumps(asked))
     if not options.overwrite:
         refuse_other_run(out, asked)
     refuse_disk(_ROW * options.seeds * len(clips.axes) * len(clips.rows), out)
-    return TrainRequest(sources, expression, out, options, recipe, groups, asked, _as_json(given))
+    return TrainRequest(sources, expression, out, options, recipe, groups, asked, as_json(given))
 
 
 def _refuse_labels(clips: Clips, recipe: Recipe, options: TrainOptions) -> None:
@@ -168,12 +169,6 @@ def _refuse_labels(clips: Clips, recipe: Recipe, options: TrainOptions) -> None:
         names = [name for name in ("init", "pairs") if getattr(options, name)]
         refuse_in_several(recipe, names)
     refuse_raters(clips.labels, is_reference(clips.table), options.modeling)
-
-
-def _reading(
-    cache: CacheLike | Sequence[CacheLike], options: TrainOptions, recipe: Recipe
-) -> Reading:
-    return one_reading(join_caches(cache), options.feature, options.context, recipe.head)
 
 
 def ablate_request(
@@ -199,7 +194,6 @@ def ablate_request(
     options: AblateOptions = from_options(AblateOptions, {**found.run, **mine})
     if options.pairs is not None and options.onto is not None:
         raise OptionError("--pairs does not go with --onto, whose heads learn from ratings")
-    _ = options.kind
     try:
         cells = cells_of(override(found, cells_given))
         if options.baselines == "all":
@@ -225,7 +219,7 @@ def ablate_request(
     parts = parts_of_grid(sources, cells, options, onto)
     for part in parts:
         for place in part.cells:
-            refuse_unfit(cells[place].recipe, [AxisGroup(part.clips, part.held_out)])
+            refuse_unfit(cells[place].recipe, part.clips, part.held_out.folds)
     _refuse_disk(out / "done", parts, options.seeds)
     options = decided(options, out, anew=False)
     named = {} if isinstance(grid, Grid) or not grid else {"grid": str(grid)}
@@ -233,7 +227,7 @@ def ablate_request(
     grid_given = {
         name: mine[name] for name in mine if name not in ("shard", *settings_of(RayOptions))
     }
-    given_here = _as_json({**named, **grid_given, **cells_given})
+    given_here = as_json({**named, **grid_given, **cells_given})
     files = [str(path) for path in sources.paths]
     return AblateRequest(out, options, cells, parts, given_here, onto, files)
 
@@ -269,7 +263,7 @@ def _refuse_disk(done: Path, parts: Sequence[Part], seeds: int) -> None:
     refuse_disk(_ROW * rows + max(0, kept - there), done)
 
 
-def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as ``config.json`` keeps them: paths as text, without what is None."""
     known = {name: value for name, value in given.items() if value is not None}
     kept: dict[str, Any] = json.loads(json.dumps(known, default=str))

@@ -4,18 +4,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qamro_cache.evaluation.baselines import Bools, Floats, Ints
-from qamro_cache.evaluation.compare import baselines
+from qamro_cache.evaluation.baselines import View, baselines
+from qamro_cache.evaluation.judged import Floats
 from qamro_cache.experiments.clips import Clips
 from qamro_cache.experiments.labels import Wanted, targets_of
 from qamro_cache.training.inputs import Folds
 
-#: See `Material.by_view`.
-_View = tuple[Floats, Bools, Bools, tuple[int, ...], Ints | None]
-
 
 def held_out_baselines(
-    clips: Clips, folds: Folds, views: Iterator[_View], axis: int, *, every: bool
+    clips: Clips, folds: Folds, views: Iterator[View], axis: int, *, every: bool
 ) -> dict[str, Floats]:
     """Predict held-out clips: name -> predictions [C], on the scale of each clip's test.
 
@@ -26,10 +23,9 @@ def held_out_baselines(
     targets = targets_of(clips, folds, [Wanted(axis)])
     # Without several tests labels, and units, are the same in all folds.
     parts = _a_fold_each(views) if clips.several else views
-    for fold, (vectors, learned, held_out, blocks, groups) in enumerate(parts):
+    for fold, view in enumerate(parts):
         truth = targets.of(0, fold).numpy()
-        seen = vectors, truth, learned, held_out, blocks, groups
-        for name, pred in baselines(*seen, every=every).items():
+        for name, pred in baselines(view, truth, every=every).items():
             whole = found.setdefault(name, np.full(len(truth), np.nan))
             held = np.isfinite(pred)
             whole[held] = targets.own_units(pred, 0, fold)[held]
@@ -37,7 +33,7 @@ def held_out_baselines(
 
 
 def rivals_in_folds(
-    clips: Clips, folds: Folds, views: Iterator[_View], axis: int, *, every: bool
+    clips: Clips, folds: Folds, views: Iterator[View], axis: int, *, every: bool
 ) -> dict[str, Floats]:
     """Predict, for each fold, what it holds out and the clips that are in pairs with these.
 
@@ -48,9 +44,9 @@ def rivals_in_folds(
     assert clips.pairs is not None
     found: dict[str, Floats] = {}
     truth, wanted = clips.labels.mean[:, axis], folds.test | clips.pairs.company(folds.test)
-    for fold, (vectors, learned, _, blocks, groups) in enumerate(_a_fold_each(views)):
-        seen = vectors, truth, learned, wanted[[fold]], blocks, groups
-        for name, pred in baselines(*seen, every=every).items():
+    for fold, view in enumerate(_a_fold_each(views)):
+        of_pairs = view._replace(test=wanted[[fold]])
+        for name, pred in baselines(of_pairs, truth, every=every).items():
             found.setdefault(name, np.full(folds.test.shape, np.nan))[fold] = pred
     return found
 
@@ -63,8 +59,8 @@ def pooled(each: Floats, folds: Folds) -> Floats:
     return found
 
 
-def _a_fold_each(views: Iterator[_View]) -> Iterator[_View]:
+def _a_fold_each(views: Iterator[View]) -> Iterator[View]:
     """Part views, which come in the order of their folds, into these."""
-    for vectors, learned, held_out, *rest in views:
-        for one, held in zip(learned, held_out, strict=True):
-            yield vectors, one[None], held[None], *rest
+    for view in views:
+        for learned, test in zip(view.learned, view.test, strict=True):
+            yield view._replace(learned=learned[None], test=test[None])

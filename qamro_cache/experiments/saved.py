@@ -17,7 +17,7 @@ from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.fitting import Fitted, axis_head
 from qamro_cache.experiments.labels import on_its_tests, raters_record
 from qamro_cache.experiments.paired import geometric
-from qamro_cache.experiments.store import RUN_FILES
+from qamro_cache.experiments.store import RUN_FILES, audio_of
 from qamro_cache.experiments.unpaired import alone
 from qamro_cache.features.context import Context
 from qamro_cache.files import replace_folder, write_json, write_table
@@ -130,14 +130,8 @@ def figures_kept(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _files(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return where the clips are on this machine, and whom the heads did not listen to.
-
-    Nothing for a head file, which is passed on.
-    """
-    audio: dict[str, str] = {}
-    for run in runs:
-        table = run.material.clips.table
-        audio |= dict(zip(table["clip_id"], table["path"], strict=True))
+    """Return where the clips are on this machine, and whom the heads did not listen to."""
+    audio = audio_of(run.material.clips.table for run in runs)
     paths = runs[0].material.sources.paths
     found: dict[str, Any] = {"cache": [str(path) for path in paths], "audio": audio}
     for run in runs:

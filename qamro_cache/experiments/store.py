@@ -4,17 +4,21 @@ import hashlib
 import json
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from qamro_cache.errors import QamroError, words_of
 from qamro_cache.evaluation.kinds import JACKKNIFE
 from qamro_cache.files import write_file
 from qamro_cache.heads.header import in_order
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger("qamro_cache")
 
@@ -33,6 +37,15 @@ _OF_INTERVALS = {"interval", "over", "resamples"}
 _KEPT = {
     "predictions": "f", "best_epoch": "i", "diverged": "b", "stability": "f", "preference": "f"
 }  # fmt: skip
+
+
+def audio_of(tables: Iterable[pd.DataFrame]) -> dict[str, str]:
+    """Return where clips are on this machine: nothing for a head file, which is passed on."""
+    return {
+        name: path
+        for table in tables
+        for name, path in zip(table["clip_id"], table["path"], strict=True)
+    }
 
 
 def refuse_other_run(out: Path, asked: Mapping[str, Any]) -> None:
@@ -83,17 +96,28 @@ def keep_stack(folder: Path, keys: Sequence[str], results: Mapping[str, npt.NDAr
         results: ``predictions`` [H, C] (NaN where a head is not judged), ``best_epoch`` [H],
             ``diverged`` [H], ``stability`` [H] and ``preference`` [H, 2].
     """
-    from safetensors.numpy import save
+    import torch
 
-    arrays = {name: np.ascontiguousarray(results[name]) for name in _KEPT}
+    # Copies: what comes from another process may not be written to, which torch warns of.
+    tensors = {name: torch.from_numpy(np.array(results[name], order="C")) for name in _KEPT}
+    write_stack(folder, keys, tensors)
+
+
+def write_stack(folder: Path, keys: Sequence[str], tensors: Mapping[str, "Tensor"]) -> None:
+    """Write tensors of a stack's heads, with their keys and a checksum of all."""
+    from safetensors.torch import save
+
+    from qamro_cache.heads.file import checksum
+
     text = json.dumps(list(keys))
-    data = in_order(save(arrays, metadata={"keys": text, "sha256": _checksum(text, arrays)}))
-    write_file(folder / f"{stack_name(keys)}.safetensors", lambda file: file.write(data))
+    metadata = {"keys": text, "sha256": checksum(text, tensors)}
+    data = in_order(save(dict(tensors), metadata=metadata))
+    write_file(stack_file(folder, keys), lambda file: file.write(data))
 
 
-def stack_name(keys: Sequence[str]) -> str:
-    """Return the name of the file of a stack with these heads."""
-    return hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
+def stack_file(folder: Path, keys: Sequence[str]) -> Path:
+    """Return the file of a stack with these heads."""
+    return folder / f"{hashlib.sha256(''.join(keys).encode()).hexdigest()[:16]}.safetensors"
 
 
 def read_stacks(folder: Path, clips: int) -> dict[str, dict[str, Any]]:
@@ -113,31 +137,32 @@ def read_stacks(folder: Path, clips: int) -> dict[str, dict[str, Any]]:
     return done
 
 
-def _read(path: Path) -> tuple[list[str], dict[str, npt.NDArray[Any]]]:
+def read_stack(path: Path) -> tuple[list[str], dict[str, "Tensor"]]:
+    """Return the keys and tensors of `write_stack`; a damaged file raises whatever it does."""
     from safetensors import safe_open
 
+    from qamro_cache.heads.file import checksum
+
     # Sizes in the header must add up to the file's: a lie about them takes no memory.
-    with safe_open(path, framework="numpy") as file:
+    with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-        if set(file.keys()) != set(_KEPT) or not {"keys", "sha256"} <= set(metadata):
-            raise ValueError("it holds something else than a stack's results")
-        arrays = {name: file.get_tensor(name) for name in _KEPT}
-    if metadata["sha256"] != _checksum(metadata["keys"], arrays):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if metadata["sha256"] != checksum(metadata["keys"], tensors):
         raise ValueError("its checksum is wrong")
     keys = json.loads(metadata["keys"])
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ValueError("its keys are no list of texts")
+    return keys, tensors
+
+
+def _read(path: Path) -> tuple[list[str], dict[str, npt.NDArray[Any]]]:
+    keys, tensors = read_stack(path)
+    if set(tensors) != set(_KEPT):
+        raise ValueError("it holds something else than a stack's results")
+    arrays = {name: tensors[name].numpy() for name in _KEPT}
     for name, kind in _KEPT.items():
         shape = (len(keys), *arrays[name].shape[1:])
         depth = 2 if name in ("predictions", "preference") else 1
         if arrays[name].dtype.kind != kind or arrays[name].shape != shape or len(shape) != depth:
             raise ValueError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}")
     return keys, arrays
-
-
-def _checksum(keys: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
-    digest = hashlib.sha256(keys.encode())
-    for name in _KEPT:
-        digest.update(f"{name} {arrays[name].dtype} {list(arrays[name].shape)}".encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()

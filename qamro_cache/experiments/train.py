@@ -215,7 +215,7 @@ def _material(request: TrainRequest, clips: Clips, held_out: HeldOut) -> Materia
         request.expression,
         request.options.context,
         held_out.cv,
-        text=request.recipe.head.inputs != "audio",
+        text=request.recipe.head.takes_prompts,
         text_feature=request.options.text_feature,
     )
     return replace(material, modeling=request.options.modeling)

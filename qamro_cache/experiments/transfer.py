@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from qamro_cache.evaluation.judged import Floats, Judged
-from qamro_cache.experiments.data import Material, load_material, take_windows
+from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import fit_all
 from qamro_cache.experiments.grid import Cell
 from qamro_cache.experiments.nested import parts_of
@@ -20,11 +19,8 @@ from qamro_cache.experiments.request import AblateRequest
 from qamro_cache.experiments.saved import head_of
 from qamro_cache.experiments.tables import Outcome
 from qamro_cache.experiments.thinned import learned_from
-from qamro_cache.heads.head import Head
-from qamro_cache.scoring.company import hearing
-from qamro_cache.scoring.predict import predict_cache
-from qamro_cache.scoring.scores import member_scores
-from qamro_cache.scoring.seen import head_sources, prompts, seen
+from qamro_cache.scoring.predict import scores_table
+from qamro_cache.scoring.scores import score_clips
 from qamro_cache.training.inputs import Bools
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import Job, Recipe
@@ -61,30 +57,20 @@ def transfer_outcomes(
             jobs = [Job(recipe, seed, 0, target) for target in targets for seed in seeds]
             fitted = fit_all(material, jobs, {}, device, options.precision, progress)
             head = head_of(recipe, [(material, fitted, 0)], material.origin())
+            scores = score_clips(head, onto.sources, device)
             # Tells of clips that both tests share, or that are unlike those of the first.
-            predict_cache(head, onto.sources, device)
-            predicted[recipe] = _scores(head, onto)
+            scores_table(head, scores)
+            members = [one[:, onto.clips.rows] for one in scores.members]
+            predicted[recipe] = [one.cpu().numpy() for one in members]
         for target in targets:
-            one = _outcome(part, cell, target, predicted[recipe][target], onto)
-            outcomes.append(replace(one, names={**origin, **cell.names, **origin}))
+            names = {**origin, **cell.names, **origin}
+            outcomes.append(_outcome(names, part, cell, target, predicted[recipe][target], onto))
     return outcomes + _beside(part, onto, there, origin, every=options.baselines == "all")
 
 
-def _scores(head: Head, onto: Onto) -> list[Floats]:
-    """Return each axis' members' scores [M, C] of the other test's clips."""
-    sources, rows = head_sources(head, onto.sources), torch.from_numpy(onto.clips.rows)
-    scored = np.isin(np.arange(len(sources.clips)), onto.clips.rows)
-    company = hearing(head, sources.clips, scored, str(sources.paths[0]))
-    text, _ = prompts(head, sources, "cpu")
-    text = None if text is None else text[rows]
-    found: dict[int, Floats] = {}
-    for view, axes in seen(head, sources, company, "cpu"):
-        taken = take_windows(view, rows)
-        found |= {row: member_scores(head, head.axes[row], *taken, text).numpy() for row in axes}
-    return [found[row] for row in range(len(head.axes))]
-
-
-def _outcome(part: Part, cell: Cell, target: int, pred: Floats, onto: Onto) -> Outcome:
+def _outcome(
+    names: Mapping[str, Any], part: Part, cell: Cell, target: int, pred: Floats, onto: Onto
+) -> Outcome:
     index, judged = _judged(part, target, onto)
     ours, theirs = part.clips.axes[target], onto.clips.axes[index]
     same = (ours.low, ours.high) == (theirs.low, theirs.high)
@@ -97,8 +83,8 @@ def _outcome(part: Part, cell: Cell, target: int, pred: Floats, onto: Onto) -> O
     amounts["calibrate"] = used
     seeds = range(len(pred))
     clips = onto.clips.table[["clip_id", "system", "group"]].assign(fold="")
-    head = Outcome({}, "head", ours.name, seeds, pred, units, {}, clips=clips)
-    return replace(head, amounts=amounts)
+    head = names, "head", ours.name
+    return Outcome(*head, seeds, pred, units, {}, clips=clips, amounts=amounts)
 
 
 def _judged(part: Part, target: int, onto: Onto) -> tuple[int, Judged]:

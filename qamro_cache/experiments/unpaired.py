@@ -1,12 +1,10 @@
 """Pairs that heads are to learn from: what has none is refused, before torch is loaded."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from qamro_cache.datasets.preferences import Pairs
 from qamro_cache.errors import OptionError, QamroError
-from qamro_cache.experiments.clips import AxisGroup, Clips
+from qamro_cache.experiments.clips import Clips
 from qamro_cache.losses.loss import Loss
 from qamro_cache.training.inputs import Folds
 from qamro_cache.training.recipe import Recipe
@@ -23,25 +21,22 @@ def refuse_without_pairs(recipe: Recipe, pairs: object, *, calibrate: bool = Fal
         )
 
 
-def refuse_unfit(recipe: Recipe, groups: Sequence[AxisGroup]) -> None:
+def refuse_unfit(recipe: Recipe, clips: Clips, folds: Folds) -> None:
     """Refuse axes that have nothing to teach such heads.
 
     Raises:
         QamroError: an axis without pairs, or without ratings, as the loss needs them; or without a
             pair to stop by.
     """
-    for clips, held_out in groups:
-        for index, axis in enumerate(clips.axes):
-            if clips.pairs is None:
-                continue
-            mine = clips.pairs.on([index])
-            if alone(recipe):
-                _refuse_few(axis.name, recipe.loss, mine, held_out.folds)
-            elif not np.isfinite(clips.labels.mean[:, index]).any():
-                raise QamroError(
-                    f"axis {axis.name} has pairs and no ratings, which this loss learns from; "
-                    "use --loss bt, or name other axes with --axis"
-                )
+    for index, axis in enumerate(clips.axes if clips.pairs is not None else ()):
+        assert clips.pairs is not None
+        if alone(recipe):
+            _refuse_few(axis.name, recipe.loss, clips.pairs.on([index]), folds)
+        elif not np.isfinite(clips.labels.mean[:, index]).any():
+            raise QamroError(
+                f"axis {axis.name} has pairs and no ratings, which this loss learns from; "
+                "use --loss bt, or name other axes with --axis"
+            )
 
 
 def refuse_unrated(clips: Clips) -> None:

@@ -5,7 +5,7 @@ import logging
 import pandas as pd
 
 from qamro_cache.datasets.preferences import Pairs
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, few
 from qamro_cache.training.inputs import Bools, Folds
 
 logger = logging.getLogger("qamro_cache")
@@ -39,7 +39,6 @@ def point_out_untaught(
         )
     lost = clip_ids[folds.test[~taught].any(0) & told].tolist()
     if not taught.all():
-        names = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
         logger.warning(
             "axis %s: %d of %d folds have fewer than two training labels and train no head; "
             "their held-out clips are left out of all figures: %d%s",
@@ -47,5 +46,5 @@ def point_out_untaught(
             int((~taught).sum()),
             len(taught),
             len(lost),
-            f" ({names})" if lost else "",
+            f" ({few(lost)})" if lost else "",
         )

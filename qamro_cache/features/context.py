@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 
 from qamro_cache.datasets.ids import one_spelling
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, few
 from qamro_cache.features.expression import CONTEXTS as CONTEXTS
 from qamro_cache.features.pooling import sum_windows
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
-
-_NAMED = 5
 
 
 class Context(NamedTuple):
@@ -190,10 +188,9 @@ def _refuse_references(
             "the manifest or the label file: the id of the clip that each was heard beside"
         )
     if lacking:
-        names = ", ".join(lacking[:_NAMED]) + (", ..." if len(lacking) > _NAMED else "")
         raise QamroError(
-            f"{where}: {len(lacking)} clips name no reference ({names}); name it, or leave them "
-            "out (in training by --without)"
+            f"{where}: {len(lacking)} clips name no reference ({few(lacking)}); name it, or leave "
+            "them out (in training by --without)"
         )
     for row in rows:
         other = reference[row]

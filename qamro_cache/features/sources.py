@@ -14,7 +14,7 @@ import pandas as pd
 from qamro_cache.cache.content import TextFeatures, WindowFeatures
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.datasets.records import Labels
-from qamro_cache.errors import QamroError, unknown
+from qamro_cache.errors import QamroError, few, unknown
 from qamro_cache.features.expression import Expression, Read
 from qamro_cache.features.lookup import owner, used
 from qamro_cache.paths import as_list
@@ -24,8 +24,6 @@ logger = logging.getLogger("qamro_cache")
 Rows = npt.NDArray[np.int64]
 
 _HASHES = ("audio_sha256", "samples_sha256")
-#: Clips named in a message.
-_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,5 @@ def _compare(first: Cache, other: Cache, rows: Rows) -> None:
         (other.clips["clip_id"][extra].tolist(), first),
     ):
         if lost:
-            names = ", ".join(lost[:_NAMED]) + (", ..." if len(lost) > _NAMED else "")
-            logger.warning(
-                "left out: %d clips that %s does not have (%s)", len(lost), lacking.paths[0], names
-            )
+            said = "left out: %d clips that %s does not have (%s)"
+            logger.warning(said, len(lost), lacking.paths[0], few(lost))

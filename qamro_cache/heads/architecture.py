@@ -76,7 +76,7 @@ class Architecture:
             raise ValueError(
                 f"a {self.kind} head has no hidden layers, a linear output and joined layers"
             )
-        if self.mixes and self.inputs != "audio":
+        if self.mixes and self.takes_prompts:
             raise ValueError("a head that mixes layers (or an audiobox head) takes inputs='audio'")
 
     @property
@@ -88,6 +88,11 @@ class Architecture:
     def mixes(self) -> bool:
         """Whether a row is layers [L, D], which the head weighs."""
         return self.kind == "audiobox" or self.layers == "mixed"
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether the head sees what a clip was made from."""
+        return self.inputs != "audio"
 
     @property
     def rows_are_clips(self) -> bool:

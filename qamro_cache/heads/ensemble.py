@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -20,6 +20,8 @@ from qamro_cache.heads.record import (
     tensors_of,
 )
 from qamro_cache.heads.trained import blank_trained, filled_trained, tensors_of_trained
+
+Value = TypeVar("Value")
 
 #: Most heads, and most often that one counts.
 MAX_MEMBERS, MAX_TIMES = 1000, 1_000_000
@@ -58,7 +60,8 @@ def blank_ensemble(record: Mapping[str, Any], header: Header) -> Ensemble:
     if not 1 <= len(set(names)) == len(names) <= MAX_AXES:
         raise ValueError(f"it has no axis, more than {MAX_AXES}, or two of one name")
     members = tuple(
-        blank_head(one, _of_member(place, header)) for place, one in enumerate(record["members"])
+        blank_head(one, replace(header, tensors=_of_member(place, header.tensors)))
+        for place, one in enumerate(record["members"])
     )
     times = tuple(tuple(one) for one in record["times"])
     theirs = [[one.axis.name for one in head.axes] for head in members]
@@ -82,16 +85,14 @@ def blank_ensemble(record: Mapping[str, Any], header: Header) -> Ensemble:
 
 def filled_ensemble(blank: Ensemble, tensors: Mapping[str, Tensor]) -> Ensemble:
     """Return an ensemble with its tensors by the names of `ensemble_tensors`."""
-    members = []
-    for place, head in enumerate(blank.members):
-        start = f"{place}/"
-        mine = {n.removeprefix(start): v for n, v in tensors.items() if n.startswith(start)}
-        members.append(filled_head(head, mine))
+    members = tuple(
+        filled_head(head, _of_member(place, tensors)) for place, head in enumerate(blank.members)
+    )
     trained = None if blank.trained is None else filled_trained(tensors)
-    return replace(blank, members=tuple(members), trained=trained)
+    return replace(blank, members=members, trained=trained)
 
 
-def _of_member(place: int, header: Header) -> Header:
+def _of_member(place: int, named: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what a file has of one member, by the member's own names."""
     start = f"{place}/"
-    mine = {n.removeprefix(start): v for n, v in header.tensors.items() if n.startswith(start)}
-    return Header(header.metadata, mine)
+    return {n.removeprefix(start): one for n, one in named.items() if n.startswith(start)}

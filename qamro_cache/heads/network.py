@@ -102,7 +102,7 @@ def prepare_rows(
         values = mean_rows(values, clip, weights, num_clips)
     elif architecture.pooling == "max":
         values = max_rows(values, clip, num_clips)
-    if architecture.inputs != "audio":
+    if architecture.takes_prompts:
         if text is None:
             raise ValueError(f"inputs={architecture.inputs!r} needs the prompts' embeddings")
         prompt = text.to(values.dtype)

@@ -41,17 +41,16 @@ class Reference:
         return neighbor_distance(standard, self.clips.to(rows.device), NEIGHBOR) > self.threshold
 
 
-def reference_clips(rows: Tensor, seed: int = 0) -> Reference:
+def reference_clips(rows: Tensor) -> Reference:
     """Choose the training clips to compare with: all, or a random subset of at most 4 MiB.
 
     Args:
         rows: [C, D] the training clips, their windows averaged.
-        seed: of the subset.
     """
     mean, std = rows.mean(0), rows.std(0, correction=0)
     std = torch.where(std > 0, std, 1.0)
     most = max(NEIGHBOR + 1, _MAX_BYTES // (2 * rows.shape[1]))
-    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most]
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:most]
     kept = ((rows - mean) / std)[chosen.sort().values.to(rows.device)].half().cpu()
     threshold = math.inf
     if len(kept) > NEIGHBOR:

@@ -52,6 +52,7 @@ class Neighbors(NamedTuple):
 
     def predict(self, features: Floats) -> Floats:
         """Predict clips [C, D] in label units: [C]."""
+        _refuse_distances(len(features), *self.points.shape)
         rows = (features - self.mean) / self.std
         found = means_of_nearest(squared_distances(rows, self.points), self.labels, self.k)
         predictions: Floats = found[:, self.k - 1]
@@ -112,12 +113,7 @@ def fit_neighbors(
     k is one of `NEIGHBORS`, of the least squared error when the clips' groups are held out in turn,
     as ridge's penalty is chosen. Arguments are those of `fit_ridge`.
     """
-    clips, width = features.shape
-    refuse_memory(
-        8 * (3 * clips * width + 4 * clips * clips),
-        f"distances of {clips:,} clips with {width:,} features",
-        "use a --feature of fewer numbers",
-    )
+    _refuse_distances(len(features), *features.shape)
     mean, std, scale = scaling(features, blocks)
     points = (features - mean) / (std * scale)
     k = _choose_k(points, target, groups)
@@ -169,6 +165,15 @@ def _choose_k(points: Floats, labels: Floats, groups: Ints | None) -> int:
         left = means[:, np.array(choices) - 1] - labels[part][:, None]
         errors += (left**2).sum(0)
     return choices[int(np.argmin(errors))]
+
+
+def _refuse_distances(asked: int, known: int, width: int) -> None:
+    """Refuse distances of clips to the known ones that would not fit in memory."""
+    refuse_memory(
+        8 * (3 * max(asked, known) * width + 4 * known * asked),
+        f"distances of {known:,} clips with {width:,} features",
+        "use a --feature of fewer numbers",
+    )
 
 
 def squared_distances(rows: Floats, others: Floats) -> Floats:

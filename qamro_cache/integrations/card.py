@@ -277,7 +277,9 @@ def _training(info: Mapping[str, Any]) -> list[str]:
     numbers = sum(one["parameters"] for one in info["axes"].values())
     recipe = ", ".join(f"{key} {value}" for key, value in info["recipe"].items())
     versions = ", ".join(f"{key} {value}" for key, value in info["versions"].items())
-    widths = " ".join(map(str, about["widths"]))
+    widths = " ".join(map(str, about.get("widths", ())))
+    if about["kind"] == "ensemble":
+        recipe = "of each member its own"
     return [
         f"{about['kind']}{f', widths {widths}' if widths else ''}; {max(members)} member(s) an "
         f"axis, {numbers:,} parameters, {info['bytes']:,} bytes",

@@ -222,7 +222,7 @@ def _inputs(head: Head, widths: list[int], shape: tuple[int, ...]) -> dict[str, 
     if kind in ("group", "both"):
         about = "the mean vector of its group's other clips; its own where it has none"
         found["group"] = Input(("clips", width), about)
-    if architecture.inputs != "audio":
+    if architecture.takes_prompts:
         found["prompt"] = Input(("clips", text), f"{head.text_feature} of its prompt")
     return found
 

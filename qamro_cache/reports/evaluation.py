@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qamro_cache.datasets.ids import match_ids
-from qamro_cache.datasets.selection import select_rows
 from qamro_cache.evaluation.files import name_of, read_predictions
-from qamro_cache.evaluation.judged import ways_of
+from qamro_cache.evaluation.judged import group_word
+from qamro_cache.evaluation.matched import Found, match
 from qamro_cache.evaluation.request import EvaluateRequest
 from qamro_cache.heads.trained import known_words
 from qamro_cache.reports.clips import Predicted, predicted_of
@@ -22,6 +21,7 @@ def evaluation_page(request: EvaluateRequest, result: Mapping[str, Any]) -> Page
     """Return the page of what `qamro_cache.evaluation.evaluate.run_evaluate` found."""
     file = name_of(request.predictions)
     table = read_predictions(request.predictions, request.options.answer_list)
+    found = match(table, request.truth, request.options, file)
     lead, sections = [], []
     for axis, scored in result["axes"].items():
         lead.append(headline(axis, scored))
@@ -35,7 +35,7 @@ def evaluation_page(request: EvaluateRequest, result: Mapping[str, Any]) -> Page
         blocks += score_blocks(axis, models, scored["ceiling"], scored["model"], noun)
         scale = Scale(axis, *scored["scale"])
         systems = by_system(axis, scored["by_system"], scale)
-        of = _predicted(request, table, axis, scored)
+        of = _predicted(request, found, axis, scored)
         blocks += [*systems[:1], *looks(axis, of, noun, scale), *systems[1:]]
         sections.append(Section(axis, figures_first(blocks)))
     facts = {
@@ -73,27 +73,21 @@ def _warnings(scored: Mapping[str, Any]) -> list[Block]:
 
 
 def _predicted(
-    request: EvaluateRequest, table: pd.DataFrame, axis: str, scored: Mapping[str, Any]
+    request: EvaluateRequest, found: Found, axis: str, scored: Mapping[str, Any]
 ) -> Predicted:
     """Return the clips of an axis that were chosen and have a label and all predictions."""
-    truth, options = request.truth, request.options
+    truth = request.truth
     clips, theirs = truth.clips, scored["predicted_axis"]
-    part = table[table["axis"].isin([theirs] if theirs in set(table["axis"]) else [""])]
-    part = part[part["prediction"].notna()]
-    splits = [f"split={options.split}"] if options.split else []
-    chosen = select_rows(clips, [*options.only, *splits], options.without)
-    predicted = list(dict.fromkeys(part["clip_id"]))
-    at = match_ids(predicted, list(clips["clip_id"]))
-    row_of = {predicted[at[row]]: row for row in np.flatnonzero((at >= 0) & chosen)}
-    part = part[part["clip_id"].isin(row_of.keys())]
-    rows = np.array([row_of[name] for name in part["clip_id"]], np.int64)
+    there = found.table["axis"]
+    part = found.table[there.isin([theirs] if theirs in set(there) else [""])]
+    rows = found.rows[found.places(part)]
     known = clips.iloc[rows]
     index = truth.labels.axis_index(axis)
     frame = pd.DataFrame(
         {
             "clip_id": known["clip_id"].to_numpy(),
             "system": known["system"].to_numpy(),
-            "group": known[ways_of(clips)["group_word"]].to_numpy(),
+            "group": known[group_word(clips)].to_numpy(),
             "seed": part["seed"].to_numpy(),
             "prediction": part["prediction"].to_numpy(np.float64),
             "target": truth.labels.mean[rows, index],

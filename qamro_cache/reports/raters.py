@@ -6,7 +6,7 @@ import numpy as np
 
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.evaluation.ceiling import ceiling
-from qamro_cache.evaluation.judged import Floats, Judged, Rated, codes_of, rated, ways_of
+from qamro_cache.evaluation.judged import Floats, Rated, judged_of, rated
 from qamro_cache.reports.numbers import number
 from qamro_cache.reports.page import Block, Table, Value, Words
 
@@ -18,13 +18,8 @@ def rater_blocks(dataset: Dataset, index: int) -> list[Block]:
     if ratings is None or not len(ratings.score):
         return []
     blocks: list[Block] = []
-    judged = Judged(
-        labels.mean[:, index],
-        codes_of(dataset.clips["system"].to_numpy(dtype=str)),
-        **ways_of(dataset.clips),
-        group_kind=dataset.group_kind,
-        ratings=ratings,
-    )
+    of_axis = dataset.clips, labels.mean[:, index]
+    judged = judged_of(*of_axis, group_kind=dataset.group_kind, ratings=ratings)
     if found := ceiling(judged):
         shown = {
             "clips": found["figures"].get("clip_srcc"),

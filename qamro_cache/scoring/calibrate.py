@@ -17,7 +17,7 @@ from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.records import Dataset, Labels, select_axes, select_labels
 from qamro_cache.devices import refuse_device
 from qamro_cache.encoders.protocol import WeightsOptions
-from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.errors import OptionError, QamroError, few
 from qamro_cache.files import refuse_other
 from qamro_cache.heads.calibration import NotCalibratedError, fit_calibration
 from qamro_cache.heads.names import comes_along, head_path
@@ -76,8 +76,7 @@ def calibrate_request(
     Raises:
         QamroError: an option cannot be right, or a file cannot be used.
     """
-    known = {name: value for name, value in given.items() if value is not None}
-    options: CalibrateOptions = from_options(CalibrateOptions, known)
+    options: CalibrateOptions = from_options(CalibrateOptions, given)
     refuse_device(options.device)
     if cache is not None and options.audio is not None:
         raise OptionError("name the clips by --cache or by --audio, not by both")
@@ -190,7 +189,7 @@ def run_calibrate(
                 "%s: %d labeled clips have no score and do not count: %s",
                 axis.name,
                 len(lost),
-                ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else ""),
+                few(lost, 3),
             )
         scores = part["prediction"].to_numpy(np.float64)[used]
         truth = labels.mean[at[used], labels.axis_index(axis.name)]

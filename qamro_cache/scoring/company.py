@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, few
 from qamro_cache.features.context import Company, company_of
 from qamro_cache.heads.head import Head
 
@@ -70,10 +70,9 @@ def company_words(
     words[~scored] = ""
     if odd.any():
         names = clips["clip_id"].to_numpy(str)[odd].tolist()
-        named = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         said = (
             f"{len(names)} clips are alone in their {company.by} or with another number of others "
-            f"than this head learned from, {_range(head)} ({named})"
+            f"than this head learned from, {_range(head)} ({few(names)})"
         )
         if strict:
             raise QamroError(f"{said}; add what they were heard beside with --company")

@@ -95,10 +95,9 @@ def keep(
             folder cannot be written or has other files of these names, or the table cannot be read.
         OptionError: there is no such axis.
     """
-    table = read_predictions(
-        predictions if isinstance(predictions, pd.DataFrame) else as_path(predictions)
-    )
-    where = name_of(predictions if isinstance(predictions, pd.DataFrame) else as_path(predictions))
+    if not isinstance(predictions, pd.DataFrame):
+        predictions = as_path(predictions)
+    table, where = read_predictions(predictions), name_of(predictions)
     folder = None if out is None else as_path(out, "a folder")
     if folder is not None:
         replaceable_folder(folder)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.cache.reader import Cache, CacheLike
+from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.records import Axis, Dataset, Labels
 from qamro_cache.devices import usable_device
 from qamro_cache.errors import QamroError
@@ -95,7 +95,9 @@ def run_predict(
         else _embedded(head, request, device, progress) as sources
     ):
         assert sources is not None
-        table = predict_cache(head, sources, device, request.company, strict=options.strict)
+        beside = request.company
+        scores = score_clips(head, sources, device, beside, strict=options.strict)
+        table = scores_table(head, scores, beside)
         if options.out is not None:
             write_predictions(table, options.out)
         if options.answer is not None:
@@ -130,27 +132,6 @@ def _embedded(
         source = f"stdin {hashlib.sha256(listed).hexdigest()}"
     with embeddings_files(options.out, head, source) as files:
         yield embed(head, request.clips, files, options, device=device, progress=progress)
-
-
-def predict_cache(
-    head: AnyHead,
-    cache: Cache | Sources,
-    device: str = "cpu",
-    beside: Collection[str] = (),
-    *,
-    strict: bool = False,
-) -> pd.DataFrame:
-    """Predict the clips of an open cache, or of several that are joined; see `predict`.
-
-    Args:
-        head: loaded.
-        cache: open.
-        device: where to.
-        beside: ids of clips that are but company.
-        strict: refuse clips without such company as the head learned from.
-    """
-    scores = score_clips(head, cache, device, beside, strict=strict)
-    return scores_table(head, scores, beside)
 
 
 def scores_table(head: AnyHead, scores: Scores, beside: Collection[str] = ()) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 
-from qamro_cache.errors import OptionError, unknown
+from qamro_cache.errors import OptionError, few, unknown
 from qamro_cache.heads.head import Ensemble, Head
 
 logger = logging.getLogger("qamro_cache")
@@ -40,7 +40,7 @@ def on_scale_of(head: Head | Ensemble, source: str) -> Head | Ensemble:
             "--source names another",
             " and ".join(used),
             len(known),
-            ", ".join(known[:5]) + (", ..." if len(known) > 5 else ""),
+            few(known),
         )
     for one in axes:
         if source and one.source != source:

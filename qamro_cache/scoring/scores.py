@@ -9,9 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qamro_cache.cache.reader import Cache
 from qamro_cache.features.pooling import mean_rows, take_clips
-from qamro_cache.features.sources import Sources, join_caches
+from qamro_cache.features.sources import Sources
 from qamro_cache.heads.averaged import first_words
 from qamro_cache.heads.head import (
     AnyHead,
@@ -56,22 +55,21 @@ class Scores:
 
 def score_clips(
     head: AnyHead,
-    cache: Cache | Sources,
+    joined: Sources,
     device: str = "cpu",
     beside: Collection[str] = (),
     *,
     strict: bool = False,
 ) -> Scores:
-    """Score the clips of an open cache, or of several that are joined.
+    """Score the clips of a cache, or of several that are joined.
 
     Args:
         head: loaded.
-        cache: open.
+        joined: the caches.
         device: where to.
         beside: ids of clips that are but company.
         strict: refuse clips without such company as the head learned from.
     """
-    joined = cache if isinstance(cache, Sources) else join_caches(cache)
     parts = [_scores(one, joined, device, beside, strict=strict) for one in members_of(head)]
     if not isinstance(head, Ensemble):
         return parts[0]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qamro_cache.errors import words_of
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.network import Rows
 from qamro_cache.losses import pairs
@@ -141,8 +142,7 @@ def judge(family: str, device: torch.device) -> dict[str, object]:
     except torch.OutOfMemoryError:
         record |= {"problem": "no memory is free to try it", "passing": True}
     except Exception as error:  # whatever a compiler or a driver has to say
-        reason = (str(error).strip().splitlines() or [""])[0]
-        record["problem"] = f"{type(error).__name__}: {reason[:200]}"
+        record["problem"] = f"{type(error).__name__}: {words_of(error)}"
     # JSON has no infinity.
     figure = worst if worst < float("inf") else None
     return record | {"error": figure, "seconds": round(time.perf_counter() - start, 2)}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qamro_cache import self_check
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, words_of
 from qamro_cache.training.backend import Backend
 from qamro_cache.training.chunks import evenly
 from qamro_cache.training.inputs import Inputs
@@ -112,10 +112,10 @@ def _is_of_a_kernel(error: Exception) -> bool:
 
 
 def _explained(error: Exception) -> Exception:
-    reason = (str(error).strip().splitlines() or [""])[0]
+    reason = words_of(error)
     if not isinstance(error, RuntimeError) or "CUDA" not in reason:
         return error
     return QamroError(
-        f"the GPU failed while heads were trained ({reason[:200]}); give the same command again "
+        f"the GPU failed while heads were trained ({reason}); give the same command again "
         "with --no-kernels"
     )

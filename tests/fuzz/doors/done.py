@@ -18,7 +18,6 @@ from fuzz.harness import Door
 from fuzz.mutate import ODD, mutate_bytes, mutate_json
 from qamro_cache.experiments.store import read_stacks
 
-#: In the order of the checksum.
 _TENSORS = ("predictions", "best_epoch", "diverged", "stability")
 _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "BOOL": "bool"}
 
@@ -112,11 +111,11 @@ def _other_type(entry: dict[str, Any], choose: random.Random) -> None:
 
 def _digest(header: dict[str, Any], keys: str, data: bytes) -> str:
     digest = hashlib.sha256(keys.encode())
-    for name in _TENSORS:
+    for name in sorted(_TENSORS):
         entry = header[name]
         start, end = entry["data_offsets"]
         dtype = _TYPES.get(entry["dtype"], entry["dtype"])
-        digest.update(f"{name} {dtype} {list(entry['shape'])}".encode() + data[start:end])
+        digest.update(f"{name} torch.{dtype} {list(entry['shape'])}".encode() + data[start:end])
     return digest.hexdigest()
 
 
