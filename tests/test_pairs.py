@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,8 @@ from synthetic_cache import write_synthetic
 from qamro_cache.cache.pairs import write_pairs
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.battles import pairs_of_battles, pairs_of_ratings
-from qamro_cache.datasets.preferences import Pairs, read_pairs
+from qamro_cache.datasets.preferences import Pairs, load_pairs, read_pairs
+from qamro_cache.datasets.records import Axis, labels_from_means
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.evaluation.preferences import (
@@ -635,3 +637,16 @@ def test_a_description_that_means_nothing_is_one_line(tmp_path):
     (tmp_path / "x.csv").write_text("a,b,w\nx,y,1\n")
     with pytest.raises(QamroError, match="there is no column 'v'"):
         pairs_of_battles(path)
+
+
+def test_axes_that_are_left_out_or_new_are_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "qamro_cache")
+    path = table(tmp_path, HEAD + "x,y,a,quality,\ny,x,b,Quality,\nx,z,a,Quality,\nx,y,a,match,\n")
+    axes = (Axis("quality", 1.0, 5.0), Axis("match", 1.0, 5.0))
+    labels = labels_from_means(axes, np.ones((4, 2)))
+    pairs, _ = load_pairs(path, CLIPS, labels, ["quality"])
+    assert len(pairs) == 1
+    assert "2 pairs on axis 'Quality' are left out; did you mean 'quality'?" in caplog.text
+    assert "1 pairs on axis 'match' are left out" in caplog.text
+    assert len(load_pairs(path, CLIPS, labels, [])[0]) == 4
+    assert "2 pairs are on axis 'Quality', on which no clip is rated; did you" in caplog.text

@@ -15,8 +15,12 @@ from synthetic_cache import write_synthetic
 from qamro_cache.cache.edit import relabel_cache
 from qamro_cache.cache.merge import merge_caches
 from qamro_cache.cache.reader import open_cache
+from qamro_cache.datasets.battles import pairs_of_ratings
 from qamro_cache.datasets.joined import concatenate_labels
-from qamro_cache.datasets.records import Axis, labels_from_means
+from qamro_cache.datasets.modeled import refuse_raters
+from qamro_cache.datasets.options import RaterOptions
+from qamro_cache.datasets.raters import raters_apart
+from qamro_cache.datasets.records import Axis, Ratings, labels_from_means, labels_from_ratings
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.evaluation.nested import nested_choice
@@ -418,3 +422,55 @@ def test_what_does_not_fit_is_one_line(tests, tmp_path):
         ensemble(tmp_path / "grid", tmp_path / "run")
     with pytest.raises(QamroError, match="'source' column, which has 0"):
         train(bare, tmp_path / "run", cv="source", **RIDGE)
+
+
+def of_two_tests():
+    """Two listeners of one name in two tests of two clips, and a clip each of means alone."""
+    raters = ("ann", "bob")
+    ratings = Ratings(
+        np.array([0, 1, 0, 1, 2, 3], np.int32), np.zeros(6, np.int16),
+        np.array([0, 0, 1, -1, 0, 0], np.int32), np.array([1.0, 2, 3, 4, 5, 5]), raters,
+    )  # fmt: skip
+    return labels_from_ratings((Axis("quality", 1.0, 5.0),), 4, ratings), ["one"] * 2 + ["two"] * 2
+
+
+def test_raters_of_one_name_in_two_tests_are_two():
+    labels, source = of_two_tests()
+    apart = raters_apart(labels, source).ratings
+    assert apart.raters == ("one: ann", "bob", "two: ann")
+    assert apart.rater.tolist() == [0, 0, 1, -1, 2, 2]
+    alone = raters_apart(labels, ["one"] * 4).ratings
+    assert (alone.raters, alone.rater.tolist()) == (("ann", "bob"), [0, 0, 1, -1, 0, 0])
+
+
+def test_pairs_are_within_a_test():
+    """Both have a listener ann and a group G0."""
+    labels, source = of_two_tests()
+    clips = pd.DataFrame({"clip_id": list("abcd"), "group": "G0", "source": source})
+    found = pairs_of_ratings(clips, labels, "joined")
+    assert found[["clip_a", "clip_b", "winner", "rater", "source"]].to_numpy().tolist() == [
+        ["a", "b", "b", "ann", "one"], ["c", "d", "tie", "ann", "two"],
+    ]  # fmt: skip
+    bare = pairs_of_ratings(clips.assign(source=""), labels, "joined")
+    assert len(bare) == 6
+    assert set(bare["source"]) == {"joined"}
+
+
+def test_a_model_of_raters_refuses_a_test_of_means_alone(caplog):
+    labels, source = of_two_tests()
+    whole = replace(labels, ratings=replace(labels.ratings, rater=np.zeros(6, np.int32)))
+    model, none = RaterOptions(rater_model="additive"), np.zeros(4, np.bool_)
+    refuse_raters(whole, none, model, source)
+    assert not caplog.text
+
+    def without(clips):
+        of = whole.ratings
+        kept = ~np.isin(of.clip, clips)
+        names = ("clip", "axis", "rater", "score")
+        few = replace(of, **{name: getattr(of, name)[kept] for name in names})
+        refuse_raters(replace(whole, ratings=few), none, model, source)
+
+    with pytest.raises(QamroError, match="quality of source 'two': only mean scores are known"):
+        without([2, 3])
+    without([3])
+    assert "quality of source 'two': of 1 of 2 clips only means are known" in caplog.text

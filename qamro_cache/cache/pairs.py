@@ -50,6 +50,6 @@ def write_pairs(
     return {
         "pairs": len(table),
         "ties": int((table["winner"] == "tie").sum()),
-        "raters": int(table.loc[table["rater"] != "", "rater"].nunique()),
+        "raters": len(table.loc[table["rater"] != "", ["source", "rater"]].drop_duplicates()),
         "clips": len(set(table["clip_a"]) | set(table["clip_b"])),
     }

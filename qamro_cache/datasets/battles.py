@@ -33,13 +33,14 @@ _SKIP = "skip"
 def pairs_of_ratings(clips: pd.DataFrame, labels: Labels, source: str = "") -> pd.DataFrame:
     """Return what listeners preferred within each trial: one listener, one group, one axis.
 
+    Listeners and groups of one name in two listening tests are two.
     Of each two clips of a trial the one with the higher rating won; equal ratings are a tie. A
     listener's ratings of one clip on one axis count as their mean.
 
     Args:
         clips: [C] with ``clip_id`` and ``group``; where ``status`` is there, those that are ok.
         labels: of the same rows.
-        source: of the pairs.
+        source: of the pairs of clips that name no ``source``.
 
     Returns:
         `PAIR_COLUMNS`, a row a pair.
@@ -51,7 +52,9 @@ def pairs_of_ratings(clips: pd.DataFrame, labels: Labels, source: str = "") -> p
     if rated is None:
         raise QamroError("only means are known of these clips; pairs take each rater's ratings")
     group = clips["group"].to_numpy(dtype=str)
-    usable = group != ""
+    usable, test = group != "", np.full(len(group), source, object)
+    if "source" in clips:
+        test = np.where(clips["source"] == "", test, clips["source"].to_numpy(dtype=object))
     if "status" in clips:
         usable &= (clips["status"] == "ok").to_numpy(dtype=bool)
     names = {"axis": rated.axis, "rater": rated.rater, "clip": rated.clip, "score": rated.score}
@@ -63,9 +66,9 @@ def pairs_of_ratings(clips: pd.DataFrame, labels: Labels, source: str = "") -> p
         logger.info("%d of %d ratings are of no trial: without rater, group or features", left,
                     len(rated.clip))  # fmt: skip
     frame = frame.groupby(["axis", "rater", "clip"], as_index=False)["score"].mean()
-    frame["group"] = group[frame["clip"]]
+    frame["group"], frame["source"] = group[frame["clip"]], test[frame["clip"]]
     found = []
-    for (axis, rater, _), trial in frame.groupby(["axis", "rater", "group"], sort=True):
+    for (axis, rater, *_), trial in frame.groupby(["axis", "rater", "group", "source"], sort=True):
         clip, score = trial["clip"].to_numpy(), trial["score"].to_numpy()
         a, b = np.triu_indices(len(clip), 1)
         won = np.sign(score[a] - score[b]).astype(np.int64)
@@ -79,7 +82,7 @@ def pairs_of_ratings(clips: pd.DataFrame, labels: Labels, source: str = "") -> p
         "winner": [words[number] for number in winner.tolist()],
         "rater": np.array(rated.raters, object)[rater],
         "axis": np.array([one.name for one in labels.axes], object)[axis],
-        "source": source,
+        "source": test[first],
         "weight": 1,
     }
     return pd.DataFrame(table, columns=list(PAIR_COLUMNS))

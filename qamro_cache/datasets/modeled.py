@@ -1,5 +1,7 @@
 """Labels by a model of the raters: screened, brought to one scale, weighted."""
 
+import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,9 @@ from qamro_cache.datasets.screening import (
     inconsistent,
     misses_reference,
 )
-from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.errors import OptionError, QamroError, quoted
+
+logger = logging.getLogger("qamro_cache")
 
 #: Ratings of a usual rater that a rater's variance is told from: of few ratings it says little.
 _PRIOR = 5
@@ -34,13 +38,19 @@ class Modeled(NamedTuple):
     out: Ints
 
 
-def refuse_raters(labels: Labels, reference: Bools, options: RaterOptions) -> None:
-    """Refuse a model that these labels cannot have.
+def refuse_raters(
+    labels: Labels,
+    reference: Bools,
+    options: RaterOptions,
+    source: Sequence[str] = (),
+) -> None:
+    """Refuse a model that these labels cannot have; on each axis and of each test they need it.
 
     Args:
         labels: of C clips.
         reference: [C] clips that are a hidden reference.
         options: what is asked.
+        source: [C] the test of each clip, where there may be several.
 
     Raises:
         QamroError: single ratings or their raters are not known, or there is no reference.
@@ -53,6 +63,22 @@ def refuse_raters(labels: Labels, reference: Bools, options: RaterOptions) -> No
             f"only mean scores are known, and {asked} needs each rater's: give a row a rating, "
             "with a column `rater`"
         )
+    tests = np.array(source or [""] * len(labels.mean), object)
+    for index, axis in enumerate(labels.axes):
+        bare = np.isfinite(labels.mean[:, index])
+        bare[ratings.clip[ratings.axis == index]] = False
+        for test in dict.fromkeys(tests[bare]):
+            mine = np.isfinite(labels.mean[:, index]) & (tests == test)
+            of = f"{axis.name} of source {quoted(test)}" if test else axis.name
+            if bare[mine].all():
+                raise QamroError(
+                    f"{of}: only mean scores are known, and {asked} needs each rater's; leave "
+                    + (f"that source out (--without source={test})" if test else "that axis out")
+                )
+            logger.warning(
+                "%s: of %d of %d clips only means are known, which no model changes",
+                of, int(bare[mine].sum()), int(mine.sum()),
+            )  # fmt: skip
     if (ratings.rater < 0).any():
         count = int((ratings.rater < 0).sum())
         raise QamroError(f"{asked} needs to know who rated, and {count} ratings do not say")

@@ -163,10 +163,26 @@ def load_pairs(
     pairs, names = read_pairs(path, clip_ids, [name for name in known if name in axes] or known)
     labels = with_axes(labels, names)
     chosen = axes or [axis.name for axis in labels.axes]
+    _tell_axes(as_path(path, "a table of pairs"), pairs, names, known, chosen)
     pairs = pairs.on([names.index(name) for name in chosen if name in names])
     # Among the chosen there may be axes that no pair could be on.
     at = np.array([k for k, name in enumerate(chosen) if name in names], np.int64)
     return replace(pairs, axis=at[pairs.axis]), labels
+
+
+def _tell_axes(
+    path: Path, pairs: Pairs, names: Sequence[str], known: Sequence[str], chosen: Sequence[str]
+) -> None:
+    """Log the pairs on axes that were not chosen, and those on axes that no clip is rated on."""
+    for name, count in zip(names, np.bincount(pairs.axis, minlength=len(names)), strict=True):
+        new = name not in known
+        # Of one that is rated on nothing is misspelled.
+        like = nearest(name, known or chosen) if new else ""
+        if count and name not in chosen:
+            logger.info("%s: %d pairs on axis %s are left out%s", path, count, quoted(name), like)
+        elif count and new and known:
+            logger.info("%s: %d pairs are on axis %s, on which no clip is rated%s", path, count,
+                        quoted(name), like)  # fmt: skip
 
 
 def with_axes(labels: Labels, names: Sequence[str]) -> Labels:

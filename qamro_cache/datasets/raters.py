@@ -1,9 +1,36 @@
-"""What fewer raters would have said: labels of a few of each clip's ratings."""
+"""Who rated: raters of several tests told apart, and what fewer of them would have said."""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from qamro_cache.datasets.records import Labels, Ratings, labels_from_ratings
 from qamro_cache.errors import QamroError
+
+
+def raters_apart(labels: Labels, source: Sequence[str]) -> Labels:
+    """Return labels whose raters are those of their test: one of two tests is two.
+
+    Args:
+        labels: of C clips.
+        source: [C] the test of each clip.
+    """
+    of = labels.ratings
+    if of is None or not len(of.clip):
+        return labels
+    names, test = np.unique(np.array(source, str), return_inverse=True)
+    who, known = test[of.clip] * len(of.raters) + of.rater, of.rater >= 0
+    pairs, place = np.unique(who[known], return_inverse=True)
+    rater = np.full(len(of.rater), -1, np.int32)
+    rater[known] = place
+    of_test, one = pairs // max(1, len(of.raters)), pairs % max(1, len(of.raters))
+    several = np.bincount(one, minlength=len(of.raters)) > 1
+    called = tuple(
+        f"{names[t]}: {of.raters[k]}" if several[k] else of.raters[k]
+        for t, k in zip(of_test.tolist(), one.tolist(), strict=True)
+    )
+    return replace(labels, ratings=replace(of, rater=rater, raters=called))
 
 
 def subsampled(labels: Labels, axis: int, raters: int, seed: int) -> Labels:

@@ -14,6 +14,7 @@ from qamro_cache.datasets.ids import point_out_case
 from qamro_cache.datasets.labels import relabel
 from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.preferences import Pairs, load_pairs
+from qamro_cache.datasets.raters import raters_apart
 from qamro_cache.datasets.records import Axis, Labels, select_axes, select_labels
 from qamro_cache.datasets.registry import group_kind
 from qamro_cache.datasets.selection import describe, reference_like, select_rows
@@ -199,7 +200,7 @@ def choose_clips(sources: Sources, options: RunOptions, *, text: bool = False) -
     table = clips.iloc[rows].reset_index(drop=True)
     # A label file may have groups of its own.
     kind = "" if options.labels is not None else group_kind(sources.first.dataset)
-    rated_on = select_labels(labels, rows)
+    rated_on = raters_apart(select_labels(labels, rows), table["source"].tolist())
     if pairs is not None:
         pairs = pairs.at(rows, len(clips))
     return Clips(table, rated_on, rows, clips, chosen, kind, options.kind, pairs)

@@ -59,7 +59,8 @@ def parts_of_grid(
     clips = choose_clips(sources, options, text=prompts)
     refuse_unrated(clips)
     for cell in cells:
-        refuse_raters(clips.labels, is_reference(clips.table), cell.modeling)
+        named = is_reference(clips.table), cell.modeling, clips.table["source"].tolist()
+        refuse_raters(clips.labels, *named)
         if clips.several:
             refuse_in_several(cell.recipe, ["pairs"] * (options.pairs is not None))
     held_out: dict[str, list[AxisGroup]] = {}

@@ -168,7 +168,8 @@ def _refuse_labels(clips: Clips, recipe: Recipe, options: TrainOptions) -> None:
     if clips.several:
         names = [name for name in ("init", "pairs") if getattr(options, name)]
         refuse_in_several(recipe, names)
-    refuse_raters(clips.labels, is_reference(clips.table), options.modeling)
+    named = is_reference(clips.table), options.modeling, clips.table["source"].tolist()
+    refuse_raters(clips.labels, *named)
 
 
 def ablate_request(
