@@ -392,6 +392,7 @@ def test_the_command_and_its_mistakes(made, tmp_path):
     done = run(made / "run", "--out", tmp_path / "new" / "a.html")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "new" / "a.html").stat().st_size > 10_000
+    assert "quality: SRCC over " in done.stdout, "what the page says first is printed"
     assert "neither metrics.json nor best.json" in run(tmp_path).output
     other = tmp_path / "letter.html"
     other.write_text("<p>mine")

@@ -124,6 +124,22 @@ def test_an_evaluation_says_how_the_run_held_out(folder, trained):
     assert json.loads(said(evaluate_command, *ask))["encoder"] == ""
 
 
+def test_clips_that_the_run_left_out_are_called_so(folder, trained):
+    ask = ("--predictions", folder / "run", "--labels", folder / "emb.h5")
+    done = CliRunner().invoke(evaluate_command, [str(one) for one in ask])
+    assert re.search(r"(?m)^\d+ clips were not judged in the run and are not counted$", done.stderr)
+    assert "have no prediction" not in done.stderr
+    assert "in no row" not in done.stdout
+    assert re.search(r"\nqamro head +31 clips ", done.stdout)
+
+
+def test_clips_far_from_their_training_clips_are_counted_by_the_training(folder, trained):
+    table = pd.read_csv(folder / "run" / "predictions.csv")
+    axes = json.loads((folder / "run" / "metrics.json").read_text())["axes"]
+    for axis, part in table.groupby("axis"):
+        assert axes[axis]["ood"] == part[part["ood"]]["clip_id"].nunique()
+
+
 def test_a_grid_says_the_same_above_each_table(folder):
     ask = ("--cache", folder / "emb.h5", "--out", folder / "grid", *QUICK, "--head", "mlp,ridge")
     text = said(ablate_command, *ask, "--cv", "3,group", "--axis", "quality")

@@ -118,7 +118,7 @@ def test_a_run_folder_holds_what_it_says(cache, tmp_path):
         assert set(one["models"]) == {"qamro head", "ridge", "kNN", "train mean"}
         assert (one["ceiling"]["clips"], one["ceiling"]["raters"]) == (39, 4)
         assert 0.9 < one["ceiling"]["figures"]["clip_srcc"] < 1
-    assert "ceiling     group" in result.stdout
+    assert "ceiling     in 8 groups" in result.stdout
     assert "ceiling: of 4 raters" in result.stdout
     found = [one for axis in metrics["axes"].values() for one in axis["diagnostics"]]
     assert found, "four epochs teach next to nothing"
@@ -312,9 +312,13 @@ def test_another_run_in_the_folder_is_kept(cache, tmp_path):
         last = refused.stderr.splitlines()[-1]
         assert last.startswith(f"error: {out} holds a run that differs in {name}"), last
         assert "--overwrite" in last
-    for given, said in ((["--over", "system"], "--over system"), (["--resamples", "9"],
-                        "--resamples 9")):  # fmt: skip
-        last = run(*arguments, *given).stderr.splitlines()[-1]
+    bare = [*arguments[:-2], "--save-folds"]
+    for given, said in (
+        (["--over", "system"], "--over system"),
+        (["--resamples", "9"], "--resamples 9"),
+        ([], "--interval jackknife"),
+    ):
+        last = run(*bare, *given).stderr.splitlines()[-1]
         command = f"qamro-evaluate --predictions {out} --labels {cache} {said}; or name another"
         assert f"intervals alone need no training: {command}" in last
     (tmp_path / "mine").mkdir()

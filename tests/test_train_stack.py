@@ -415,7 +415,7 @@ def test_a_small_set_is_passed_over_several_times():
         "an epoch goes through the 96 training clips 4 times, so that it has 8 steps or more at "
         "--batch-size 64"
     )
-    assert passes_notice(40, 64).startswith("40 training clips make 1 step of 64: an epoch is 8")
+    assert passes_notice(40, 64).startswith("an epoch goes through the 40 training clips 8 times")
     assert passes_notice(8 * 64, 64) == ""
 
 
