@@ -1,11 +1,13 @@
 """Clips as people have them: on stdin, in tars of WebDataset, in rows, in parquet files."""
 
+import datetime
 import gzip
 import io
 import json
 import sys
 import tarfile
 from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 from types import SimpleNamespace
 
@@ -123,6 +125,50 @@ def test_samples_are_webdatasets_own(shards):
         ]
         ours = load_manifest(path).clips["clip_id"]
         assert [name.removeprefix(f"{path.name}/") for name in ours] == theirs
+
+
+def test_two_endings_that_differ_in_case_are_no_one_sound(tmp_path):
+    files = {"a.wav": sound(1, "wav"), "a.WAV": sound(2, "wav"), "b.CLS": b"1", "b.cls": b"2"}
+    path = write_tar(tmp_path / "case.tar", files)
+    for read in (load_manifest, clips_of_folder):
+        with pytest.raises(QamroError, match=r"members 'a\.wav' and 'a\.WAV' are one"):
+            read(path)
+    del files["a.WAV"]
+    assert clips_of_folder(write_tar(path, files)).clips["clip_id"].tolist() == ["case.tar/a"]
+
+
+def test_what_a_sample_says_besides_is_left_out(tmp_path, caplog):
+    about = {"quality": 3.5, "match": {"all": 1}, "meta": {"x": 1}}
+    files = {"a.flac": sound(1), "a.json": json.dumps(about).encode()}
+    path = write_tar(tmp_path / "a.tar", files)
+    made = load_manifest(path)
+    assert [axis.name for axis in made.labels.axes] == ["quality"]
+    assert made.labels.mean.tolist() == [[3.5]]
+    assert "are left out: match (dict), meta (dict)" in caplog.text
+    for asked in ({"columns": ["quality=meta"]}, {"columns": ["system=meta"]}):
+        with pytest.raises(QamroError, match="column 'meta' holds dict, which is no text, number"):
+            load_manifest(path, **asked)
+    with pytest.raises(QamroError, match="no column is the axis 'match'"):
+        load_manifest(path, axes=["match"])
+    files["a.json"] = json.dumps({"quality": 3, "system": {"x": 1}}).encode()
+    with pytest.raises(QamroError, match="column 'system' holds dict"):
+        load_manifest(write_tar(path, files))
+
+
+def test_a_tar_that_cannot_be_read_among_a_folders_files_is_left_out(tmp_path, caplog):
+    (tmp_path / "a.flac").write_bytes(sound(1))
+    (tmp_path / "backup.tar").write_bytes(gzip.compress(b"junk"))
+    write_tar(tmp_path / "good.tar", {"b.flac": sound(2)})
+    with tarfile.open(tmp_path / "link.tar", "w") as tar:
+        info = tarfile.TarInfo("latest")
+        info.type, info.linkname = tarfile.SYMTYPE, "x"
+        tar.addfile(info)
+    found = clips_of_folder(tmp_path).clips["clip_id"].tolist()
+    assert found == ["a.flac", "good.tar/b"]
+    assert caplog.text.count("it is left out") == 2
+    assert "backup.tar is no tar" in caplog.text
+    with pytest.raises(QamroError, match="is no plain file"):
+        clips_of_folder(tmp_path / "link.tar")
 
 
 def test_a_tar_that_changes_is_extracted_again_and_one_that_does_not_is_kept(shards, tmp_path):
@@ -357,6 +403,11 @@ def test_parquet_is_read_as_its_csv_is(tmp_path):
     pd.testing.assert_frame_equal(ours.clips, theirs.clips)
     np.testing.assert_array_equal(ours.labels.mean, theirs.labels.mean)
     np.testing.assert_array_equal(ours.labels.count, theirs.labels.count)
+    table |= {"day": [datetime.datetime(2020, 1, 1)] * 3}
+    table["match"] = [None if one is None else Decimal(str(one)) for one in table["match"]]
+    parquet.write_table(arrow(table), tmp_path / "more.parquet")
+    more = load_manifest(tmp_path / "more.parquet")
+    np.testing.assert_array_equal(more.labels.mean, theirs.labels.mean)
     odd = arrow({"clip_id": ["a"], "audio": [{"bytes": b"x", "path": "a.wav"}]})
     parquet.write_table(odd, tmp_path / "odd.parquet")
     with pytest.raises(QamroError, match="row 1: column 'audio' holds sound; write_rows of"):

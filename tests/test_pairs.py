@@ -600,6 +600,14 @@ def test_sources_that_would_not_be_read_are_refused(emb, tmp_path):
         write_pairs([emb], tmp_path / "pairs.csv", tmp_path)
 
 
+@pytest.mark.parametrize("path", ["/etc/*", "a**b/*"])
+def test_a_pattern_of_no_folder_is_one_line(tmp_path, path):
+    fields = "".join(f'{name} = "{name}"\n' for name in ("clip_a", "clip_b", "winner"))
+    (tmp_path / "d.toml").write_text(f'path = "{path}"\n[fields]\n{fields}[winners]\na = "a"\n')
+    with pytest.raises(QamroError, match=r"is no pattern of files in a folder"):
+        pairs_of_battles(tmp_path / "d.toml")
+
+
 def test_verdicts_that_somebody_collected_are_kept(emb, pairs_file, tmp_path):
     mine = tmp_path / "pairs.csv"
     first, *lines = pairs_file.read_text().splitlines()

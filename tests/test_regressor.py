@@ -51,6 +51,24 @@ def made(clips=60, width=6, seed=0):
     return X, y, np.arange(clips) // 5
 
 
+@pytest.mark.parametrize("loss", ["bt", "huber + bt", "ranknet_pairs"])
+def test_a_loss_of_pairs_is_refused(loss):
+    X, y, _ = made()
+    with pytest.raises(ValueError, match=r"learns from pairs .*, which fit does not take"):
+        QamroRegressor(loss=loss, **QUICK).fit(X, y)
+
+
+def test_groups_are_a_value_a_sample_of_one_kind():
+    X, y, groups = made()
+    one = QamroRegressor(head="ridge")
+    with pytest.raises(ValueError, match=r"groups must be \[N\], a value a sample, got shape"):
+        one.fit(X, y, groups=np.zeros((60, 2)))
+    with pytest.raises(ValueError, match="groups must be numbers or texts, all of one kind"):
+        one.fit(X, y, groups=[None] * 30 + ["a"] * 30)
+    by_name = clone(one).fit(X, y, groups=[f"g{k:02d}" for k in groups])
+    assert (by_name.predict(X) == one.fit(X, y, groups=groups).predict(X)).all()
+
+
 def test_its_parameters_are_the_recipes_settings():
     signature = inspect.signature(QamroRegressor.__init__)
     given = [one for name, one in signature.parameters.items() if name != "self"]

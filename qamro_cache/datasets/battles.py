@@ -17,7 +17,7 @@ from qamro_cache.datasets.json_lines import json_objects
 from qamro_cache.datasets.patterns import searcher
 from qamro_cache.datasets.preferences import PAIR_COLUMNS, WINNERS
 from qamro_cache.datasets.records import Labels
-from qamro_cache.datasets.releases import render
+from qamro_cache.datasets.releases import files_like, render
 from qamro_cache.datasets.tables import Text, read_table, text
 from qamro_cache.datasets.toml import from_toml, read_toml
 from qamro_cache.errors import QamroError, at_rows, quoted
@@ -172,8 +172,7 @@ def _check(made: Battles, path: Path) -> None:
 
 def _files(made: Battles, folder: Path) -> list[Path]:
     for candidate in made.path:
-        files = sorted(folder.glob(candidate)) if "*" in candidate else [folder / candidate]
-        if files := [file for file in files if file.is_file()]:
+        if files := files_like(folder, candidate):
             return files
     raise QamroError(
         f"{folder}: {' or '.join(made.path)} is not there; name the folder that has it"

@@ -1,7 +1,9 @@
 """Tables that are no text: parquet files and tars of WebDataset, read as text tables are."""
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,24 @@ PARQUET_ENDINGS = (".parquet", ".pq")
 #: Bytes of a value in a list of Python's, at least; rows of a parquet file that are read at once.
 _CELL, _ROWS = 8, 1024
 
+logger = logging.getLogger("qamro_cache")
 
-def read_other(path: Path) -> pd.DataFrame | None:
+
+def read_other(path: Path, used: Callable[[str], bool]) -> pd.DataFrame | None:
     """Read a parquet file, a tar or a folder of tars, as `read_table` returns a table of text.
 
     A cell without a value is empty, one of several is a list as JSON. The first row is row 1.
+    A column with a cell that is neither is left out with a notice.
+
+    Args:
+        path: of the file or folder.
+        used: whether a column, by its name, is one that is asked for.
 
     Returns:
         The table; None for any other file.
 
     Raises:
-        QamroError: it cannot be read; a column holds something else.
+        QamroError: it cannot be read; a column that is used holds something else, or one sound.
     """
     if tars := tars_of(path):
         frame = tar_table(tars)
@@ -37,15 +46,24 @@ def read_other(path: Path) -> pd.DataFrame | None:
     names = [str(name).strip() for name in frame.columns]
     if "" in names or len(set(names)) < len(names):
         raise QamroError(f"{path}: two columns have one name, or one has none; rename them")
-    found = {}
+    found, odd = {}, []
     for name, column in zip(names, frame.columns, strict=True):
         cells = frame[column].tolist()
         texts = [_text(cell) for cell in cells]
         if None in texts:
             row = texts.index(None)
-            raise QamroError(_no_cell(path, name, row + 1, cells[row]))
+            if used(name) or _is_sound(cells[row]):
+                raise QamroError(_no_cell(path, name, row + 1, cells[row]))
+            odd.append(f"{name} ({type(cells[row]).__name__})")
+            continue
         _check_text(path, name, texts)
         found[name] = np.array(texts, object)
+    if odd:
+        logger.warning(
+            "%s: columns with cells that are no text, number or list of them are left out: %s",
+            path,
+            ", ".join(odd),
+        )
     return pd.DataFrame(found, dtype=object, index=pd.RangeIndex(1, len(frame) + 1))
 
 
@@ -107,14 +125,20 @@ def _text(cell: Any) -> str | None:
         return cell
     if isinstance(cell, bool | int | float):
         return repr(cell)
+    if isinstance(cell, Decimal):
+        return "" if cell.is_nan() else str(cell)
     if isinstance(cell, list) and all(isinstance(one, str | int | float | None) for one in cell):
         return json.dumps([None if one != one else one for one in cell])
     return None
 
 
+def _is_sound(cell: Any) -> bool:
+    return isinstance(cell, dict) and cell.keys() >= {"bytes", "path"}
+
+
 def _no_cell(path: Path, name: str, row: int, cell: Any) -> str:
     there = f"{path}, row {row}: column {name!r} holds "
-    if isinstance(cell, dict) and cell.keys() >= {"bytes", "path"}:
+    if _is_sound(cell):
         return (
             f"{there}sound; write_rows of qamro_cache.integrations.rows makes files and a manifest "
             "of such rows (docs/integrations.md)"

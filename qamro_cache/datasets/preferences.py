@@ -208,7 +208,7 @@ def _at(path: Path, frame: pd.DataFrame, rows: npt.NDArray[np.intp]) -> str:
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise QamroError(f"there is no table of pairs {path}")
-    other = read_other(path)
+    other = read_other(path, lambda name: name in PAIR_COLUMNS)
     frame = read_table(path) if other is None else other
     for name in _NEEDED:
         if name not in frame:

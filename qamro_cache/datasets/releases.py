@@ -19,7 +19,7 @@ from qamro_cache.datasets.patterns import searcher
 from qamro_cache.datasets.records import CLIP_COLUMNS, Labels, Ratings, labels_from_ratings
 from qamro_cache.datasets.tables import Text, numbers, read_table, text
 from qamro_cache.datasets.unfold import unfolded
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, words_of
 
 _SEPARATORS = {"csv": ",", "tsv": "\t", "psv": "|"}
 _FIELDS = (*CLIP_COLUMNS, "rater", "axis", "key")
@@ -60,18 +60,31 @@ def find_files(
         QamroError: none is there and the table is not optional.
     """
     for candidate in candidates:
-        if "*" in candidate:
-            files = sorted(path for path in data_dir.glob(candidate) if path.is_file())
-            if files:
-                return files
-        elif (data_dir / candidate).is_file():
-            return [data_dir / candidate]
+        if files := files_like(data_dir, candidate):
+            return files
     if optional:
         return []
     raise QamroError(
         f"{data_dir}: {' or '.join(candidates)} is not there; --data-dir must be where "
         f"{description.name} lies (get it from {description.source})"
     )
+
+
+def files_like(folder: Path, candidate: str) -> list[Path]:
+    """Return the files that a path or a glob names, from a folder on; none where there is none.
+
+    Raises:
+        QamroError: it is no glob.
+    """
+    if "*" not in candidate:
+        return [file] if (file := folder / candidate).is_file() else []
+    try:
+        return sorted(path for path in folder.glob(candidate) if path.is_file())
+    except (NotImplementedError, ValueError) as error:
+        raise QamroError(
+            f"path {candidate!r} is no pattern of files in a folder ({words_of(error)}); write it "
+            f"from {folder} on, or name another folder with --data-dir"
+        ) from error
 
 
 def read_rows(table: Listing, file: Path) -> Rows:

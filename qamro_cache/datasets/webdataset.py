@@ -20,6 +20,8 @@ from qamro_cache.errors import QamroError, words_of
 _KEY = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)")
 #: Bytes of what is said of a sample, at most.
 _MOST = 1 << 20
+#: Endings of what is said of a sample.
+_SAID = ("json", "txt")
 #: What a prompt is called in JSON, beside which a sample's ``.txt`` is none.
 _PROMPTS = ("prompt", "text", "caption")
 
@@ -44,7 +46,7 @@ def sounds_of(tar: Path) -> dict[str, str]:
     That is the sample's key, or, where a sample has several sounds, the member's name.
 
     Raises:
-        QamroError: see `members`.
+        QamroError: see `members`; two sounds of a sample have one name, but for its case.
     """
     return {name: member for name, member, _ in _sounds(tar, members(tar))}
 
@@ -78,7 +80,12 @@ def _sounds(tar: Path, index: Mapping[str, Member]) -> Iterator[tuple[str, str, 
     samples: dict[str, dict[str, str]] = {}
     for name in index:
         if (found := _KEY.fullmatch(name)) is not None:
-            samples.setdefault(found[1], {})[found[2].lower()] = name
+            sample, ending = samples.setdefault(found[1], {}), found[2].lower()
+            if (other := sample.setdefault(ending, name)) != name and _is_read(ending):
+                raise QamroError(
+                    f"{tar}: members {other!r} and {name!r} are one by their endings, which differ "
+                    "in case alone; rename one"
+                )
     silent = foreign = 0
     for key, sample in samples.items():
         sounds = [n for ending, n in sample.items() if _last(ending) in AUDIO_ENDINGS]
@@ -91,6 +98,10 @@ def _sounds(tar: Path, index: Mapping[str, Member]) -> Iterator[tuple[str, str, 
         logger.warning("%s: %d samples hold no sound and are left out%s", tar, silent, odd)
 
 
+def _is_read(ending: str) -> bool:
+    return _last(ending) in AUDIO_ENDINGS or ending in _SAID
+
+
 def _last(ending: str) -> str:
     return f".{ending.rpartition('.')[2]}"
 
@@ -100,7 +111,7 @@ def _about(
 ) -> dict[str, Any]:
     """Return what a sample's JSON and text say of it."""
     about: dict[str, Any] = {}
-    for ending in ("json", "txt"):
+    for ending in _SAID:
         if ending not in sample:
             continue
         name = sample[ending]

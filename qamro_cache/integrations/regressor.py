@@ -128,6 +128,7 @@ class QamroRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         given = {name: _plain(getattr(self, name)) for name in PARAMETERS}
         chosen = {name: value for name, value in given.items() if value is not None}
         recipe = make_recipe({name: value for name, value in chosen.items() if name in RECIPE})
+        _refuse_pairs(recipe)
         seeds, stop, device = (
             _OPTIONS[name].check(chosen.get(name, _OPTIONS[name].default))
             for name in ("seeds", "stop", "device")
@@ -137,8 +138,7 @@ class QamroRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         input_width(recipe.head, rows.shape[1:])
         together = None
         if groups is not None:
-            check_consistent_length(rows, groups)
-            together = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+            together = _groups(groups, rows)
         if sample_weight is not None:
             taken = _repeats(sample_weight, rows)
             rows, labels = rows[taken], labels[taken]
@@ -246,6 +246,31 @@ def _scale(given: Sequence[float] | None, y: Floats) -> tuple[float, float]:
             f"y[{off[0]}] is {y[off[0]]:g}, which is not on the scale {ends[0]:g} to {ends[1]:g}"
         )
     return ends[0], ends[1]
+
+
+def _refuse_pairs(recipe: Recipe) -> None:
+    if recipe.takes("loss") and recipe.loss.on_pairs.terms:
+        names = ", ".join(term.name for term in recipe.loss.on_pairs.terms)
+        raise ValueError(
+            f"loss={recipe.loss} learns from pairs ({names}), which fit does not take; name a "
+            "loss of labels alone"
+        )
+
+
+def _groups(groups: npt.ArrayLike, X: npt.NDArray[np.float32]) -> Ints:
+    """Return the number of each sample's group."""
+    check_consistent_length(X, groups)
+    values = np.asarray(groups)
+    if values.ndim != 1:
+        raise ValueError(f"groups must be [N], a value a sample, got shape {list(values.shape)}")
+    try:
+        numbers: Ints = np.unique(values, return_inverse=True)[1].astype(np.int64)
+    except TypeError as error:
+        raise ValueError(
+            f"groups must be numbers or texts, all of one kind ({error}); name the group of every "
+            "sample"
+        ) from error
+    return numbers
 
 
 def _repeats(sample_weight: npt.ArrayLike, X: npt.NDArray[np.float32]) -> Ints:

@@ -30,6 +30,8 @@ def clips_of_folder(audio: Path) -> Dataset:
     A clip's system is the folder that it lies in, the first below ``audio``. A tar of WebDataset
     is as a folder: its clips are called by its name and their keys, and are of the tar's system.
 
+    A tar that cannot be read is left out with a notice, where it is not the one file that is named.
+
     Raises:
         QamroError: there is none.
     """
@@ -44,7 +46,13 @@ def clips_of_folder(audio: Path) -> Dataset:
     ids, systems, files = [], [], []
     for path in paths:
         name, real = path.relative_to(folder), os.path.realpath(path)
-        sounds = sounds_of(path) if is_tar(path) else {"": ""}
+        try:
+            sounds = sounds_of(path) if is_tar(path) else {"": ""}
+        except QamroError as error:
+            if audio.is_file():
+                raise
+            logger.warning("%s; it is left out", error)  # among others, it is nobody's wish
+            continue
         ids += [(name / sound).as_posix() for sound in sounds]
         systems += ["" if len(name.parts) == 1 else name.parts[0]] * len(sounds)
         files += [f"{real}/{member}" if member else real for member in sounds.values()]
