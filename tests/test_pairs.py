@@ -253,9 +253,25 @@ def test_a_pair_that_straddles_goes_with_either_of_its_folds():
         without.append(np.average(winner[kept] > 0, weights=pairs.weight[kept]))
     error = np.sqrt(5 / 6 * ((without - np.mean(without)) ** 2).sum())
     assert found["value"] - found["low"] == pytest.approx(2.5705818 * error)  # Student's, 5
-    # One fold, and raters unknown: pairs are what it is over.
+    # Of one fold a clip is what a fold of it alone would be: both go with all their pairs.
     rows = held_pairs(pairs, np.ones((1, 6), bool))
-    assert "over pairs" in rows.ways().population
+    assert rows.ways()[0].population == "over clips"
+    again = pair_figures(rows, Said(np.ones(count), nothing[:count], nothing[:count]))["accuracy"]
+    assert again == pytest.approx(found)
+
+
+def test_verdicts_on_the_same_two_clips_are_no_sample_of_clips():
+    ends = np.tile([[0, 1]], (20, 1))
+    winner = np.where(np.arange(20) % 3, 1, -1)
+    for rater, over in ((-1, "these 2 clips, over pairs"), (np.arange(20) % 5, "over raters")):
+        who = np.broadcast_to(rater, 20)
+        rows = held_pairs(Pairs(ends, 0 * who, winner, who, np.ones(20)), np.ones((1, 2), bool))
+        said = Said(np.ones(20), np.full(20, np.nan), np.full(20, np.nan))
+        record = pair_record(rows, said)
+        assert over in record["population"]
+        one = record["figures"]["accuracy"]
+        # Of nothing that varies the interval is all that the figure can be.
+        assert ((one["low"], one["high"]) == (0, 1)) == ("pairs" in over)
 
 
 def test_an_accuracy_ends_at_one():

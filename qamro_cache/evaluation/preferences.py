@@ -29,6 +29,7 @@ class HeldPairs:
         rater: [R] -1 where not known.
         weight: [R] the pair's weight, shared among its rows.
         within: [R] whether the fold holds out both clips; else the pair straddles.
+        clips: [R, 2] the pair's clips.
     """
 
     pair: Ints
@@ -37,21 +38,39 @@ class HeldPairs:
     rater: Ints
     weight: Floats
     within: Bools
+    clips: Ints
 
-    def ways(self) -> Ways:
-        """What intervals are over: what is held out, and raters; where neither varies, pairs."""
+    def ways(self) -> tuple[Ways, Ints]:
+        """Say what intervals are over: what is held out, and raters; of one fold, clips and raters.
+
+        Returns:
+            The ways, and the row that each of their entries is of: where clips are one, each row
+            is there for both of its clips.
+        """
         ways = make_ways(len(self.pair), ("fold", self.fold), ("rater", self.rater))
         _, first, place = np.unique(self.pair, return_index=True, return_inverse=True)
 
         def of_pairs(way: Way) -> Way:
             # A pair has one rater, known or not, in all its rows.
             label = np.unique(way.label[first][place], return_inverse=True)[1]
-            noun = "pair" if way.noun == "clip" else way.noun
             unknown = int((self.rater[first] < 0).sum()) if way.alone else 0
-            return Way(noun, label, int(label.max(initial=-1)) + 1, unknown)
+            return Way(way.noun, label, int(label.max(initial=-1)) + 1, unknown)
 
-        over = (way if way.noun == "fold" else of_pairs(way) for way in ways.over)
-        return replace(ways, over=tuple(over))
+        rows = np.arange(len(self.pair))
+        folds = [way for way in ways.over if way.noun == "fold"]
+        raters = [of_pairs(way) for way in ways.over if way.noun == "rater"]
+        if folds:
+            return replace(ways, over=(*folds, *raters)), rows
+        clips = make_ways(
+            2 * len(rows), ("clip", np.unique(self.clips.T, return_inverse=True)[1].ravel())
+        )
+        raters = [way._replace(label=np.tile(way.label, 2)) for way in raters]
+        fixed = *clips.fixed, *(way for way in ways.fixed if way.noun == "rater")
+        # Verdicts on the same two clips tell nothing of others.
+        over = [] if clips.fixed and raters else clips.over[:1]
+        if clips.fixed and not raters:
+            over = [Way("pair", np.zeros(2 * len(rows), np.int64), 1)]
+        return Ways((*over, *raters), fixed), np.tile(rows, 2)
 
     def counts(self) -> dict[str, int]:
         """Count the held-out pairs, those within a fold, straddling ones, ties and raters."""
@@ -99,6 +118,7 @@ def held_pairs(pairs: Pairs, test: Bools) -> HeldPairs:
         pairs.rater[pair],
         pairs.weight[pair] / times[pair],
         pairs.within(test)[fold, pair],
+        pairs.clips[pair],
     )
 
 
@@ -202,15 +222,15 @@ def _left_out(
     """Return a figure, or the difference of two models', and the same without each cluster.
 
     A cluster goes with all rows of its pairs: one that straddles is judged in two folds, and what
-    either holds out shows in both.
+    either holds out shows in both. A clip goes with every pair that it is in.
     """
-    ways = rows.ways()
+    ways, of = rows.ways()
     few = min((way.labels for way in ways.over), default=0) < FEWEST_LABELS
     signs = (1.0, -1.0)[: len(models)]
     value, parts = 0.0, [np.zeros(int(label.max(initial=0)) + 1) for label in ways.clusters()]
     _, pair = np.unique(rows.pair, return_inverse=True)
     size = int(pair.max(initial=-1)) + 1
-    touched = [np.unique(label * size + pair) for label in ways.clusters()]
+    touched = [np.unique(label * size + pair[of]) for label in ways.clusters()]
     for sign, said in zip(signs, models, strict=True):
         terms = figure.terms(rows, said)
         total, whole = terms.sum(0), np.zeros((size, terms.shape[1]))
@@ -260,6 +280,6 @@ def pair_record(rows: HeldPairs, said: Said) -> dict[str, Any]:
     record: dict[str, Any] = {
         "counts": {**rows.counts(), "without_tau": bare},
         "figures": figures,
-        "population": rows.ways().population if len(rows.pair) else "",
+        "population": rows.ways()[0].population if len(rows.pair) else "",
     }
     return {**record, "words": words_of(record)}
