@@ -103,7 +103,7 @@ def test_a_tars_clips_are_those_of_its_unpacked_files(shards, tmp_path):
     assert made.clips["prompt"].tolist() == ["prompt 0", "prompt 1", "prompt 2"] * 2
     np.testing.assert_allclose(made.labels.mean[:, 0], [3, 3.5, 4] * 2)
     assert made.labels.ratings.raters == ("ann", "bob")
-    assert not check_dataset(made)["problems"] or "missing-audio" not in str(check_dataset(made))
+    assert "missing-audio" not in str(check_dataset(made))
     quick(made, tmp_path / "tar.h5")
     plain = unpacked(shards, tmp_path / "plain")
     paths = [plain / f"{name}.flac" for name in made.clips["clip_id"]]
