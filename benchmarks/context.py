@@ -31,7 +31,7 @@ from scipy.stats import spearmanr
 from qamro_cache import extract, open_cache
 from qamro_cache.evaluation.compare import columns, paired_gap
 from qamro_cache.evaluation.score import score_models
-from qamro_cache.experiments.ablate import _material, _plan, run_ablate
+from qamro_cache.experiments.ablate import _plan, part_material, run_ablate
 from qamro_cache.experiments.fitting import fit_all
 from qamro_cache.experiments.outcomes import head_outcomes, without_references
 from qamro_cache.experiments.request import ablate_request, train_request
@@ -71,7 +71,7 @@ def grid(
     run_ablate(request)
     outcomes = []
     for part in request.parts:
-        plan = _plan(part, _material(part, request.cells), request.cells, request.options)
+        plan = _plan(part, part_material(part, request.cells), request.cells, request.options)
         done = read_stacks(out / "done", len(part.clips.rows))
         outcomes += head_outcomes(plan, done, {}, request.cells, part.held_out.cv, {})
     if not without:
@@ -143,7 +143,7 @@ def layers(data: Path, work: Path) -> list[dict[str, Any]]:
     given["without"] = ["system=Reference"]
     run_ablate(ablate_request([cache], work / "layers", "", given))
     table = pd.read_csv(work / "layers" / "summary.csv")
-    kept = [name for name in table if name.startswith(FIGURES)]
+    kept = [name for name in table if str(name).startswith(FIGURES)]
     return table[table["model"] == "head"][["feature", "context", *kept]].to_dict("records")
 
 

@@ -132,7 +132,7 @@ def truth(regime: str, groups: int) -> dict[str, float]:
     p, t = torch.as_tensor(pred[0]), torch.as_tensor(label)
     for figure in FIGURES:
         if figure.level == "clip" and figure.metric != "ktau":
-            found[figure.name] = float(figure.function(p, t))
+            found[figure.name] = float(figure.function(p, t, None))
     found["clip_ktau"] = _tau(pred[0], label)
     within = []
     for _ in range(40):
@@ -144,7 +144,7 @@ def truth(regime: str, groups: int) -> dict[str, float]:
         pred, label = simulate(rng, regime, (2000, 1), (1, groups))
         p, t = torch.as_tensor(pred[0].mean(-1)), torch.as_tensor(label.mean(-1))
         one = {
-            figure.name: float(figure.function(p, t))
+            figure.name: float(figure.function(p, t, None))
             for figure in FIGURES
             if figure.level == "system" and figure.metric != "ktau"
         }
@@ -258,7 +258,7 @@ def _of_fresh(pred: np.ndarray, label: np.ndarray) -> dict[str, float]:
         torch.as_tensor(pred.ravel()),
         torch.as_tensor(np.tile(label, len(pred) if pred.ndim > 1 else 1)),
     )
-    return {f.name: float(f.function(p, t)) for f in RIDGE_FIGURES}
+    return {f.name: float(f.function(p, t, None)) for f in RIDGE_FIGURES}
 
 
 def ridge_truth(studies: int = 300) -> dict[str, dict[str, float]]:

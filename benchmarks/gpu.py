@@ -214,7 +214,7 @@ def profile(out: Path, small: bool) -> None:
                     "count": event.count,
                 }
                 for event in profiler.key_averages()
-                if not gpu or event.device_type == torch.autograd.DeviceType.CUDA
+                if not gpu or event.device_type == torch.profiler.DeviceType.CUDA
             ]  # fmt: skip
             kernels.sort(key=lambda kernel: -kernel["ms"])
             total = sum(kernel["ms"] for kernel in kernels)
