@@ -207,7 +207,7 @@ def test_what_does_not_go_together_is_one_line(cache, other, tmp_path):
     refused("--calibrate is for the clips of another test", onto=None, calibrate=20)
     refused("leave --cv out", cv="group")
     refused("leave --raters out", raters=[1, 2])
-    refused("use a --cv of fewer folds", nested=True)
+    refused("leave --nested out", nested=True)
     stranger = write_synthetic(tmp_path / "stranger.h5", name="stranger", own_score=True)
     refused("embeddings of another encoder", QamroError, onto=stranger)
     table = open_cache(other).clips[["clip_id"]].assign(mos=3.0, effort=2.0)

@@ -1,6 +1,5 @@
 """``--manifest clips.csv``: anybody's own listening test."""
 
-import logging
 import os
 import shlex
 from collections.abc import Sequence
@@ -14,8 +13,6 @@ from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.tables import text
 from qamro_cache.errors import QamroError, quoted
 from qamro_cache.paths import PathLike, as_path
-
-logger = logging.getLogger("qamro_cache")
 
 
 def load_manifest(
@@ -55,9 +52,6 @@ def load_manifest(
     if clips.empty:
         raise QamroError(f"{path}, row 2: there are no clips; add a row for each")
     labels = table.labels(scales)
-    if labels.axes and not axes:
-        names = ", ".join(axis.name for axis in labels.axes)
-        logger.info("%s: axes that are rated: %s; --axis takes some alone", path, names)
     clips["path"] = audio_paths(path, text(clips, "path"), start, search=data_dir is None)
     if table.files_by_id and not any(map(os.path.isfile, clips["path"])):
         raise QamroError(

@@ -249,7 +249,9 @@ def _told(
     half = np.nan
     if parts is not None:
         half = float(np.sqrt(spread([part[None] for part in parts], loss=1))[0])
-    return {"value": value, "low": max(least, value - half), "high": min(most, value + half)}
+    # NaN, where there are too few units, stays NaN: no interval.
+    low, high = np.maximum(least, value - half), np.minimum(most, value + half)
+    return {"value": value, "low": float(low), "high": float(high)}
 
 
 def words_of(record: dict[str, Any]) -> str:

@@ -163,7 +163,11 @@ def load_clips(
         raise OptionError("give either --dataset NAME or --manifest FILE")
     data_dir, axes, scale = request.data_dir, request.axis, request.scale
     if manifest is not None:
-        return load_manifest(manifest, data_dir, columns=request.columns, axes=axes, scale=scale)
+        clips = load_manifest(manifest, data_dir, columns=request.columns, axes=axes, scale=scale)
+        if not axes and (rated := [axis.name for axis in clips.labels.axes]):
+            told = "%s: axes that are rated: %s; --axis takes some alone"
+            logger.info(told, as_path(manifest), ", ".join(rated))
+        return clips
     refuse_columns(request.columns, "--manifest FILE", table=False)
     assert dataset is not None
     clips = dataset if isinstance(dataset, Dataset) else load_dataset(dataset, data_dir)
