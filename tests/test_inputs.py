@@ -426,11 +426,11 @@ def test_a_parquet_that_expands_beyond_memory_is_one_line(tmp_path, monkeypatch)
     rows = {"clip_id": list(map(str, range(3000))), "path": ["x" * 2000] * 3000}
     parquet.write_table(arrow(rows), path)
     assert path.stat().st_size < 100_000, "a text is there once"
-    assert len(read_other(path)) == 3000
+    assert len(read_other(path, bool)) == 3000
     for free, what in ((1_000_000, "rows of .*a.parquet"), (1_000, "6,000 values of .*a.parquet")):
         monkeypatch.setattr("qamro_cache.memory.free_memory", lambda free=free: free)
         with pytest.raises(QamroError, match=f"{what} would take about .* are free; write the col"):
-            read_other(path)
+            read_other(path, bool)
 
 
 def test_a_member_that_is_a_hole_beyond_memory_is_a_row(tmp_path):
