@@ -397,8 +397,8 @@ def test_the_gradient_is_that_of_finite_differences(through_distillmos, kind):
     if kind == "silence":
         samples[:, 4000:8000] = 0
     wave = samples.clone().requires_grad_()
-    value = scorer.tensor(wave, rate)
-    assert value.item() == pytest.approx(scorer.score(samples, rate)["prediction"][0], abs=4e-5)
+    value = scorer.tensor([wave], rate)
+    assert value.item() == pytest.approx(scorer.score([samples], rate)["prediction"][0], abs=4e-5)
     (grad,) = torch.autograd.grad(value.sum(), wave)
     assert grad.shape == samples.shape
     assert grad.isfinite().all()
@@ -409,7 +409,7 @@ def test_the_gradient_is_that_of_finite_differences(through_distillmos, kind):
         way = way / way.norm()
         # Small, since the encoder takes roots; the score moves a thousand times its rounding.
         step = 1e-5 * samples.norm()
-        up, down = (scorer.tensor(samples + s * step * way, rate).double() for s in (1, -1))
+        up, down = (scorer.tensor([samples + s * step * way], rate).double() for s in (1, -1))
         measured = ((up - down) / (2 * step)).item()
         assert measured == pytest.approx((grad * way).sum().item(), rel=0.015)
         assert abs(up - down) > 1e-4
