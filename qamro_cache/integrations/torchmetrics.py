@@ -29,7 +29,8 @@ class QamroScore(Metric):
     """The mean score of generated clips on one axis, in its units.
 
     Its state is a sum and a count, so that it is the same over batches, and over processes, however
-    the clips are parted. Clips that cannot be scored are left out with a notice.
+    the clips are parted; but a head with context hears a clip beside its group's others in one
+    `update`. Clips that cannot be scored are left out with a notice.
 
     Args:
         head: a scorer, or the file of a head.
