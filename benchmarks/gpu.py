@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import datetime
 import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -22,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,43 +143,41 @@ def environment(out: Path, small: bool) -> None:
     print(json.dumps(record, indent=1))
 
 
-def tests(out: Path, small: bool) -> None:
-    """Run the tests that need a GPU, file by file; write how many passed, and what failed."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-rf", "--tb=short"]
-    try:
-        importlib.import_module("xdist")
-        command += ["-n", str(min(12, os.cpu_count() or 1))]
-    except ImportError:
-        pass
-    record = header() | {"passed": 0, "skipped": 0, "failed": {}, "seconds": {}}
-    for name in ("loss_fused", "train_kernels", "train_gpu", "doctor", "encoder_gpu"):
-        xml = out.with_suffix(".xml")
-        code = subprocess.run(
-            [*command, "-p", "no:cacheprovider", f"--junit-xml={xml}", f"tests/test_{name}.py"],
-            cwd=ROOT, check=False,
-        ).returncode  # fmt: skip
-        if code not in (0, 1):
-            record["failed"][name] = f"pytest ended with {code}"
-        else:
-            count(record, name, xml)
-        write(out, record)
-    sys.exit(bool(record["failed"]))
+class Outcomes:
+    """A plugin of pytest that writes how each test ended, the moment it does."""
 
+    def __init__(self, out: Path) -> None:
+        self.out, self.start = out, time.perf_counter()
+        self.record = header() | {"passed": 0, "skipped": 0, "failed": {}, "seconds": {}}
 
-def count(record: dict[str, Any], name: str, xml: Path) -> None:
-    """Add a file's outcomes."""
-    seconds = 0.0
-    for case in ET.parse(xml).getroot().iter("testcase"):
-        seconds += float(case.get("time", "0"))
-        problem = next((x for x in case if x.tag in ("failure", "error")), None)
-        if problem is not None:
-            text = problem.text or problem.get("message") or ""
-            record["failed"][f"{name}::{case.get('name')}"] = text[-1500:]
-        elif any(x.tag == "skipped" for x in case):
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Add a step of a test; what fails in any of its steps has failed."""
+        record, (path, _, name) = self.record, report.nodeid.partition("::")
+        seconds = record["seconds"]
+        seconds[path] = round(seconds.get(path, 0) + report.duration, 3)
+        if report.failed:
+            record["failed"][report.nodeid] = report.longreprtext[-1500:]
+        elif report.skipped:
             record["skipped"] += 1
-        else:
+        elif report.when == "call":
             record["passed"] += 1
-    record["seconds"][name] = seconds
+        record["wall_seconds"] = round(time.perf_counter() - self.start, 1)
+        write(self.out, record)
+
+
+def tests(out: Path, small: bool) -> None:
+    """Run the tests that need a GPU; write how many passed, and what failed."""
+    import pytest
+
+    options = ["-q", "-m", "gpu", "-rf", "--tb=short", "-p", "no:cacheprovider"]
+    if importlib.util.find_spec("xdist"):
+        options += ["-n", str(min(12, os.cpu_count() or 1))]
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    files = [file for file in files if "mark.gpu" in file.read_text()]
+    outcomes = Outcomes(out)
+    write(out, outcomes.record)
+    code = pytest.main([*options, *map(str, files)], plugins=[outcomes])
+    sys.exit(code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED))
 
 
 def profile(out: Path, small: bool) -> None:

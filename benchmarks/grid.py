@@ -4,6 +4,7 @@
     python benchmarks/grid.py --usual 0 --chunks 4,8,16,32  # heads a stack: CPU_CHUNK_BYTES
     python benchmarks/grid.py                       # on a GPU: 12 and 1,000 heads, every precision
     python benchmarks/grid.py --heads 3720 --leave-out 31  # on a GPU: leave one system out
+    python benchmarks/grid.py --usual 0 --recipe '{"batches": "own"}'  # or any other setting
 
 Data are synthetic: 2,048 training clips x 512, 256 dev clips, batch 256, MLP 256-64-1, 100 epochs.
 `usual` is a PyTorch module trained alone with a DataLoader and a vectorized loss, its dev metrics
@@ -22,6 +23,7 @@ every row, so that one that fails loses no other; where memory runs out a row ha
 import argparse
 import datetime
 import itertools
+import json
 import platform
 import resource
 import sys
@@ -47,10 +49,20 @@ CLIPS, DEV, WIDTH, BATCH = 2048, 256, 512, 256
 #: Clips of MusicEval, which has 31 systems.
 MUSIC_EVAL = 2748
 ALPHAS, BETAS = (0.1, 0.2, 0.5), (3.0, 5.0, 7.0, 10.0)
-# Products of a head's step: forward and both gradients, but no gradient of the input.
-FLOP = 2 * BATCH * (2 * WIDTH * 256 + 3 * 256 * 64 + 3 * 64)
-WEIGHTS = WIDTH * 256 + 256 + 256 * 64 + 64 + 64 + 1
+#: Of the recipe, beside alpha and beta.
+OPTIONS: dict[str, Any] = {}
 Data = tuple[Features, Targets, Folds]
+
+
+def widths() -> list[int]:
+    """Of all layers, from the features to the score."""
+    return [WIDTH, *make_recipe(OPTIONS).head.widths, 1]
+
+
+def step_flop() -> int:
+    """Products of a head's step: forward and both gradients, but no gradient of the features."""
+    layers = [a * b for a, b in itertools.pairwise(widths())]
+    return 2 * BATCH * (3 * sum(layers) - layers[0])
 
 
 def step_bytes(activation: int) -> int:
@@ -60,7 +72,10 @@ def step_bytes(activation: int) -> int:
     those of layer 1 going back; each activation and its gradient is written once, read by the next
     layer, by the derivative and by the weights' gradient.
     """
-    return 4 * (5 * WEIGHTS + 256 * 64) + activation * BATCH * 6 * (256 + 64)
+    layers = [a * b for a, b in itertools.pairwise(widths())]
+    weights = sum(layers) + sum(widths()[1:])
+    hidden = sum(widths()[1:-1])
+    return 4 * (5 * weights + sum(layers[1:-1])) + activation * BATCH * 6 * hidden
 
 
 def make_data(leave_out: int = 0) -> Data:
@@ -84,10 +99,14 @@ def make_data(leave_out: int = 0) -> Data:
     return features, targets, folds
 
 
+#: Of the recipe, beside alpha and beta, as `make_recipe` takes them.
+OPTIONS: dict[str, Any] = {}
+
+
 def make_jobs(heads: int, epochs: int, folds: int) -> list[Job]:
     """The paper's 12 cells in every fold, as many seeds as fill ``heads``; nobody stops early."""
     cells = [
-        make_recipe({"alpha": a, "beta": b, "epochs": epochs, "patience": epochs})
+        make_recipe({"alpha": a, "beta": b, "epochs": epochs, "patience": epochs} | OPTIONS)
         for a in ALPHAS
         for b in BETAS
     ]
@@ -337,9 +356,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3 if gpu else 1, help="runs of a row")
     parser.add_argument("--chunks", default="", help="heads a stack, joined by commas")
     parser.add_argument("--leave-out", type=int, default=0, help="folds that leave a system out")
+    parser.add_argument(
+        "--recipe", type=json.loads, default={}, help="JSON of settings beside alpha and beta"
+    )
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
+    OPTIONS.update(args.recipe)
+    if OPTIONS and args.usual:
+        parser.error("the rivals train the default recipe alone: add --usual 0")
     data, device = make_data(args.leave_out), args.device
     gpu = device == "cuda"
     processor = f"CPU, {available_processors()} cores, {platform.machine()}"
@@ -350,7 +375,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "data": f"synthetic, {len(data[2].train)} folds of {int(data[2].train[0].sum())} training "
-        f"clips x {WIDTH}, {DEV} dev clips unless held out, batch {BATCH}, MLP 256-64-1",
+        f"clips x {WIDTH}, {DEV} dev clips unless held out, batch {BATCH}, MLP {'-'.join(map(str, widths()[1:]))}",
+        "recipe": args.recipe,
         "epochs": args.epochs,
         "ceilings": ceilings(device),
     }
@@ -383,7 +409,7 @@ def main() -> None:
                 rows[-1]["vmap_and_usual_seconds_in_turns"] = turns
         print("stacked", rows[-1], flush=True)
         write_json(out, record)
-    if gpu and not args.leave_out:
+    if gpu and not args.leave_out and not OPTIONS:
         rivals: list[dict[str, Any]] = []
         record["compiled"] = rivals
         for heads, precision in itertools.product(sizes, names):
@@ -432,7 +458,7 @@ def figures(runs: list[Run], heads: int, steps: int, precision: str) -> dict[str
         "runs": [run.seconds for run in runs],
         "srcc": None if np.isnan(found) else found,
         "heads_per_second": heads / seconds,
-        "gflop_s": steps * FLOP / seconds / 1e9,
+        "gflop_s": steps * step_flop() / seconds / 1e9,
         "gbyte_s": steps * step_bytes(2 if precision == "bf16" else 4) / seconds / 1e9,
     }
 
