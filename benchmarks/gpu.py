@@ -152,7 +152,7 @@ class Outcomes:
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Add a step of a test; what fails in any of its steps has failed."""
-        record, (path, _, name) = self.record, report.nodeid.partition("::")
+        record, path = self.record, report.nodeid.partition("::")[0]
         seconds = record["seconds"]
         seconds[path] = round(seconds.get(path, 0) + report.duration, 3)
         if report.failed:

@@ -99,10 +99,6 @@ def make_data(leave_out: int = 0) -> Data:
     return features, targets, folds
 
 
-#: Of the recipe, beside alpha and beta, as `make_recipe` takes them.
-OPTIONS: dict[str, Any] = {}
-
-
 def make_jobs(heads: int, epochs: int, folds: int) -> list[Job]:
     """The paper's 12 cells in every fold, as many seeds as fill ``heads``; nobody stops early."""
     cells = [
@@ -367,6 +363,7 @@ def main() -> None:
         parser.error("the rivals train the default recipe alone: add --usual 0")
     data, device = make_data(args.leave_out), args.device
     gpu = device == "cuda"
+    shape = "-".join(map(str, widths()[1:]))
     processor = f"CPU, {available_processors()} cores, {platform.machine()}"
     record: dict[str, object] = {
         "command": " ".join(["python", *sys.argv]),
@@ -375,7 +372,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "data": f"synthetic, {len(data[2].train)} folds of {int(data[2].train[0].sum())} training "
-        f"clips x {WIDTH}, {DEV} dev clips unless held out, batch {BATCH}, MLP {'-'.join(map(str, widths()[1:]))}",
+        f"clips x {WIDTH}, {DEV} dev clips unless held out, batch {BATCH}, MLP {shape}",
         "recipe": args.recipe,
         "epochs": args.epochs,
         "ceilings": ceilings(device),

@@ -473,3 +473,23 @@ def test_a_begun_stack_goes_on_as_if_it_had_not_stopped():
             stack.train_epoch(stack.batches.epoch(2))
     for name, value in stacks[0].snapshot().items():
         torch.testing.assert_close(value, stacks[1].snapshot()[name], equal_nan=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("batches", ["shared", "own"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_gpu_says_the_same_of_pairs(loss, batches, optimizer):
+    """In float64 the same program; in TF32, with its passes, the same heads for all one sees."""
+    data = material()
+    jobs = jobs_of(loss, batches=batches, optimizer=optimizer, weight_decay=0.01)
+    expected, found = run(*data, jobs), run(*data, jobs, device="cuda")
+    for k in expected:
+        for a, b in zip(expected[k], found[k], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
+    for positions, result in fit(*data, jobs, device="cuda", precision="tf32"):
+        for row, k in enumerate(positions):
+            torch.testing.assert_close(
+                result.preference[row].double().cpu(), expected[k][1], rtol=0.05, atol=0.02
+            )

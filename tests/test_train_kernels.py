@@ -18,10 +18,11 @@ from qamro_cache.heads.parameters import init_params
 from qamro_cache.losses.loss import parse_loss
 from qamro_cache.training import check, stopping
 from qamro_cache.training.batches import Batch
-from qamro_cache.training.net import Dropout, Group, LayeredNet
+from qamro_cache.training.net import Dropout, LayeredNet
 from qamro_cache.training.recipe import Job, Recipe
 from qamro_cache.training.state import HeadState
 from qamro_cache.training.step_loss import ComposedStepLoss
+from qamro_cache.training.views import Group
 
 pytest.importorskip("triton")
 import triton

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 
 import torch
 from torch import Tensor
 
+from qamro_cache.devices import pinned
 from qamro_cache.heads.architecture import KEEP_CLIPS, Architecture
 from qamro_cache.heads.point_scores import point_shapes
 
@@ -55,24 +57,33 @@ def init_params(
     shapes = parameter_shapes(architecture, row)
     unique = {seed: k for k, seed in enumerate(sorted(set(seeds)))}
     position = torch.tensor([unique[seed] for seed in seeds], device=device)
-    whole = {name: torch.empty(len(unique), *shape) for name, shape in shapes.items()}
     fixed = {name for name in shapes if name in ("layers", "attention") or ".norm." in name}
+    sizes = {name: prod(shape) for name, shape in shapes.items() if name not in fixed}
+    whole = torch.empty(len(unique), sum(sizes.values()), device=device)
+    stream = torch.cuda.current_stream(device) if whole.is_cuda else None
 
     def draw(start: int) -> None:
-        for seed, k in list(unique.items())[start : start + SEEDS]:
+        some = list(unique)[start : start + SEEDS]
+        rows = whole[start : start + SEEDS]
+        # A GPU copies them while others are drawn.
+        room = pinned(rows.shape, rows.dtype) if stream else rows
+        for row, seed in zip(room, some, strict=True):
             generator = torch.Generator().manual_seed(seed)
-            for name, value in whole.items():
-                if name not in fixed:
-                    value[k].uniform_(generator=generator)
+            for part in row.split(list(sizes.values())):
+                part.uniform_(generator=generator)
+        with torch.cuda.stream(stream):
+            rows.copy_(room, non_blocking=True)
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(draw, range(0, len(unique), SEEDS)))
+    parts = dict(zip(sizes, whole.split(list(sizes.values()), 1), strict=True))
     params = {}
-    for name, value in whole.items():
+    for name, shape in shapes.items():
         if name in fixed:
-            value = value.fill_(float(name.endswith("norm.weight"))).to(device)
+            first = float(name.endswith("norm.weight"))
+            params[name] = torch.full((len(seeds), *shape), first, dtype=dtype, device=device)
         else:
             fan_in = shapes[name.replace("bias", "weight")][0]
-            value = value.to(device).mul_(2).sub_(1).mul_(fan_in**-0.5)
-        params[name] = value.to(dtype)[position]
+            value = parts[name][position].mul_(2).sub_(1).mul_(fan_in**-0.5)
+            params[name] = value.to(dtype).view(-1, *shape)
     return params

@@ -76,11 +76,12 @@ def chunk_size(
     widest = max([*recipe.head.widths, values.shape[-1] if values.ndim > 2 else 1])
     # Labels and masks of each head too.
     numbers = 2 * scored * widest + 6 * inputs.num_clips + 8 * int(validation)
+    # Where folds are many, each head has its batch's rows, and all rows are laid out once more.
+    numbers += min(recipe.batch_size, len(values)) * values.shape[-1]
     if recipe.loss.on_pairs.terms and inputs.targets.pairs is not None:
         numbers += 4 * len(inputs.targets.pairs)
     # Heads stand by folds: a stack of a part of the heads has that part of the folds, and one more.
-    # The kernels of bfloat16 keep a copy of half the size.
-    fold = values.numel() * dtype.itemsize * 3 // 2
+    fold = values.numel() * dtype.itemsize * 2
     folds = len({(job.view, job.fold) for job in jobs})
     share = per_head + dtype.itemsize * numbers + fold * folds / len(jobs)
     free = free_on_gpu(device) - fold

@@ -8,38 +8,18 @@ gradient instead of the gradient. `AutogradNet` leaves all others to autograd. B
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from qamro_cache.heads.architecture import Architecture
-from qamro_cache.heads.network import Layers, Rows, score_rows, take_rows
+from qamro_cache.heads.network import Layers, Rows, score_rows
 from qamro_cache.heads.outputs import activate
 from qamro_cache.heads.parameters import parameter_shapes
 from qamro_cache.training.batches import Batch
 from qamro_cache.training.optimizer import Optimizer
-
-
-class Group(NamedTuple):
-    """Consecutive heads that see the same rows."""
-
-    rows: Rows
-    heads: slice
-
-
-class View(NamedTuple):
-    """Consecutive heads that see the same rows of all clips, in one order of batches."""
-
-    rows: Rows
-    offsets: Tensor | None
-    order: int
-    heads: slice
-
-    def take(self, batch: Batch) -> Group:
-        """Return the rows of the batch's clips."""
-        rows = take_rows(self.rows, self.offsets, batch.clips[self.order], batch.row_cap)
-        return Group(rows, self.heads)
+from qamro_cache.training.views import Group, RowTable, View, stand_in_small_groups
 
 
 class Net(Protocol):
@@ -117,10 +97,18 @@ class LayeredNet(Layers):
         super().__init__(head)
         self.names = [*map(str, range(len(head.widths))), "output"]
         self.buffers: dict[tuple[str, int], Tensor] = {}
+        self.table = RowTable(self.stored)
+        self.own: Tensor | None = None
 
     def take(self, views: Sequence[View], batch: Batch) -> list[Group]:
         """Return the rows of a batch's clips."""
-        return [view.take(batch) for view in views]
+        self.own = None
+        if not stand_in_small_groups(views):
+            return [view.take(batch) for view in views]
+        # A product for each group would leave most of a GPU idle: every head has a copy instead.
+        taken = self.table.take(views, batch)
+        self.own = taken.index_select(0, self.table.group)
+        return [Group(Rows(taken[0]), slice(0, len(self.own)))]
 
     def forward(
         self,
@@ -154,9 +142,8 @@ class LayeredNet(Layers):
             self.inputs.append(hidden)
             self._multiply(k, bias, hidden, weight, z)
         else:
-            for (values, _), heads in self.groups:
-                shared = values.expand(heads.stop - heads.start, *values.shape)
-                self._multiply(k, bias[heads], shared, weight[heads], z[heads])
+            for rows, heads in self._rows():
+                self._multiply(k, bias[heads], rows, weight[heads], z[heads])
         self.result = z
         return z
 
@@ -174,9 +161,8 @@ class LayeredNet(Layers):
             name = self.names[layer]
             sink.add(f"{name}.bias", over_rows)
             if layer == 0:
-                for (values, _), heads in self.groups:
-                    shared = values.T.expand(heads.stop - heads.start, *values.T.shape)
-                    sink.add_product(f"{name}.weight", heads, shared, dz[heads])
+                for rows, heads in self._rows():
+                    sink.add_product(f"{name}.weight", heads, rows.mT, dz[heads])
                 return
             hidden, weight = self.inputs[layer - 1], self.params[f"{name}.weight"]
             sink.add_product(f"{name}.weight", everyone, hidden.transpose(1, 2), dz)
@@ -187,6 +173,15 @@ class LayeredNet(Layers):
             if self.factors:
                 dh.mul_(self.factors[layer - 1])
             dz, over_rows = self._activation_backward(dh, self.kept[layer - 1])
+
+    def _rows(self) -> list[tuple[Tensor, slice]]:
+        """Return the rows [heads, B, D] of all heads, in parts; a group's share their memory."""
+        if self.own is not None:
+            return [(self.own, slice(0, len(self.own)))]
+        return [
+            (values.expand(heads.stop - heads.start, *values.shape), heads)
+            for (values, _), heads in self.groups
+        ]
 
     def _drop(self, dropout: Dropout, layer: int, hidden: Tensor) -> Tensor:
         self.factors.append(dropout(layer, hidden))

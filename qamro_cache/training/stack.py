@@ -11,7 +11,7 @@ from qamro_cache.heads.parameters import init_params
 from qamro_cache.training.backend import Backend
 from qamro_cache.training.batches import Batch, Batches
 from qamro_cache.training.inputs import Inputs
-from qamro_cache.training.net import Dropout, View
+from qamro_cache.training.net import Dropout
 from qamro_cache.training.optimizer import select_
 from qamro_cache.training.preferences import (
     LEARNED,
@@ -28,6 +28,7 @@ from qamro_cache.training.schedule import make_schedule
 from qamro_cache.training.state import make_state
 from qamro_cache.training.step_loss import PairStepLoss
 from qamro_cache.training.stopping import Progress
+from qamro_cache.training.views import View
 
 #: Tensors of a stack, and of its results, that training changes.
 _CHANGING = ("ids", "steps", "epoch", "epochs", "history")

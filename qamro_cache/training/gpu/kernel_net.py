@@ -7,20 +7,19 @@ Triton's (TF32 on an H100: a layer's gradient in 0.4 ms, in Triton with its step
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from qamro_cache.devices import sent
 from qamro_cache.heads.architecture import Architecture
 from qamro_cache.heads.network import Rows
 from qamro_cache.training.batches import Batch
 from qamro_cache.training.gpu import kernels, passes
 from qamro_cache.training.gpu.epilogue import ACTIVATIONS
-from qamro_cache.training.net import Group, LayeredNet, View, is_layered
+from qamro_cache.training.net import LayeredNet, is_layered
 from qamro_cache.training.optimizer import SGD, AdamW
 from qamro_cache.training.preferences import LEARNED
 from qamro_cache.training.state import HeadState
+from qamro_cache.training.views import Group, View
 
 
 class KernelSGD(SGD):
@@ -127,45 +126,12 @@ class KernelNet(LayeredNet):
 
     def __init__(self, head: Architecture) -> None:
         super().__init__(head)
-        self.seen: Sequence[View] = ()
-        self.laid: list[int] = []
-        self.rows = torch.empty(0)
 
     def take(self, views: Sequence[View], batch: Batch) -> list[Group]:
         """Return the first group's rows for all heads, and keep every group's [groups, B, D]."""
-        if self.seen is not views:
-            self._look(views)
-        clips = batch.clips[views[0].order]
-        if len(views) > 1:
-            clips = batch.clips.index_select(0, self.orders) + self.first
-        taken = self.rows.index_select(0, clips.flatten())
-        self.taken = taken.reshape(len(views), -1, taken.shape[1])
+        self.taken = self.table.take(views, batch)
+        self.group = self.table.group
         return [Group(Rows(self.taken[0]), slice(0, len(self.group)))]
-
-    def _look(self, views: Sequence[View]) -> None:
-        """Lay out the rows of every group's clips, once."""
-        self.seen = views
-        tables = {id(view.rows.values): view.rows.values for view in views}
-        starts, start = {}, 0
-        for key, values in tables.items():
-            starts[key] = start
-            start += len(values)
-        device = views[0].rows.values.device
-        if list(starts) != self.laid:
-            # A fold's rows one after another: never twice what they take.
-            self.rows = torch.empty(0)
-            width = views[0].rows.values.shape[1]
-            self.rows = torch.empty(start, width, dtype=self.stored, device=device)
-            for key, values in tables.items():
-                self.rows[starts[key] :][: len(values)] = values
-            self.laid = list(starts)
-
-        groups = np.repeat(
-            np.arange(len(views)), [view.heads.stop - view.heads.start for view in views]
-        )
-        self.orders = sent([view.order for view in views], device)
-        self.first = sent([starts[id(view.rows.values)] for view in views], device)[:, None]
-        self.group = sent(groups, device)
 
     def product(self, k: int, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """See `Layers`; takes the rows of every group instead of the first ``hidden``."""
