@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import choix
 import numpy as np
 import pandas as pd
 import pytest
@@ -130,6 +129,8 @@ def estimates(pairs, clips, loss="bt"):
 
 
 def test_without_ties_bradley_terry_equals_choix():
+    import choix
+
     pairs, _ = make_pairs(8, 300, ties=0)
     plain = Pairs(pairs.clips, pairs.axis, pairs.winner, pairs.rater, np.ones(300))
     data = [tuple(ends if won > 0 else ends[::-1]) for ends, won in

@@ -456,6 +456,6 @@ def test_a_gpu_says_the_same_in_batches_and_has_the_gradient(through_distillmos)
         ways = []
         for scorer, device in ((on_gpu, "cuda"), (on_cpu, "cpu")):
             here = wave.to(device).requires_grad_()
-            (grad,) = torch.autograd.grad(scorer.tensor(here, RATE).sum(), here)
+            (grad,) = torch.autograd.grad(scorer.tensor([here], RATE).sum(), here)
             ways.append(grad.cpu())
         assert torch.nn.functional.cosine_similarity(*(w.flatten() for w in ways), dim=0) > 0.999

@@ -110,10 +110,8 @@ def stacks_of_a_cpu(
 
 
 def _refuse_untaught(targets: Targets, folds: Folds, jobs: Sequence[Job]) -> None:
-    known = {
-        (job.target, job.recipe.loss): taught(folds, targets, job.target, job.recipe.loss)
-        for job in jobs
-    }
+    asked = {(job.target, job.recipe.loss) for job in jobs}
+    known = {(row, loss): taught(folds, targets, row, loss) for row, loss in asked}
     for job in jobs:
         loss = job.recipe.loss
         if not known[job.target, loss][job.fold]:

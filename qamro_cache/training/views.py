@@ -11,9 +11,9 @@ from qamro_cache.devices import sent
 from qamro_cache.heads.network import Rows, take_rows
 from qamro_cache.training.batches import Batch
 
-#: Heads that one product of a GPU should be of: on an H100 a layer of 256 units of 32 heads fills
-#: its processors.
-FEW_HEADS = 32
+#: Heads of a group for which a GPU gets a product of their own. On an H100 in TF32 copied rows took
+#: .76 of the time with 12 heads a group and .90 with 36 (`benchmarks/results/grid-cuda.json`).
+FEW_HEADS = 40
 
 
 class Group(NamedTuple):
