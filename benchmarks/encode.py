@@ -87,10 +87,14 @@ class Bench:
     def rates(self, count: int, *steps: Callable[[], Any]) -> list[float]:
         """Return windows/s of steps of ``count`` windows, run in turns; the first turn warms up."""
         taken: list[list[float]] = []
-        least = 2 if len(steps) == 1 else 4  # a ratio wants a median of some
-        while len(taken) < least or sum(map(sum, taken[1:])) < self.seconds * len(steps):
+        least = 1 if len(steps) == 1 else 3  # a ratio wants a median of some
+        total = 0.0
+        for step in steps:
+            step()
+        while len(taken) < least or total < self.seconds * len(steps):
             taken.append([self.time(step) for step in steps])
-        return [count / statistics.median(times) for times in zip(*taken[1:], strict=True)]
+            total += sum(taken[-1])
+        return [count / statistics.median(times) for times in zip(*taken, strict=True)]
 
     def time(self, step: Callable[[], Any]) -> float:
         """Return the seconds that ``step`` takes, a GPU's part included."""

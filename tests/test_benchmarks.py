@@ -55,7 +55,7 @@ def test_the_loss(script, monkeypatch):
 
 
 def test_the_grid(script, monkeypatch):
-    module, out = script("grid", "--heads", "2,3,4,5")
+    module, out = script("grid", "--heads", "2,3,4,5", "--epochs", "2")
     monkeypatch.setattr(module, "ceilings", lambda device: {})
     sizes = []
 
@@ -88,7 +88,7 @@ def test_the_grid_to_its_end(script, monkeypatch):
 
 
 def test_the_encoders(script, monkeypatch):
-    module, out = script("encode", "--only", "clap")
+    module, out = script("encode", "--only", "clap", "--seconds", "0.1")
     monkeypatch.setattr(module, "OURS", {"clap": Tiny})
     monkeypatch.setattr(module, "bench_files", lambda *_: 1 / 0)
     monkeypatch.setattr(module, "UPSTREAM", {"clap": ("json",), "else": ("no_such_package",)})

@@ -60,7 +60,7 @@ def init_params(
     fixed = {name for name in shapes if name in ("layers", "attention") or ".norm." in name}
     sizes = {name: prod(shape) for name, shape in shapes.items() if name not in fixed}
     whole = torch.empty(len(unique), sum(sizes.values()), device=device)
-    stream = torch.cuda.current_stream(device) if whole.is_cuda else None
+    stream = torch.cuda.current_stream(device) if whole.device.type == "cuda" else None
 
     def draw(start: int) -> None:
         some = list(unique)[start : start + SEEDS]
