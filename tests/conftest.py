@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import pandas as pd
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# As the commands have it: beside pyarrow, pandas would refuse names that are not UTF-8.
+pd.set_option("mode.string_storage", "python")
 
 # On a busy machine any example may take long.
 hypothesis.settings.register_profile(

@@ -4,7 +4,9 @@ import contextlib
 import itertools
 import logging
 import os
+import tarfile
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,8 @@ from qamro_cache.experiments.grid import Grid
 from qamro_cache.experiments.train import train
 from qamro_cache.extraction.extract import extract
 from qamro_cache.files import write_table
+from qamro_cache.integrations.rows import write_rows
+from qamro_cache.scoring.folder import clips_of_folder, clips_of_list
 from qamro_cache.scoring.predict import predict
 
 COMPOSED, APART = "syst\u00e9me", "syste\u0301me"
@@ -312,6 +316,45 @@ def test_names_that_are_not_utf8_keep_their_bytes_through_every_command(
         found = evaluate(predictions, labels, include_trained=True)
         assert found["axes"]["q"]["clips"] == 12
         assert (found["unpredicted"], found["unlabeled"]) == (0, 0)
+
+
+def test_beside_pyarrow_a_name_that_is_not_utf8_is_one_line_at_every_door(tmp_path: Path) -> None:
+    """Where nobody has told pandas to keep text as Python does, it cannot hold such a name."""
+    pytest.importorskip("pyarrow", reason="pyarrow is missing (extra parquet)")
+    name, folder = os.fsdecode(b"1\xff.wav"), tmp_path / os.fsdecode(b"f\xff")
+    folder.mkdir()
+    for file in (tmp_path / name, folder / "a.wav"):
+        soundfile.write(os.fsencode(file), np.full(9600, 0.1), 48000)
+    table, inside, cache = tmp_path / "m.csv", folder / "m.csv", tmp_path / "e.h5"
+    row = b"clip_id,path,prediction\n1\xff.wav,1\xff.wav,3\n"
+    table.write_bytes(row)
+    scores = tmp_path / "p.csv"
+    scores.write_bytes(b"clip_id,prediction\n1\xff.wav,3\n")
+    inside.write_bytes(row.replace(b"1\xff", b"a"))
+    tar = tmp_path / "t.tar"
+    with tarfile.open(tar, "w") as made:
+        made.add(tmp_path / name, name)
+    extract(load_manifest(table), cache, load_encoder("mel"))
+    doors: list[Callable[[], object]] = [
+        lambda: load_manifest(table),
+        lambda: load_manifest(inside),
+        lambda: load_manifest(tar),
+        lambda: load_rated(table, ()),
+        lambda: read_predictions(scores),
+        lambda: clips_of_folder(folder),
+        lambda: clips_of_list(os.fsencode(tmp_path / name)),
+        lambda: open_cache(cache).clips,
+    ]
+    for door in doors:
+        door()
+        with (
+            pd.option_context("mode.string_storage", "pyarrow"),
+            pytest.raises(QamroError, match=r"is not UTF-8, and beside pyarrow .*set_option"),
+        ):
+            door()
+    with pd.option_context("mode.string_storage", "pyarrow"):
+        manifest = write_rows([{"audio": str(tmp_path / name)}], tmp_path / "rows")
+    assert os.fsencode(tmp_path / name) in manifest.read_bytes()
 
 
 @pytest.mark.parametrize("typed", [COMPOSED, APART, f" {APART} "])

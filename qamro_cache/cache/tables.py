@@ -32,6 +32,7 @@ from qamro_cache.cache.layout import (
     header_of,
 )
 from qamro_cache.datasets.records import Axis, Labels, Ratings
+from qamro_cache.datasets.tables import refuse_lost
 from qamro_cache.errors import QamroError, words_of
 
 
@@ -74,6 +75,8 @@ class Tables:
                 raise QamroError("clip ids are not all different, or one is empty")
             for name in CODED:
                 columns[name] = _column(small, f"clips/{name}")
+            for name in ("clip_id", "path", "reason"):
+                refuse_lost(columns[name], self.container.path)
             for name in LABEL_COLUMNS:
                 columns[name] = _column(small, f"labels/{name}")
             for name in NUMBER_COLUMNS:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qamro_cache.audio.endings import AUDIO_ENDINGS, ENDINGS
 from qamro_cache.audio.open import is_there
-from qamro_cache.datasets.tables import Text
+from qamro_cache.datasets.tables import Text, refuse_lost
 from qamro_cache.errors import QamroError, Together, at_rows, quoted
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\")
@@ -81,6 +81,7 @@ def audio_paths(path: Path, names: Text, start: str, *, search: bool) -> list[st
             os.path.basename(was),  # noqa: PTH119
             os.path.basename(found),  # noqa: PTH119
         )
+    refuse_lost(made, path)
     return made
 
 

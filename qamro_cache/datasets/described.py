@@ -29,7 +29,7 @@ from qamro_cache.datasets.releases import (
     read_system_scores,
     render,
 )
-from qamro_cache.datasets.tables import Text
+from qamro_cache.datasets.tables import Text, refuse_lost
 from qamro_cache.errors import QamroError
 
 logger = logging.getLogger("qamro_cache")
@@ -162,6 +162,7 @@ def _audio(
             found[row] = os.path.isfile(candidate)  # noqa: PTH113
             if found[row] or not path[row]:
                 path[row] = candidate
+    refuse_lost(path, where)
     return path, found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from qamro_cache.datasets.tables import refuse_lost
 from qamro_cache.datasets.webdataset import tar_table, tars_of
 from qamro_cache.errors import QamroError, quoted, words_of
 from qamro_cache.memory import refuse_memory
@@ -77,6 +78,7 @@ def _check_text(path: Path, name: str, texts: Sequence[str | None]) -> None:
             raise QamroError(
                 f"{path}, row {row + 1}: {quoted(text)} in column {name!r} is not UTF-8; mend it"
             ) from None
+    refuse_lost(map(str, texts), path)
 
 
 def _parquet(path: Path) -> pd.DataFrame:

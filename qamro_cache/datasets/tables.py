@@ -5,7 +5,7 @@ Rows are counted as a spreadsheet shows them: the first line of the file is row 
 
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -130,12 +130,30 @@ def _check_names(path: Path, frame: pd.DataFrame, file_names: Sequence[str]) -> 
         found = [(row, escaped(cell)) for row, cell in enumerate(cells) if not cell.isascii()]
         odd = [(codes == row, byte) for row, byte in found if byte is not None]
         if name in file_names:
+            refuse_lost(cells, path)
             kept += sum(int(rows.sum()) for rows, _ in odd)
         elif odd:
             rows, byte = odd[0]
             raise QamroError(not_utf8(path, frame.index[int(np.argmax(rows))], byte))
     if kept:
         logger.info("%s: %d names are not UTF-8; they are kept byte for byte", path, kept)
+
+
+def refuse_lost(names: Iterable[str], where: Path | str) -> None:
+    """Refuse names that are not UTF-8 where pandas cannot hold them: its text is Arrow's.
+
+    Args:
+        names: of files, or made of them.
+        where: they are from, for the message.
+    """
+    odd = next((name for name in names if not name.isascii() and escaped(name) is not None), None)
+    try:
+        pd.Series([odd])
+    except UnicodeEncodeError:
+        raise QamroError(
+            f"{where}: {odd!r} is not UTF-8, and beside pyarrow pandas cannot hold such a name; "
+            "first run: pandas.set_option('mode.string_storage', 'python')"
+        ) from None
 
 
 def factorize(values: Text) -> tuple[npt.NDArray[np.intp], Text]:

@@ -84,7 +84,7 @@ def write_rows(
     if skipped:
         logger.info("columns that are no texts, numbers or lists of them are left out: %s",
                     ", ".join(sorted(skipped)))  # fmt: skip
-    _write(manifest, pd.DataFrame(made))
+    _write(manifest, pd.DataFrame(made, dtype=object))
     return manifest
 
 

@@ -15,6 +15,7 @@ from qamro_cache.audio.tar import TAR_ENDING
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.patterns import searcher
 from qamro_cache.datasets.records import CLIP_COLUMNS, Dataset, labels_from_means
+from qamro_cache.datasets.tables import refuse_lost
 from qamro_cache.datasets.webdataset import is_tar, sounds_of
 from qamro_cache.errors import OptionError, QamroError, quoted
 
@@ -67,6 +68,7 @@ def clips_of_folder(audio: Path) -> Dataset:
 def _dataset(
     name: str, ids: Sequence[str], systems: Sequence[str], paths: Sequence[str]
 ) -> Dataset:
+    refuse_lost([*ids, *systems, *paths], name)
     clips = pd.DataFrame("", range(len(ids)), list(CLIP_COLUMNS), dtype=object)
     for column, values in {"clip_id": ids, "system": systems, "path": paths}.items():
         clips[column] = pd.Series(values, dtype=object)
