@@ -1,6 +1,7 @@
 """``qamro-predict``: scores for new clips from a head file."""
 
 import re
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -158,9 +159,9 @@ def _explained(table: "pd.DataFrame") -> list[str]:
             "99 % of those are from each other; do not rely on their predictions"
         )
     for axis, part in far[far["system"] != ""].groupby("axis", sort=False):
-        clips = part.groupby("system", sort=False)["clip_id"].nunique()
-        counts = clips.sort_values(ascending=False, kind="stable").head(_SYSTEMS_NAMED)
-        named = ", ".join(f"{system} {count}" for system, count in counts.items())
+        clips = Counter(part["system"])
+        counts = clips.most_common(_SYSTEMS_NAMED)
+        named = ", ".join(f"{system} {count}" for system, count in counts)
         more = f" and {len(clips) - len(counts)} more" * (len(clips) > len(counts))
         lines.append(f"ood on {axis}, by system: {named}{more}")
     return lines

@@ -28,6 +28,7 @@ from qamro_cache.datasets.selection import select_rows
 from qamro_cache.encoders.protocol import EncoderOptions
 from qamro_cache.encoders.registry import load_encoder
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.by_system import system_means
 from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.evaluation.files import read_predictions
 from qamro_cache.experiments.ablate import ablate
@@ -36,7 +37,11 @@ from qamro_cache.experiments.train import train
 from qamro_cache.extraction.extract import extract
 from qamro_cache.files import write_table
 from qamro_cache.integrations.rows import write_rows
+from qamro_cache.reports.clips import predicted_of
+from qamro_cache.reports.report import report
 from qamro_cache.scoring.folder import clips_of_folder, clips_of_list
+from qamro_cache.scoring.keep import keep
+from qamro_cache.scoring.notices import point_out
 from qamro_cache.scoring.predict import predict
 
 COMPOSED, APART = "syst\u00e9me", "syste\u0301me"
@@ -107,6 +112,22 @@ def test_names_of_axes_are_cleaned_too(tmp_path: Path, caplog: pytest.LogCapture
     path.write_text("clip_id,path,mos,MOS\na,a.wav,1,2\n")
     load_manifest(path)
     assert "'mos' and 'MOS' in 'columns' differ by case alone" in caplog.text
+
+
+def test_names_of_axes_are_one_in_labels_and_predictions(tmp_path: Path) -> None:
+    rows = [(f"c{place}", 1 + place % 5) for place in range(12)]
+    labels, predictions = tmp_path / "l.csv", tmp_path / "p.csv"
+    for header, typed in itertools.product((COMPOSED, f" {APART}"), (COMPOSED, APART)):
+        labels.write_text(f"clip_id,{header}\n" + "".join(f"{c},{q}\n" for c, q in rows))
+        lines = [f"{c},{f'{typed} ' if q > 3 else typed},{q}" for c, q in rows]
+        predictions.write_text("\n".join(["clip_id,axis,prediction", *lines]))
+        found = evaluate(predictions, labels, resamples=0)["axes"]
+        assert {axis: one["clips"] for axis, one in found.items()} == {COMPOSED: 12}
+        assert keep(predictions, {COMPOSED: 5}).clip_ids == ("c4", "c9")
+    # The same prediction twice is told, whatever the blanks.
+    predictions.write_text("clip_id,axis,prediction\na,q,1\na,q ,2\n")
+    with pytest.raises(QamroError, match="row 3: clip 'a' has a prediction on 'q' already"):
+        read_predictions(predictions)
 
 
 def test_a_release_keeps_the_names_of_its_files(tmp_path: Path) -> None:
@@ -316,6 +337,56 @@ def test_names_that_are_not_utf8_keep_their_bytes_through_every_command(
         found = evaluate(predictions, labels, include_trained=True)
         assert found["axes"]["q"]["clips"] == 12
         assert (found["unpredicted"], found["unlabeled"]) == (0, 0)
+    assert report(run).is_file()
+
+
+def test_names_that_are_not_utf8_stay_apart_in_predictions(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sixty clips of two folders: the figures are those of the same clips with plain names."""
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(1, 5, 60)
+    rows = [(axis, place) for axis in ("q", "r") for place in range(60)]
+    table = pd.DataFrame(
+        {
+            "clip_id": [f"{place}" for _, place in rows],
+            "system": ["b" if place % 3 else "c" for _, place in rows],
+            "axis": [axis for axis, _ in rows],
+            "seed": "mean",
+            "prediction": np.tile(truth, 2) + rng.normal(size=120),
+            "ood": [str(place < 40) for _, place in rows],
+            "trained_on": ["yes" if place < 7 else "no" for _, place in rows],
+        }
+    )
+    labels = pd.DataFrame({"clip_id": table["clip_id"][:60], "q": truth})
+    found = {}
+    for name in ("plain", "odd"):
+        if name == "odd":
+            odd = [chr(0xDC80 + int(one)) for one in table["clip_id"]]
+            table["clip_id"] = np.array(odd, object)
+            labels["clip_id"] = np.array(odd[:60], object)
+            systems = {"b": "\udce4", "c": "\udcf6"}
+            table["system"] = np.array([systems[one] for one in table["system"]], object)
+        path, truths = tmp_path / f"{name}.csv", tmp_path / f"{name}-labels.csv"
+        write_table(path, table)
+        write_table(truths, labels)
+        other = tmp_path / "other.csv"
+        write_table(other, table.assign(prediction=table["prediction"] ** 2))
+        done = evaluate(path, truths, baseline=[other], include_trained=True, resamples=0)
+        kept = keep(path, {"q": 3}, ood=False)
+        caplog.clear()
+        point_out(table.assign(ood=table["ood"] == "True"))
+        clips = predicted_of(table[:60].assign(target=truth), {})
+        found[name] = (
+            {**done["axes"]["q"], "baselines": done["axes"]["q"]["baselines"]["other.csv"]},
+            (len(kept.clip_ids), kept.clips, kept.retention.to_dict()),
+            system_means(table).drop(columns="system").to_dict(),
+            [line.replace("120", "60") for line in caplog.messages],
+            clips.pred.shape,
+        )
+    assert found["plain"][0]["ood"] == 40
+    assert "trained on 7 of these 60 clips" in found["plain"][3][0]
+    assert repr(found["odd"]) == repr(found["plain"])
 
 
 def test_beside_pyarrow_a_name_that_is_not_utf8_is_one_line_at_every_door(tmp_path: Path) -> None:

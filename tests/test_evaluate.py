@@ -568,6 +568,16 @@ def test_another_models_scores_stand_beside(files, caplog):
         assert verdict["words"] in " ".join(told.stdout.split())
 
 
+def test_predictions_as_json_lines_stand_beside_too(files):
+    folder, _ = files
+    table = pd.read_csv(folder / "predictions.csv", dtype=str)
+    table.to_json(folder / "lines.jsonl", orient="records", lines=True)
+    others = [folder / "predictions.csv", folder / "lines.jsonl"]
+    found = evaluate(others[0], folder / "labels.csv", baseline=others, resamples=0)
+    csv, lines = found["axes"]["quality"]["baselines"].values()
+    assert csv["metrics"] == lines["metrics"]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

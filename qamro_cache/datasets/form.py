@@ -5,6 +5,7 @@ import csv
 import io
 import logging
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,10 +80,15 @@ def find_form(path: Path, known: Callable[[str], bool]) -> Form:
         apart = _cells(start, form)[1:]
         blanks = bool(apart) and all(cell.startswith(" ") for cell in apart)
         form = replace(form, blanks=blanks)
-        names = tuple(cell.strip() for cell in _cells(start, form))
+        names = tuple(map(_plain, _cells(start, form)))
         form = replace(form, names=names)
         forms.append(((sum(map(known, names)), len(names)), form))
     return max(forms, key=lambda one: one[0])[1]
+
+
+def _plain(name: str) -> str:
+    """Return a column's name without blanks around it, in Unicode's composed form."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def _cells(start: str, form: Form) -> list[str]:
@@ -164,7 +170,7 @@ def check_form(path: Path, form: Form, columns: Sequence[str] | None, errors: st
 
 def _header(path: Path, row: list[str], form: Form) -> list[str]:
     separator = form.separator
-    names = [name.strip() for name in row]
+    names = list(map(_plain, row))
     if len(names) == 1:
         for other, word in _SEPARATORS.items():
             if other not in (separator, " ") and other in names[0]:

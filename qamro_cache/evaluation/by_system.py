@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.datasets.tables import factorize, text
 from qamro_cache.evaluation.judged import Floats, Judged
 
 
@@ -32,11 +33,13 @@ def system_means(
 
     names = list(values)
     known = table[table[names].notna().all(axis=1) & (table["system"] != "")]
-    groups = known.groupby(["axis", "system"], sort=False)[names]
+    codes, systems = factorize(text(known, "system"))
+    groups = known.assign(system=codes).groupby(["axis", "system"], sort=False)[names]
     means, std, clips = groups.mean(), groups.std(), groups.size()
     half = std.mul(t.ppf((1 + confidence) / 2, np.maximum(clips - 1, 1)) / np.sqrt(clips), axis=0)
     ends = [(means - half).add_suffix("_low"), (means + half).add_suffix("_high")]
     found = pd.concat([clips.rename("clips"), means, *ends], axis=1).reset_index()
+    found["system"] = systems[found["system"].to_numpy(np.intp)]
     columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
     return found[["axis", "system", "clips", *columns]]
 

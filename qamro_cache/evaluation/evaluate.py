@@ -188,7 +188,7 @@ def _score_axis(
         "predicted_axis": theirs or ours,
         "scale": [axis.low, axis.high],
         "partly_predicted": partial,
-        "ood": None if far is None else far.nunique(),  # a clip stands there once a seed
+        "ood": None if far is None else len(set(far)),  # a clip stands there once a seed
         "published_systems": 0 if published is None else int(np.isfinite(published).sum()),
         "ceiling": ceiling(judged),
         "error_sources": error_sources(pred, judged),

@@ -10,6 +10,7 @@ import pandas as pd
 from qamro_cache.cache.reader import CacheLike, open_cache
 from qamro_cache.datasets.answer_zip import is_zip
 from qamro_cache.datasets.answers import TRACK_AXES, read_answer, read_answer_list
+from qamro_cache.datasets.ids import clean_ids
 from qamro_cache.datasets.json_lines import json_objects
 from qamro_cache.datasets.labels import load_rated
 from qamro_cache.datasets.records import Dataset
@@ -17,6 +18,9 @@ from qamro_cache.datasets.registry import group_kind
 from qamro_cache.datasets.tables import numbers, read_table, repeated, text
 from qamro_cache.errors import QamroError, words_of
 from qamro_cache.paths import as_path
+
+#: Columns of predictions that may hold names of files: a system is its folder, a reason names them.
+FILE_NAMES = ("clip_id", "system", "reason")
 
 
 def is_table(labels: object) -> bool:
@@ -63,7 +67,7 @@ def read_predictions(
             no number.
     """
     path = name_of(predictions)
-    if path.suffix == ".txt" or is_zip(path):
+    if path.suffix.lower() == ".txt" or is_zip(path):
         answer = read_answer(path, None if answer_list is None else read_answer_list(answer_list))
         parts = [
             pd.DataFrame(
@@ -77,8 +81,7 @@ def read_predictions(
     if isinstance(predictions, Path) and path.suffix.lower() == ".jsonl":
         frame = _json_lines(path)
     elif isinstance(predictions, Path):
-        # A reason names files, too.
-        frame = read_table(path, file_names=("clip_id", "reason"))
+        frame = read_table(path, file_names=FILE_NAMES)
     else:
         frame = _as_text(predictions)
     for required in ("clip_id", "prediction"):
@@ -93,8 +96,7 @@ def read_predictions(
     table = pd.DataFrame({name: text(frame, name) for name in frame.columns})
     table["prediction"] = numbers(frame, "prediction", path)
     for name in ("axis", "seed"):
-        if name not in table:
-            table[name] = ""
+        table[name] = clean_ids(text(table, name), name, str(path)) if name in table else ""
     twice = repeated(table[["clip_id", "axis", "seed"]])
     if twice.any():
         row = int(np.flatnonzero(twice)[0])

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from qamro_cache.cache.reader import Cache
+from qamro_cache.datasets.answer_zip import is_zip
 from qamro_cache.datasets.ids import match_ids
-from qamro_cache.datasets.tables import numbers, read_table, repeated, text
+from qamro_cache.datasets.tables import factorize, numbers, read_table, repeated, text
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.files import read_predictions
+from qamro_cache.evaluation.files import FILE_NAMES, read_predictions
 from qamro_cache.evaluation.judged import Floats, Judged
 
 logger = logging.getLogger("qamro_cache")
@@ -57,14 +58,11 @@ def read_other(path: Path) -> Other:
         QamroError: the table has no clip_id, not one column beside it, a clip twice, or a score
             that is no number.
     """
-    answer = path.suffix == ".txt"
-    frame = pd.DataFrame() if answer else read_table(path, file_names=("clip_id", "reason"))
-    if answer or set(frame.columns) >= _OF_PREDICTIONS:
+    ours = path.suffix.lower() in (".txt", ".jsonl") or is_zip(path)
+    frame = pd.DataFrame() if ours else read_table(path, file_names=FILE_NAMES)
+    if ours or set(frame.columns) >= _OF_PREDICTIONS:
         table = read_predictions(path)
-        by_axis = {
-            str(axis): part.groupby("clip_id")["prediction"].agg(lambda s: s.mean(skipna=False))
-            for axis, part in table.groupby("axis")
-        }
+        by_axis = {str(axis): _seeds_mean(part) for axis, part in table.groupby("axis")}
         return Other(path, by_axis, own_units=False)
     names = [name for name in frame.columns if name != "clip_id"]
     if "clip_id" not in frame or len(names) != 1:
@@ -81,6 +79,14 @@ def read_other(path: Path) -> Other:
         where = f"{path}, row {frame.index[row]}"
         raise QamroError(f"{where}: clip {ids[row]!r} has a score already; keep one")
     return Other(path, {"": pd.Series(np.asarray(scores, np.float64), list(ids))}, own_units=True)
+
+
+def _seeds_mean(part: pd.DataFrame) -> "pd.Series[float]":
+    """Return each clip's mean over the seeds, by its id; NaN where one has none."""
+    # By number: pandas takes names that are not UTF-8 for one.
+    clip, ids = factorize(text(part, "clip_id"))
+    means = part["prediction"].groupby(clip).agg(lambda seeds: seeds.mean(skipna=False))
+    return means.set_axis(list(ids))
 
 
 class Source(NamedTuple):

@@ -121,9 +121,9 @@ def run_train(request: TrainRequest, progress: ProgressCallback | None = None) -
     interval = {"interval": options.kind._asdict()}
     record = {**origin, **chosen, **split, **interval, "axes": metrics}
     table = pd.concat([_predictions(run.material, run.estimate) for run in runs], ignore_index=True)
-    far = table[table["ood"] & table["target"].notna()].groupby("axis")["clip_id"].nunique()
+    far = table[table["ood"] & table["target"].notna()]
     for name, found in metrics.items():
-        found["ood"] = int(far.get(name, 0))
+        found["ood"] = len(set(far["clip_id"][far["axis"] == name]))
     save_run(request.out, runs, config, record, table, keep_folds=options.save_folds)
     return record
 

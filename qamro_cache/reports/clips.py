@@ -90,11 +90,15 @@ def predicted_of(table: pd.DataFrame, paths: Mapping[str, str], cv: str = "") ->
             "target": table["target"].astype(float),
         }
     )
-    wide = frame.pivot(index="clip_id", columns="seed", values="prediction")
-    clips = frame.drop_duplicates("clip_id").set_index("clip_id").loc[wide.index]
+    # By number: pandas takes names that are not UTF-8 for one.
+    ids, first, number = np.unique(
+        frame["clip_id"].to_numpy(dtype=str), return_index=True, return_inverse=True
+    )
+    wide = frame.assign(number=number).pivot(index="number", columns="seed", values="prediction")
+    clips = frame.take(first)
     pred, target = wide.to_numpy(np.float64).T, clips["target"].to_numpy(np.float64)
     known = np.isfinite(pred).all(0) & np.isfinite(target)
-    names = wide.index.to_numpy(dtype=str)[known]
+    names = ids[known]
     return Predicted(
         names,
         clips["system"].to_numpy(dtype=str)[known],

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.datasets.tables import factorize, text
 from qamro_cache.errors import OptionError, QamroError, quoted, unknown
 from qamro_cache.evaluation.files import name_of, read_predictions
 from qamro_cache.files import (
@@ -133,9 +134,11 @@ def _by_axis(table: pd.DataFrame, where: Path, ood: bool) -> tuple[pd.DataFrame,
         where: its file.
         ood: whether nobody asks about the distribution.
     """
-    clips = table.duplicated(["clip_id", "axis"])
-    if clips.any():
-        first = table["clip_id"][clips].iloc[0]
+    # By number: pandas takes names that are not UTF-8 for one.
+    clips, order = factorize(text(table, "clip_id"))
+    again = table.assign(clip_id=clips).duplicated(["clip_id", "axis"])
+    if again.any():
+        first = table["clip_id"][again].iloc[0]
         raise QamroError(
             f"{where}: clip {first!r} has predictions of several seeds; keep one a clip and axis, "
             "as qamro-predict writes them"
@@ -162,11 +165,12 @@ def _by_axis(table: pd.DataFrame, where: Path, ood: bool) -> tuple[pd.DataFrame,
                 int(unsaid.sum()),
             )
             far |= unsaid
-    order, axes = table["clip_id"].drop_duplicates(), table["axis"].drop_duplicates()
+    axes = table["axis"].drop_duplicates()
     wide: list[pd.DataFrame] = []
     for values in (table["prediction"], far):
-        shape = table.assign(value=values).pivot(index="clip_id", columns="axis", values="value")
-        wide.append(shape.reindex(index=order, columns=axes))
+        shape = table.assign(value=values, clip_id=clips)
+        shape = shape.pivot(index="clip_id", columns="axis", values="value")
+        wide.append(shape.reindex(columns=axes).set_axis(list(order)))
     return wide[0], wide[1].eq(True)
 
 

@@ -12,17 +12,17 @@ logger = logging.getLogger("qamro_cache")
 def point_out(table: pd.DataFrame) -> None:
     """Log how many predictions say little: of clips trained on, or unlike all that were."""
     scored = table[table["prediction"].notna()]
-    clips = scored["clip_id"].nunique()
+    clips = len(set(scored["clip_id"]))
     of_known = scored[scored["trained_on"].isin(KNOWN)]
-    known = of_known["clip_id"].nunique()
-    near = of_known[of_known["trained_on"] == "near"]["clip_id"].nunique()
+    known = len(set(of_known["clip_id"]))
+    near = len(set(of_known[of_known["trained_on"] == "near"]["clip_id"]))
     if known:
         logger.warning(
             "%s: what it says about them is no sign of how good it is; that is in the "
             "predictions.csv of its qamro-train run",
             known_words(known, near, f"these {clips} clips"),
         )
-    far = scored[scored["ood"]]["clip_id"].nunique()
+    far = len(set(scored[scored["ood"]]["clip_id"]))
     if 2 * far > clips:
         logger.warning(
             "%d of %d clips are out of distribution, farther from the clips that the head was "
