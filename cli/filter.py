@@ -10,7 +10,12 @@ from .tables import show_table
 
 
 @click.command(cls=OneLine)
-@click.option("--predictions", type=File, required=True, help="predictions.csv of qamro-predict.")
+@click.option(
+    "--predictions",
+    type=File,
+    required=True,
+    help="Table of qamro-predict, or the folder of a run; of several seeds the mean counts.",
+)
 @click.option(
     "--min",
     "asked",

@@ -1,6 +1,7 @@
 """Which clips are kept, by plain loops; and what predictions come to."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 from qamro_cache_cli.filter import main
 
 from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.files import write_table
 from qamro_cache.scoring.keep import keep, parse_minimum
 from qamro_cache.scoring.summary import summarize
 from qamro_cache.scoring.table import COLUMNS, json_lines, write_predictions
@@ -82,8 +84,8 @@ def test_a_filter_that_cannot_be_is_one_line(tmp_path):
     with pytest.raises(OptionError, match="twice"):
         parse_minimum(["a:1", "a:2"])
     assert parse_minimum(["a:b:1.5"]) == {"a:b": 1.5}
-    with pytest.raises(QamroError, match="predictions of several seeds"):
-        keep(pd.concat([table, table.assign(seed="1")]), {"quality": 3})
+    with pytest.raises(QamroError, match=r"is a folder without predictions.csv; name a run"):
+        keep(tmp_path, {"quality": 3})
     with pytest.raises(QamroError, match="no column says what is out of distribution"):
         keep(table.drop(columns="ood"), {"quality": 3}, ood=False)
     with pytest.raises(QamroError, match=r"ood of clip .* is '0', neither True nor False"):
@@ -95,6 +97,33 @@ def test_a_filter_that_cannot_be_is_one_line(tmp_path):
     with pytest.raises(QamroError, match="does not fit in a line"):
         keep(table.replace({"a b/0.wav": "a\nb"}), {"quality": 1}, out=tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+def test_of_a_runs_folder_the_mean_of_the_seeds_counts(tmp_path):
+    """Names that are not UTF-8, which pandas takes for one, among them."""
+    table = predictions().drop(columns="ood")
+    for number in (3, 4):
+        table = table.replace({f"a b/{number}.wav": os.fsdecode(b"%d\xff.wav" % number)})
+    rows = []
+    for seed in range(3):
+        moved = table["prediction"] + np.random.default_rng(seed).normal(size=len(table))
+        rows.append(table.assign(seed=str(seed), prediction=moved))
+    rows[1].loc[2, "prediction"] = np.nan  # on quality
+    rows[2] = rows[2].drop(60)  # on match
+    write_table(tmp_path / "predictions.csv", pd.concat(rows))
+    found: dict[str, list[float]] = {}
+    for one in rows:
+        for row in one.itertuples():
+            found.setdefault(row.clip_id, []).append(row.prediction)
+    # A seed's two axes after another; a clip that one does not predict has a NaN or lacks one.
+    expected = [
+        clip_id
+        for clip_id, values in found.items()
+        if len(values) == 6 and sum(values[::2]) / 3 >= 3 and sum(values[1::2]) / 3 >= 3
+    ]
+    kept = keep(tmp_path, {"quality": 3, "match": 3})
+    assert kept.clip_ids == tuple(expected)
+    assert (kept.clips, kept.failed) == (60, len(range(5, 60, 13)) + 2)
 
 
 def test_what_nobody_calls_near_does_not_pass_max_ood(tmp_path, caplog):

@@ -12,7 +12,7 @@ import pandas as pd
 
 from qamro_cache.datasets.tables import factorize, text
 from qamro_cache.errors import OptionError, QamroError, quoted, unknown
-from qamro_cache.evaluation.files import name_of, read_predictions
+from qamro_cache.evaluation.files import name_of, predictions_file, read_predictions
 from qamro_cache.files import (
     refuse_other,
     replace_folder,
@@ -84,7 +84,8 @@ def keep(
     """Choose clips by their predictions.
 
     Args:
-        predictions: the table of `predict`, or its file.
+        predictions: the table of `predict`, or its file; or a run's folder. Of several seeds the
+            mean counts, and a clip that one of them does not predict has none.
         minimum: axis -> lowest prediction that is kept; a clip must reach all of them.
         ood: keep clips that are out of distribution on one of these axes (of any axis, where
             ``minimum`` names none); else only those that
@@ -92,12 +93,12 @@ def keep(
         out: folder for ``kept.txt`` (a clip's id a line) and ``retention.csv``; None: none.
 
     Raises:
-        QamroError: a clip has several predictions on an axis; an id holds a line break; the
-            folder cannot be written or has other files of these names, or the table cannot be read.
+        QamroError: an id holds a line break; the folder cannot be written or has other files of
+            these names, or the table cannot be read.
         OptionError: there is no such axis.
     """
     if not isinstance(predictions, pd.DataFrame):
-        predictions = as_path(predictions)
+        predictions = predictions_file(as_path(predictions))
     table, where = read_predictions(predictions), name_of(predictions)
     folder = None if out is None else as_path(out, "a folder")
     if folder is not None:
@@ -134,15 +135,6 @@ def _by_axis(table: pd.DataFrame, where: Path, ood: bool) -> tuple[pd.DataFrame,
         where: its file.
         ood: whether nobody asks about the distribution.
     """
-    # By number: pandas takes names that are not UTF-8 for one.
-    clips, order = factorize(text(table, "clip_id"))
-    again = table.assign(clip_id=clips).duplicated(["clip_id", "axis"])
-    if again.any():
-        first = table["clip_id"][again].iloc[0]
-        raise QamroError(
-            f"{where}: clip {first!r} has predictions of several seeds; keep one a clip and axis, "
-            "as qamro-predict writes them"
-        )
     if "ood" not in table and not ood:
         raise QamroError(
             f"{where}: no column says what is out of distribution (ood); give a table of "
@@ -165,13 +157,16 @@ def _by_axis(table: pd.DataFrame, where: Path, ood: bool) -> tuple[pd.DataFrame,
                 int(unsaid.sum()),
             )
             far |= unsaid
-    axes = table["axis"].drop_duplicates()
-    wide: list[pd.DataFrame] = []
-    for values in (table["prediction"], far):
-        shape = table.assign(value=values, clip_id=clips)
-        shape = shape.pivot(index="clip_id", columns="axis", values="value")
-        wide.append(shape.reindex(columns=axes).set_axis(list(order)))
-    return wide[0], wide[1].eq(True)
+    # By number: pandas takes names that are not UTF-8 for one.
+    clip, ids = factorize(text(table, "clip_id"))
+    column, axes = factorize(text(table, "axis"))
+    scores, seeds, apart = (np.zeros((len(ids), len(axes))) for _ in range(3))
+    np.add.at(scores, (clip, column), table["prediction"].to_numpy(np.float64))
+    np.add.at(seeds, (clip, column), 1.0)
+    np.add.at(apart, (clip, column), far.to_numpy(np.float64))
+    scores[seeds < seeds.max(0)] = np.nan
+    mean, out = scores / np.maximum(seeds, 1), apart > 0
+    return pd.DataFrame(mean, list(ids), list(axes)), pd.DataFrame(out, list(ids), list(axes))
 
 
 def _retention(
