@@ -142,7 +142,8 @@ def _no_cell(path: Path, name: str, row: int, cell: Any) -> str:
     there = f"{path}, row {row}: column {name!r} holds "
     if _is_sound(cell):
         return (
-            f"{there}sound; write_rows of qamro_cache.integrations.rows makes files and a manifest "
-            "of such rows (docs/integrations.md)"
+            f"{there}sound and not a file's name; make files and a manifest of it, in Python: "
+            f"write_rows(pyarrow.parquet.read_table({str(path)!r}).to_pylist(), FOLDER, "
+            f"audio={name!r}) of qamro_cache.integrations.rows (docs/datasets.md)"
         )
     return f"{there}{type(cell).__name__}, which is no text, number or list of them; leave it out"
