@@ -12,7 +12,7 @@ from qamro_cache.datasets.records import Axis
 from qamro_cache.errors import QamroError
 from qamro_cache.heads import record
 from qamro_cache.heads.file import load_head, save_head
-from qamro_cache.heads.head import AS_IT_IS, AxisHead, Head
+from qamro_cache.heads.head import AS_IT_IS, AxisHead, Ensemble, Head
 from qamro_cache.heads.network import Architecture
 from qamro_cache.heads.ood import reference_clips
 from qamro_cache.heads.parameters import init_params
@@ -104,6 +104,25 @@ def test_the_same_head_is_the_same_bytes(tmp_path):
     assert len(found) == 1
     length = int.from_bytes(found.pop()[:8], "little")
     assert length % 8 == 0
+
+
+def test_tensors_that_axes_or_members_share_are_saved_for_each(tmp_path):
+    path, one = tmp_path / "head.safetensors", make_head()
+    first, second = one.axes
+    shared = replace(one, axes=(first, replace(second, params=first.params,
+                                               row_mean=first.row_mean)))  # fmt: skip
+    save_head(path, shared)
+    assert same(load_head(path), shared)
+    # A part of the other's, as those of a stack are.
+    params = {name: value[:2] for name, value in first.params.items()}
+    part = replace(one, axes=(first, replace(second, seeds=(0, 1), params=params)))
+    save_head(path, part)
+    assert same(load_head(path), part)
+    member = replace(shared, trained=None)
+    members, axes = (member, member), tuple(axis.axis for axis in one.axes)
+    save_head(path, Ensemble(members, ((1, 1), (2, 1)), axes, {}, one.trained))
+    back = load_head(path)
+    assert all(same(found, member) for found in back.members)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def save_head(path: PathLike, head: AnyHead) -> None:
     """
     from safetensors.torch import save
 
-    tensors = {name: value.detach().cpu().contiguous() for name, value in _tensors(head).items()}
+    tensors = _apart(_tensors(head))
     record = canonical_json(head_record(head))
     metadata = {
         "format": ENSEMBLE_FORMAT if isinstance(head, Ensemble) else FORMAT,
@@ -46,6 +46,18 @@ def save_head(path: PathLike, head: AnyHead) -> None:
     with replacing(as_path(path)) as temporary:
         temporary.write_bytes(in_order(save(tensors, metadata=metadata)))
         load_head(temporary)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of which no two share memory, as safetensors asks: axes or members may."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        plain = value.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        found[name] = plain.clone() if place in seen else plain
+        seen.add(place)
+    return found
 
 
 def load_head(path: PathLike | AnyHead) -> AnyHead:

@@ -48,8 +48,7 @@ def tensors_of(head: Head) -> dict[str, Tensor]:
             tensors |= {f"{index}/row_mean": one.row_mean, f"{index}/row_std": one.row_std}
         for number, projection in enumerate(one.projections.values()):
             for part, value in projection._asdict().items():
-                # Axes that are rated on the same clips share theirs; a file does not.
-                tensors[f"{index}/projections/{number}/{part}"] = value.clone()
+                tensors[f"{index}/projections/{number}/{part}"] = value
         if one.reference is not None:
             tensors |= _tensors_of_reference(f"{index}/reference", one.reference)
     return {**tensors, **tensors_of_trained(head.trained)}
