@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from audio_files import encoded, noise
 from click.testing import CliRunner
 from qamro_cache_cli.ablate import main as ablate
@@ -15,13 +16,15 @@ from qamro_cache_cli.train import main as train_command
 from synthetic_cache import write_synthetic
 
 from qamro_cache import memory
+from qamro_cache.audio.windows import plan_windows
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.encoders.registry import load_encoder
 from qamro_cache.errors import QamroError
 from qamro_cache.experiments import train as training
-from qamro_cache.extraction.estimate import feature_bytes
+from qamro_cache.extraction.estimate import feature_bytes, promised_windows
 from qamro_cache.extraction.units import plan_units
 from qamro_cache.files import try_place
+from qamro_cache.reports.listening import listen
 
 COMMANDS = {
     "extract": (extract, "--manifest clips.csv --encoder mel --out OUT"),
@@ -144,10 +147,28 @@ def test_the_estimate_is_what_an_extraction_takes(folder):
     (folder / "c.wav").unlink()
     os.mkfifo(folder / "c.wav")  # whose writer never comes
     assert feature_bytes(units, spec, "float32") == pytest.approx(real)
+    assert np.isnan(listen([str(folder / "c.wav")]).seconds).all()
     windows = np.diff(made.read("statistics")[1].numpy())
     (folder / "b.wav").unlink()
     share = windows[0] / windows.sum()
     assert feature_bytes(units, spec, "float32") == pytest.approx(real * share)
+
+
+def test_a_flac_from_a_pipe_is_as_long_as_its_frames(tmp_path):
+    """Its header names no length, which libsndfile takes for the longest that there is."""
+    sound = 0.1 * np.random.default_rng(0).standard_normal(96000)
+    soundfile.write(tmp_path / "a.flac", sound, 48000)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    (tmp_path / "b.flac").write_bytes(data)
+    (tmp_path / "c.flac").write_bytes(data + data)
+    assert soundfile.info(tmp_path / "b.flac").frames > 1e18
+    policy = load_encoder("mel").spec.audio
+    paths = [str(tmp_path / f"{name}.flac") for name in "abc"]
+    windows = [promised_windows(path, policy) for path in paths]
+    assert windows == [len(plan_windows(size, policy)) for size in (96000, 96000, 192000)]
+    assert listen(paths).seconds.tolist() == [2, 2, 4]
 
 
 def test_free_disk_is_what_the_system_says(tmp_path):

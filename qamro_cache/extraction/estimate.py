@@ -1,4 +1,4 @@
-"""How much an extraction will have to do: from the lengths that the files' headers name."""
+"""How much an extraction will have to do: from the lengths that the files promise."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qamro_cache.audio.open import open_regular
+from qamro_cache.audio.open import open_regular, opened_parts
 from qamro_cache.audio.windows import plan_windows
 from qamro_cache.errors import ClipError
 from qamro_cache.extraction.units import Unit
@@ -33,15 +33,17 @@ def feature_bytes(units: Sequence[Unit], spec: EncoderSpec, dtype: str) -> float
 
 
 def promised_windows(path: str, policy: AudioPolicy) -> int:
-    """Return how many windows a file has by its header; 0 where it cannot be read."""
-    import soundfile
-
+    """Return how many windows a file promises; 0 where it cannot be read."""
+    frames, scale = 0, 1.0
     # What is wrong with a file is found, and told, when it is decoded.
     with (
         suppress(ClipError, OSError, RuntimeError, TypeError, ValueError),
         open_regular(Path(path)) as handle,
-        soundfile.SoundFile(handle, closefd=False) as sound,
     ):
-        scale = policy.sample_rate / sound.samplerate if policy.rate_policy == "resample" else 1
-        return len(plan_windows(round(sound.frames * scale), policy))
+        # By its parts: a header may name no length (a FLAC from a pipe), or that of its first part.
+        for part, sound in opened_parts(handle, Path(path)):
+            frames += sound.frames if part.frames is None else part.frames
+            if policy.rate_policy == "resample":
+                scale = policy.sample_rate / sound.samplerate
+        return len(plan_windows(round(frames * scale), policy))
     return 0
