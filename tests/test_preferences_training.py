@@ -17,7 +17,7 @@ from qamro_cache.training.inputs import Features, Folds, Targets
 from qamro_cache.training.optimizer import SGD, AdamW
 from qamro_cache.training.preferences import LEARNED
 from qamro_cache.training.recipe import Job, make_recipe
-from qamro_cache.training.schedule import make_schedule
+from qamro_cache.training.schedule import make_schedule, steps_per_epoch
 from qamro_cache.training.verdicts import best_preference
 
 F64 = torch.float64
@@ -263,6 +263,20 @@ def test_an_axis_learns_the_same_beside_another(loss, batches):
     for k in range(len(jobs)):
         for a, b in zip(alone[k], beside[2 * k], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_steps_of_an_epoch_are_those_that_hold_a_clip_or_a_pair_of_the_fold(loss):
+    _, targets, folds = material()
+    train = folds.train & (np.arange(CLIPS) % [[1], [4], *[[1]] * (len(folds.train) - 2)] == 0)
+    folds = Folds(train, train & False, train & False)
+    jobs = [job for job in jobs_of(loss, batches="own", batch_size=4) if job.target == 0]
+    jobs = list({job.fold: job for job in jobs}.values())
+    schedule, orders = make_schedule(folds, targets, jobs)
+    held = [sum(valid[k].any() for _, valid in schedule.epoch(0)) for k in orders]
+    steps = steps_per_epoch(folds, targets, jobs[0].recipe, 0)
+    assert [steps[job.fold] for job in jobs] == held
+    assert len(set(held)) > 1
 
 
 @pytest.mark.parametrize("loss", ["huber@standardized", *LOSSES[:2]])

@@ -151,6 +151,28 @@ def test_the_saved_head_is_trained_on_everything(cache, tmp_path):
     np.testing.assert_allclose(theirs[mean.index], mean, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("batches", "told"),
+    [
+        # 35 clips are five batches, passed over twice; 9 are two: 4, 10 and 10 steps an epoch.
+        ("own", "the 35 training clips 2 times"),
+        ("shared", "the 39 training clips 2 times"),
+    ],
+)
+def test_the_saved_head_takes_the_median_fold_s_steps(cache, tmp_path, caplog, batches, told):
+    """Of unequal folds: of 30, 5 and 4 clips' systems in turn. All 39 are 10 steps an epoch."""
+    caplog.set_level("INFO")
+    table = open_cache(cache).clips[["clip_id", "status"]].assign(quality=range(40), system="A")
+    table.loc[table["clip_id"] > "clip030", "system"] = "B"
+    table.loc[table["clip_id"] > "clip035", "system"] = "C"
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    train(cache, tmp_path / "run", labels=tmp_path / "labels.csv", cv="system", stop="fixed",
+          batches=batches, batch_size=8, epochs=10, seeds=1, widths=(4,), resamples=0)  # fmt: skip
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["refit_epochs"] == {"quality": 10}
+    assert told in caplog.text
+
+
 @pytest.mark.parametrize("refit", ["", "all"])
 def test_the_judged_part_of_a_fixed_split_stays_unseen_by_the_saved_head(tmp_path, refit):
     """Other labels, and other embeddings, of the judged clips leave it as it is."""

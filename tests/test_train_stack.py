@@ -17,7 +17,7 @@ from qamro_cache.training.fit import fit
 from qamro_cache.training.inputs import Features, Folds, Inputs, Targets
 from qamro_cache.training.net import Dropout
 from qamro_cache.training.recipe import Job, Recipe, make_recipe
-from qamro_cache.training.schedule import make_schedule, passes_notice
+from qamro_cache.training.schedule import make_schedule, passes_notice, steps_per_epoch
 from qamro_cache.training.stack import Stack
 
 CLIPS, WIDTH, GROUPS = 60, 7, 6
@@ -408,6 +408,20 @@ def test_history_is_what_the_metrics_say():
         expected = [spearmanr(a[seen], b[seen])[0] for a, b in itertools.pairwise(after)]
         assert head["stability"][0].isnan()
         assert head["stability"][1:].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [3, 8, 64])
+def test_steps_of_an_epoch_are_those_that_hold_something_of_the_fold(batch_size):
+    targets, train = make_data()[1], np.arange(CLIPS) < np.array([[50], [9], [33], [2]])
+    folds = Folds(train, train & False, ~train)
+    recipe = Recipe(batch_size=batch_size, batches="own")
+    jobs = [Job(recipe, 0, fold, 1) for fold in range(len(train))]
+    schedule, orders = make_schedule(folds, targets, jobs)
+    held = [[valid[order].any() for _, valid in schedule.epoch(0)] for order in orders]
+    assert steps_per_epoch(folds, targets, recipe, 1).tolist() == [sum(one) for one in held]
+    shared = dataclasses.replace(recipe, batches="shared")
+    schedule, _ = make_schedule(folds, targets, [Job(shared, 0, 0, 1)])
+    assert steps_per_epoch(folds, targets, shared, 1).tolist() == [len(schedule.epoch(0))] * 4
 
 
 def test_a_small_set_is_passed_over_several_times():

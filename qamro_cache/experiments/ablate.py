@@ -45,7 +45,7 @@ from qamro_cache.temporary import remove_leftovers
 from qamro_cache.training.inputs import Folds
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import flat_recipe
-from qamro_cache.training.schedule import passes_notice
+from qamro_cache.training.schedule import passes_notice, training_entries
 
 logger = logging.getLogger("qamro_cache")
 
@@ -241,11 +241,14 @@ def _plan(part: Part, material: Material, cells: Sequence[Cell], options: Ablate
     heads = len(chosen) * options.seeds * len(part.clips.axes) * len(part.held_out.folds.train)
     refuse_heads(heads, len(part.clips.rows))
     refuse_resamples(options.kind.draws, len(part.clips.rows))
-    folds = part.held_out.folds
-    sizes = [c.recipe.batch_size for _, c in chosen if c.recipe.takes("batch_size")]
-    if sizes and (notice := passes_notice(int(folds.train.sum(1).min()), sizes[0])):
-        logger.info(notice)
-    return _jobs_of(part, material, cells, options)
+    plan = _jobs_of(part, material, cells, options)
+    for job in plan.jobs:
+        if job.recipe.takes("batch_size") and not job.recipe.loss.on_pairs.terms:
+            entries = training_entries(plan.folds, plan.targets, job.recipe, job.target)
+            if notice := passes_notice(entries, job.recipe.batch_size):
+                logger.info(notice)
+            break
+    return plan
 
 
 def _jobs_of(part: Part, material: Material, cells: Sequence[Cell], options: AblateOptions) -> Plan:

@@ -49,6 +49,7 @@ from qamro_cache.heads.file import save_head
 from qamro_cache.paths import PathLike
 from qamro_cache.settings import documented
 from qamro_cache.training.meter import ProgressCallback
+from qamro_cache.training.schedule import steps_per_epoch
 
 logger = logging.getLogger("qamro_cache")
 
@@ -142,12 +143,17 @@ def _candidates(request: EnsembleRequest, place: int, plan: Plan, more: Plan) ->
     inside = inner_predictions(more, done, plan)
     outcomes = head_outcomes(plan, done, origin, grid.cells, part.held_out.cv, inside)
     named = dict.fromkeys(zip(plan.cells, plan.axes, strict=True))
-    epochs: dict[tuple[int, int], list[int]] = {}
-    for key, *of in zip(plan.keys, plan.cells, plan.axes, strict=True):
+    steps: dict[tuple[int, int], list[int]] = {}
+    lengths: dict[tuple[int, int], Ints] = {}
+    for key, job, *of in zip(plan.keys, plan.jobs, plan.cells, plan.axes, strict=True):
+        head = of[0], of[1]
+        if head not in lengths and not job.recipe.head.closed:
+            lengths[head] = steps_per_epoch(plan.folds, plan.targets, job.recipe, job.target)
         if not done[key]["diverged"]:
-            epochs.setdefault((of[0], of[1]), []).append(int(done[key]["best_epoch"]))
+            per_epoch = lengths[head][job.fold] if head in lengths else 1
+            steps.setdefault(head, []).append(int(done[key]["best_epoch"] * per_epoch))
     return [
-        Candidate(place, cell, axis, outcome, epochs[cell, axis])
+        Candidate(place, cell, axis, outcome, steps[cell, axis])
         for (cell, axis), outcome in zip(named, outcomes, strict=True)
         if outcome.trained
     ]

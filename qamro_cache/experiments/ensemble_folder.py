@@ -25,7 +25,7 @@ class Candidate(NamedTuple):
         cell: position in the grid.
         axis: among the part's.
         outcome: its held-out predictions, and what it can be chosen by.
-        epochs: of its folds' heads that did not diverge.
+        steps: of its folds' heads that did not diverge.
         times: how often it counts in the ensemble that is saved.
     """
 
@@ -33,7 +33,7 @@ class Candidate(NamedTuple):
     cell: int
     axis: int
     outcome: Outcome
-    epochs: list[int]
+    steps: list[int]
     times: int = 0
 
     @property

@@ -20,7 +20,6 @@ from qamro_cache.training.inputs import Bools, Features, Folds, Targets
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import Job, Recipe
 from qamro_cache.training.result import Result
-from qamro_cache.training.schedule import passes_per_epoch
 
 logger = logging.getLogger("qamro_cache")
 
@@ -54,9 +53,10 @@ class Fitted:
         """Return the positions of a target's heads."""
         return [k for k, job in enumerate(self.jobs) if job.target == target]
 
-    def epochs(self, target: int) -> list[int]:
-        """Return the epochs of a target's heads that did not diverge."""
-        return [int(self.best_epoch[k]) for k in self.of_target(target) if not self.diverged[k]]
+    def steps(self, target: int, per_epoch: npt.NDArray[np.int64]) -> list[int]:
+        """Return the steps of a target's heads that did not diverge; an epoch's by fold [F]."""
+        mine = [k for k in self.of_target(target) if not self.diverged[k]]
+        return [int(self.best_epoch[k] * per_epoch[self.jobs[k].fold]) for k in mine]
 
 
 def kept_bytes(heads: int, clips: int, weights: int = 0) -> int:
@@ -122,30 +122,24 @@ def fit_heads(
     return Fitted(jobs, predictions, best, diverged, penalty, preference, parts)
 
 
-def refit_recipe(recipe: Recipe, epochs: Sequence[int], before: int, after: int) -> Recipe:
+def refit_recipe(recipe: Recipe, steps: Sequence[int], per_epoch: int) -> Recipe:
     """Return the recipe of heads that learn from everything: the folds' median of steps.
 
     A head that is fitted at once takes no steps.
 
     Args:
         recipe: of the folds' heads.
-        epochs: that those which did not diverge were trained for.
-        before: clips and pairs that their batches were drawn from (`training_entries`).
-        after: the same of the heads to be kept.
+        steps: that those which did not diverge were trained for (`Fitted.steps`).
+        per_epoch: steps of an epoch of the heads to be kept (`steps_per_epoch`).
 
     Raises:
         QamroError: every head diverged.
     """
     if recipe.head.closed:
         return recipe
-    if not len(epochs):
+    if not len(steps):
         raise QamroError(f"every head diverged; lower --lr (now {recipe.lr:g})")
-
-    def steps(entries: int) -> int:
-        return passes_per_epoch(entries, recipe.batch_size) * -(-entries // recipe.batch_size)
-
-    wanted = float(np.median(epochs)) * steps(before)
-    return replace(recipe, epochs=max(1, round(wanted / steps(after))))
+    return replace(recipe, epochs=max(1, round(float(np.median(steps)) / per_epoch)))
 
 
 def refuse_diverged(recipe: Recipe, refit: Fitted) -> None:

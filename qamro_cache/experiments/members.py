@@ -18,7 +18,7 @@ from qamro_cache.experiments.saved import head_of
 from qamro_cache.heads.head import Ensemble, Head
 from qamro_cache.heads.trained import trained_clips
 from qamro_cache.training.recipe import Job, flat_recipe
-from qamro_cache.training.schedule import training_entries
+from qamro_cache.training.schedule import steps_per_epoch
 
 
 def refitted(
@@ -88,12 +88,10 @@ def _member(
     epochs = {}
     for place in dict.fromkeys(one.part for one in mine):
         material = replace(whole[place], modeling=cell.modeling)
-        before = replace(materials[place], modeling=cell.modeling)
-        taught_by = [(of.folds, of.targets()) for of in (before, material)]
         jobs = []
         for one in (one for one in mine if one.part == place):
-            sizes = [training_entries(*of, cell.recipe, one.axis) for of in taught_by]
-            recipe = refit_recipe(cell.recipe, one.epochs, *sizes)
+            after = steps_per_epoch(material.folds, material.targets(), cell.recipe, one.axis)
+            recipe = refit_recipe(cell.recipe, one.steps, int(after[0]))
             epochs[material.clips.axes[one.axis].name] = recipe.epochs
             seeds = range(seeds_of(cell, grid.options.seeds))
             jobs += [Job(recipe, seed, 0, one.axis) for seed in seeds]

@@ -44,7 +44,7 @@ from qamro_cache.settings import documented
 from qamro_cache.training.inputs import taught
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import RECIPE, Job, Recipe, flat_recipe, huber_alone
-from qamro_cache.training.schedule import passes_notice, training_entries
+from qamro_cache.training.schedule import passes_notice, steps_per_epoch, training_entries
 from qamro_cache.version import __version__
 
 logger = logging.getLogger("qamro_cache")
@@ -149,7 +149,8 @@ def _train_axes(
     material = _material(request, clips, held_out)
     material.check_head(recipe.head)
     material.tell()
-    notice = passes_notice(int(folds.train.sum(1).min()), recipe.batch_size)
+    clips_a_pass = training_entries(folds, material.targets(), recipe, 0)
+    notice = passes_notice(clips_a_pass, recipe.batch_size)
     if notice and not recipe.head.closed and not recipe.loss.on_pairs.terms:
         logger.info(notice)
     every, plain = options.baselines == "all", huber_alone(recipe)
@@ -186,9 +187,10 @@ def _train_axes(
     for axis in clips.axes if marks else ():
         metrics[axis.name]["calibration"] = told(marks, axis.name, len(folds.test))
     whole = material.bound(refit_clips(folds, clips.known, everything=everything))
-    taught_by = [(of.folds, of.targets()) for of in (material, whole)]
-    sizes = [[training_entries(*of, recipe, t) for of in taught_by] for t in targets]
-    final = [refit_recipe(recipe, estimate.epochs(t), *sizes[t]) for t in targets]
+    before, after = ((of.folds, of.targets()) for of in (material, whole))
+    steps = [estimate.steps(t, steps_per_epoch(*before, recipe, t)) for t in targets]
+    lengths = [int(steps_per_epoch(*after, recipe, t)[0]) for t in targets]
+    final = [refit_recipe(recipe, steps[t], lengths[t]) for t in targets]
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
     refit = fit_jobs(whole, jobs, None)
     refuse_diverged(recipe, refit)

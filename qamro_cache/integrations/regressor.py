@@ -26,6 +26,7 @@ from qamro_cache.memory import refuse_memory
 from qamro_cache.settings import Setting, described, settings_of
 from qamro_cache.training.inputs import Features, Folds, Targets
 from qamro_cache.training.recipe import RECIPE, Job, Recipe, make_recipe
+from qamro_cache.training.schedule import steps_per_epoch
 
 try:
     from sklearn.base import BaseEstimator, RegressorMixin
@@ -154,8 +155,10 @@ class QamroRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if stop == "inner":
             folds = data.kept_for_stopping()
             estimate = data.fit(recipe, jobs, folds, where)
-            learned = int(folds.train[0].sum())
-            recipe = refit_recipe(recipe, estimate.epochs(0), learned, len(labels))
+            before, after = (
+                steps_per_epoch(of, data.targets, recipe, 0) for of in (folds, data.all_in())
+            )
+            recipe = refit_recipe(recipe, estimate.steps(0, before), int(after[0]))
         refit = data.fit(recipe, jobs, data.all_in(), where)
         refuse_diverged(recipe, refit)
         self.recipe_ = recipe

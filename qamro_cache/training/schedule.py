@@ -197,11 +197,35 @@ def _sizes(folds: Folds, targets: Targets, recipe: Recipe, row: int) -> tuple[in
 
 
 def training_entries(folds: Folds, targets: Targets, recipe: Recipe, row: int) -> int:
-    """Return how many entries the batches of such heads of a row of targets are drawn from."""
-    clips, pairs = _sizes(folds, targets, recipe, row)
-    if recipe.batches == "own" and clips:
-        clips = int(folds.train[0].sum())
-    return clips + pairs
+    """Return how many entries a pass of such heads of a row of targets goes through.
+
+    Of own batches those of the fold with the most.
+    """
+    return sum(_sizes(folds, targets, recipe, row))
+
+
+def steps_per_epoch(folds: Folds, targets: Targets, recipe: Recipe, row: int) -> Indices:
+    """Return how many steps an epoch of such heads of a row of targets has in each fold [F].
+
+    Of own batches a smaller fold has fewer: steps in which it has nothing are none.
+    """
+    length, pair_length = _sizes(folds, targets, recipe, row)
+    passes = passes_per_epoch(length + pair_length, recipe.batch_size)
+    cuts = Schedule((), (), recipe.batch_size, length, passes, (), pair_length)._cuts()
+    if recipe.batches == "shared":
+        return np.full(len(folds.train), passes * len(cuts))
+    steps = []
+    for fold, train in enumerate(folds.train):
+        known = targets.of(row, fold).isfinite().cpu().numpy()
+        clips = int((train & known).sum()) * bool(recipe.loss.on_labels.terms)
+        pairs = int(targets.pairs_of(row, train).sum()) * bool(recipe.loss.on_pairs.terms)
+        steps.append(sum(_any(part, clips) or _any(behind, pairs) for part, behind in cuts))
+    return passes * np.array(steps, np.int64)
+
+
+def _any(part: slice, size: int) -> bool:
+    """Tell whether a step's part of a pass holds some of the first ``size`` entries."""
+    return bool(part.start < min(part.stop, size))
 
 
 def comparable_pairs(labels: npt.NDArray[np.float64]) -> int:
