@@ -10,8 +10,11 @@ differs by cell (none at all in ``null``; in ``identical`` all cells have the sa
 printed gain is that of `qamro_cache.evaluation.ensembles` by leave-one-group-out, the choice by
 leave-two-groups-out. The gain on fresh clips is that of the same folds' ensembles on clips of new
 groups, pooled as the held-out ones are: each fold scores as many new groups as it holds out, many
-times. ``saved`` is that of the ensemble which is saved, chosen by the held-out predictions and
-refitted on all clips, less the cell that is best by them.
+times. ``centered`` takes each fold's training mean from the predictions: it is lower where a good
+group is left out, which puts the pooled rank correlation of those who know little below 0, and that
+of an ensemble, which has less noise to hide it, further. ``saved`` is that of the ensemble which is
+saved, chosen by the held-out predictions and refitted on all clips, less the cell that is best by
+them.
 
 A real set: ``qamro-ablate --head ridge,knn,svr --context none,group --cv group --nested`` and
 ``qamro-ensemble`` on a cache, for each way to choose; the gains of ``metrics.json`` are kept. With
@@ -97,7 +100,9 @@ def one_set(row: str, seed: int, chooser: Chooser) -> dict[str, float]:
                 inner[cell, fold, where] = pred[where]
     found, _ = average(list(outer), [Inside(test, labels, one) for one in inner], chooser)
     judged = Judged(labels, group, group=group)
-    result = {f"printed_{name}": v for name, v in gain(found.pred, found.single, judged).items()}
+    means = np.array([labels[train].mean() for train in folds.train])[group]
+    printed = gain(found.pred, found.single, judged, means)
+    result = {f"printed_{name}": value for name, value in printed.items()}
     fresh, saved = [], []
     whole = np.ones((1, len(group)), np.bool_)
     times = chooser.choose(outer, labels)
@@ -111,19 +116,20 @@ def one_set(row: str, seed: int, chooser: Chooser) -> dict[str, float]:
             ours[mine], _ = weighted([one[fold, mine] for one in scores], found.times[fold])
             theirs[mine] = scores[found.best[fold]][fold, mine]
         there = Judged(truth, group, group=group)
-        fresh.append(gain(ours, theirs, there))
+        fresh.append(gain(ours, theirs, there, means))
         last = [heads(a, labels, whole, b)[0] for a, b in zip(features, new, strict=True)]
-        saved.append(gain(weighted(last, times)[0], last[best], there))
+        saved.append(gain(weighted(last, times)[0], last[best], there, 0 * means))
     for name, many in (("fresh", fresh), ("saved", saved)):
         for figure in many[0]:
             result[f"{name}_{figure}"] = float(np.mean([one[figure] for one in many]))
     return result
 
 
-def gain(ours: Floats, theirs: Floats, judged: Judged) -> dict[str, float]:
-    """Return the difference of the figures that are printed."""
-    names = ("clip_srcc", "group_srcc", "clip_mse")
-    found = figures_of(np.stack([ours, theirs]), judged, only=names)
+def gain(ours: Floats, theirs: Floats, judged: Judged, means: Floats) -> dict[str, float]:
+    """Return the difference of each figure that is printed; of one also less ``means`` [C]."""
+    both = np.stack([ours, theirs])
+    found = figures_of(both, judged, only=("clip_srcc", "group_srcc", "clip_mse"))
+    found["centered_clip_srcc"] = figures_of(both - means, judged, only=["clip_srcc"])["clip_srcc"]
     return {name: mine - other for name, (mine, other) in found.items()}
 
 
@@ -134,7 +140,7 @@ def run_row(row: str, sets: int, seed: int, chooser: Chooser) -> dict[str, Any]:
     for name in found[0]:
         result["gain"][name] = float(np.mean([one[name] for one in found]))
     for against in ("fresh", "saved"):
-        for figure in ("clip_srcc", "group_srcc", "clip_mse"):
+        for figure in ("clip_srcc", "centered_clip_srcc", "group_srcc", "clip_mse"):
             apart = [one[f"printed_{figure}"] - one[f"{against}_{figure}"] for one in found]
             error = float(np.std(apart, ddof=1) / np.sqrt(sets))
             result["printed_less"][f"{against}_{figure}"] = {
