@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,21 @@ def test_files_with_another_ending_or_in_a_folder_beside(
     assert files() == ["a.wav", "b.wav", "c.wav"]
     touch(tmp_path / "c.wav")
     assert files() == ["a.wav", "b.wav", "c.wav"]
+
+
+def test_a_file_that_another_row_names_is_not_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A codec study whose uncoded files were lost, and one file for two names."""
+    caplog.set_level(logging.INFO, "qamro_cache")
+    names = ["s.wav", "s.mp3", "t.wav", "u.wav", "u.mp3", "v.wav"]
+    path = write(tmp_path, "\n".join(["clip_id,path,q", *(f"{one},{one},3" for one in names)]))
+    touch(tmp_path / "s.mp3", tmp_path / "t.mp3", tmp_path / "u.flac")
+    # What is no regular file is there by its own name.
+    os.mkfifo(tmp_path / "v.wav")
+    found = [Path(one).name for one in load_manifest(path).clips["path"]]
+    assert found == ["s.wav", "s.mp3", "t.mp3", "u.wav", "u.mp3", "v.wav"]
+    assert "1 files have another ending than it says and are taken: the first, t" in caplog.text
 
 
 @pytest.mark.parametrize("head", ["clip_id", "id", "Stimulus"])

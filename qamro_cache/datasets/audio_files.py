@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -44,7 +45,8 @@ def audio_paths(path: Path, names: Text, start: str, *, search: bool) -> list[st
 
     A name is taken as it stands where there is such a file. Else blanks around it are none of it,
     and a relative one with ``\`` for ``/`` is read as Windows does; and where it has another ending
-    than the only audio file of its name, or none, that one is taken. Notices say so.
+    than the only audio file of its name, or none, that one is taken, unless another row names it.
+    Notices say so.
 
     Args:
         path: of the table.
@@ -86,7 +88,10 @@ def audio_paths(path: Path, names: Text, start: str, *, search: bool) -> list[st
 
 
 def _with_endings(paths: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Take the only audio file of a missing one's name, whatever its ending; say which."""
+    """Take the only audio file of a missing one's name, whatever its ending; say which.
+
+    One that another row names is that row's: ``s.mp3`` may be what a codec made of ``s.wav``.
+    """
 
     @cache
     def beside(folder: str) -> dict[str, list[str]]:
@@ -101,18 +106,18 @@ def _with_endings(paths: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
                 there.setdefault(stem, []).append(name)
         return there
 
-    found, others = [], []
-    for path in paths:
+    instead: dict[str, str] = {}
+    for path in dict.fromkeys(paths):
         folder, name = os.path.split(path)
         stem, ending = os.path.splitext(name)  # noqa: PTH122
         stem = stem if ending.lower() in ENDINGS else name
         hits = [] if os.path.isfile(path) else beside(folder).get(stem, [])  # noqa: PTH113
         if len(hits) == 1:
-            found.append(os.path.join(folder, hits[0]))  # noqa: PTH118
-            others.append((path, found[-1]))
-        else:
-            found.append(path)
-    return found, others
+            instead[path] = os.path.join(folder, hits[0])  # noqa: PTH118
+    asked = Counter([*dict.fromkeys(paths), *instead.values()])
+    instead = {path: other for path, other in instead.items() if asked[other] == 1}
+    others = [(path, instead[path]) for path in paths if path in instead]
+    return [instead.get(path, path) for path in paths], others
 
 
 def _below(start: str, name: str) -> str:
