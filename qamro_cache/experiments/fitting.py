@@ -20,6 +20,7 @@ from qamro_cache.training.inputs import Bools, Features, Folds, Targets
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import Job, Recipe
 from qamro_cache.training.result import Result
+from qamro_cache.training.schedule import steps_per_epoch
 
 logger = logging.getLogger("qamro_cache")
 
@@ -140,6 +141,25 @@ def refit_recipe(recipe: Recipe, steps: Sequence[int], per_epoch: int) -> Recipe
     if not len(steps):
         raise QamroError(f"every head diverged; lower --lr (now {recipe.lr:g})")
     return replace(recipe, epochs=max(1, round(float(np.median(steps)) / per_epoch)))
+
+
+def refit_recipes(
+    recipe: Recipe, estimate: Fitted, before: Material, after: Material
+) -> list[Recipe]:
+    """Return the recipe of the heads of each axis that learn from everything; see `refit_recipe`.
+
+    Args:
+        recipe: of the folds' heads.
+        estimate: these heads.
+        before: that they learned from.
+        after: what is learned from now, by one fold.
+    """
+    taught_by = [(of.folds, of.targets()) for of in (before, after)]
+    found = []
+    for axis in range(len(before.clips.axes)):
+        mine, kept = (steps_per_epoch(*of, recipe, axis) for of in taught_by)
+        found.append(refit_recipe(recipe, estimate.steps(axis, mine), int(kept[0])))
+    return found
 
 
 def refuse_diverged(recipe: Recipe, refit: Fitted) -> None:

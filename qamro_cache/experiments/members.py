@@ -88,9 +88,9 @@ def _member(
     epochs = {}
     for place in dict.fromkeys(one.part for one in mine):
         material = replace(whole[place], modeling=cell.modeling)
-        jobs = []
+        targets, jobs = material.targets(), []
         for one in (one for one in mine if one.part == place):
-            after = steps_per_epoch(material.folds, material.targets(), cell.recipe, one.axis)
+            after = steps_per_epoch(material.folds, targets, cell.recipe, one.axis)
             recipe = refit_recipe(cell.recipe, one.steps, int(after[0]))
             epochs[material.clips.axes[one.axis].name] = recipe.epochs
             seeds = range(seeds_of(cell, grid.options.seeds))

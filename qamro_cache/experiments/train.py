@@ -24,7 +24,7 @@ from qamro_cache.experiments.fitting import (
     Fitted,
     Starts,
     fit_all,
-    refit_recipe,
+    refit_recipes,
     refuse_diverged,
     refuse_heads,
 )
@@ -44,7 +44,7 @@ from qamro_cache.settings import documented
 from qamro_cache.training.inputs import taught
 from qamro_cache.training.meter import ProgressCallback
 from qamro_cache.training.recipe import RECIPE, Job, Recipe, flat_recipe, huber_alone
-from qamro_cache.training.schedule import passes_notice, steps_per_epoch, training_entries
+from qamro_cache.training.schedule import passes_notice, training_entries
 from qamro_cache.version import __version__
 
 logger = logging.getLogger("qamro_cache")
@@ -187,10 +187,7 @@ def _train_axes(
     for axis in clips.axes if marks else ():
         metrics[axis.name]["calibration"] = told(marks, axis.name, len(folds.test))
     whole = material.bound(refit_clips(folds, clips.known, everything=everything))
-    before, after = ((of.folds, of.targets()) for of in (material, whole))
-    steps = [estimate.steps(t, steps_per_epoch(*before, recipe, t)) for t in targets]
-    lengths = [int(steps_per_epoch(*after, recipe, t)[0]) for t in targets]
-    final = [refit_recipe(recipe, steps[t], lengths[t]) for t in targets]
+    final = refit_recipes(recipe, estimate, material, whole)
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
     refit = fit_jobs(whole, jobs, None)
     refuse_diverged(recipe, refit)
