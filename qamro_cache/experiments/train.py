@@ -149,10 +149,7 @@ def _train_axes(
     material = _material(request, clips, held_out)
     material.check_head(recipe.head)
     material.tell()
-    clips_a_pass = training_entries(folds, material.targets(), recipe, 0)
-    notice = passes_notice(clips_a_pass, recipe.batch_size)
-    if notice and not recipe.head.closed and not recipe.loss.on_pairs.terms:
-        logger.info(notice)
+    _tell_passes(material, recipe)
     every, plain = options.baselines == "all", huber_alone(recipe)
     # Of axes that pairs alone judge there is nothing that Huber could learn.
     rated = bool(np.isfinite(clips.labels.mean).any(0).all())
@@ -192,6 +189,14 @@ def _train_axes(
     refit = fit_jobs(whole, jobs, None)
     refuse_diverged(recipe, refit)
     return Run(material, recipe, estimate, refit, whole, marks), metrics
+
+
+def _tell_passes(material: Material, recipe: Recipe) -> None:
+    """Say that an epoch is several passes over the training clips, where it is."""
+    entries = training_entries(material.folds, material.targets(), recipe, 0)
+    notice = passes_notice(entries, recipe.batch_size)
+    if notice and not recipe.head.closed and not recipe.loss.on_pairs.terms:
+        logger.info(notice)
 
 
 def _jobs(recipe: Recipe, material: Material, seeds: Sequence[int]) -> list[Job]:
