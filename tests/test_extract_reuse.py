@@ -53,6 +53,24 @@ def test_another_path_is_compared_by_hash(tmp_path: Path, interrupted: bool) -> 
     assert digests(out) == digests(fresh)
 
 
+def test_a_link_that_names_another_folder_today_is_seen(tmp_path: Path) -> None:
+    """The paths stay, and so do sizes and times where a store gives all files one."""
+    for name, level in (("v1", 1), ("v2", -1)):
+        for path in make_clips(tmp_path / name, 3).clips["path"]:
+            samples, rate = soundfile.read(path, dtype="float32")
+            soundfile.write(path, level * samples, rate)
+            os.utime(path, (1, 1))
+    dataset, link = moved(make_clips(tmp_path / "v0", 3), tmp_path / "now"), tmp_path / "now"
+    link.symlink_to(tmp_path / "v1")
+    extract(dataset, tmp_path / "emb.h5", FakeEncoder())
+    assert extract(dataset, tmp_path / "emb.h5", FakeEncoder()).stats.clips_done == 0
+    link.unlink()
+    link.symlink_to(tmp_path / "v2")
+    assert extract(dataset, tmp_path / "emb.h5", FakeEncoder()).stats.clips_done == 3
+    extract(dataset, tmp_path / "fresh.h5", FakeEncoder())
+    assert digests(tmp_path / "emb.h5") == digests(tmp_path / "fresh.h5")
+
+
 def test_files_that_moved_are_not_encoded_again(tmp_path: Path) -> None:
     dataset = make_clips(tmp_path / "here", 6)
     extract(dataset, tmp_path / "emb.h5", FakeEncoder())

@@ -79,6 +79,7 @@ def find_kept(
     done: set[str] = set()
     failed = 0
     for source in sources:
+        told = _times_tell(source.clips)
         for clip_id, path, prompt, status, *audio in _rows(source.clips, _COMPARED):
             if clip_id not in now:
                 continue
@@ -87,7 +88,7 @@ def find_kept(
             if status != "ok" and retry_failed:
                 continue
             _, named, wanted = now[clip_id]
-            if prompt == wanted and _same_audio(named, named == path, *audio):
+            if prompt == wanted and _same_audio(named, named == path, told, *audio):
                 done.add(clip_id)
                 failed += status != "ok"
     if failed:
@@ -99,11 +100,20 @@ def _rows(clips: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Any, ..
     return zip(*(clips[name].tolist() for name in columns), strict=True)
 
 
-def _same_audio(path: str, same_path: bool, sha256: str, nbytes: int, mtime_ns: int) -> bool:
+def _times_tell(clips: pd.DataFrame) -> bool:
+    """Whether the times of files say anything: archives, Nix and squashfs give all files one."""
+    files = clips[clips["audio_bytes"] >= 0]
+    return len(set(files["path"])) < 2 or len(set(files["audio_mtime_ns"])) > 1
+
+
+def _same_audio(
+    path: str, same_path: bool, told: bool, sha256: str, nbytes: int, mtime_ns: int
+) -> bool:
     """Whether the bytes that ``path`` has now are those of a row.
 
-    Size and time decide where they agree and the row is of this very path; else the hash does. A
-    file that is gone cannot be compared; the row of its path stays.
+    Size and time decide where they agree, the row is of this very path and times tell (``told``);
+    else the hash does: a folder on the way may be a link, and name another one today. A file that
+    is gone cannot be compared; the row of its path stays.
     """
     try:
         size, modified = file_state(path)
@@ -111,7 +121,7 @@ def _same_audio(path: str, same_path: bool, sha256: str, nbytes: int, mtime_ns: 
         return same_path
     unchanged = (size, storable_time(modified)) == (nbytes, mtime_ns)
     # Where there was no file to read, the next run leaves the clip: see --retry-failed.
-    if same_path and (unchanged or nbytes < 0):
+    if same_path and ((unchanged and told) or nbytes < 0):
         return True
     if size == nbytes:
         try:
