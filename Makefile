@@ -28,7 +28,7 @@ fuzz: $(VENV)/.test  ## 10,000 hostile files a door and 1,000 command lines, wit
 faults: $(VENV)/.test  ## 60 failing system calls under each command that writes (30 where figures are drawn), a quarter of an hour; the result goes to benchmarks/results
 	FAULTS_OUT=benchmarks/results/faults.json OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/test_faults.py
 
-gpu:  ## all that a GPU is to show, within ten minutes, to benchmarks/results/gpu; SMALL=1: tiny, on a CPU too
+gpu:  ## all that a GPU is to show, about twelve minutes, to benchmarks/results/gpu; SMALL=1: tiny, on a CPU too
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py $(if $(SMALL),--small) $(if $(GPU_OUT),--out $(GPU_OUT))
 
 check: $(VENV)/.test  ## ruff (lint and format), mypy and the arrows between rooms, without changing a file

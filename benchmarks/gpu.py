@@ -1,6 +1,6 @@
 """All that is to be shown on a GPU, in parts; `make gpu` runs it.
 
-    make gpu                                      # by estimate ten minutes on an H100
+    make gpu                                      # by estimate twelve minutes on an H100
     make gpu SMALL=1                              # the same on tiny sizes, on a CPU too
     python benchmarks/gpu.py --parts grid,profile
 
@@ -172,6 +172,8 @@ def tests(out: Path, small: bool) -> None:
     options = ["-q", "-m", "gpu", "-rf", "--tb=short", "-p", "no:cacheprovider"]
     if importlib.util.find_spec("xdist"):
         options += ["-n", str(min(12, os.cpu_count() or 1))]
+        # Else each of them starts as many compilers as there are processors.
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     files = sorted((ROOT / "tests").glob("test_*.py"))
     files = [file for file in files if "mark.gpu" in file.read_text()]
     outcomes = Outcomes(out)
