@@ -306,6 +306,23 @@ def test_ratings_of_a_held_out_group_do_not_reach_its_predictions(rated, other, 
     assert (found[0]["prediction"][~mine] != found[1]["prediction"][~mine]).mean() > 0.9
 
 
+@pytest.mark.parametrize("cv", ["split", "group"])
+def test_heads_of_a_feature_learn_modeled_labels_beside_those_of_another(rated, tmp_path, cv):
+    given = {"rater_model": ["additive"], "cv": cv, "epochs": 3, "lr": 0.02, "widths": [(4,)]}
+    given |= {"labels": tmp_path / "labels.csv", "seeds": 1, "resamples": 0}
+    table = pd.read_csv(rated[1])
+    table["split"] = np.where(table["group"].isin(["G1", "G5"]), "test", "train")
+    table.to_csv(given["labels"], index=False)
+    found = []
+    for name, features in (("both", ["embedding", "layers"]), ("one", ["layers"])):
+        ablate(rated[0], tmp_path / name, feature=features, **given)
+        table = pd.read_csv(tmp_path / name / "results.csv")
+        of = table["feature"] == "layers" if name == "both" else slice(None)
+        table = table.loc[of][lambda t: t["model"] == "head"]
+        found.append(table[["clip_mse", "clip_srcc"]].to_numpy())
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
 def srcc(models, name):
     return models[name]["metrics"]["clip_srcc"]["value"]
 

@@ -95,7 +95,7 @@ def joined(plans: Sequence[Plan]) -> tuple[list[Features], Targets, list[Job]]:
             replace(job, view=view + job.view, target=target + job.target) for job in plan.jobs
         ]
         view += len(plan.material.features)
-        target += len(plan.targets.labels)
+        target += len(plan.targets.ranges)
     return views, stacked([plan.targets for plan in plans]), jobs
 
 
