@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from dataclasses import replace
 from itertools import product
 
@@ -16,11 +17,18 @@ from qamro_cache.cache.edit import relabel_cache
 from qamro_cache.cache.merge import merge_caches
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.battles import pairs_of_ratings
+from qamro_cache.datasets.checks import check_dataset
 from qamro_cache.datasets.joined import concatenate_labels
 from qamro_cache.datasets.modeled import refuse_raters
 from qamro_cache.datasets.options import RaterOptions
 from qamro_cache.datasets.raters import raters_apart
-from qamro_cache.datasets.records import Axis, Ratings, labels_from_means, labels_from_ratings
+from qamro_cache.datasets.records import (
+    Axis,
+    Dataset,
+    Ratings,
+    labels_from_means,
+    labels_from_ratings,
+)
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.evaluation.nested import nested_choice
@@ -35,6 +43,7 @@ from qamro_cache.heads.ridge import fit_ridge
 from qamro_cache.losses.composed import LabelStats, composed_loss, value_and_grad
 from qamro_cache.losses.loss import parse_loss
 from qamro_cache.losses.terms import TERMS
+from qamro_cache.reports.dataset import dataset_page
 from qamro_cache.scoring.calibrate import calibrate
 from qamro_cache.scoring.predict import predict
 from qamro_cache.training.inputs import Folds
@@ -441,6 +450,31 @@ def test_raters_of_one_name_in_two_tests_are_two():
     assert apart.rater.tolist() == [0, 0, 1, -1, 2, 2]
     alone = raters_apart(labels, ["one"] * 4).ratings
     assert (alone.raters, alone.rater.tolist()) == (("ann", "bob"), [0, 0, 1, -1, 0, 0])
+
+
+def test_whoever_counts_raters_counts_those_of_two_tests_twice(tmp_path):
+    """As if the raters of the second test had other names: ann of it is severe, the other kind."""
+    cached = open_cache(write_synthetic(tmp_path / "emb.h5"))
+    of, test = cached.labels.ratings, np.arange(40) % 2
+    score = of.score + 8 * np.where(of.axis == 0, (of.rater == 0) * (1 - 2.0 * test[of.clip]), 0)
+    names = (*of.raters, *(f"{name} of two" for name in of.raters))
+    clips = cached.clips.assign(source=np.array(["one", "two"], object)[test])
+    sets = []
+    for rater, raters in ((of.rater, of.raters), (of.rater + 4 * test[of.clip], names)):
+        ratings = replace(of, rater=rater.astype(np.int32), raters=raters, score=score)
+        sets.append(Dataset("two", clips, labels_from_ratings(cached.labels.axes, 40, ratings)))
+    pred = sets[0].labels.mean[:, 0] + np.random.default_rng(0).normal(size=40)
+    table = pd.DataFrame({"clip_id": clips["clip_id"], "axis": "quality", "prediction": pred})
+    mine, theirs = (evaluate(table, one)["axes"]["quality"] for one in sets)
+    assert mine["ceiling"] == theirs["ceiling"]
+    assert mine["ceiling"]["raters"] == 8
+    assert mine["error_sources"] == theirs["error_sources"]
+    found, named = (check_dataset(one, read_audio=False)["raters"] for one in sets)
+    assert [*found["by_rater"].values()] == [*named["by_rater"].values()]
+    assert (found["known"], list(found["by_rater"])[::4]) == (8, ["one: ann", "two: ann"])
+    pages = [str(dataset_page(one).sections[1]) for one in sets]
+    assert pages[0] == re.sub(r"'(\w+) of two'", r"'two: \1'", re.sub(
+        r"'(ann|bo|cy|di)'", r"'one: \1'", pages[1]))  # fmt: skip
 
 
 def test_pairs_are_within_a_test():

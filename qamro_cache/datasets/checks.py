@@ -20,6 +20,7 @@ from qamro_cache.datasets.overview import (
     describe_systems,
     prompt_keys,
 )
+from qamro_cache.datasets.raters import with_raters_apart
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.errors import ClipError, QamroError
 
@@ -40,6 +41,7 @@ def check_dataset(dataset: Dataset, *, read_audio: bool = True) -> dict[str, Any
         ``problems`` (a list of ``code`` and ``message``), and ``dataset``, ``clips``,
         ``synthetic``, ``license``, ``source``, ``notes``.
     """
+    dataset = with_raters_apart(dataset)
     clips = dataset.clips
     labeled = np.isfinite(dataset.labels.mean).any(axis=1)
     paths = list(clips["path"])

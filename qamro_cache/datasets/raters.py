@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from qamro_cache.datasets.records import Labels, Ratings, labels_from_ratings
+from qamro_cache.datasets.records import Dataset, Labels, Ratings, labels_from_ratings
 from qamro_cache.errors import QamroError
 
 
@@ -31,6 +31,12 @@ def raters_apart(labels: Labels, source: Sequence[str]) -> Labels:
         for t, k in zip(of_test.tolist(), one.tolist(), strict=True)
     )
     return replace(labels, ratings=replace(of, rater=rater, raters=called))
+
+
+def with_raters_apart(dataset: Dataset) -> Dataset:
+    """Return a set whose raters are those of their test; see `raters_apart`."""
+    labels = raters_apart(dataset.labels, dataset.clips["source"].tolist())
+    return replace(dataset, labels=labels)
 
 
 def subsampled(labels: Labels, axis: int, raters: int, seed: int) -> Labels:

@@ -10,6 +10,7 @@ import pandas as pd
 from qamro_cache.cache.reader import Cache, CacheLike, open_cache
 from qamro_cache.datasets.axes import with_scales
 from qamro_cache.datasets.options import parse_scales, refuse_columns
+from qamro_cache.datasets.raters import with_raters_apart
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.registry import load_dataset
 from qamro_cache.errors import OptionError
@@ -70,4 +71,4 @@ def evaluate_request(
         predictions = predictions_file(as_path(predictions, "a file of predictions"))
     inside = tuple(map(predictions_file, options.baseline))
     options = replace(options, baseline=inside)
-    return EvaluateRequest(predictions, truth, options, cache)
+    return EvaluateRequest(predictions, with_raters_apart(truth), options, cache)

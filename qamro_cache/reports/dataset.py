@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from qamro_cache.datasets.checks import check_dataset, equal_files, file_sizes
+from qamro_cache.datasets.raters import with_raters_apart
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.report import report_tables
 from qamro_cache.evaluation.judged import Floats
@@ -36,6 +37,7 @@ def dataset_page(dataset: Dataset, report: Mapping[str, Any] | None = None) -> P
         dataset: the set.
         report: of `check_dataset`, where it is known.
     """
+    dataset = with_raters_apart(dataset)
     report = check_dataset(dataset) if report is None else report
     clips, audio = dataset.clips, report["audio"] or {"files": 0, "opened": 0, "unreadable": 0}
     problems = [f"{one['code']}: {one['message']}" for one in report["problems"]]
