@@ -71,7 +71,10 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
 
 
 def json_text(record: Any, indent: int | None = 2) -> str:
-    """JSON of a record, indented; a figure that is undefined (NaN, infinite) becomes null."""
+    """JSON of a record, indented; a figure that is undefined (NaN, infinite) becomes null.
+
+    It is UTF-8 whatever is in it: a byte of a file's name that is not becomes its escape.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -82,7 +85,8 @@ def json_text(record: Any, indent: int | None = 2) -> str:
             return None
         return value
 
-    return json.dumps(plain(record), indent=indent, ensure_ascii=False)
+    text = json.dumps(plain(record), indent=indent, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda odd: f"\\u{ord(odd[0]):04x}", text)
 
 
 def refuse_other(

@@ -22,6 +22,14 @@ def as_path(value: PathLike, what: str = "a file") -> Path:
     return Path(value)
 
 
+def title_of(path: Path) -> str:
+    """Return what a set is called after its file: its name without ending, readable anywhere.
+
+    A name that is not UTF-8 keeps a mark for each odd byte: a title is text, and opens no file.
+    """
+    return os.fsencode(path.stem).decode(errors="replace")
+
+
 def as_list(named: Any) -> list[Any]:
     """Return several of anything as a list, and one as a list of one; a path is one."""
     several = isinstance(named, Iterable) and not isinstance(named, str | os.PathLike)

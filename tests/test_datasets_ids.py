@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import logging
 import os
 import tarfile
@@ -30,12 +31,12 @@ from qamro_cache.encoders.registry import load_encoder
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.by_system import system_means
 from qamro_cache.evaluation.evaluate import evaluate
-from qamro_cache.evaluation.files import read_predictions
+from qamro_cache.evaluation.files import read_predictions, read_truth
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.grid import Grid
 from qamro_cache.experiments.train import train
 from qamro_cache.extraction.extract import extract
-from qamro_cache.files import write_table
+from qamro_cache.files import json_text, write_table
 from qamro_cache.integrations.rows import write_rows
 from qamro_cache.reports.clips import predicted_of
 from qamro_cache.reports.report import report
@@ -338,6 +339,24 @@ def test_names_that_are_not_utf8_keep_their_bytes_through_every_command(
         assert found["axes"]["q"]["clips"] == 12
         assert (found["unpredicted"], found["unlabeled"]) == (0, 0)
     assert report(run).is_file()
+
+
+def test_tables_and_folders_may_have_such_names_too(tmp_path: Path) -> None:
+    """A manifest, a cache, a run and a grid, each found again by the same command."""
+    odd = os.fsdecode(b"\xe4")
+    plain = extracted(tmp_path, "plain", "s", "resample")
+    manifest = plain.with_suffix(".csv").rename(tmp_path / f"m{odd}.csv")
+    cache, run, grid = tmp_path / f"e{odd}.h5", tmp_path / f"run{odd}", tmp_path / f"grid{odd}"
+    extract(load_manifest(manifest), cache, load_encoder("mel"))
+    assert open_cache(cache).dataset == "m\ufffd"
+    assert read_truth(manifest).name == "m\ufffd"
+    first = train(cache, run, epochs=1, seeds=1, labels=manifest)
+    again = train(cache, run, epochs=1, seeds=1, labels=manifest)
+    assert json_text(again) == json_text(first), "it is its own run"
+    assert json.loads((run / "config.json").read_text("utf-8"))["given"]["labels"] == str(manifest)
+    best = ablate(cache, grid, grid=Grid({"epochs": [1, 2]}), cv="2", seeds=1, resamples=0)
+    again = ablate(cache, grid, grid=Grid({"epochs": [1, 2]}), cv="2", seeds=1, resamples=0)
+    assert json_text(again) == json_text(best)
 
 
 def test_names_that_are_not_utf8_stay_apart_in_predictions(

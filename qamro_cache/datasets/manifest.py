@@ -12,7 +12,7 @@ from qamro_cache.datasets.rated import read_rated
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.tables import text
 from qamro_cache.errors import QamroError, quoted
-from qamro_cache.paths import PathLike, as_path
+from qamro_cache.paths import PathLike, as_path, title_of
 
 
 def load_manifest(
@@ -66,4 +66,4 @@ def load_manifest(
         for axis in labels.axes
         if axis.guessed
     )
-    return Dataset(path.stem, clips, labels, notes=notes)
+    return Dataset(title_of(path), clips, labels, notes=notes)

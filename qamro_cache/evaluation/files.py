@@ -17,7 +17,7 @@ from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.registry import group_kind
 from qamro_cache.datasets.tables import numbers, read_table, repeated, text
 from qamro_cache.errors import QamroError, words_of
-from qamro_cache.paths import as_path
+from qamro_cache.paths import as_path, title_of
 
 #: Columns of predictions that may hold names of files: a system is its folder, a reason names them.
 FILE_NAMES = ("clip_id", "system", "reason")
@@ -31,7 +31,7 @@ def is_table(labels: object) -> bool:
 def read_truth(labels: CacheLike, columns: Sequence[str] = ()) -> Dataset:
     """Read labels to score against from a cache, or from a table (see `evaluate`)."""
     if isinstance(labels, str | os.PathLike) and is_table(labels):
-        return Dataset(as_path(labels).stem, *load_rated(labels, columns))
+        return Dataset(title_of(as_path(labels)), *load_rated(labels, columns))
     cache = open_cache(labels)
     kind = group_kind(cache.dataset)
     return Dataset(cache.dataset, cache.clips, cache.labels, cache.synthetic, group_kind=kind)
