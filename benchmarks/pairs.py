@@ -11,7 +11,8 @@
 
 ``--cache``: real pairs are made of the raters' ratings within trials (`qamro-cache pairs`). Linear
 heads are trained on the clips' mean ratings with the default loss, on the pairs alone with ``bt``,
-and on both, with the same folds: one group left out at a time, without the references. All are
+and on both, with the same folds: one group left out at a time, without the references, and where
+they have a tau with ``calibrate`` too. All are
 judged by held-out means and by held-out pairs; differences are paired, with 95 % intervals.
 """
 
@@ -164,7 +165,8 @@ def told(axis: str, kind: str, found: dict[str, Any]) -> dict[str, Any]:
         "over": head["population"],
         "pairs_over": pairs["population"],
     }
-    return {"axis": axis, "learned": kind, "loss": LOSSES[kind], **shown, **about}
+    loss = LOSSES[kind.partition(",")[0]]
+    return {"axis": axis, "learned": kind, "loss": loss, **shown, **about}
 
 
 def real(cache: Path, seeds: int, without: str) -> dict[str, Any]:
@@ -175,12 +177,14 @@ def real(cache: Path, seeds: int, without: str) -> dict[str, Any]:
         runs: dict[str, Path] = {}
         figures = []
         for kind, loss in LOSSES.items():
+            for calibrate in (False, True) if "bt" in loss else (False,):
+                name = kind + ", calibrated" * calibrate
+                record = train(
+                    cache, folder / name, pairs=folder / "pairs.csv", loss=loss, cv="group",
+                    seeds=seeds, without=(without,), save_folds=True, calibrate=calibrate, **HEAD,
+                )  # fmt: skip
+                figures += [told(axis, name, found) for axis, found in record["axes"].items()]
             runs[kind] = folder / kind
-            record = train(
-                cache, runs[kind], pairs=folder / "pairs.csv", loss=loss, cv="group", seeds=seeds,
-                without=(without,), save_folds=True, **HEAD,
-            )  # fmt: skip
-            figures += [told(axis, kind, found) for axis, found in record["axes"].items()]
         table = open_cache(cache).clips
         group = table["group"].to_numpy(dtype=str)
         apart = [

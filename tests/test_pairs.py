@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from qamro_cache_cli.cache import main as cache_command
 from qamro_cache_cli.train import main as train_command
+from scipy.optimize import minimize
 from synthetic_cache import write_synthetic
 
 from qamro_cache.cache.pairs import write_pairs
@@ -409,14 +410,54 @@ def test_calibration_leaves_what_is_said_of_pairs(emb, pairs_file, tmp_path):
         "epochs": 8,
         "lr": 0.02,
     }
-    with pytest.raises(OptionError, match="in standard units; leave --calibrate out"):
-        train(emb, tmp_path / "no", loss="bt", calibrate=True, **given)
+    with pytest.raises(OptionError, match="in standard units, and has no tau; leave --calibrate"):
+        train(emb, tmp_path / "no", loss="ranknet_pairs", calibrate=True, **given)
     loss = "huber@standardized+bt"
     plain = train(emb, tmp_path / "a", loss=loss, **given)["axes"]["quality"]
     lines = train(emb, tmp_path / "b", loss=loss, calibrate=True, **given)["axes"]["quality"]
     assert lines["calibration"]["folds"] == 8
     assert lines["calibration"]["median_slope"] != pytest.approx(1, abs=0.01)
-    assert lines["pairs"] == plain["pairs"]
+    before, after = (one["pairs"]["figures"] for one in (plain, lines))
+    assert after["accuracy"] == before["accuracy"]
+    assert after["log_loss"]["value"] < before["log_loss"]["value"]
+
+
+def test_a_calibrated_tau_is_told_by_verdicts_that_are_new(emb, pairs_file, tmp_path):
+    """The saved head's by the out-of-fold table, with scipy; without a vote of what is held out."""
+    frame = pd.read_csv(pairs_file).query("axis == 'quality'")
+    given = {"axis": "quality", "cv": "group", "loss": "bt", **QUICK, "lr": 0.05, "epochs": 12}
+    records = []
+    for name in "ab":
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        run = {"pairs": tmp_path / f"{name}.csv", "calibrate": True, "save_folds": True, **given}
+        records.append(train(emb, tmp_path / name, **run)["axes"]["quality"])
+        if name == "a":
+            learned = load_head(tmp_path / "a").axes[0].preference
+            table = pd.read_csv(tmp_path / "a" / "predictions.csv")
+            scores = table.groupby("clip_id")["prediction"].mean()
+            gap = (frame["clip_a"].map(scores) - frame["clip_b"].map(scores)).to_numpy()
+            winner = frame["winner"].map({"a": 1, "b": -1, "tie": 0}).to_numpy()
+
+            def cost(x, gap=gap, winner=winner):
+                z, even = gap / np.exp(x[0]) / 2, np.exp(x[1])
+                won = np.choose(winner + 1, [np.exp(-z), even, np.exp(z)])
+                return -np.log(won / (np.exp(z) + np.exp(-z) + even)).mean()
+
+            best = minimize(cost, [0.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-9}).x
+            assert learned.tau == pytest.approx(np.exp(best[0]), rel=1e-4)
+            assert learned.tie == pytest.approx(np.exp(best[1]), rel=1e-4)
+            group = table.drop_duplicates("clip_id").set_index("clip_id")["fold"]
+            held = group.iloc[0]
+            turned = frame["clip_a"].map(group) == held
+            flipped = frame.loc[turned, "winner"].map({"a": "b", "b": "a", "tie": "tie"})
+            frame.loc[turned, "winner"] = flipped
+    assert records[0]["pairs"]["figures"] != records[1]["pairs"]["figures"]
+    one, other = (
+        {head.training["held_out"]: head.axes[0].preference for head in map(load_head, paths)}
+        for paths in ((tmp_path / name / "folds").iterdir() for name in "ab")
+    )
+    assert one[held] == other[held]
+    assert sum(one[fold] != other[fold] for fold in one) == len(one) - 1
 
 
 def test_what_heads_must_beat_is_judged_on_pairs_too(emb, pairs_file, tmp_path):

@@ -4,17 +4,20 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qamro_cache.datasets.records import Axis
 from qamro_cache.evaluation.judged import Bools, Floats
+from qamro_cache.experiments.calibrated_pairs import Preferences, likeliest
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.fitting import Fitted, pool_folds, refuse_heads
 from qamro_cache.experiments.nested import inner_folds, of_outer_folds
+from qamro_cache.experiments.unpaired import alone, learns_tau
 from qamro_cache.heads.calibration import Calibration, NotCalibratedError, fit_calibration
 from qamro_cache.heads.head import AxisHead, Head
+from qamro_cache.training.inputs import Folds
 from qamro_cache.training.recipe import Job
 
 logger = logging.getLogger("qamro_cache")
@@ -26,6 +29,23 @@ SAVED = -1
 Calibrations = Mapping[int, Mapping[str, Mapping[str, Calibration]]]
 
 
+class Calibrated(NamedTuple):
+    """An estimate that is calibrated.
+
+    Attributes:
+        estimate: with predictions on the labels' scale.
+        raw: with predictions as they came, in whose units tau is.
+        marks: the calibrations of the folds and, as `SAVED`, that of the held-out predictions,
+            where there is one.
+        preferences: tau and the tie parameter of the head that is saved.
+    """
+
+    estimate: Fitted
+    raw: Fitted
+    marks: Calibrations
+    preferences: Preferences
+
+
 def calibrate_estimate(
     material: Material,
     estimate: Fitted,
@@ -33,11 +53,11 @@ def calibrate_estimate(
     fit_jobs: Callable[[Material, list[Job]], Fitted],
     *,
     unseen: bool,
-) -> tuple[Fitted, Calibrations]:
-    """Bring each fold's predictions to the labels by its training clips alone.
+) -> Calibrated:
+    """Bring each fold's predictions to the labels, and its tau to the verdicts, on training clips.
 
     Heads inside the folds predict these (`inner_folds`); the cost is said before they are trained.
-    Clips of several listening tests have a line for each test.
+    Clips of several listening tests have a line for each test, heads of pairs alone have none.
 
     Args:
         material: the clips.
@@ -45,21 +65,14 @@ def calibrate_estimate(
         jobs_of: makes the jobs of other folds.
         fit_jobs: trains them.
         unseen: whether the saved head must not see the labels of what the folds hold out.
-
-    Returns:
-        The estimate with calibrated predictions; and the calibrations of the folds and, as
-        `SAVED`, that of the held-out predictions, where there is one.
     """
-    folds, within = material.folds, material.bound(inner_folds(material.folds))
-    jobs = jobs_of(within)
-    refuse_heads(len(jobs), len(material.clips.rows))
-    logger.info(
-        "--calibrate: %s heads inside the folds, beside the folds' own %s: %.1f times their time",
-        f"{len(jobs):,}",
-        f"{len(estimate.jobs):,}",
-        len(jobs) / len(estimate.jobs),
-    )
-    inside = _inside(within, fit_jobs(within, jobs))
+    folds, (inner, inside) = material.folds, _inside(material, estimate, jobs_of, fit_jobs)
+    recipe = estimate.jobs[0].recipe
+    preferences: Preferences = {}
+    if learns_tau(recipe.loss):
+        estimate, preferences = likeliest(material, estimate, inner, inside, unseen=unseen)
+    if alone(recipe):
+        return Calibrated(estimate, estimate, {}, preferences)
     held_out = pool_folds(estimate, folds)
     every = (SAVED, *range(len(folds.test)))
     found: dict[int, dict[str, dict[str, Calibration]]] = {fold: {} for fold in every}
@@ -85,18 +98,33 @@ def calibrate_estimate(
             saved = saved_calibration(pred, labels, told_as, **bends)
         for fold, one in {**by_fold, **({} if saved is None else {SAVED: saved})}.items():
             found[fold].setdefault(axis.name, {})[test] = one
-    return replace(estimate, predictions=predictions), found
+    return Calibrated(replace(estimate, predictions=predictions), estimate, found, preferences)
 
 
-def _inside(within: Material, fitted: Fitted) -> dict[int, Floats]:
-    """Return what heads of inner folds predict of each fold's training clips: target -> [F, C].
+def _inside(
+    material: Material,
+    estimate: Fitted,
+    jobs_of: Callable[[Material], list[Job]],
+    fit_jobs: Callable[[Material, list[Job]], Fitted],
+) -> tuple[Folds, dict[int, Floats]]:
+    """Train heads inside the folds; return these folds, and target -> [F, C] what they predict.
 
     NaN of clips of a test that a head has not learned from: it does not know their scale.
     """
-    targets, rows = within.targets(), zip(fitted.jobs, fitted.predictions, strict=True)
+    within = material.bound(inner_folds(material.folds))
+    jobs = jobs_of(within)
+    refuse_heads(len(jobs), len(material.clips.rows))
+    logger.info(
+        "--calibrate: %s heads inside the folds, beside the folds' own %s: %.1f times their time",
+        f"{len(jobs):,}",
+        f"{len(estimate.jobs):,}",
+        len(jobs) / len(estimate.jobs),
+    )
+    fitted, targets = fit_jobs(within, jobs), within.targets()
+    rows = zip(fitted.jobs, fitted.predictions, strict=True)
     known = ((job, targets.has_scale(job.target, job.fold), pred) for job, pred in rows)
     found = ((job.target, job, np.where(scale, pred, np.nan)) for job, scale, pred in known)
-    return of_outer_folds(within.folds, found)
+    return within.folds, of_outer_folds(within.folds, found)
 
 
 def _tests(material: Material) -> dict[str, Bools]:

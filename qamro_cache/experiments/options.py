@@ -97,8 +97,8 @@ class TrainOptions(RunOptions, RaterOptions, Reads):
     )
     calibrate: bool = setting(
         False,
-        "Bring scores to the labels by a line through what heads inside each fold's training "
-        "clips predict.",
+        "Bring scores to the labels by a line, and tau to verdicts, through what heads inside each "
+        "fold's training clips predict.",
     )
     save_folds: bool = setting(False, "Keep the heads of every fold too.")
     init: Path | None = setting(None, "Published Audiobox checkpoint to start from.")

@@ -17,7 +17,8 @@ from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.devices import usable_device
 from qamro_cache.evaluation.bootstrap import refuse_resamples
 from qamro_cache.evaluation.scales import STANDARD
-from qamro_cache.experiments.calibrated import Calibrations, calibrate_estimate, told
+from qamro_cache.experiments.calibrated import Calibrated, calibrate_estimate, told
+from qamro_cache.experiments.calibrated_pairs import with_preferences
 from qamro_cache.experiments.clips import AxisGroup, Clips, HeldOut
 from qamro_cache.experiments.data import Material, load_material
 from qamro_cache.experiments.fitting import (
@@ -169,16 +170,16 @@ def _train_axes(
         huber = fit_jobs(material, _jobs(plain, material, seeds), progress)
     # Of a fixed split the judged clips stay unseen: others will be judged by them too.
     everything = held_out.cv != "split" or options.refit == "all"
-    marks: Calibrations = {}
-    raw = estimate
+    calibrated = Calibrated(estimate, estimate, {}, {})
     if options.calibrate:
-        estimate, marks = calibrate_estimate(
+        calibrated = calibrate_estimate(
             material,
             estimate,
             lambda within: _jobs(recipe, within, seeds),
             lambda within, jobs: fit_jobs(within, jobs, progress),
             unseen=not everything,
         )
+    estimate, raw, marks, preferences = calibrated
     own = own_scores(material, recipe, starts)
     metrics = judge(material, held_out, estimate, own, huber, every=every, raw=raw)
     for axis in clips.axes if marks else ():
@@ -186,7 +187,7 @@ def _train_axes(
     whole = material.bound(refit_clips(folds, clips.known, everything=everything))
     final = refit_recipes(recipe, estimate, material, whole)
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
-    refit = fit_jobs(whole, jobs, None)
+    refit = with_preferences(fit_jobs(whole, jobs, None), preferences)
     refuse_diverged(recipe, refit)
     return Run(material, recipe, estimate, refit, whole, marks), metrics
 

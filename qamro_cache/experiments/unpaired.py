@@ -14,10 +14,10 @@ def refuse_without_pairs(recipe: Recipe, pairs: object, *, calibrate: bool = Fal
     """Refuse a loss on pairs where none are given, and lines to labels of what is in no units."""
     if recipe.takes("loss") and recipe.loss.on_pairs.terms and pairs is None:
         raise OptionError(f"loss {recipe.loss} learns from pairs; give them with --pairs FILE")
-    if calibrate and alone(recipe):
+    if calibrate and alone(recipe) and not learns_tau(recipe.loss):
         raise OptionError(
-            f"loss {recipe.loss} learns from pairs alone, in standard units; leave --calibrate "
-            "out: qamro-calibrate brings the saved head to labels"
+            f"loss {recipe.loss} learns from pairs alone, in standard units, and has no tau; leave "
+            "--calibrate out: qamro-calibrate brings the saved head to labels"
         )
 
 
@@ -65,3 +65,8 @@ def _refuse_few(axis: str, loss: Loss, pairs: Pairs, folds: Folds) -> None:
 def alone(recipe: Recipe) -> bool:
     """Whether heads learn from pairs alone, and so score in standard units."""
     return recipe.takes("loss") and not recipe.loss.on_labels.terms
+
+
+def learns_tau(loss: Loss) -> bool:
+    """Whether heads of a loss learn how sure a difference of scores is."""
+    return any(term.name == "bt" for term in loss.on_pairs.terms)
