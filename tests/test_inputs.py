@@ -273,6 +273,11 @@ def test_predictions_of_a_tar_a_folder_and_a_list_are_equal(shards, tmp_path, mo
 def test_a_list_of_names():
     found = clips_of_list(b"a b.wav\r\n\n/x/\xff.wav\na b.wav\n").clips["clip_id"].tolist()
     assert found == ["a b.wav", "/x/\udcff.wav"]
+    # As editors of Windows save it.
+    assert clips_of_list(b"\xef\xbb\xbfa.wav\r\nb.wav").clips["clip_id"].tolist() == [
+        "a.wav",
+        "b.wav",
+    ]
     assert clips_of_list(b"a\nb.wav\0c.wav\0").clips["clip_id"].tolist() == ["a\nb.wav", "c.wav"]
     for nothing in (b"", b"\n \n"):
         with pytest.raises(QamroError, match="stdin names no file"):

@@ -1,5 +1,6 @@
 """A folder of audio as clips to be scored."""
 
+import codecs
 import logging
 import os
 from collections.abc import Sequence
@@ -83,6 +84,7 @@ def clips_of_list(data: bytes) -> Dataset:
     Raises:
         QamroError: it names none.
     """
+    data = data.removeprefix(codecs.BOM_UTF8)
     lines = data.split(b"\0") if b"\0" in data else data.splitlines()
     names = [os.fsdecode(line) for line in lines if line.strip()]
     once = list(dict.fromkeys(names))
