@@ -355,6 +355,15 @@ def test_mixed_decimal_signs_are_refused(tmp_path: Path) -> None:
         load_manifest(path)
 
 
+@pytest.mark.parametrize("cell", ["1e300", "-2e31", "1" + 40 * "0"])
+def test_a_number_that_is_no_score_is_refused(tmp_path: Path, cell: str) -> None:
+    """Its square would be infinite somewhere: in a mean error, an interval, a head's loss."""
+    path = write(tmp_path, f"clip_id,path,q\na,a.wav,1e30\nb,b.wav,{cell}\n")
+    for read in (load_manifest, load_rated):
+        with pytest.raises(QamroError, match=rf"row 3: '{cell}' in column 'q' is beyond 1e\+30, "):
+            read(path)
+
+
 def test_labels_are_read_likewise(tmp_path: Path) -> None:
     path = write(tmp_path, "Filename;Listener;Note\nx/a.wav;1;3,5\nx/a.wav;2;4,5\nb.wav;1;2\n")
     clips, labels = load_rated(path)

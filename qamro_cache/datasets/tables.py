@@ -30,6 +30,9 @@ _ALIKE = ("system", "split", "group", "source")
 
 _MEND = "correct it, leave it empty, or remove the column if it holds no scores"
 
+#: The largest number that is read: the squares of larger ones fit no float in the end.
+LARGEST = 1e30
+
 logger = logging.getLogger("qamro_cache")
 
 
@@ -192,7 +195,7 @@ def numbers(
     ``mend`` says what to do about a cell that is no number.
 
     Raises:
-        QamroError: a cell is neither empty nor a finite number.
+        QamroError: a cell is neither empty nor a finite number, or is beyond `LARGEST`.
     """
     cells = text(frame, column)
     # Most columns repeat few values: convert each once.
@@ -203,7 +206,7 @@ def numbers(
         try:
             number = float(cell) if cell.strip() else np.nan
             # Python reads 4_5 as 45.
-            bad = bool(cell.strip()) and ("_" in cell or not np.isfinite(number))
+            bad = bool(cell.strip()) and ("_" in cell or not abs(number) <= LARGEST)
         except ValueError:
             bad = True
         if bad:
@@ -214,9 +217,17 @@ def numbers(
         rows = np.flatnonzero(np.isin(codes, wrong))
         raise QamroError(
             f"{at_rows(path, frame.index[rows])}{quoted(cells[rows[0]])} in column {column!r} is "
-            f"not a finite number; {mend}"
+            f"{_why_no_score(cells[rows[0]])}; {mend}"
         )
     return table[codes]
+
+
+def _why_no_score(cell: str) -> str:
+    try:
+        beyond = "_" not in cell and LARGEST < abs(float(cell)) < np.inf
+    except ValueError:
+        beyond = False
+    return f"beyond {LARGEST:g}, where no score is" if beyond else "not a finite number"
 
 
 def without_files(path: Path, table: pd.DataFrame) -> pd.DataFrame:
