@@ -60,6 +60,18 @@ def test_a_table_is_read_as_it_says(tmp_path):
     assert pairs.axis.tolist() == [0, 0, 0]
 
 
+def test_an_export_that_was_sent_twice_counts_once(tmp_path, caplog):
+    """As of ratings: rows of a known rater, the same in every cell, other columns included."""
+    rows = ["x,y,a,ann,1", "x,y,a,ann,2", "x,y,a,bob,1", "x,y,a,,1"]
+    head = "clip_a,clip_b,winner,rater,trial"
+    once = read_pairs(table(tmp_path, "\n".join([head, *rows])), CLIPS, ["q"])[0]
+    assert len(once.winner) == 4, "two trials are two verdicts"
+    assert not caplog.text
+    twice = read_pairs(table(tmp_path, "\n".join([head, *rows, *rows])), CLIPS, ["q"])[0]
+    assert twice.rater.tolist() == [*once.rater.tolist(), -1], "nobody may be two listeners"
+    assert "3 rows are in it twice, the first is row 6; each counts once" in caplog.text
+
+
 HEAD = "clip_a,clip_b,winner,axis,weight\n"
 
 

@@ -12,7 +12,14 @@ import pandas as pd
 from qamro_cache.datasets.ids import clean_ids, match_ids
 from qamro_cache.datasets.other_tables import read_other
 from qamro_cache.datasets.records import Axis, Labels
-from qamro_cache.datasets.tables import Text, factorize, numbers, read_table, text
+from qamro_cache.datasets.tables import (
+    Text,
+    factorize,
+    numbers,
+    read_table,
+    text,
+    without_doubles,
+)
 from qamro_cache.errors import OptionError, QamroError, at_rows, nearest, quoted
 from qamro_cache.paths import PathLike, as_path
 
@@ -219,7 +226,7 @@ def _read(path: Path) -> pd.DataFrame:
     unused = [str(name) for name in frame.columns if name not in PAIR_COLUMNS]
     if unused:
         logger.info("%s: columns that pairs do not have are not used: %s", path, ", ".join(unused))
-    return frame
+    return without_doubles(frame, path)
 
 
 def _winners(path: Path, frame: pd.DataFrame) -> Ints:

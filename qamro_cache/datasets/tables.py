@@ -101,8 +101,8 @@ def read_table(
 def without_doubles(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Leave out rows of a known rater that are in a table twice, in every cell, with a notice.
 
-    An export that was sent twice holds each rating twice; counted twice, its mean would seem
-    surer than it is.
+    An export that was sent twice holds each rating or verdict twice; counted twice, they would
+    seem surer than they are.
     """
     if "rater" not in frame.columns:
         return frame
@@ -110,7 +110,7 @@ def without_doubles(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     if not doubled.any():
         return frame
     logger.warning(
-        "%s: %d rows are in it twice, the first is row %d; each rating is counted once",
+        "%s: %d rows are in it twice, the first is row %d; each counts once",
         path,
         int(doubled.sum()),
         frame.index[int(np.argmax(doubled))],
