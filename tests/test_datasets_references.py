@@ -77,6 +77,11 @@ def test_the_cache_keeps_them_and_a_label_file_replaces_them(tmp_path: Path) -> 
     found = open_cache(tmp_path / "emb.h5")
     assert found.clips["reference"].tolist() == ["clip0002", "clip0003", "clip0002", "clip0003"]
     np.testing.assert_array_equal(found.labels.mean, 3)
+    # Either side may leave out a suffix, here as for the clips' own ids.
+    labels.write_text("clip_id,reference\nclip0000.wav,clip0001.wav\nclip0001.wav,clip0001.wav\n")
+    relabel_cache(tmp_path / "emb.h5", labels)
+    found = open_cache(tmp_path / "emb.h5")
+    assert found.clips["reference"].tolist()[:2] == ["clip0001", "clip0001"]
     labels.write_text("clip_id,reference\nclip0000,clip0009\n")
     with pytest.raises(QamroError, match="clip 'clip0000' has the reference"):
         relabel_cache(tmp_path / "emb.h5", labels)

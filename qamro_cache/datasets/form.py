@@ -16,6 +16,15 @@ from qamro_cache.errors import QamroError, at_rows
 _WIDE_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
 
+#: What people name in a table's place, by its first bytes.
+_BINARY = {
+    b"PK\3\4": "an Excel workbook or a zip",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"\x89HDF": "a cache or other HDF5 file",
+    b"\x1f\x8b": "compressed by gzip",
+    b"PAR1": "a parquet file without the ending .parquet",
+}
+
 logger = logging.getLogger("qamro_cache")
 
 
@@ -112,8 +121,9 @@ def check_bytes(path: Path) -> None:
         raise QamroError(f"{path}: no such file; give the path of a CSV file")
     with path.open("rb") as file:
         start = file.read(4)
-    if start == b"PK\3\4":
-        raise QamroError(f"{path}: is an Excel workbook or a zip; save the table as CSV UTF-8")
+    for magic, what in _BINARY.items():
+        if start.startswith(magic):
+            raise QamroError(f"{path}: is {what}, no table; save or name the table as CSV UTF-8")
     if start.startswith(_WIDE_BOMS):
         raise QamroError(f"{path}, row 1: is UTF-16 or UTF-32; save the file as UTF-8")
     # pandas would end a cell there without a word.

@@ -145,6 +145,8 @@ def id_stem(name: str) -> str:
 def resolved_references(clips: pd.DataFrame, where: str) -> Text:
     """Return each clip's reference by its id; a clip that others refer to is its own.
 
+    As anywhere, one of the two may leave out the suffix of an audio file.
+
     Args:
         clips: ``clip_id`` and ``reference`` (empty: none), [C] each.
         where: the file, for messages.
@@ -154,6 +156,10 @@ def resolved_references(clips: pd.DataFrame, where: str) -> Text:
     """
     ids, found = text(clips, "clip_id"), text(clips, "reference").copy()
     row_of = {clip: row for row, clip in enumerate(ids)}
+    typed = [name for name in dict.fromkeys(found) if name and name not in row_of]
+    places = match_ids(list(ids), typed)
+    meant = {name: ids[at] for name, at in zip(typed, places, strict=True) if at >= 0}
+    found = np.array([meant.get(name, name) for name in found], object)
     for row in np.flatnonzero(found != ""):
         said = f"{where}: clip {ids[row]!r} has the reference {found[row]!r}, which"
         other = row_of.get(found[row])
