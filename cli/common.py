@@ -77,6 +77,7 @@ class OneLineGroup(click.Group):
 
 
 def _run(command: Any, stopped: str, *args: Any, **kwargs: Any) -> NoReturn:
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         # A letter that an old terminal lacks becomes its escape, never a traceback.
         if isinstance(stream, io.TextIOWrapper):
@@ -85,8 +86,7 @@ def _run(command: Any, stopped: str, *args: Any, **kwargs: Any) -> NoReturn:
     try:
         code = command(*args, **{**kwargs, "standalone_mode": False})
         # A full disk behind stdout is told here, not by the interpreter's last words.
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except click.UsageError as error:
         name = "" if error.ctx is None else f"; see {error.ctx.command_path} --help"
         fail(f"{error.format_message().rstrip('.')}{name}", code=2)
@@ -110,6 +110,19 @@ def _run(command: Any, stopped: str, *args: Any, **kwargs: Any) -> NoReturn:
         where = "" if error.filename is None else f"{quoted(os.fsdecode(error.filename))}: "
         fail(f"{where}{words_of(error)}")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Give closed streams somewhere to go (``2>&-``).
+
+    Else the next file that is opened has their number, and what libraries of C print goes into it.
+    """
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _silence_stdout() -> None:

@@ -75,6 +75,29 @@ def test_stdout_that_is_full_closed_or_gone(manifest: Path) -> None:
     assert b"Exception" not in done.stderr
 
 
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_files_of_the_work(manifest: Path, closed: str) -> None:
+    """What a library prints must not go into the first file that is opened."""
+    code = """
+import os, sys
+from qamro_cache_cli.common import OneLine, wrapped
+import click
+@click.command(cls=OneLine)
+def main():
+    with open("out", "wb") as file:
+        file.write(wrapped("data").encode())
+        file.flush()
+        os.write(2, b"a warning of a decoder")
+        click.echo("said", err=True)
+main()
+"""
+    (manifest.parent / "code.py").write_text(code)
+    line = f"{sys.executable} code.py {closed}"
+    done = subprocess.run(["sh", "-c", line], cwd=manifest.parent, check=False)
+    assert done.returncode == 0
+    assert (manifest.parent / "out").read_bytes() == b"data"
+
+
 def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
     code = (
         "import os, sys; os.mkdir('x'); os.chdir('x'); os.rmdir('../x'); sys.argv[1:] = "
