@@ -154,6 +154,17 @@ def test_initialisation_does_not_depend_on_the_neighbors():
     assert {n: t.shape[1:] for n, t in stack.items()} == parameter_shapes(settings, (6,))
 
 
+def test_heads_of_a_cpu_leave_a_gpu_alone(monkeypatch):
+    """It may be full, or of a process that this one was forked from."""
+
+    def in_use():
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", in_use)
+    assert init_params(Architecture(widths=(3,)), (6,), [0])["0.weight"].any()
+
+
 def test_pooling_against_a_loop(windows):
     values, offsets, weights = windows
     clip = torch.arange(4).repeat_interleave(offsets.diff())

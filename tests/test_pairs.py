@@ -472,6 +472,27 @@ def test_a_calibrated_tau_is_told_by_verdicts_that_are_new(emb, pairs_file, tmp_
     assert sum(one[fold] != other[fold] for fold in one) == len(one) - 1
 
 
+def test_a_tau_that_no_verdict_can_tell_stays_what_was_learned(tmp_path, caplog):
+    """Of three groups compared with one another heads inside a fold have no pair to learn."""
+    emb = write_synthetic(tmp_path / "emb.h5", clips=15)
+    clips = open_cache(emb).clips.query("status == 'ok'")
+    across = [
+        f"{a},{b},a"
+        for (a, one), (b, other) in itertools.combinations(
+            zip(clips["clip_id"], clips["group"], strict=True), 2
+        )
+        if one != other
+    ]
+    pairs = table(tmp_path, "\n".join(["clip_a,clip_b,winner", *across]))
+    given = {"axis": "quality", "cv": "group", "loss": "bt", "pairs": pairs, **QUICK}
+    plain = train(emb, tmp_path / "a", **given)["axes"]["quality"]
+    found = train(emb, tmp_path / "b", calibrate=True, **given)["axes"]["quality"]
+    assert found["pairs"] == plain["pairs"]
+    assert "3 of 3 folds keep the tau of their training" in caplog.text
+    kept = [load_head(tmp_path / name).axes[0].preference for name in "ab"]
+    assert kept[0] == kept[1]
+
+
 def test_what_heads_must_beat_is_judged_on_pairs_too(emb, pairs_file, tmp_path):
     """Ridge by a loop over the systems held out, where all pairs straddle; its head is the same."""
     given = {"pairs": pairs_file, "axis": "quality", "cv": ["system"], "head": ["ridge", "knn"]}

@@ -124,7 +124,11 @@ def _inside(
     rows = zip(fitted.jobs, fitted.predictions, strict=True)
     known = ((job, targets.has_scale(job.target, job.fold), pred) for job, pred in rows)
     found = ((job.target, job, np.where(scale, pred, np.nan)) for job, scale, pred in known)
-    return within.folds, of_outer_folds(within.folds, found)
+    # Of an axis none of these heads may have had anything to learn from.
+    nothing = np.full(material.folds.test.shape, np.nan)
+    predicted = of_outer_folds(within.folds, found)
+    axes = range(len(material.clips.axes))
+    return within.folds, {target: predicted.get(target, nothing) for target in axes}
 
 
 def _tests(material: Material) -> dict[str, Bools]:

@@ -62,7 +62,7 @@ def train(
     """Train heads on a cache's clips, say how good they are, and save one to predict with.
 
     Held-out clips only estimate; the saved head is trained on all clips (of a fixed split on all
-    but the judged part, unless ``refit="all"``), for the median of the epochs that the estimate's
+    but the judged part, unless ``refit="all"``), for the median of the steps that the estimate's
     heads were trained for, one member a seed.
 
     Args:

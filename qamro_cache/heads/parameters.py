@@ -71,8 +71,9 @@ def init_params(
             generator = torch.Generator().manual_seed(seed)
             for part in row.split(list(sizes.values())):
                 part.uniform_(generator=generator)
-        with torch.cuda.stream(stream):
-            rows.copy_(room, non_blocking=True)
+        if stream:
+            with torch.cuda.stream(stream):
+                rows.copy_(room, non_blocking=True)
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(draw, range(0, len(unique), SEEDS)))
