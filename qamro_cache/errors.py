@@ -86,7 +86,7 @@ def kind_and_words_of(error: BaseException) -> str:
 
 def quoted(value: object) -> str:
     """Return a user's value as it stands in a message: quoted, in one line, and cut where long."""
-    text = repr(value)
+    text = repr(value) if isinstance(value, str) else " ".join(repr(value).split())
     return text if len(text) <= 100 else f"{text[:90]}... ({len(text)} characters)"
 
 

@@ -31,6 +31,7 @@ def title_of(path: Path) -> str:
 
 
 def as_list(named: Any) -> list[Any]:
-    """Return several of anything as a list, and one as a list of one; a path is one."""
-    several = isinstance(named, Iterable) and not isinstance(named, str | os.PathLike)
+    """Return several of anything as a list, and one as a list of one; a path or table is one."""
+    several = isinstance(named, Iterable) and not isinstance(named, str | bytes | os.PathLike)
+    several = several and not hasattr(named, "columns")
     return list(named) if several else [named]

@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
+from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -134,6 +135,9 @@ class Setting:
             if isinstance(value, str | PathLike):
                 return Path(value)
             raise ValueError(f"{self.name} must be a path, got {quoted(value)}")
+        if not isinstance(value, bool | int | float) and isinstance(value, Real):
+            # One of numpy's.
+            value = int(value) if isinstance(value, Integral) else float(value)
         if self.kind is str and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)  # ``cv = 5``
         wanted: Any = (int, float) if self.kind is float else self.kind

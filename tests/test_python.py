@@ -237,6 +237,20 @@ def test_several_files_have_one_table(made, tmp_path):
     pd.testing.assert_frame_equal(both.table(), alone)
 
 
+def test_a_table_in_a_files_place_is_one_line(made):
+    table = pd.read_csv(made / "scores.csv")
+    for call in (
+        lambda: evaluate(made / "scores.csv", table),
+        lambda: train(table, made / "none"),
+        lambda: open_cache(b"emb.h5"),
+        lambda: predict(made / "run", clips=table),
+        lambda: extract(table, made / "none.h5", "mel"),
+    ):
+        with pytest.raises(OptionError, match=r"path|load_manifest") as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
 def test_a_printed_cache_is_about_ten_lines(made):
     cache = open_cache(made / "emb.h5")
     lines = str(cache).splitlines()

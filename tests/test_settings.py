@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qamro_cache.settings import check_settings, from_options, setting, settings_of
@@ -30,6 +31,14 @@ def test_values_come_out_in_their_types():
     assert record.file == Path("a.csv")
     assert list(settings_of(Record)) == ["rate", "count", "step", "kind", "widths", "on", "file"]
     assert settings_of(Record)["kind"].name == "variant"
+
+
+def test_numbers_of_numpy_are_numbers():
+    record = Record(rate=np.float32(0.25), count=np.int64(7), widths=list(np.arange(1, 3)))
+    assert (record.rate, record.count, record.widths) == (0.25, 7, (1, 2))
+    assert {type(one) for one in (record.rate, record.count, *record.widths)} == {float, int}
+    with pytest.raises(ValueError, match=r"count must be a whole number, got .*2\.0"):
+        Record(count=np.float64(2))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.options import refuse_columns
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.devices import refuse_device
-from qamro_cache.errors import OptionError, QamroError
+from qamro_cache.errors import OptionError, QamroError, quoted
 from qamro_cache.features.sources import Sources, join_caches
 from qamro_cache.heads.names import head_path
 from qamro_cache.memory import refuse_disk
@@ -88,6 +88,11 @@ def predict_request(
             somebody else's.
     """
     options: PredictOptions = from_options(PredictOptions, given)
+    if not isinstance(clips, Dataset | None):
+        raise OptionError(
+            f"clips are a set such as load_manifest gives, got {quoted(clips)}; a table's file is "
+            "named as manifest"
+        )
     if sum(one is not None for one in (cache, clips, options.audio, options.manifest)) != 1:
         raise OptionError("name one of a cache, a folder of audio and a manifest")
     if options.answer_list is not None and options.answer is None:
