@@ -91,8 +91,8 @@ def fit_calibration(
         bends: whether steps may stand in the line's place.
 
     Raises:
-        NotCalibratedError: too few clips, equal scores, or a slope that may be 0: the scores do not
-            tell these clips apart, and a line through them would be the mean label.
+        NotCalibratedError: too few clips, equal scores or labels, or a slope that may be 0: the
+            scores do not tell these clips apart, and a line through them would be the mean label.
     """
     from scipy.stats import linregress, t
 
@@ -104,6 +104,8 @@ def fit_calibration(
         )
     if np.ptp(x) == 0:
         raise NotCalibratedError(f"all {len(x)} clips have the score {x[0]:g}; label other clips")
+    if np.ptp(y) == 0:
+        raise NotCalibratedError(f"all {len(x)} clips have the label {y[0]:g}; label other clips")
     apart = (x - x.mean()) ** 2
     if apart.max() / apart.sum() + 1 / len(x) > 1 - 1e-9:
         raise NotCalibratedError(

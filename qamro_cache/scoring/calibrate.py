@@ -196,7 +196,8 @@ def run_calibrate(
         try:
             found = fit_calibration(scores, truth, axis)
         except NotCalibratedError as error:
-            raise QamroError(f"{request.source}: {axis.name}: {error}") from error
+            beside = f" (beside {left} that the head was trained on)" * bool(left)
+            raise QamroError(f"{request.source}: {axis.name}: {error}{beside}") from error
         kept[axis.name] = found.record()
         told[axis.name] = {**found.record(), **_errors(scores, truth)}
     save_head(request.out, replace(head, calibration=kept))
