@@ -493,6 +493,17 @@ def test_a_tau_that_no_verdict_can_tell_stays_what_was_learned(tmp_path, caplog)
     assert kept[0] == kept[1]
 
 
+def test_no_heads_are_trained_for_a_tau_that_no_verdict_can_tell(emb, pairs_file, tmp_path, caplog):
+    """Pairs of a test straddle systems: no head inside a fold holds out both of their clips."""
+    caplog.set_level("INFO")
+    given = {"axis": "quality", "pairs": pairs_file, "loss": "bt", "calibrate": True, **QUICK}
+    train(emb, tmp_path / "a", cv="system", **given)
+    assert "5 of 5 folds keep the tau of their training" in caplog.text
+    assert "heads inside the folds" not in caplog.text
+    train(emb, tmp_path / "b", cv="group", **given)
+    assert "28 heads inside the folds" in caplog.text
+
+
 def test_what_heads_must_beat_is_judged_on_pairs_too(emb, pairs_file, tmp_path):
     """Ridge by a loop over the systems held out, where all pairs straddle; its head is the same."""
     given = {"pairs": pairs_file, "axis": "quality", "cv": ["system"], "head": ["ridge", "knn"]}

@@ -10,7 +10,7 @@ import numpy as np
 
 from qamro_cache.datasets.records import Axis
 from qamro_cache.evaluation.judged import Bools, Floats
-from qamro_cache.experiments.calibrated_pairs import Preferences, likeliest
+from qamro_cache.experiments.calibrated_pairs import Preferences, can_tell, likeliest
 from qamro_cache.experiments.data import Material
 from qamro_cache.experiments.fitting import Fitted, pool_folds, refuse_heads
 from qamro_cache.experiments.nested import inner_folds, of_outer_folds
@@ -111,7 +111,12 @@ def _inside(
 
     NaN of clips of a test that a head has not learned from: it does not know their scale.
     """
-    within = material.bound(inner_folds(material.folds))
+    inner, axes = inner_folds(material.folds), range(len(material.clips.axes))
+    # Of an axis none of these heads may have had anything to learn from.
+    nothing = np.full(material.folds.test.shape, np.nan)
+    if alone(estimate.jobs[0].recipe) and not can_tell(material, inner):
+        return inner, dict.fromkeys(axes, nothing)
+    within = material.bound(inner)
     jobs = jobs_of(within)
     refuse_heads(len(jobs), len(material.clips.rows))
     logger.info(
@@ -124,11 +129,8 @@ def _inside(
     rows = zip(fitted.jobs, fitted.predictions, strict=True)
     known = ((job, targets.has_scale(job.target, job.fold), pred) for job, pred in rows)
     found = ((job.target, job, np.where(scale, pred, np.nan)) for job, scale, pred in known)
-    # Of an axis none of these heads may have had anything to learn from.
-    nothing = np.full(material.folds.test.shape, np.nan)
-    predicted = of_outer_folds(within.folds, found)
-    axes = range(len(material.clips.axes))
-    return within.folds, {target: predicted.get(target, nothing) for target in axes}
+    predicted = of_outer_folds(inner, found)
+    return inner, {target: predicted.get(target, nothing) for target in axes}
 
 
 def _tests(material: Material) -> dict[str, Bools]:

@@ -24,6 +24,16 @@ FEWEST = 10
 Preferences = Mapping[int, tuple[float, float]]
 
 
+def can_tell(material: Material, inner: Folds) -> bool:
+    """Whether some fold's training clips hold verdicts enough, before heads are trained inside."""
+    pairs, folds = material.clips.pairs, material.folds
+    return pairs is not None and any(
+        pairs.on([target]).within(_parts(inner, test, fold)).any(0).sum() >= FEWEST
+        for target in range(len(material.clips.axes))
+        for fold, test in enumerate(folds.test)
+    )
+
+
 def likeliest(
     material: Material,
     estimate: Fitted,

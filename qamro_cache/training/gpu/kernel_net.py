@@ -124,9 +124,6 @@ class KernelNet(LayeredNet):
 
     stored = torch.bfloat16
 
-    def __init__(self, head: Architecture) -> None:
-        super().__init__(head)
-
     def take(self, views: Sequence[View], batch: Batch) -> list[Group]:
         """Return the first group's rows for all heads, and keep every group's [groups, B, D]."""
         self.taken = self.table.take(views, batch)
