@@ -144,6 +144,12 @@ PARTIAL = [
 ]
 
 
+def test_an_axis_that_is_named_twice_is_one(cache, tmp_path):
+    twice = train(cache, tmp_path / "run", axis=("quality", "quality"), head="ridge", cv="4")
+    assert list(twice["axes"]) == ["quality"]
+    assert [one.axis.name for one in load_head(tmp_path / "run").axes] == ["quality"]
+
+
 @pytest.mark.parametrize("options", PARTIAL, ids=str)
 def test_an_axis_is_the_same_alone_as_beside_another(cache, tmp_path, options):
     options = {"device": "cpu"} | options if "head" in options else {**QUICK, **options}

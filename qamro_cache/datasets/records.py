@@ -179,7 +179,7 @@ def labels_from_ratings(axes: tuple[Axis, ...], num_clips: int, ratings: Ratings
 
 
 def select_axes(labels: Labels, names: Sequence[str]) -> Labels:
-    """Keep the axes of these names; all for none.
+    """Keep the axes of these names, one that is named twice once; all for none.
 
     Raises:
         OptionError: there is no such axis.
@@ -188,9 +188,10 @@ def select_axes(labels: Labels, names: Sequence[str]) -> Labels:
     if not labels.axes:
         raise QamroError("the cache has no labels; use --labels FILE")
     try:
-        columns = [labels.axis_index(name) for name in names] or list(range(len(labels.axes)))
+        columns = [labels.axis_index(name) for name in dict.fromkeys(names)]
     except KeyError as error:
         raise OptionError(str(error.args[0])) from error
+    columns = columns or list(range(len(labels.axes)))
     ratings = labels.ratings
     if ratings is not None and columns != list(range(len(labels.axes))):
         place = np.full(len(labels.axes), -1, np.int16)
