@@ -130,7 +130,7 @@ HEAD = "clip_id,path,quality\n"
         (("clip_id,path\na,b\n").encode("utf-16"), 1, ["UTF-8"]),
         ("clip_id,where,quality\na,a.wav,3\n", 1, ["'path'", "add it", "--columns path=where"]),
         (b"PK\3\4 a workbook", None, ["Excel workbook", "CSV"]),
-        (b"\x89HDF\r\n\x1a\n\0", None, ["a cache or other HDF5 file, no table", "CSV"]),
+        (b"\x89HDF\r\n\x1a\n\0", None, ["an HDF5 file, no table", "CSV"]),
         (b"\x1f\x8b\x08\0", None, ["compressed by gzip, no table"]),
         (HEAD + "a,a.wav,3\nb,b.wav,2\na,c.wav,1\n", 4, ["'a'", "row 2", "rater"]),
         (HEAD + "a,a.wav,3\n\nb,b.wav,good\n", 4, ["'good'", "'quality'", "remove"]),

@@ -22,14 +22,17 @@ import torch
 from audio_files import encoded, noise
 from click.testing import CliRunner
 from fake_encoder import FakeEncoder
+from synthetic_cache import write_synthetic
 from test_predict import SETTINGS, make_head
 
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.datasets.checks import check_dataset
+from qamro_cache.datasets.labels import load_rated
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.other_tables import read_other
 from qamro_cache.encoders.registry import load_encoder
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.files import read_predictions
 from qamro_cache.extraction.extract import extract
 from qamro_cache.heads.file import save_head
 from qamro_cache.heads.ood import reference_clips
@@ -484,3 +487,10 @@ def test_without_pyarrow_its_package_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(QamroError, match=r"not to be had \(.*\); run: .*'pyarrow<23'"):
         load_manifest(tmp_path / "a.parquet")
+
+
+def test_a_cache_in_a_tables_place_is_called_one(tmp_path):
+    cache = write_synthetic(tmp_path / "emb.h5")
+    for read in (load_manifest, load_rated, read_predictions):
+        with pytest.raises(QamroError, match=r"emb\.h5: is a cache, no table"):
+            read(cache)

@@ -20,7 +20,8 @@ _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ":
 _BINARY = {
     b"PK\3\4": "an Excel workbook or a zip",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
-    b"\x89HDF": "a cache or other HDF5 file",
+    b"qamro-cache ": "a cache",
+    b"\x89HDF": "an HDF5 file",
     b"\x1f\x8b": "compressed by gzip",
     b"PAR1": "a parquet file without the ending .parquet",
 }
@@ -120,7 +121,7 @@ def check_bytes(path: Path) -> None:
     if not path.is_file():
         raise QamroError(f"{path}: no such file; give the path of a CSV file")
     with path.open("rb") as file:
-        start = file.read(4)
+        start = file.read(max(map(len, _BINARY)))
     for magic, what in _BINARY.items():
         if start.startswith(magic):
             raise QamroError(f"{path}: is {what}, no table; save or name the table as CSV UTF-8")
