@@ -27,6 +27,7 @@ from qamro_cache.evaluation.preferences import (
     pair_figures,
     pair_record,
 )
+from qamro_cache.experiments import calibrated_pairs
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.ensemble import ensemble
 from qamro_cache.experiments.train import train
@@ -502,6 +503,27 @@ def test_no_heads_are_trained_for_a_tau_that_no_verdict_can_tell(emb, pairs_file
     assert "heads inside the folds" not in caplog.text
     train(emb, tmp_path / "b", cv="group", **given)
     assert "28 heads inside the folds" in caplog.text
+
+
+def test_verdicts_without_a_tie_leave_the_tie_parameter():
+    ends = np.stack([np.arange(30), np.arange(30) + 30], 1)
+    winner = np.where(np.arange(30) % 3, 1, -1)
+    zeros = np.zeros(30, np.int64)
+    scores = np.concatenate([np.ones(30), np.zeros(30)])
+    whole = np.ones((1, 60), bool)
+    learned = np.array([2.0, 0.5])
+    told = calibrated_pairs._of_verdicts(
+        Pairs(ends, zeros, winner, zeros, np.ones(30)), scores, whole
+    )
+    tau, tie = calibrated_pairs._with_tie(told, learned)
+    # A win in two of three at a gap of 1.
+    assert 1 / (1 + np.exp(-1 / tau)) == pytest.approx(2 / 3, rel=1e-6)
+    assert tie == 0.5
+    winner[0] = 0
+    told = calibrated_pairs._of_verdicts(
+        Pairs(ends, zeros, winner, zeros, np.ones(30)), scores, whole
+    )
+    assert calibrated_pairs._with_tie(told, learned)[1] == told[1] > 0
 
 
 def test_what_heads_must_beat_is_judged_on_pairs_too(emb, pairs_file, tmp_path):

@@ -18,9 +18,9 @@ from qamro_cache.training.verdicts import best_preference
 
 logger = logging.getLogger("qamro_cache")
 
-#: Verdicts that tau is told by, at least.
-FEWEST = 10
-#: Target -> tau and the tie parameter of the head that is saved.
+#: Verdicts that tau is told by, at least: by a few it is told worse than by those of training.
+FEWEST = 30
+#: Target -> tau and the tie parameter of the head that is saved; NaN where no verdict is a tie.
 Preferences = Mapping[int, tuple[float, float]]
 
 
@@ -73,7 +73,7 @@ def likeliest(
         for k in estimate.of_target(target):
             one = found[estimate.jobs[k].fold]
             if one is not None and not estimate.diverged[k]:
-                preference[k] = one
+                preference[k] = _with_tie(one, preference[k])
         if missing := found.count(None):
             logger.warning(
                 "%s: %d of %d folds keep the tau of their training: fewer than %d verdicts on "
@@ -95,15 +95,28 @@ def with_preferences(fitted: Fitted, saved: Preferences) -> Fitted:
     """Return heads that are to be saved with the tau and tie parameter of their targets."""
     preference = fitted.preference.copy()
     for target, found in saved.items():
-        preference[[k for k in fitted.of_target(target) if not fitted.diverged[k]]] = found
+        for k in fitted.of_target(target):
+            if not fitted.diverged[k]:
+                preference[k] = _with_tie(found, preference[k])
     return replace(fitted, preference=preference)
 
 
+def _with_tie(found: tuple[float, float], learned: Floats) -> Floats:
+    """Return tau as found, and the tie parameter too where it was."""
+    return np.where(np.isnan(found), learned, found)
+
+
 def _of_verdicts(pairs: Pairs, scores: Floats, parts: Bools) -> tuple[float, float] | None:
-    """Return the likeliest tau and tie parameter, of pairs whose clips are in one of the parts."""
+    """Return the likeliest tau and tie parameter, of pairs whose clips are in one of the parts.
+
+    Without a tie among them they tell nothing of that parameter, which is NaN then; of tau they do:
+    who wins, if anybody does, does not depend on it.
+    """
     a, b = pairs.clips.T
     gap = scores[a] - scores[b]
     told = pairs.within(parts).any(0) & np.isfinite(gap)
     if told.sum() < FEWEST:
         return None
-    return best_preference(gap[told], pairs.winner[told], pairs.weight[told])
+    winner = pairs.winner[told]
+    tau, tie = best_preference(gap[told], winner, pairs.weight[told])
+    return tau, tie if (winner == 0).any() else np.nan

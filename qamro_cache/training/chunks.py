@@ -76,8 +76,10 @@ def chunk_size(
     widest = max([*recipe.head.widths, values.shape[-1] if values.ndim > 2 else 1])
     # Labels and masks of each head too.
     numbers = 2 * scored * widest + 6 * inputs.num_clips + 8 * int(validation)
-    # Where folds are many, each head has its batch's rows, and all rows are laid out once more.
-    numbers += min(recipe.batch_size, len(values)) * values.shape[-1]
+    # Where folds are many, each head and each fold has its batch's rows, of a pair those of both
+    # clips, and all rows are laid out once more.
+    entries = min(recipe.batch_size, len(values)) * (2 if recipe.loss.on_pairs.terms else 1)
+    numbers += 2 * entries * values.shape[-1]
     if recipe.loss.on_pairs.terms and inputs.targets.pairs is not None:
         numbers += 4 * len(inputs.targets.pairs)
     # Heads stand by folds: a stack of a part of the heads has that part of the folds, and one more.
