@@ -51,7 +51,9 @@ stack.Stack.train_epoch = slow
 
 def stopped(sign, name, patch, arguments, there):
     """Run a command until ``there()``, send it a signal, and return its code and last line."""
-    code = f"import time\n{patch}\nfrom qamro_cache_cli.{name} import main\nmain()"
+    # A job in the background of a script has SIGINT ignored, and its children too.
+    first = "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{first}\n{patch}\nfrom qamro_cache_cli.{name} import main\nmain()"
     child = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
