@@ -16,7 +16,7 @@ demo: $(VENV)/.demo  ## embed a small synthetic set with distillmos, train heads
 	$(BIN)/qamro-extract --dataset demo --data-dir demo/audio --encoder distillmos --out demo/emb.h5
 	$(BIN)/qamro-train --cache demo/emb.h5 --cv group --out demo/run --report demo/report.html
 
-test: $(VENV)/.test  ## run the test suite: about twelve minutes on two cores
+test: $(VENV)/.test  ## run the test suite: about five minutes on two quiet cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 slow: $(VENV)/.test  ## run the tests that take longer: real audio, interpreted kernels, README's examples

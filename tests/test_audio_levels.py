@@ -14,6 +14,7 @@ from fake_encoder import FakeEncoder
 from qamro_cache.audio.check import look_at, oddity_of
 from qamro_cache.audio.decode import ClipDecoder
 from qamro_cache.audio.endings import AUDIO_ENDINGS, OTHER_ENDINGS, find_audio
+from qamro_cache.cache.content import clip_table
 from qamro_cache.datasets.checks import check_dataset
 from qamro_cache.datasets.records import Dataset, labels_from_means
 from qamro_cache.errors import ClipError
@@ -88,11 +89,8 @@ def odd(tmp_path: Path) -> Dataset:
         wave(tmp_path / f"{name}.wav", samples, subtype)
     (tmp_path / "cut.wav").write_bytes((tmp_path / "good.wav").read_bytes()[:-4000])
     names = [*clips, "cut"]
-    table = pd.DataFrame(
-        "", index=range(len(names)), columns=["system", "group", "prompt", "split"]
-    )
-    table["clip_id"] = names
-    table["path"] = [str(tmp_path / f"{name}.wav") for name in names]
+    paths = [str(tmp_path / f"{name}.wav") for name in names]
+    table = clip_table(pd.DataFrame({"clip_id": names, "path": paths}))
     return Dataset("odd", table, labels_from_means((), np.empty((len(names), 0))))
 
 
