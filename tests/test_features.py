@@ -266,9 +266,9 @@ def test_a_head_refuses_other_encoders(caches, tmp_path):
     assert lacking["reason"].str.startswith("it is not in").all()
 
 
-def test_all_layers_are_one_stack(caches, tmp_path, stacks):
-    """A sweep trains what single runs train, in one stack a shape."""
-
+def test_all_layers_are_one_stack(caches, tmp_path, stacks, monkeypatch):
+    """A sweep trains what single runs train, in one stack a shape where one core takes all."""
+    monkeypatch.setattr("qamro_cache.training.chunks.CPU_STACKS", 1)
     shared = {**QUICK, "axis": "quality", "seeds": 2, "cv": "4", "resamples": 0}
     ablate(caches[0], tmp_path / "sweep", feature="layers[*]", **shared)
     assert stacks == [3 * 2 * 4]

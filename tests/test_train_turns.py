@@ -154,3 +154,16 @@ def test_a_chunk_on_a_gpu_takes_what_is_free(monkeypatch, caplog):
     assert not caplog.messages
     assert size(monkeypatch, folds, 4000, 10 << 20) == 1
     assert "0.0 GB are free on the GPU" in caplog.text
+
+
+def test_stacks_of_a_cpu_can_be_shared_by_its_cores():
+    assert chunks.heads_a_core(60, 21) == 15
+    assert chunks.heads_a_core(12, 21) == 12
+    assert chunks.heads_a_core(20, 21) == 10
+    for count in range(1, 300):
+        for most in range(4, 40):
+            size = chunks.heads_a_core(count, most)
+            parts = chunks.evenly(list(range(count)), size)
+            assert [k for part in parts for k in part] == list(range(count))
+            assert max(map(len, parts)) <= most
+            assert len(parts) == -(-count // most) or min(map(len, parts)) >= 8
