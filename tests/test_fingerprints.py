@@ -167,3 +167,18 @@ def test_caches_keep_fingerprints(tmp_path, shared_data):
         order = [again.clips["clip_id"].tolist().index(name) for name in table["clip_id"]]
         for a, b in zip(again.fingerprints_of(np.array(order)), prints, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_sound_near_the_largest_float_has_a_fingerprint(tmp_path):
+    """The resampler would overflow, and what is no number would be cast to a byte."""
+    quiet = np.random.default_rng(0).uniform(-0.5, 0.5, 32000).astype(np.float32)
+    prints = []
+    for name, sound in (("loud", 6e38 * quiet), ("limit", np.clip(6e38 * quiet, -1e6, 1e6))):
+        soundfile.write(tmp_path / f"{name}.wav", sound, 16000, "FLOAT")
+        decoder = ClipDecoder(tmp_path / f"{name}.wav", AudioPolicy(16000, 16000, 16000))
+        for _ in decoder.blocks():
+            pass
+        prints.append(decoder.fingerprint)
+    assert len(prints[0]) > BANDS
+    np.testing.assert_array_equal(*prints)

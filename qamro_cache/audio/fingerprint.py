@@ -26,6 +26,8 @@ STEPS, FLOOR = 2, -120
 #: Of a short form: the first 2.6 s, two bands a byte, in 15 levels of 4 dB below the loudest.
 SHORT_FRAMES, SHORT_WIDTH = 128, BANDS // 2
 _LEVELS, _LEVEL = 15, 4 * STEPS
+#: Samples beyond are taken for it.
+_LOUDEST = np.float32(1e6)
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -57,10 +59,11 @@ class Fingerprinter:
         if not self._parts:
             return NO_FINGERPRINT
         whole = self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
+        # Hostile samples would overflow in the resampler, or as they are squared.
+        if whole.max() > _LOUDEST or whole.min() < -_LOUDEST:
+            whole = np.clip(whole, -_LOUDEST, _LOUDEST)
         # A steep filter is not needed: the highest band ends below what a gentle one passes.
         sound = soxr.resample(whole, self._rate, RATE, "LQ")
-        # Hostile samples would overflow as they are squared.
-        sound = np.clip(sound, -1e6, 1e6, out=sound)
         frames = min(FRAMES, (len(sound) - FRAME) // HOP + 1)
         if frames < 1:
             return NO_FINGERPRINT
