@@ -30,8 +30,10 @@ from qamro_cache.datasets.checks import check_dataset
 from qamro_cache.datasets.labels import load_rated
 from qamro_cache.datasets.manifest import load_manifest
 from qamro_cache.datasets.other_tables import read_other
+from qamro_cache.datasets.tables import read_table
 from qamro_cache.encoders.registry import load_encoder
 from qamro_cache.errors import QamroError
+from qamro_cache.evaluation.evaluate import evaluate
 from qamro_cache.evaluation.files import read_predictions
 from qamro_cache.extraction.extract import extract
 from qamro_cache.heads.file import save_head
@@ -423,6 +425,35 @@ def test_parquet_is_read_as_its_csv_is(tmp_path):
     with pytest.raises(QamroError, match=r"bad\.parquet is no parquet file that can") as wrong:
         load_manifest(tmp_path / "bad.parquet")
     assert "\n" not in str(wrong.value)
+
+
+def test_predictions_and_baselines_may_be_parquet(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is missing (extra parquet)")
+    from pyarrow import table as arrow
+
+    ids, rng = list(range(20)), np.random.default_rng(0)
+    ones, others = rng.uniform(1, 5, (2, 20)).tolist()
+    tables = {
+        "ours": {"clip_id": ids, "axis": ["mos"] * 20, "prediction": ones, "ood": [False] * 20},
+        "pesq": {"clip_id": ids, "pesq": others},
+    }
+    for name, table in tables.items():
+        parquet.write_table(arrow(table), tmp_path / f"{name}.parquet")
+        pd.DataFrame(table).to_csv(tmp_path / f"{name}.csv", index=False)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("clip_id,mos\n" + "".join(f"{k},{1 + k % 5}\n" for k in ids))
+    found = [
+        evaluate(tmp_path / f"ours.{end}", labels, baseline=[tmp_path / f"pesq.{end}"])
+        for end in ("csv", "parquet")
+    ]
+    assert found[0]["axes"]["mos"]["metrics"] == found[1]["axes"]["mos"]["metrics"]
+    one, other = (
+        found[k]["axes"]["mos"]["baselines"][f"pesq.{e}"] for k, e in enumerate(("csv", "parquet"))
+    )
+    assert one["metrics"] == other["metrics"]
+    # Where none is read, the ending is not said to be missing.
+    with pytest.raises(QamroError, match=r"ours\.parquet: is a parquet file, no table"):
+        read_table(tmp_path / "ours.parquet")
 
 
 def test_a_parquet_with_sound_in_it_is_a_line_that_can_be_done(tmp_path, monkeypatch):

@@ -23,8 +23,9 @@ _BINARY = {
     b"qamro-cache ": "a cache",
     b"\x89HDF": "an HDF5 file",
     b"\x1f\x8b": "compressed by gzip",
-    b"PAR1": "a parquet file without the ending .parquet",
+    b"PAR1": "a parquet file",
 }
+PARQUET_ENDINGS = (".parquet", ".pq")
 
 logger = logging.getLogger("qamro_cache")
 
@@ -124,6 +125,8 @@ def check_bytes(path: Path) -> None:
         start = file.read(max(map(len, _BINARY)))
     for magic, what in _BINARY.items():
         if start.startswith(magic):
+            if magic == b"PAR1" and path.suffix.lower() not in PARQUET_ENDINGS:
+                what += " without the ending .parquet"
             raise QamroError(f"{path}: is {what}, no table; save or name the table as CSV UTF-8")
     if start.startswith(_WIDE_BOMS):
         raise QamroError(f"{path}, row 1: is UTF-16 or UTF-32; save the file as UTF-8")

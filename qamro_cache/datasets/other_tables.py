@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from qamro_cache.datasets.form import PARQUET_ENDINGS
 from qamro_cache.datasets.tables import refuse_lost
 from qamro_cache.datasets.webdataset import tar_table, tars_of
 from qamro_cache.errors import QamroError, quoted, words_of
 from qamro_cache.memory import refuse_memory
 
-PARQUET_ENDINGS = (".parquet", ".pq")
 #: Bytes of a value in a list of Python's, at least; rows of a parquet file that are read at once.
 _CELL, _ROWS = 8, 1024
 

@@ -13,6 +13,7 @@ from qamro_cache.datasets.answers import TRACK_AXES, read_answer, read_answer_li
 from qamro_cache.datasets.ids import clean_ids
 from qamro_cache.datasets.json_lines import json_objects
 from qamro_cache.datasets.labels import load_rated
+from qamro_cache.datasets.other_tables import read_other
 from qamro_cache.datasets.records import Dataset
 from qamro_cache.datasets.registry import group_kind
 from qamro_cache.datasets.tables import numbers, read_table, repeated, text
@@ -81,7 +82,7 @@ def read_predictions(
     if isinstance(predictions, Path) and path.suffix.lower() == ".jsonl":
         frame = _json_lines(path)
     elif isinstance(predictions, Path):
-        frame = read_table(path, file_names=FILE_NAMES)
+        frame = read_scores(path)
     else:
         frame = _as_text(predictions)
     for required in ("clip_id", "prediction"):
@@ -106,6 +107,16 @@ def read_predictions(
             f"{f' on {axis!r}' if axis else ''} already; keep one a clip, axis and seed"
         )
     return table
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """Read a table of scores as text, its rows as `read_table` numbers them: CSV or parquet.
+
+    Raises:
+        QamroError: it cannot be read.
+    """
+    frame = read_other(path, lambda name: name in ("clip_id", "axis", "seed", "prediction"))
+    return read_table(path, file_names=FILE_NAMES) if frame is None else frame
 
 
 def _json_lines(path: Path) -> pd.DataFrame:

@@ -11,9 +11,9 @@ import pandas as pd
 from qamro_cache.cache.reader import Cache
 from qamro_cache.datasets.answer_zip import is_zip
 from qamro_cache.datasets.ids import match_ids
-from qamro_cache.datasets.tables import factorize, numbers, read_table, repeated, text
+from qamro_cache.datasets.tables import factorize, numbers, repeated, text
 from qamro_cache.errors import QamroError
-from qamro_cache.evaluation.files import FILE_NAMES, read_predictions
+from qamro_cache.evaluation.files import read_predictions, read_scores
 from qamro_cache.evaluation.judged import Floats, Judged
 
 logger = logging.getLogger("qamro_cache")
@@ -52,14 +52,14 @@ class Other(NamedTuple):
 def read_other(path: Path) -> Other:
     """Read another model's scores: a predictions.csv, an answer.txt, or a table.
 
-    A table has a column clip_id and one of scores.
+    A table (CSV or parquet) has a column clip_id and one of scores.
 
     Raises:
         QamroError: the table has no clip_id, not one column beside it, a clip twice, or a score
             that is no number.
     """
     ours = path.suffix.lower() in (".txt", ".jsonl") or is_zip(path)
-    frame = pd.DataFrame() if ours else read_table(path, file_names=FILE_NAMES)
+    frame = pd.DataFrame() if ours else read_scores(path)
     if ours or set(frame.columns) >= _OF_PREDICTIONS:
         table = read_predictions(path)
         by_axis = {str(axis): _seeds_mean(part) for axis, part in table.groupby("axis")}
