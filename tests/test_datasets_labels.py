@@ -98,6 +98,27 @@ def test_relabel(tmp_path: Path) -> None:
         relabel(path, clips, old)
 
 
+def test_an_empty_column_says_nothing_and_an_empty_cell_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "labels.csv"
+    clips = pd.DataFrame(
+        {"clip_id": ["a", "b", "c"], "system": ["s", "s", "t"], "group": ["", "g", "g"]}
+    )
+    old = labels_from_means((), np.zeros((3, 0)))
+    path.write_text("clip_id,system,group,q\na,,,3\nb, ,g,4\nc,,,5\n")
+    with caplog.at_level(logging.WARNING, "qamro_cache"):
+        after, labels = relabel(path, clips, old)
+    assert list(after["system"]) == ["s", "s", "t"]
+    assert list(after["group"]) == ["", "g", ""]
+    np.testing.assert_array_equal(labels.mean[:, 0], [3, 4, 5])
+    (told,) = caplog.messages
+    assert "1 clips lose their group, which is empty there (c had 'g')" in told
+    path.write_text("clip_id,system\na,\nb,\n")
+    with pytest.raises(QamroError, match="nothing to replace"):
+        relabel(path, clips, old)
+
+
 def test_ids_with_and_without_suffix() -> None:
     assert match_ids(
         ["a.wav", "b", "c.wav", "c.flac"], ["a", "b.wav", "c", "c.flac", "d"]

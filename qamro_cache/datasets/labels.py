@@ -12,7 +12,7 @@ from qamro_cache.datasets.ids import match_ids, resolved_references
 from qamro_cache.datasets.options import parse_scales
 from qamro_cache.datasets.rated import RatedTable, read_rated
 from qamro_cache.datasets.records import Labels, select_labels
-from qamro_cache.errors import QamroError
+from qamro_cache.errors import QamroError, quoted
 from qamro_cache.paths import PathLike, as_path
 
 logger = logging.getLogger("qamro_cache")
@@ -54,7 +54,9 @@ def relabel(
     Args:
         path: ``clip_id``, optionally ``rater``, and a column an axis; a clip that is not named gets
             no label. Columns ``system``, ``group``, ``split``, ``reference`` and ``source``, where
-            there, replace those of the clips named; without any axis the scores stay. An id may
+            there, replace those of the clips named (one without a word in any cell says nothing;
+            where single cells are empty, a warning counts what is lost); without any axis the
+            scores stay. An id may
             leave out ``.wav`` and the like. Other columns that manifests have are not used.
         clips: [C] of the cache, with ``clip_id``.
         labels: of the same rows; an axis of the same name keeps its scale if that holds the scores.
@@ -71,7 +73,8 @@ def relabel(
     """
     scales = parse_scales(scale)
     table = _read(path, columns, axes)
-    replaced = [name for name in REPLACED if name in table.fields]
+    # A column without a word says nothing: spreadsheets keep the columns that nobody filled.
+    replaced = [n for n in REPLACED if n in table.fields and (table.rows.clips[n] != "").any()]
     if not table.scores and not replaced:
         raise QamroError(
             f"{path}, row 1: there is nothing to replace; add a column of scores, or of "
@@ -80,9 +83,7 @@ def relabel(
     at = _place(table, list(clips["clip_id"]))
     clips = clips.copy()
     for name in replaced:
-        values = clips[name].to_numpy(dtype=object).copy()
-        values[at >= 0] = table.rows.clips[name].to_numpy(dtype=object)[at[at >= 0]]
-        clips[name] = values
+        clips[name] = _replaced(table, clips, name, at)
     if "reference" in replaced:
         clips["reference"] = resolved_references(clips, str(path))
     if replaced:
@@ -90,6 +91,27 @@ def relabel(
     if not table.scores:
         return clips, with_scales(labels, scales, list(clips["clip_id"]))
     return clips, select_labels(table.labels(scales, labels.axes), at)
+
+
+def _replaced(
+    table: RatedTable, clips: pd.DataFrame, name: str, at: npt.NDArray[np.int64]
+) -> npt.NDArray[np.object_]:
+    """[C] a column of the clips with the table's cells, and a warning of what is lost by that."""
+    before = clips[name].to_numpy(dtype=object)
+    values = before.copy()
+    values[at >= 0] = table.rows.clips[name].to_numpy(dtype=object)[at[at >= 0]]
+    lost = np.flatnonzero((values == "") & (before != ""))
+    if len(lost):
+        logger.warning(
+            "%s: %d clips lose their %s, which is empty there (%s had %s); fill the cells, or take "
+            "the column out to keep all",
+            table.path,
+            len(lost),
+            name,
+            clips["clip_id"].iloc[int(lost[0])],
+            quoted(before[lost[0]]),
+        )
+    return values
 
 
 def _read(path: PathLike, columns: Sequence[str], axes: Sequence[str] = ()) -> RatedTable:
