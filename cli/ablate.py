@@ -17,6 +17,7 @@ from .options import (
     OUT_FOLDER,
     REPORT,
     TRACK,
+    Name,
     request_options,
     setting_options,
 )
@@ -57,7 +58,7 @@ def _list_grids(context: click.Context, option: click.Parameter, wanted: bool) -
 @OUT_FOLDER
 @click.option(
     "--grid",
-    default="",
+    type=Name(),
     shell_complete=complete,
     help="A TOML file, or a name from --list-grids.",
 )
@@ -79,7 +80,7 @@ def _list_grids(context: click.Context, option: click.Parameter, wanted: bool) -
 def main(
     cache: tuple[Path, ...],
     out: Path,
-    grid: str,
+    grid: str | None,
     report: str | None,
     track: str | None,
     as_json: bool,
@@ -94,7 +95,7 @@ def main(
     notices_to_stderr()
     from qamro_cache.experiments.request import ablate_request
 
-    request = ablate_request(cache, out, grid, options)
+    request = ablate_request(cache, out, grid or "", options)
     page, tracker = page_to_make(out, report), tracker_wanted(track)
     from qamro_cache.experiments.ablate import run_ablate
     from qamro_cache.files import json_text

@@ -18,13 +18,12 @@ from .common import (
     version_option,
 )
 from .doctor_output import show_doctor
-from .options import option_of, request_options
+from .options import File, PlainFile, option_of, request_options
 from .tables import show_fields
 
 _FORMAT = Setting(
     "format", str, "safetensors", "How arrays are written.", choices=("safetensors", "npy")
 )
-_FILES = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group(cls=OneLineGroup)
@@ -34,7 +33,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, type=_FILES)
+@click.argument("files", nargs=-1, required=True, type=PlainFile)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(files: tuple[Path, ...], as_json: bool) -> None:
     """Show what one cache holds, in one file or several."""
@@ -100,7 +99,7 @@ def _words(value: Any) -> str:
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, type=_FILES)
+@click.argument("files", nargs=-1, required=True, type=PlainFile)
 @click.option("--deep", is_flag=True, help="Also encode a random sample of clips again.")
 @request_options(VerifyOptions)
 def verify(files: tuple[Path, ...], deep: bool, **options: Any) -> None:
@@ -128,8 +127,8 @@ def verify(files: tuple[Path, ...], deep: bool, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, type=_FILES)
-@click.option("--out", required=True, type=_FILES, help="Cache file to make.")
+@click.argument("files", nargs=-1, required=True, type=PlainFile)
+@click.option("--out", required=True, type=PlainFile, help="Cache file to make.")
 def merge(files: tuple[Path, ...], out: Path) -> None:
     """Join files of one identity, in the order given (a run's shards by their numbers)."""
     notices_to_stderr()
@@ -140,9 +139,9 @@ def merge(files: tuple[Path, ...], out: Path) -> None:
 
 
 @main.command()
-@click.argument("file", type=_FILES)
-@click.option("--labels", type=_FILES, help="Table: clip_id, [rater], axes ...")
-@click.option("--out", type=_FILES, help="Cache file to make; default: replace FILE.")
+@click.argument("file", type=PlainFile)
+@click.option("--labels", type=PlainFile, help="Table: clip_id, [rater], axes ...")
+@click.option("--out", type=PlainFile, help="Cache file to make; default: replace FILE.")
 @request_options(RelabelOptions)
 def relabel(file: Path, labels: Path | None, out: Path | None, **options: Any) -> None:
     """Replace ratings, their scales, systems, groups, splits and test; no feature changes."""
@@ -154,11 +153,9 @@ def relabel(file: Path, labels: Path | None, out: Path | None, **options: Any) -
 
 
 @main.command()
-@click.argument("sources", nargs=-1, required=True, type=_FILES, metavar="SOURCE...")
-@click.option("--out", required=True, type=_FILES, help="Table to make, for --pairs.")
-@click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Folder of a description's files."
-)
+@click.argument("sources", nargs=-1, required=True, type=PlainFile, metavar="SOURCE...")
+@click.option("--out", required=True, type=PlainFile, help="Table to make, for --pairs.")
+@click.option("--data-dir", type=File, help="Folder of a description's files.")
 def pairs(sources: tuple[Path, ...], out: Path, data_dir: Path | None) -> None:
     """Write preferences: of a cache's raters within trials, or of described battles (TOML)."""
     notices_to_stderr()
@@ -170,8 +167,8 @@ def pairs(sources: tuple[Path, ...], out: Path, data_dir: Path | None) -> None:
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, type=_FILES)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.argument("files", nargs=-1, required=True, type=PlainFile)
+@click.option("--out", required=True, type=File, help="Folder to make.")
 @option_of(_FORMAT)
 def export(files: tuple[Path, ...], out: Path, format: str | None) -> None:
     """Write arrays, tables and a manifest for other programs."""

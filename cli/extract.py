@@ -20,7 +20,7 @@ from .extract_output import (
     show_summary,
 )
 from .extraction_bar import ExtractionBar
-from .options import File, request_options
+from .options import File, Name, PlainFile, request_options
 
 
 @click.command(
@@ -33,23 +33,25 @@ from .options import File, request_options
 )
 @click.option(
     "--dataset",
+    type=Name(),
     metavar="NAME",
     shell_complete=complete,
     help="A known set (demo, ...) or a description (.toml).",
 )
 @click.option(
     "--manifest",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PlainFile,
     help="Your own clips: a table with path and, if known, clip_id, system, group, prompt, split, "
     "rater and a column an axis.",
 )
 @click.option(
     "--encoder",
+    type=Name(),
     metavar="NAME",
     shell_complete=complete,
     help="See --list-encoders; demo uses distillmos.",
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Cache file to make.")
+@click.option("--out", type=PlainFile, help="Cache file to make.")
 @request_options(ExtractRequest)
 @click.option("--dry-run", is_flag=True, help="Only check the set; no encoder, no output.")
 @click.option("--report", type=File, metavar="FILE", help="With --dry-run: make a page of the set.")

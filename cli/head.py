@@ -8,7 +8,7 @@ import click
 
 from .common import OneLineGroup, fail, notices_to_stderr, printable, version_option
 from .head_export import export
-from .options import File
+from .options import File, Name
 from .tables import show_fields, show_lines
 
 _HEAD = click.argument("head", type=File)
@@ -112,7 +112,9 @@ def verify(heads: tuple[Path, ...]) -> None:
 
 @main.command()
 @_HEAD
-@click.option("--name", default="", metavar="OWNER/NAME", help="Repository that it is for.")
+@click.option(
+    "--name", type=Name(), default="", metavar="OWNER/NAME", help="Repository that it is for."
+)
 @click.option("--out", type=File, help="File to write in place of stdout, such as README.md.")
 def card(head: Path, name: str, out: Path | None) -> None:
     """Write a head's model card, by the conventions of the Hugging Face hub."""
@@ -147,7 +149,9 @@ def push(head: Path, name: str, private: bool, card: Path | None) -> None:
 
 @main.command()
 @click.argument("name", metavar="OWNER/NAME")
-@click.option("--revision", default="main", metavar="NAME", help="Branch, tag or commit. [main]")
+@click.option(
+    "--revision", type=Name(), default="main", metavar="NAME", help="Branch, tag or commit. [main]"
+)
 @click.option("--out", type=File, help="File to write; else it stays in the hub's cache alone.")
 def pull(name: str, revision: str, out: Path | None) -> None:
     """Fetch a head of a repository of the hub, check it in full, and print where it is."""

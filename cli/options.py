@@ -15,8 +15,47 @@ from .completion import offered
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_GIVE = "give it a value, or leave it out"
+
+
+def _refuse_empty(
+    value: Any, param: click.Parameter | None, ctx: click.Context | None, do: str
+) -> None:
+    """Refuse an empty text, as of a shell's variable that is not set: a path of it would be ``.``.
+
+    ``do``: what to do about it, in words.
+    """
+    if value == "" and param is not None:
+        is_option = isinstance(param, click.Option)
+        name = param.opts[0] if is_option else param.human_readable_name.rstrip(".")
+        raise click.UsageError(f"{name} is empty; {do}", ctx)
+
+
+class FileName(click.Path):
+    """A path, and not an empty one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, which need not exist."""
+        _refuse_empty(value, param, ctx, f"name a file{' or folder' * self.dir_okay}")
+        return super().convert(value, param, ctx)
+
+
+# Of older versions of click the class takes no type arguments.
+class Name(click.ParamType):  # type: ignore[type-arg]
+    """A text that names something, and is not empty."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text as it is."""
+        _refuse_empty(value, param, ctx, _GIVE)
+        return value
+
+
 #: A path that need not exist yet.
-File = click.Path(path_type=Path)
+File = FileName(path_type=Path)
+#: One that is no folder.
+PlainFile = FileName(dir_okay=False, path_type=Path)
 
 #: The caches that a command reads.
 CACHES = click.option(
@@ -36,11 +75,15 @@ OUT_FOLDER = click.option("--out", type=File, required=True, help="Folder for th
 #: What is shown beside the figures.
 BY = Setting("by", str, "", "What to show another table of means by.", choices=("", "system"))
 
+#: Of ``--report`` without a file: what no command line can hold, so that an empty name is told.
+USUAL_PLACE = "\0"
+
 #: ``--report``, ``--report FILE``, or neither.
 REPORT = click.option(
     "--report",
+    type=Name(),
     is_flag=False,
-    flag_value="",
+    flag_value=USUAL_PLACE,
     metavar="[FILE]",
     help="Also make a page of it, FILE or report.html in --out (see qamro-report).",
 )
@@ -48,6 +91,7 @@ REPORT = click.option(
 #: ``--track``.
 TRACK = click.option(
     "--track",
+    type=Name(),
     metavar="TRACKER",
     help="Also give a row a cell to tensorboard:DIR, or to trackio, wandb or mlflow (:PROJECT).",
 )
@@ -70,7 +114,6 @@ NO_KERNELS = click.option(
 _METAVAR = {float: "NUMBER", int: "NUMBER", bool: "true|false", str: "TEXT"}
 
 
-# Of older versions of click the class takes no type arguments.
 class Value(click.ParamType):  # type: ignore[type-arg]
     """A value of a setting; with ``listed``, several joined by commas."""
 
@@ -83,6 +126,8 @@ class Value(click.ParamType):  # type: ignore[type-arg]
         """Read a value, or a list; what the declaration does not allow is a usage error."""
         if not isinstance(value, str):
             return value
+        if self.setting.kind is str:
+            _refuse_empty(value, param, ctx, _GIVE)
         try:
             if self.listed:
                 return [self.setting.parse(part) for part in split_list(value)]

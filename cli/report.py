@@ -9,7 +9,7 @@ import click
 from qamro_cache.reports.report import AUDIO, FORMS
 
 from .common import OneLine, notices_to_stderr, printable, version_option
-from .options import File
+from .options import USUAL_PLACE, File
 from .tables import show_lines
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ def page_to_make(out: Path, wanted: str | None) -> Path | None:
 
     Args:
         out: the folder of the run or grid.
-        wanted: of ``--report``: empty for the usual name, None where it was not given.
+        wanted: of ``--report``: `USUAL_PLACE` for that, None where it was not given.
     """
     from qamro_cache.files import refuse_other
     from qamro_cache.reports.report import is_report, usual_place
 
-    page = Path(wanted) if wanted else usual_place(out)
+    page = usual_place(out) if wanted in (None, USUAL_PLACE) else Path(wanted)
     if wanted is None:
         return page if page.is_file() and is_report(page) else None
     refuse_other(page, "report", is_report)

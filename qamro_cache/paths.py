@@ -15,8 +15,10 @@ def as_path(value: PathLike, what: str = "a file") -> Path:
     """Return a path from whatever names a file: every public function comes here.
 
     Raises:
-        OptionError: it is no path.
+        OptionError: it is no path, or empty text, which would be the folder one is in.
     """
+    if isinstance(value, str) and not value:
+        raise OptionError(f"the name of {what} is empty; name {what}")
     if not isinstance(value, str | os.PathLike):
         raise OptionError(f"{what} is named by text or a path, got {quoted(value)}")
     return Path(value)

@@ -68,8 +68,7 @@ class Setting:
             return self._one(value)
         if isinstance(value, str | PathLike):
             # ``axis="quality"``, ``company="others.csv"``, ``widths="256-64"``
-            one = self.kind in (str, Path)
-            return self.check((value,)) if one else self.parse(str(value))
+            return self.check((value,)) if self.kind in (str, Path) else self.parse(str(value))
         if not isinstance(value, Sequence):
             raise ValueError(f"{self.name} must be a list of values, got {quoted(value)}")
         return tuple(self._one(item) for item in value)
@@ -132,6 +131,8 @@ class Setting:
         if value is None and self.default is None:
             return None
         if self.kind is Path:
+            if isinstance(value, str) and not value:
+                raise ValueError(f"{self.name} is empty; name a file or folder")
             if isinstance(value, str | PathLike):
                 return Path(value)
             raise ValueError(f"{self.name} must be a path, got {quoted(value)}")

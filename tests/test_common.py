@@ -10,15 +10,19 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from qamro_cache_cli.ablate import main as ablate
 from qamro_cache_cli.cache import main as cache
+from qamro_cache_cli.calibrate import main as calibrate
 from qamro_cache_cli.common import notices_to_stderr, printable
+from qamro_cache_cli.ensemble import main as ensemble
 from qamro_cache_cli.evaluate import main as evaluate
 from qamro_cache_cli.extract import main as extract
 from qamro_cache_cli.filter import main as filter_
 from qamro_cache_cli.head import main as head
+from qamro_cache_cli.options import Name
 from qamro_cache_cli.predict import main as predict
 from qamro_cache_cli.report import main as report
 from qamro_cache_cli.sections import SECTIONS
@@ -101,7 +105,8 @@ def test_a_word_too_long_for_its_place_stays_in_one_piece(capsys):
 def every_command():
     """All commands, those of qamro-cache too: words on a line -> the command."""
     found = {"extract": extract, "train": train, "ablate": ablate, "evaluate": evaluate,
-             "predict": predict, "filter": filter_, "cache": cache, "head": head}  # fmt: skip
+             "predict": predict, "filter": filter_, "cache": cache, "head": head,
+             "calibrate": calibrate, "ensemble": ensemble, "report": report}  # fmt: skip
     groups = {"cache": cache, "head": head}
     return found | {f"{g} {n}": one for g, of in groups.items() for n, one in of.commands.items()}
 
@@ -121,6 +126,23 @@ def test_every_command_has_help_and_says_wrong_usage_in_one_line(words):
         assert wrong.stderr.startswith("error: ")
         assert wrong.stderr.count("\n") == 1
         assert "Usage" not in wrong.stderr
+
+
+@pytest.mark.parametrize("words", sorted(every_command()))
+def test_an_empty_name_is_told_and_is_never_the_folder_one_is_in(words):
+    root, *below = words.split()
+    for parameter in every_command()[words].params:
+        of_text = getattr(getattr(parameter.type, "setting", None), "kind", None) is str
+        if not (of_text or isinstance(parameter.type, click.Path | Name)):
+            continue
+        is_option = isinstance(parameter, click.Option)
+        name = parameter.opts[0] if is_option else parameter.human_readable_name.rstrip(".")
+        wrong = CliRunner().invoke(
+            every_command()[root], [*below, *([name, ""] if is_option else [""])]
+        )
+        assert wrong.exit_code == 2, (name, wrong.output)
+        assert wrong.stderr.startswith(f"error: {name} is empty; "), wrong.stderr
+        assert wrong.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("words", sorted(every_command()))
@@ -216,9 +238,9 @@ def test_mistakes_are_refused_before_torch_is_loaded(tmp_path):
     (tmp_path / "p.csv").write_text("clip_id,axis,prediction\nclip000,quality,1\n")
     common = ["--out", str(tmp_path / "run"), "--cache"]
     cases: list[tuple[str, list[str], int, str]] = []
-    cases += [("train", ["--out", "", "--cache", path], 1, "is the folder you are in")]
-    mel = ["--manifest", path, "--encoder", "mel", "--out", ""]
-    cases += [("extract", mel, 1, "is a folder; name a file in it")]
+    cases += [("train", ["--out", ".", "--cache", path], 1, "is the folder you are in")]
+    mel = ["--manifest", path, "--encoder", "mel", "--out", "."]
+    cases += [("extract", mel, 2, "'.' is a directory")]
     for command in ("train", "ablate"):
         cases += [
             (command, [*common, str(tmp_path / "none.h5")], 1, "there is no cache"),

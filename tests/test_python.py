@@ -64,6 +64,26 @@ def made(tmp_path_factory):
     return folder
 
 
+def test_an_empty_name_is_told_and_is_never_the_folder_one_is_in(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(made / "run")
+    calls = (
+        lambda: open_cache(""),
+        lambda: load_head(""),
+        lambda: predict("", made / "emb.h5"),
+        lambda: predict("head.safetensors", ""),
+        lambda: predict("head.safetensors", audio=""),
+        lambda: predict("head.safetensors", manifest=""),
+        lambda: evaluate("", made / "emb.h5"),
+        lambda: evaluate("predictions.csv", ""),
+        lambda: train(made / "emb.h5", ""),
+        lambda: train(made / "emb.h5", tmp_path / "run", labels=""),
+        lambda: extract(None, tmp_path / "new.h5", "mel", manifest=""),
+    )
+    for call in calls:
+        with pytest.raises(OptionError, match="is empty; name a"):
+            call()
+
+
 def test_a_cache_is_a_path_or_open(made, tmp_path):
     opened = open_cache(made / "emb.h5")
     assert open_cache(opened) is opened

@@ -56,6 +56,7 @@ def test_numbers_of_numpy_are_numbers():
         ({"kind": "tow"}, "variant must be one of one, two, got 'tow'; did you mean 'two'?"),
         ({"widths": 8}, "widths must be a list of values, got 8"),
         ({"widths": (8, 0)}, "widths must be at least 1, got 0"),
+        ({"file": ""}, "file is empty; name a file or folder"),
         ({"on": 1}, "on must be true or false, got 1"),
     ],
 )
