@@ -8,13 +8,12 @@ Simulated: clips of some groups, whose labels have an effect of the group; each 
 a fixed penalty on features of its own, of which one number carries a share of the label that
 differs by cell (none at all in ``null``; in ``identical`` all cells have the same features). The
 printed gain is that of `qamro_cache.evaluation.ensembles` by leave-one-group-out, the choice by
-leave-two-groups-out. The gain on fresh clips is that of the same folds' ensembles on clips of new
-groups, pooled as the held-out ones are: each fold scores as many new groups as it holds out, many
-times. ``centered`` takes each fold's training mean from the predictions: it is lower where a good
-group is left out, which puts the pooled rank correlation of those who know little below 0, and that
-of an ensemble, which has less noise to hide it, further. ``saved`` is that of the ensemble which is
-saved, chosen by the held-out predictions and refitted on all clips, less the cell that is best by
-them.
+leave-two-groups-out; systems are the groups. The gain on fresh clips is that of the same folds'
+ensembles on clips of new groups, pooled as the held-out ones are: each fold scores as many new
+groups as it holds out, many times. ``clip_srcc`` is what is not printed: the gain in the pooled
+rank correlation of predictions as they come, from which no fold's training mean is taken away.
+``saved`` is the gain of the ensemble which is saved, chosen by the held-out predictions and
+refitted on all clips, over the cell that is best by them.
 
 A real set: ``qamro-ablate --head ridge,knn,svr --context none,group --cv group --nested`` and
 ``qamro-ensemble`` on a cache, for each way to choose; the gains of ``metrics.json`` are kept. With
@@ -33,7 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qamro_cache.evaluation.ensembles import Chooser, average, weighted
+from qamro_cache.evaluation.ensembles import ERRORS, RANKS, Chooser, average, gains, weighted
 from qamro_cache.evaluation.figures import figures_of
 from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.nested import Inside
@@ -100,8 +99,8 @@ def one_set(row: str, seed: int, chooser: Chooser) -> dict[str, float]:
                 inner[cell, fold, where] = pred[where]
     found, _ = average(list(outer), [Inside(test, labels, one) for one in inner], chooser)
     judged = Judged(labels, group, group=group)
-    means = np.array([labels[train].mean() for train in folds.train])[group]
-    printed = gain(found.pred, found.single, judged, means)
+    printed = {name: one["gain"] for name, one in gains(found, judged).items()}
+    printed["clip_srcc"] = gain(found.pred, found.single, judged, found.mean)["clip_srcc"]
     result = {f"printed_{name}": value for name, value in printed.items()}
     fresh, saved = [], []
     whole = np.ones((1, len(group)), np.bool_)
@@ -116,21 +115,22 @@ def one_set(row: str, seed: int, chooser: Chooser) -> dict[str, float]:
             ours[mine], _ = weighted([one[fold, mine] for one in scores], found.times[fold])
             theirs[mine] = scores[found.best[fold]][fold, mine]
         there = Judged(truth, group, group=group)
-        fresh.append(gain(ours, theirs, there, means))
+        fresh.append(gain(ours, theirs, there, found.mean))
         last = [heads(a, labels, whole, b)[0] for a, b in zip(features, new, strict=True)]
-        saved.append(gain(weighted(last, times)[0], last[best], there, 0 * means))
+        saved.append(gain(weighted(last, times)[0], last[best], there, 0 * found.mean))
     for name, many in (("fresh", fresh), ("saved", saved)):
         for figure in many[0]:
             result[f"{name}_{figure}"] = float(np.mean([one[figure] for one in many]))
     return result
 
 
-def gain(ours: Floats, theirs: Floats, judged: Judged, means: Floats) -> dict[str, float]:
-    """Return the difference of each figure that is printed; of one also less ``means`` [C]."""
+def gain(ours: Floats, theirs: Floats, judged: Judged, mean: Floats) -> dict[str, float]:
+    """Return the difference of each figure: of ranks less ``mean`` [C], and of errors."""
     both = np.stack([ours, theirs])
-    found = figures_of(both, judged, only=("clip_srcc", "group_srcc", "clip_mse"))
-    found["centered_clip_srcc"] = figures_of(both - means, judged, only=["clip_srcc"])["clip_srcc"]
-    return {name: mine - other for name, (mine, other) in found.items()}
+    found = figures_of(both, judged, only=("clip_srcc", *ERRORS))
+    for name, values in figures_of(both - mean, judged, only=RANKS).items():
+        found[f"centered_{name}"] = values
+    return {name: float(mine - other) for name, (mine, other) in found.items()}
 
 
 def run_row(row: str, sets: int, seed: int, chooser: Chooser) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def run_row(row: str, sets: int, seed: int, chooser: Chooser) -> dict[str, Any]:
     for name in found[0]:
         result["gain"][name] = float(np.mean([one[name] for one in found]))
     for against in ("fresh", "saved"):
-        for figure in ("clip_srcc", "centered_clip_srcc", "group_srcc", "clip_mse"):
+        for figure in ("clip_srcc", *(f"centered_{name}" for name in RANKS), *ERRORS):
             apart = [one[f"printed_{figure}"] - one[f"{against}_{figure}"] for one in found]
             error = float(np.std(apart, ddof=1) / np.sqrt(sets))
             result["printed_less"][f"{against}_{figure}"] = {
@@ -161,7 +161,9 @@ def simulate(sets: int, seed: int, rows: list[str]) -> dict[str, Any]:
                 f"{name} {v['mean']:+.4f} ({v['standard_error']:.4f})"
                 for name, v in one["printed_less"].items()
             )
-            print(f"{row}, {way}: gain {one['gain']['printed_clip_srcc']:+.4f}; less {shown}")
+            print(
+                f"{row}, {way}: gain {one['gain']['printed_centered_clip_srcc']:+.4f}; less {shown}"
+            )
     return found
 
 

@@ -17,6 +17,7 @@ from qamro_cache.cache.reader import open_cache
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.ensembles import Chooser, average, gains
 from qamro_cache.evaluation.judged import Judged
+from qamro_cache.evaluation.kinds import Kind
 from qamro_cache.evaluation.nested import Inside
 from qamro_cache.experiments.ablate import ablate
 from qamro_cache.experiments.ensemble import ensemble
@@ -120,7 +121,7 @@ def test_of_equal_members_the_gain_is_zero(way):
     found, _ = average(outer, inside, Chooser(way, 4))
     assert found.times.sum(1).min() >= 1
     np.testing.assert_array_equal(found.pred, outer[0])
-    for one in gains(found.pred, found.single, judged).values():
+    for one in gains(found, judged).values():
         assert one["gain"] == 0
         assert np.isnan(one["low"]) or one["low"] <= 0 <= one["high"]
 
@@ -137,9 +138,37 @@ def test_each_fold_chooses_by_its_own_clips(way):
         single = by_hand(seen, labels[~held], "top", 1)[0]
         np.testing.assert_array_equal(found.single[held], outer[single][held])
     assert len({tuple(row) for row in found.times}) > 1, "folds that choose alike test little"
-    told = gains(found.pred, found.single, judged)["clip_srcc"]
-    wanted = spearmanr(found.pred, labels)[0] - spearmanr(found.single, labels)[0]
-    assert told["gain"] == pytest.approx(wanted)
+    told = gains(found, judged)
+    mean = np.sum([held * labels[~held].mean() for held in test], 0)
+    ours, theirs = found.pred - mean, found.single - mean
+    wanted = spearmanr(ours, labels)[0] - spearmanr(theirs, labels)[0]
+    assert told["centered_clip_srcc"]["gain"] == pytest.approx(wanted)
+    error = np.mean((found.pred - labels) ** 2) - np.mean((found.single - labels) ** 2)
+    assert told["clip_mse"]["gain"] == pytest.approx(error)
+
+
+def test_what_only_knows_its_training_mean_gains_nothing():
+    """Held-out predictions that follow the fold's training mean rank good groups last.
+
+    An ensemble that follows it without noise is therefore below its noisy members as it comes.
+    """
+    rng = np.random.default_rng(4)
+    group = np.repeat(np.arange(12), 10)
+    test = group == np.arange(12)[:, None]
+    plain, told = [], []
+    for _ in range(100):
+        labels = rng.standard_normal(12)[group] + rng.standard_normal(120)
+        mean = np.sum([held * labels[~held].mean() for held in test], 0)
+        inner = np.where(test, np.nan, mean + 0.1 * rng.standard_normal((4, *test.shape)))
+        outer = mean + 0.1 * rng.standard_normal((4, 120))
+        inside = [Inside(test, labels, one) for one in inner]
+        found, _ = average(list(outer), inside, Chooser("top", 4))
+        np.testing.assert_allclose(found.mean, mean)
+        judged = Judged(labels, group, group=group, interval=Kind("bootstrap", 0))
+        told.append(gains(found, judged)["centered_clip_srcc"]["gain"])
+        plain.append(spearmanr(found.pred, labels)[0] - spearmanr(found.single, labels)[0])
+    assert np.mean(plain) < -0.1
+    assert abs(np.mean(told)) < 3 * np.std(told) / 10
 
 
 def test_the_file_is_the_mean_of_its_members(cache, run):
@@ -200,13 +229,22 @@ def test_held_out_predictions_are_means_of_the_grids(cache, grid, tmp_path):
     assert table.groupby("axis").size().to_dict() == {"match": 39, "quality": 39}
     one = table[table["axis"] == "quality"]
     value = spearmanr(one["prediction"], one["target"])[0]
-    assert found["gain"]["clip_srcc"]["ensemble"] == pytest.approx(value)
+    models = record["axes"]["quality"]["models"]
+    assert models["ensemble"]["metrics"]["clip_srcc"]["value"] == pytest.approx(value)
     best = json.loads((grid / "best.json").read_text())["axes"]["quality"]["nested"]["exact"]
-    assert found["gain"]["clip_srcc"]["best_cell"] == pytest.approx(best["value"])
+    told = models["best cell"]["metrics"]["clip_srcc"]["value"]
+    assert told == pytest.approx(best["value"])
+    all_of = one["target"].sum()
+    mean = [(all_of - held.sum()) / (39 - len(held)) for _, held in one.groupby("fold")["target"]]
+    center = one["fold"].map(dict(zip(sorted(set(one["fold"])), mean, strict=True)))
+    value = spearmanr(one["prediction"] - center, one["target"])[0]
+    assert found["gain"]["centered_clip_srcc"]["ensemble"] == pytest.approx(value)
     # The run is one of qamro-train to whatever reads it.
     page = report(tmp_path / "run").read_text()
-    assert "ensemble" in page
-    assert "qamro-ensemble" in page
+    assert "run of qamro-ensemble" in page
+    assert "quality: what averaging gains" in page
+    assert "Up to 2 of 4 cells, chosen the highest by heads inside" in page
+    assert "Saved: 50 % head=" in page
 
 
 def test_held_out_labels_do_not_move_predictions(cache, run, tmp_path):
@@ -267,6 +305,7 @@ def test_the_command_says_what_it_costs_and_what_it_gains(run, grid):
     said = " ".join(done.stdout.split())
     assert "clip SRCC gains" in said
     assert "SRCC within groups gains" in said
+    assert "less the mean label of their fold's training clips" in said
     assert (run[0] / "head.safetensors").read_bytes() == before
     again = CliRunner().invoke(main, given)
     assert again.exit_code == 1
@@ -328,9 +367,9 @@ def test_the_printed_gain_is_the_gain_on_fresh_clips():
     module = load_benchmark()
     for row in ("equal 8x12", "uneven 8x12"):
         found = module.run_row(row, 40, 5, Chooser("greedy", 5))
-        assert found["gain"]["printed_clip_srcc"] > 0.01
-        for figure in ("clip_srcc", "group_srcc"):
+        assert found["gain"]["printed_centered_clip_srcc"] > 0.01
+        for figure in ("centered_clip_srcc", "centered_group_srcc", "clip_mse"):
             apart = found["printed_less"][f"fresh_{figure}"]
             assert abs(apart["mean"]) < 3 * apart["standard_error"]
     same = module.run_row("identical 8x12", 3, 5, Chooser("top", 5))
-    assert same["gain"]["printed_clip_srcc"] == 0
+    assert same["gain"]["printed_centered_clip_srcc"] == 0

@@ -19,8 +19,11 @@ from qamro_cache.evaluation.nested import Inside
 from qamro_cache.evaluation.score import DECIDES
 from qamro_cache.heads.averaged import mean_and_std
 
-#: The figures that an ensemble is held against the best cell by.
-GAINS = ("clip_srcc", "group_srcc", "system_srcc", "clip_mse")
+#: The figures that an ensemble is held against the best cell by. Those of ranks are of predictions
+#: less the mean label of their fold's training clips, and are called ``centered_`` so: that mean is
+#: lower where a good group is left out, which puts the pooled rank correlation of who knows little
+#: below 0, and that of an ensemble, which has less noise to hide it, further.
+RANKS, ERRORS = ("clip_srcc", "group_srcc", "system_srcc"), ("clip_mse",)
 #: Models whose ranks are taken at once.
 _AT_ONCE = 256
 
@@ -34,6 +37,7 @@ class Averaged(NamedTuple):
         pred: [C] of the ensemble, NaN where no fold predicts a clip.
         std: [C] over its cells.
         single: [C] of the best cells.
+        mean: [C] the mean label of the clips that the fold which predicts a clip chose by.
     """
 
     times: Ints
@@ -41,6 +45,7 @@ class Averaged(NamedTuple):
     pred: Floats
     std: Floats
     single: Floats
+    mean: Floats
 
 
 def average(
@@ -64,7 +69,7 @@ def average(
     clips, folds = test.shape[1], len(test)
     times = np.zeros((folds, len(cells)), np.int64)
     best = np.full(folds, -1)
-    pred, std, single = (np.full(clips, np.nan) for _ in range(3))
+    pred, std, single, mean = (np.full(clips, np.nan) for _ in range(4))
     ours, theirs = (np.full(test.shape, np.nan) for _ in range(2))
     for fold, held in enumerate(test):
         used = counted[fold]
@@ -75,10 +80,10 @@ def average(
             continue
         best[fold] = int(alone.argmax())
         pred[held], std[held] = weighted([one[held] for one in cells], times[fold])
-        single[held] = cells[best[fold]][held]
+        single[held], mean[held] = cells[best[fold]][held], labels[used].mean()
         ours[fold, used], _ = weighted(list(seen), times[fold])
         theirs[fold, used] = seen[best[fold]]
-    return Averaged(times, best, pred, std, single), (ours, theirs)
+    return Averaged(times, best, pred, std, single, mean), (ours, theirs)
 
 
 class Chooser(NamedTuple):
@@ -126,26 +131,27 @@ def weighted(cells: Sequence[Floats], times: Ints) -> tuple[Floats, Floats]:
     return mean_and_std(np.stack([cells[k] for k in taken]), times[taken] / times.sum())
 
 
-def gains(ours: Floats, theirs: Floats, judged: Judged) -> dict[str, dict[str, float]]:
-    """Hold an ensemble [C] against the best cell [C]: each of `GAINS` that there is.
+def gains(found: Averaged, judged: Judged) -> dict[str, dict[str, float]]:
+    """Hold an ensemble against the best cell: each of `RANKS`, centered, and of `ERRORS`.
 
     Args:
-        ours: the ensemble's predictions.
-        theirs: the best cell's.
+        found: the estimate of both.
         judged: the clips that both predict.
 
     Returns:
         Figure -> ``ensemble`` and ``best_cell``, their ``gain`` and its paired 95 % interval from
         ``low`` to ``high``, NaN where there is none. JSON types.
     """
-    values = figures_of(np.stack([ours, theirs]), judged, only=GAINS)
-    found = {}
-    for name, (mine, other) in values.items():
-        gap = paired_gap(ours, theirs, judged, name)
-        low, high = (np.nan, np.nan) if gap is None else (gap.low, gap.high)
-        both = {"ensemble": mine, "best_cell": other, "gain": mine - other}
-        found[name] = {**both, "low": float(low), "high": float(high)}
-    return found
+    told = {}
+    for names, mean, begins in ((RANKS, found.mean, "centered_"), (ERRORS, 0.0, "")):
+        ours, theirs = found.pred - mean, found.single - mean
+        values = figures_of(np.stack([ours, theirs]), judged, only=names)
+        for name, (mine, other) in values.items():
+            gap = paired_gap(ours, theirs, judged, name)
+            low, high = (np.nan, np.nan) if gap is None else (gap.low, gap.high)
+            both = {"ensemble": mine, "best_cell": other, "gain": mine - other}
+            told[f"{begins}{name}"] = {**both, "low": float(low), "high": float(high)}
+    return told
 
 
 def counts(names: Sequence[Mapping[str, Any]], times: Ints) -> list[dict[str, Any]]:

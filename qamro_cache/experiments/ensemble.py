@@ -201,16 +201,18 @@ def _axis(
     judged = replace(judged, same_scale=True)
     models = _highest(models, own, judged)
     systems = materials[first.part].clips.table["system"].to_numpy(dtype=str)
+    always = {*own, *(name for name in models if name.partition(", ")[0] == "ridge")}
     found = {
         "range": [info.low, info.high],
-        **judge_models(models, judged, own, {BEST, *own}, systems),
+        # Against the best cell stands the gain.
+        **judge_models(models, judged, own, always, systems, without_verdict=[BEST]),
         "folds": int((estimate.times.sum(1) > 0).sum()),
         "diverged": int(sum(one.outcome.details["diverged"].sum() for one in cells)),
         "ensemble": {
             "cells": len(cells),
             "choose": chooser.way,
             "members": chooser.members,
-            "gain": gains(estimate.pred, estimate.single, common(models.values(), judged)),
+            "gain": gains(estimate, common(models.values(), judged)),
             "chosen": counts(names, estimate.times),
             "best_cells": counts(names, _one_hot(estimate.best, len(cells))),
             "saved": counts(names, final[None]),

@@ -129,6 +129,7 @@ def judge_models(
     systems: npt.NDArray[np.str_],
     *,
     standard: bool = False,
+    without_verdict: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return what ``metrics.json`` says of the first of some models beside the others.
 
@@ -139,6 +140,7 @@ def judge_models(
         always: see `verdicts`.
         systems: [C] names.
         standard: whether the first is in units of its own too.
+        without_verdict: names of those that are no baselines.
     """
     head = next(iter(models))
     units = [*own, *([head] if standard else [])]
@@ -146,6 +148,7 @@ def judge_models(
     ours, *others = [
         Model(name, name, models[name].mean(0), columns(one)[DECIDES])
         for name, one in scored.items()
+        if name not in without_verdict
     ]
     same = common(models.values(), judged)
     compared = {name: scored[name] for name in models if name not in (head, *own)}

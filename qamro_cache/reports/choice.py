@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qamro_cache.reports.numbers import number, short_span, span
+from qamro_cache.reports.page import Block, Estimate, Table, Value, sentences
+from qamro_cache.reports.scores import value_of
 
 
 def nested_words(record: Mapping[str, Any]) -> Iterator[str]:
@@ -41,30 +43,68 @@ def choice_words(axis: str, record: Mapping[str, Any]) -> str:
 
 #: What a gain is of, in words.
 _GAINS = {
-    "clip_srcc": "clip SRCC",
-    "group_srcc": "SRCC within groups",
-    "system_srcc": "system SRCC",
+    "centered_clip_srcc": "clip SRCC",
+    "centered_group_srcc": "SRCC within groups",
+    "centered_system_srcc": "system SRCC",
     "clip_mse": "clip MSE",
 }
+#: What those of ranks are of (`qamro_cache.evaluation.ensembles.RANKS`).
+_CENTERED = "ranks by predictions less the mean label of their fold's training clips"
 
 
 def ensemble_words(record: Mapping[str, Any]) -> Iterator[str]:
     """Say what an ensemble gains over the best cell, and what it is of."""
-    way = "the highest" if record["choose"] == "top" else "greedily"
-    yield (
-        f"up to {record['members']} of {record['cells']} cells, chosen {way} by heads inside each "
-        "fold's training clips, less the best cell chosen so:"
+    yield f"{_how(record)}, less the best cell chosen so ({_CENTERED}):"
+    yield from _gain_words(record)
+    yield _saved(record)
+
+
+def gain_words(record: Mapping[str, Any]) -> str:
+    """Say in a line what an ensemble gains over the best cell."""
+    return f"over the best cell, {'; '.join(_gain_words(record))}"
+
+
+def ensemble_blocks(axis: str, record: Mapping[str, Any]) -> list[Block]:
+    """Return the same for a page: a table of gains, and words."""
+    rows: list[list[Value]] = [
+        [
+            _GAINS[name],
+            *(value_of(one, model) for model in ("best_cell", "ensemble")),
+            Estimate(*(value_of(one, part) for part in ("gain", "low", "high"))),
+        ]
+        for name, one in record["gain"].items()
+    ]
+    gains = Table(
+        f"{axis}: what averaging gains",
+        ["figure", "best cell", "ensemble", "difference"],
+        rows,
+        paper=True,
+        note=f"With the paired 95 % interval; {_CENTERED}, so they are not those of the table of "
+        "models. An interval that holds 0 does not tell them apart; of an error less is better.",
     )
+    return [sentences([_how(record), _saved(record)]), gains]
+
+
+def _gain_words(record: Mapping[str, Any]) -> Iterator[str]:
     for name, one in record["gain"].items():
         both = f"{number(one['best_cell'])} to {number(one['ensemble'])}"
         limits, verb = short_span(one["low"], one["high"]), "gains"
         if name == "clip_mse":  # where less is better
             limits, verb = span(one["low"], one["high"], like=one["gain"]), "changes by"
         yield f"{_GAINS[name]} {verb} {_signed(one['gain'])} (95 % {limits}), {both}"
-    saved = ", ".join(
-        f"{100 * one['share']:.0f} % {_cell_words(one['cell'])}" for one in record["saved"]
+
+
+def _how(record: Mapping[str, Any]) -> str:
+    way = "the highest" if record["choose"] == "top" else "greedily"
+    return (
+        f"up to {record['members']} of {record['cells']} cells, chosen {way} by heads inside each "
+        "fold's training clips"
     )
-    yield f"saved: {saved}"
+
+
+def _saved(record: Mapping[str, Any]) -> str:
+    shares = (f"{100 * one['share']:.0f} % {_cell_words(one['cell'])}" for one in record["saved"])
+    return f"saved: {', '.join(shares)}"
 
 
 def _signed(value: float) -> str:

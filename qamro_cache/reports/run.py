@@ -1,9 +1,10 @@
-"""The page of a run of ``qamro-train``."""
+"""The page of a run of ``qamro-train`` or ``qamro-ensemble``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qamro_cache.datasets.registry import group_kind
+from qamro_cache.reports.choice import ensemble_blocks, gain_words
 from qamro_cache.reports.looks import by_system, looks
 from qamro_cache.reports.numbers import compact
 from qamro_cache.reports.page import (
@@ -36,12 +37,16 @@ def run_page(folder: Folder) -> Page:
             continue
         ours = next(iter(found["models"]))
         lead.append(headline(axis, found["models"][ours]))
+        if "ensemble" in found:
+            lead.append(f"{axis}: {gain_words(found['ensemble'])}.")
         lead += [f"{axis}: {one['words']}." for one in found["verdicts"]]
         of = folder.predicted(axis)
         scale = Scale(axis, *found["range"])
         noun = noun_of(folder, found["models"][ours]["group_word"])
         blocks = findings(found["diagnostics"]) + source_words(found["error_sources"])
         blocks += score_blocks(axis, found["models"], found["ceiling"], ours, noun)
+        if "ensemble" in found:
+            blocks += ensemble_blocks(axis, found["ensemble"])
         systems = by_system(axis, found["by_system"], scale)
         blocks += [*systems[:1], *looks(axis, of, noun, scale, held_out=True), *systems[1:]]
         blocks += _watched(axis, found.get("validation_loss", []))
@@ -53,7 +58,7 @@ def run_page(folder: Folder) -> Page:
         [*sections, Section("What was run", [Facts(_facts(folder)), *_recipe(config),
                                              Words([folder.command], "code")])],
         bool(record["synthetic"]),
-        "run of qamro-train",
+        f"run of {folder.command.split()[0]}",
     )  # fmt: skip
 
 
