@@ -17,6 +17,7 @@ from qamro_cache_cli.cache import main as cache_command
 from safetensors.numpy import load_file
 from test_cache_files import content, header
 
+from qamro_cache.cache import assemble
 from qamro_cache.cache.checks import refuse_mixture
 from qamro_cache.cache.container import open_container
 from qamro_cache.cache.content import CacheContent, concatenate
@@ -208,6 +209,28 @@ def test_an_export_that_failed_can_be_repeated(tmp_path: Path, form: str) -> Non
     (tmp_path / ".out.0123abcd.tmp" / "clips.csv").write_text("half")
     export_cache([tmp_path / "a.h5"], out, form)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "out"]
+
+
+def test_a_cache_that_is_replaced_while_it_is_relabeled_keeps_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.h5"
+    write_cache(path, content(), header())
+    labels = [tmp_path / f"{name}.csv" for name in ("first", "second")]
+    for k, file in enumerate(labels):
+        file.write_text("clip_id,loudness\n" + "".join(f"clip-{i}/ü,{k + i}\n" for i in range(6)))
+    check = assemble.check_file
+
+    def meanwhile(new: Path) -> object:
+        monkeypatch.setattr(assemble, "check_file", check)
+        relabel_cache(path, labels[1])
+        return check(new)
+
+    monkeypatch.setattr(assemble, "check_file", meanwhile)
+    with pytest.raises(QamroError, match=r"was replaced since it was opened.*same command again"):
+        relabel_cache(path, labels[0])
+    assert open_cache(path).labels.mean[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
+    assert [file.name for file in tmp_path.glob("*a.h5*")] == ["a.h5"]
 
 
 def test_temporary_files_of_killed_merges_and_relabels_go(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Put rows of several cache files into a new one, in any order, in bounded memory."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def assemble(
         labels: of the same rows.
 
     Raises:
-        QamroError: a source is damaged, or the disk is full.
+        QamroError: a source is damaged or was replaced meanwhile, or the disk is full.
     """
     spans = _spans(order, [source.offsets for source in sources])
     prints = _spans(order, [source.fingerprint_offsets for source in sources])
@@ -88,7 +89,14 @@ def assemble(
         arrays[f"features/{name}"] = Blocks(
             dtype, rows, _pieces(sources, used, spans, f"features/{name}")
         )
-    write_container(out, attributes_of(header), arrays, check_file)
+    write_container(out, attributes_of(header), arrays, partial(_verify, sources))
+
+
+def _verify(sources: Sequence[Tables], new: Path) -> None:
+    check_file(new)
+    # Else what another command has added to the output meanwhile would be gone without a word.
+    for source in sources:
+        source.container.refuse_another()
 
 
 def _spans(

@@ -8,7 +8,7 @@ ordinary OSError, and HDF5 never parses a file that may come from a stranger.
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,11 @@ class Container:
             block = pread(handle, step * (last - first), extent.start + first * step)
         return block.view(extent.dtype).reshape(shape)
 
+    def refuse_another(self) -> None:
+        """Raise a QamroError where another file has the name of the one that was opened."""
+        with suppress(FileNotFoundError), self._open():
+            pass
+
     def _compare(self, name: str, found: str) -> None:
         if found != self.extents[name].xxh3:
             raise damaged(self.path, f"the checksum of {name} is wrong: the file is damaged")
@@ -145,7 +150,10 @@ class Container:
         handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if _stamp(os.fstat(handle)) != self.stamp:
-                raise QamroError(f"{self.path} was replaced since it was opened; open it again")
+                raise QamroError(
+                    f"{self.path} was replaced since it was opened; open it again, or run the same "
+                    "command again"
+                )
             yield handle
         finally:
             os.close(handle)
