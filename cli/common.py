@@ -100,6 +100,11 @@ def _run(command: Any, stopped: str, *args: Any, **kwargs: Any) -> NoReturn:
     except QamroError as error:
         first, *others = mistakes_of(error)
         fail(first, *others)
+    except ImportError as error:
+        # A library that is stopped while it is loaded may say that it is not there.
+        if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise
+        fail(f"stopped; {stopped}")
     except (MemoryError, RuntimeError) as error:
         # Of torch, on a processor: a RuntimeError like any other but for its words.
         if not isinstance(error, MemoryError) and "memory" not in str(error):

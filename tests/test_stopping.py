@@ -264,3 +264,48 @@ def test_an_extraction_goes_on(sounds, tmp_path):
     )
     assert reused[-1] == kept > 0
     assert summary.ok == 60
+
+
+#: Ctrl-C while a library is loaded: some of them say then that they are not there.
+STOPPED_LOADING = """
+import sys
+class Stop:
+    def find_spec(self, name, path, target=None):
+        if name == "{name}":
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+sys.argv[1:] = ["--cache", "a.h5", "--out", "run"]
+from qamro_cache_cli.train import main
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["click", "numpy", "pandas"])
+def test_ctrl_c_while_a_command_is_loaded_is_one_line(name, tmp_path):
+    code = STOPPED_LOADING.format(name=name)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    (line,) = done.stderr.strip().splitlines()  # click ends the line of ^C
+    assert line.startswith("error: stopped; ")
+
+
+@pytest.mark.parametrize("chained", ["raise ImportError from stop", "raise ImportError"])
+def test_a_library_that_takes_ctrl_c_for_its_absence(chained):
+    code = f"""
+import click
+from qamro_cache_cli.common import OneLine
+@click.command(cls=OneLine)
+def main():
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as stop:
+        {chained}
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: stopped; ")
