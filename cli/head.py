@@ -112,17 +112,15 @@ def verify(heads: tuple[Path, ...]) -> None:
 
 @main.command()
 @_HEAD
-@click.option(
-    "--name", type=Name(), default="", metavar="OWNER/NAME", help="Repository that it is for."
-)
+@click.option("--name", type=Name(), metavar="OWNER/NAME", help="Repository that it is for.")
 @click.option("--out", type=File, help="File to write in place of stdout, such as README.md.")
-def card(head: Path, name: str, out: Path | None) -> None:
+def card(head: Path, name: str | None, out: Path | None) -> None:
     """Write a head's model card, by the conventions of the Hugging Face hub."""
     notices_to_stderr()
     from qamro_cache.files import refuse_other, write_text
     from qamro_cache.integrations.card import is_card, model_card
 
-    text = model_card(head, name)
+    text = model_card(head, name or "")
     if out is None:
         click.echo(text, nl=False)
         return

@@ -136,6 +136,7 @@ def test_an_empty_name_is_told_and_is_never_the_folder_one_is_in(words):
         if not (of_text or isinstance(parameter.type, click.Path | Name)):
             continue
         is_option = isinstance(parameter, click.Option)
+        assert parameter.default != "", "a default is looked at as what is given"
         name = parameter.opts[0] if is_option else parameter.human_readable_name.rstrip(".")
         wrong = CliRunner().invoke(
             every_command()[root], [*below, *([name, ""] if is_option else [""])]
