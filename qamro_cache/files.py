@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from qamro_cache.errors import QamroError, words_of
 from qamro_cache.temporary import (
     exchange,
+    followed,
     fsync,
     fsync_folder,
     locked,
@@ -200,7 +201,7 @@ def replaceable_folder(out: Path) -> Path:
 
 
 def _replaceable(out: Path) -> Path:
-    target = Path(os.path.realpath(out))
+    target = followed(out)
     if target.is_symlink():  # still one, so it is of a loop
         raise cannot_write(out, OSError(errno.ELOOP, ""))
     if target.exists() and not target.is_dir():
@@ -234,7 +235,7 @@ def try_place(path: Path) -> None:
     Raises:
         QamroError: nothing can be made, or replaced, there; nothing has been changed.
     """
-    target = Path(os.path.realpath(path))
+    target = followed(path)
     folder = target.parent
     try:
         while not folder.exists():
@@ -275,7 +276,7 @@ def _target(path: Path) -> Path | None:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return Path(os.path.realpath(path))
+        return followed(path)
     except OSError as error:
         raise cannot_write(path, error) from error
     if stat.S_ISDIR(mode):
@@ -284,7 +285,7 @@ def _target(path: Path) -> Path | None:
         return None
     if not stat.S_ISREG(mode):
         raise QamroError(f"{path} is no place for a file (a disk or a socket); name a file")
-    return Path(os.path.realpath(path))
+    return followed(path)
 
 
 def _open_special(path: Path) -> int:

@@ -17,11 +17,24 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from qamro_cache.errors import QamroError
+
 _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 #: Network folders may have no locks; some have none for what cannot be opened for writing.
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
+
+
+def followed(out: Path) -> Path:
+    """Return where an output lies, links followed.
+
+    Raises:
+        QamroError: it is called ``-``, by which other programs print: it would be a file.
+    """
+    if str(out) == "-":
+        raise QamroError("- is no name for an output; name a file (/dev/stdout is printed)")
+    return Path(os.path.realpath(out))
 
 
 @contextmanager

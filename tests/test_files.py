@@ -317,3 +317,21 @@ def test_folders_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "run" / "config.json").read_text() == "second"
     # Nobody knows whether another process writes it.
     assert names(tmp_path) == [".a.0123abcd.tmp", "a", "run"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: write_text(path, "x"),
+        lambda path: replace_folder(path, ()).__enter__(),
+        lambda path: refuse_other(path, "table", lambda there: True),
+    ],
+)
+def test_a_dash_is_no_file(
+    make: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other programs print then; ours would leave a file of that name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(QamroError, match=r"^- is no name for an output; name a file"):
+        make(Path("-"))
+    assert not names(tmp_path)
