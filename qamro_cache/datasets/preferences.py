@@ -20,7 +20,7 @@ from qamro_cache.datasets.tables import (
     text,
     without_doubles,
 )
-from qamro_cache.errors import OptionError, QamroError, at_rows, nearest, quoted
+from qamro_cache.errors import OptionError, QamroError, at_rows, few, nearest, quoted
 from qamro_cache.paths import PathLike, as_path
 
 logger = logging.getLogger("qamro_cache")
@@ -164,7 +164,7 @@ def load_pairs(
 
     Returns:
         The pairs on the chosen axes, numbered in their order, and the labels, with axes that only
-        the pairs have.
+        the pairs have. It is an error if there is none.
     """
     known = [axis.name for axis in labels.axes]
     pairs, names = read_pairs(path, clip_ids, [name for name in known if name in axes] or known)
@@ -181,15 +181,21 @@ def _tell_axes(
     path: Path, pairs: Pairs, names: Sequence[str], known: Sequence[str], chosen: Sequence[str]
 ) -> None:
     """Log the pairs on axes that were not chosen, and those on axes that no clip is rated on."""
+    if not set(chosen).intersection(used := [names[k] for k in np.unique(pairs.axis)]):
+        raise QamroError(
+            f"{path}: no pair is on an axis that is learned ({', '.join(chosen)}): all are on "
+            f"{few(used)}; correct it, or choose with --axis{nearest(used[0], chosen)}"
+        )
     for name, count in zip(names, np.bincount(pairs.axis, minlength=len(names)), strict=True):
         new = name not in known
         # Of one that is rated on nothing is misspelled.
         like = nearest(name, known or chosen) if new else ""
-        if count and name not in chosen:
-            logger.info("%s: %d pairs on axis %s are left out%s", path, count, quoted(name), like)
-        elif count and new and known:
-            logger.info("%s: %d pairs are on axis %s, on which no clip is rated%s", path, count,
-                        quoted(name), like)  # fmt: skip
+        if not count or (name in chosen and not (new and known)):
+            continue
+        what = "are left out" if name not in chosen else "are there, and no clip is rated on it"
+        told = f"{like} There are: {', '.join(known)}" if like else ""
+        level = logging.WARNING if like else logging.INFO
+        logger.log(level, "%s: %d pairs on axis %s %s%s", path, count, quoted(name), what, told)
 
 
 def with_axes(labels: Labels, names: Sequence[str]) -> Labels:
