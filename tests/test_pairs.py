@@ -465,6 +465,7 @@ def test_a_calibrated_tau_is_told_by_verdicts_that_are_new(emb, pairs_file, tmp_
             flipped = frame.loc[turned, "winner"].map({"a": "b", "b": "a", "tie": "tie"})
             frame.loc[turned, "winner"] = flipped
     assert records[0]["pairs"]["figures"] != records[1]["pairs"]["figures"]
+    assert records[0]["calibration"] == {"tau_folds": 8}
     one, other = (
         {head.training["held_out"]: head.axes[0].preference for head in map(load_head, paths)}
         for paths in ((tmp_path / name / "folds").iterdir() for name in "ab")
@@ -489,6 +490,8 @@ def test_a_tau_that_no_verdict_can_tell_stays_what_was_learned(tmp_path, caplog)
     plain = train(emb, tmp_path / "a", **given)["axes"]["quality"]
     found = train(emb, tmp_path / "b", calibrate=True, **given)["axes"]["quality"]
     assert found["pairs"] == plain["pairs"]
+    assert found["calibration"] == {"tau_folds": 0}
+    assert "calibration" not in plain
     assert "3 of 3 folds keep the tau of their training" in caplog.text
     kept = [load_head(tmp_path / name).axes[0].preference for name in "ab"]
     assert kept[0] == kept[1]
@@ -780,4 +783,22 @@ def test_axes_that_are_left_out_or_new_are_said(tmp_path, caplog):
     assert "2 pairs on axis 'Quality' are left out; did you mean 'quality'?" in caplog.text
     assert "1 pairs on axis 'match' are left out" in caplog.text
     assert len(load_pairs(path, CLIPS, labels, [])[0]) == 4
-    assert "2 pairs are on axis 'Quality', on which no clip is rated; did you" in caplog.text
+    said = (
+        "2 pairs on axis 'Quality' are there, and no clip is rated on it; did you mean 'quality'?"
+    )
+    (told,) = [one.getMessage() for one in caplog.records if said in one.getMessage()]
+    assert told.endswith("There are: quality, match")
+    # What is misspelled is a warning, what is left out by --axis none.
+    levels = {one.getMessage(): one.levelname for one in caplog.records}
+    assert levels[told] == "WARNING"
+    assert levels[f"{path}: 1 pairs on axis 'match' are left out"] == "INFO"
+
+
+def test_pairs_of_which_none_can_be_used_are_one_line(tmp_path):
+    labels = labels_from_means(
+        (Axis("quality", 1.0, 5.0), Axis("match", 1.0, 5.0)), np.ones((4, 2))
+    )
+    path = table(tmp_path, HEAD + "x,y,a,qualty,\ny,x,b,qualty,\n")
+    words = r"no pair is on an axis that is learned \(quality\): all are on qualty; .*'quality'\?$"
+    with pytest.raises(QamroError, match=words):
+        load_pairs(path, CLIPS, labels, ["quality"])

@@ -38,12 +38,14 @@ class Calibrated(NamedTuple):
         marks: the calibrations of the folds and, as `SAVED`, that of the held-out predictions,
             where there is one.
         preferences: tau and the tie parameter of the head that is saved.
+        taus: axis -> in how many folds tau was told; of axes with pairs, where it is learned.
     """
 
     estimate: Fitted
     raw: Fitted
     marks: Calibrations
     preferences: Preferences
+    taus: Mapping[str, int]
 
 
 def calibrate_estimate(
@@ -69,10 +71,11 @@ def calibrate_estimate(
     folds, (inner, inside) = material.folds, _inside(material, estimate, jobs_of, fit_jobs)
     recipe = estimate.jobs[0].recipe
     preferences: Preferences = {}
+    taus: Mapping[str, int] = {}
     if learns_tau(recipe.loss):
-        estimate, preferences = likeliest(material, estimate, inner, inside, unseen=unseen)
+        estimate, preferences, taus = likeliest(material, estimate, inner, inside, unseen=unseen)
     if alone(recipe):
-        return Calibrated(estimate, estimate, {}, preferences)
+        return Calibrated(estimate, estimate, {}, preferences, taus)
     held_out = pool_folds(estimate, folds)
     every = (SAVED, *range(len(folds.test)))
     found: dict[int, dict[str, dict[str, Calibration]]] = {fold: {} for fold in every}
@@ -98,7 +101,8 @@ def calibrate_estimate(
             saved = saved_calibration(pred, labels, told_as, **bends)
         for fold, one in {**by_fold, **({} if saved is None else {SAVED: saved})}.items():
             found[fold].setdefault(axis.name, {})[test] = one
-    return Calibrated(replace(estimate, predictions=predictions), estimate, found, preferences)
+    on_scale_of_labels = replace(estimate, predictions=predictions)
+    return Calibrated(on_scale_of_labels, estimate, found, preferences, taus)
 
 
 def _inside(
@@ -209,8 +213,18 @@ def calibrated(head: Head, marks: Mapping[str, Mapping[str, Calibration]]) -> He
     return replace(head, axes=axes, calibration=kept)
 
 
-def told(found: Calibrations, axis: str, folds: int) -> dict[str, Any]:
-    """Return what ``metrics.json`` says of an axis: in how many folds, and their median slope."""
-    lines = [some for fold in range(folds) if (some := found[fold].get(axis))]
-    slopes = [one.slope for some in lines for one in some.values()]
-    return {"folds": len(lines), "median_slope": float(np.median(slopes)) if slopes else np.nan}
+def told(found: Calibrated, axis: str, folds: int) -> dict[str, Any]:
+    """Return what ``metrics.json`` says of an axis: in how many folds, and their median slope.
+
+    ``tau_folds`` counts those whose tau was told, ``folds`` those with a line; each where the heads
+    have one.
+    """
+    about: dict[str, Any] = {}
+    if found.marks:
+        lines = [some for fold in range(folds) if (some := found.marks[fold].get(axis))]
+        slopes = [one.slope for some in lines for one in some.values()]
+        about["folds"] = len(lines)
+        about["median_slope"] = float(np.median(slopes)) if slopes else np.nan
+    if axis in found.taus:
+        about["tau_folds"] = found.taus[axis]
+    return about

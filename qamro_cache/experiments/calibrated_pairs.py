@@ -41,7 +41,7 @@ def likeliest(
     inside: Mapping[int, Floats],
     *,
     unseen: bool,
-) -> tuple[Fitted, Preferences]:
+) -> tuple[Fitted, Preferences, dict[str, int]]:
     """Give each fold's heads the tau and tie parameter under which its verdicts are likeliest.
 
     Both clips of such a verdict are held out by one head inside the fold's training clips, so what
@@ -55,12 +55,14 @@ def likeliest(
         unseen: whether the saved head must not learn of what the folds hold out.
 
     Returns:
-        The estimate with them; and those of the saved head, by the held-out predictions. Where
-        there are fewer than `FEWEST` such verdicts, what was learned stays.
+        The estimate with them; those of the saved head, by the held-out predictions; and in how
+        many folds they were told, an axis each that has pairs. Where there are fewer than `FEWEST`
+        such verdicts, what was learned stays.
     """
     pairs, folds = material.clips.pairs, material.folds
     preference = estimate.preference.copy()
     saved: dict[int, tuple[float, float]] = {}
+    told: dict[str, int] = {}
     held_out = pool_folds(estimate, folds)
     for target, axis in enumerate(material.clips.axes):
         mine = None if pairs is None else pairs.on([target])
@@ -74,6 +76,7 @@ def likeliest(
             one = found[estimate.jobs[k].fold]
             if one is not None and not estimate.diverged[k]:
                 preference[k] = _with_tie(one, preference[k])
+        told[axis.name] = len(found) - found.count(None)
         if missing := found.count(None):
             logger.warning(
                 "%s: %d of %d folds keep the tau of their training: fewer than %d verdicts on "
@@ -82,7 +85,7 @@ def likeliest(
         last = found[0] if unseen else _of_verdicts(mine, held_out[target].mean(0), folds.test)
         if last is not None:
             saved[target] = last
-    return replace(estimate, preference=preference), saved
+    return replace(estimate, preference=preference), saved, told
 
 
 def _parts(inner: Folds, test: Bools, fold: int) -> Bools:

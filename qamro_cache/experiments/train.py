@@ -170,7 +170,7 @@ def _train_axes(
         huber = fit_jobs(material, _jobs(plain, material, seeds), progress)
     # Of a fixed split the judged clips stay unseen: others will be judged by them too.
     everything = held_out.cv != "split" or options.refit == "all"
-    calibrated = Calibrated(estimate, estimate, {}, {})
+    calibrated = Calibrated(estimate, estimate, {}, {}, {})
     if options.calibrate:
         calibrated = calibrate_estimate(
             material,
@@ -179,11 +179,11 @@ def _train_axes(
             lambda within, jobs: fit_jobs(within, jobs, progress),
             unseen=not everything,
         )
-    estimate, raw, marks, preferences = calibrated
+    estimate, raw, marks, preferences, taus = calibrated
     own = own_scores(material, recipe, starts)
     metrics = judge(material, held_out, estimate, own, huber, every=every, raw=raw)
-    for axis in clips.axes if marks else ():
-        metrics[axis.name]["calibration"] = told(marks, axis.name, len(folds.test))
+    for name in [axis.name for axis in clips.axes if marks or axis.name in taus]:
+        metrics[name]["calibration"] = told(calibrated, name, len(folds.test))
     whole = material.bound(refit_clips(folds, clips.known, everything=everything))
     final = refit_recipes(recipe, estimate, material, whole)
     jobs = [Job(final[t], seed, 0, t) for t in targets for seed in seeds]
