@@ -163,6 +163,20 @@ def test_what_a_sample_says_besides_is_left_out(tmp_path, caplog):
         load_manifest(write_tar(path, files))
 
 
+def test_a_record_of_sound_in_a_tars_json_is_left_out(tmp_path, caplog):
+    """As `datasets` has it; the sound itself is the sample's member, and no parquet is near."""
+    said = json.dumps({"audio": {"bytes": None, "path": "x.wav"}, "quality": 3}).encode()
+    path = write_tar(tmp_path / "a.tar", {"a.flac": sound(1), "a.json": said})
+    made = load_manifest(path)
+    assert made.clips["clip_id"].tolist() == ["a.tar/a"]
+    assert [axis.name for axis in made.labels.axes] == ["quality"]
+    assert "left out: audio (dict)" in caplog.text
+    said = json.dumps({"prompt": {"bytes": None, "path": "x.wav"}}).encode()
+    with pytest.raises(QamroError, match="column 'prompt' holds dict") as refused:
+        load_manifest(write_tar(path, {"a.flac": sound(1), "a.json": said}))
+    assert "parquet" not in str(refused.value)
+
+
 def test_a_tar_that_cannot_be_read_among_a_folders_files_is_left_out(tmp_path, caplog):
     (tmp_path / "a.flac").write_bytes(sound(1))
     (tmp_path / "backup.tar").write_bytes(gzip.compress(b"junk"))

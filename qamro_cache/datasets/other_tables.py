@@ -53,8 +53,10 @@ def read_other(path: Path, used: Callable[[str], bool]) -> pd.DataFrame | None:
         texts = [_text(cell) for cell in cells]
         if None in texts:
             row = texts.index(None)
-            if used(name) or _is_sound(cells[row]):
-                raise QamroError(_no_cell(path, name, row + 1, cells[row]))
+            # Beside the JSON of a tar there is the sound itself, as a member.
+            is_sound = _is_sound(cells[row]) and not tars
+            if used(name) or is_sound:
+                raise QamroError(_no_cell(path, name, row + 1, cells[row], is_sound))
             odd.append(f"{name} ({type(cells[row]).__name__})")
             continue
         _check_text(path, name, texts)
@@ -138,9 +140,9 @@ def _is_sound(cell: Any) -> bool:
     return isinstance(cell, dict) and cell.keys() >= {"bytes", "path"}
 
 
-def _no_cell(path: Path, name: str, row: int, cell: Any) -> str:
+def _no_cell(path: Path, name: str, row: int, cell: Any, is_sound: bool) -> str:
     there = f"{path}, row {row}: column {name!r} holds "
-    if _is_sound(cell):
+    if is_sound:
         return (
             f"{there}sound and not a file's name; make files and a manifest of it, in Python: "
             f"write_rows(pyarrow.parquet.read_table({str(path)!r}).to_pylist(), FOLDER, "
