@@ -78,6 +78,8 @@ class OneLineGroup(click.Group):
 
 def _run(command: Any, stopped: str, *args: Any, **kwargs: Any) -> NoReturn:
     _open_streams()
+    if not (args or kwargs):  # the process is ours, and no test's
+        _read_names_as_utf8()
     for stream in (sys.stdout, sys.stderr):
         # A letter that an old terminal lacks becomes its escape, never a traceback.
         if isinstance(stream, io.TextIOWrapper):
@@ -115,6 +117,16 @@ def _run(command: Any, stopped: str, *args: Any, **kwargs: Any) -> NoReturn:
         where = "" if error.filename is None else f"{quoted(os.fsdecode(error.filename))}: "
         fail(f"{where}{words_of(error)}")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _read_names_as_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where it reads names as ASCII: PYTHONUTF8=0 LC_ALL=C.
+
+    Names in tables and caches are UTF-8. Read as ASCII a file's name is other text than there.
+    """
+    if sys.getfilesystemencoding() == "ascii" and sys.executable:
+        os.environ["PYTHONUTF8"] = "1"  # of the processes that it starts
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _open_streams() -> None:

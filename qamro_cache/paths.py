@@ -1,11 +1,12 @@
 """Whatever a user names a file by: text, a path, or several of them."""
 
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from qamro_cache.errors import OptionError, quoted
+from qamro_cache.errors import OptionError, QamroError, quoted
 
 #: What names a file or folder.
 PathLike = str | os.PathLike[str]
@@ -22,6 +23,30 @@ def as_path(value: PathLike, what: str = "a file") -> Path:
     if not isinstance(value, str | os.PathLike):
         raise OptionError(f"{what} is named by text or a path, got {quoted(value)}")
     return Path(value)
+
+
+def refuse_misread(names: Iterable[str]) -> None:
+    """Refuse names that are other text where they are kept, as UTF-8, than Python reads here.
+
+    Raises:
+        QamroError: Python reads names of files as ASCII (``PYTHONUTF8=0 LC_ALL=C``), and they are
+            not.
+    """
+    how = sys.getfilesystemencoding()
+    odd = "" if how == "utf-8" else next((name for name in names if not _is_kept(name)), "")
+    if odd:
+        raise QamroError(
+            f"Python reads names of files as {how} here, and {quoted(odd)} is none; "
+            "set PYTHONUTF8=1 in the environment and run it again"
+        )
+
+
+def _is_kept(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") == name
 
 
 def title_of(path: Path) -> str:

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner
 from qamro_cache_cli.common import (
     LONGEST_LINE,
@@ -20,6 +22,7 @@ from qamro_cache_cli.common import (
 from qamro_cache_cli.extract import main as extract
 from qamro_cache_cli.tables import show_table
 
+from qamro_cache.cache.reader import open_cache
 from qamro_cache.errors import QamroError
 
 NAME = "Qualit\u00e4t[/x]\x1b[2J\udce9"
@@ -173,3 +176,38 @@ def test_what_was_typed_wrong_is_told_in_a_short_line(tmp_path: Path, option: st
     assert "Traceback" not in result.output
     assert "\x1b" not in result.output
     assert max(map(len, result.output.splitlines())) < 500
+
+
+#: Where Python reads names of files as ASCII.
+ASCII = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+
+
+def test_names_of_files_are_utf8_in_any_locale(tmp_path: Path) -> None:
+    for place, name in enumerate(("a.wav", "\u00fc.wav")):
+        soundfile.write(tmp_path / name, np.full(16000, 0.1 * place), 16000)
+    (tmp_path / "m.csv").write_text("clip_id,path\nx,a.wav\n\u00fc,\u00fc.wav\n", encoding="utf-8")
+    arguments = ["--manifest", "m.csv", "--encoder", "mel", "--out"]
+    done = run([*arguments, "\u00e9.h5"], tmp_path, **ASCII)
+    assert done.returncode == 0, done.stderr
+    cache = open_cache(tmp_path / "\u00e9.h5")
+    assert cache.clips["clip_id"].tolist() == ["x", "\u00fc"]
+    assert set(cache.clips["status"]) == {"ok"}
+
+
+def test_a_program_that_reads_names_as_ascii_is_told_why(tmp_path: Path) -> None:
+    """A library does not start its process again."""
+    (tmp_path / "au").mkdir()
+    soundfile.write(tmp_path / "au" / "\u00fc.wav", np.full(16000, 0.1), 16000)
+    code = (
+        "from pathlib import Path\n"
+        "from qamro_cache.errors import QamroError\n"
+        "from qamro_cache.scoring.folder import clips_of_folder\n"
+        "try:\n    clips_of_folder(Path('au'))\n"
+        "except QamroError as error:\n    print(ascii(str(error)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, env=os.environ | ASCII,
+        check=False,
+    )  # fmt: skip
+    assert b"Python reads names of files as ascii here" in done.stdout, done
+    assert b"set PYTHONUTF8=1" in done.stdout

@@ -21,6 +21,7 @@ from qamro_cache.datasets.form import (
     not_utf8,
 )
 from qamro_cache.errors import QamroError, at_rows, listed_rows, quoted
+from qamro_cache.paths import refuse_misread
 
 #: Objects of Python strings: the one string storage that every supported pandas has.
 Text = npt.NDArray[np.object_]
@@ -149,6 +150,7 @@ def refuse_lost(names: Iterable[str], where: Path | str) -> None:
         names: of files, or made of them.
         where: they are from, for the message.
     """
+    refuse_misread(names := list(names))
     odd = next((name for name in names if not name.isascii() and escaped(name) is not None), None)
     try:
         pd.Series([odd])

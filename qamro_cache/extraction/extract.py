@@ -39,7 +39,7 @@ from qamro_cache.extraction.units import plan_units, shard_path, shard_rows
 from qamro_cache.files import plain_target
 from qamro_cache.identity import identity_of
 from qamro_cache.memory import refuse_disk
-from qamro_cache.paths import PathLike, as_path
+from qamro_cache.paths import PathLike, as_path, refuse_misread
 from qamro_cache.settings import documented, from_options
 
 if TYPE_CHECKING:
@@ -268,6 +268,7 @@ def _check_clips(dataset: Dataset) -> None:
         raise QamroError(f"dataset {dataset.name} has no clips")
     if ids.duplicated().any():
         raise QamroError(f"clip {ids[ids.duplicated()].iloc[0]!r} is in {dataset.name} twice")
+    refuse_misread([*ids, *dataset.clips["path"]])
 
 
 def _provenance() -> dict[str, Any]:
