@@ -72,7 +72,8 @@ def written(tmp_path_factory):
     train(folder / "half.h5", folder / "s", **of_clips)
     train(folder / "named.h5", folder / "g", screen="bt500", rater_model="additive", **of_clips)
     write_pairs([emb], folder / "pairs.csv")
-    train(emb, folder / "h", pairs=folder / "pairs.csv", loss="bt", cv="group", **ONE, **QUICK)
+    of_pairs = {"pairs": folder / "pairs.csv", "loss": "bt", "calibrate": True}
+    train(emb, folder / "h", cv="group", **of_pairs, **ONE, **QUICK)
     ablate(
         [emb, other],
         folder / "c",
