@@ -369,6 +369,16 @@ def test_a_header_frame_that_counts_itself(tmp_path: Path) -> None:
     assert isinstance(found_in(tmp_path, lost), str)
 
 
+def test_a_header_frame_that_names_too_few_frames(tmp_path: Path) -> None:
+    data = encoded(noise(), "mp3")
+    place = max(data.find(b"Xing"), data.find(b"Info")) + 8
+    whole = found_in(tmp_path, data)
+    (frames,) = struct.unpack_from(">I", data, place)
+    for named in (1, frames // 2, frames - 1):
+        found = found_in(tmp_path, put(data, place, struct.pack(">I", named)))
+        np.testing.assert_array_equal(found, whole)
+
+
 def test_header_frames_of_other_writers(tmp_path: Path) -> None:
     for mode in ("CONSTANT", "VARIABLE"):
         data = mp3(mode)
@@ -471,6 +481,37 @@ def test_lengths_of_a_flac(tmp_path: Path) -> None:
     assert len(found_in(tmp_path, with_size(short, "flac", 0))) == 100
     # A stream whose frames vary in size numbers them by samples.
     assert len(found_in(tmp_path, with_size(encoded(noise(4096 * 300, 1), "flac"), "flac", 0)))
+
+
+def flac_frames(data: bytes) -> list[int]:
+    """Where the frames begin, found by their numbers: those of a frame's size, below 128."""
+    places = [data.index(b"\xff\xf8")]
+    while (place := data.find(b"\xff\xf8", places[-1] + 2)) >= 0:
+        if data[place + 4] == len(places) and data[place + 3] == data[places[0] + 3]:
+            places.append(place)
+        else:
+            data = data[:place] + b"\0\0" + data[place + 2 :]
+    return places
+
+
+def test_frames_that_a_flac_lost(tmp_path: Path) -> None:
+    """The decoder fills in silence for them, or what came before."""
+    data = encoded(noise(30 * 4096, 1), "flac")
+    whole, places = found_in(tmp_path, data), flac_frames(data)
+    assert len(places) == 30
+    in_the_middle = data[: places[10]] + data[places[13] :]
+    assert found_in(tmp_path, in_the_middle) == (
+        "unreadable:  lacks frames after 2.56 of 7.68 s, which would be silent; "
+        "copy or make the file again"
+    )
+    cut = data[: places[0]] + data[places[10] :]
+    said = found_in(tmp_path, cut)
+    assert isinstance(said, str)
+    assert "has 5.12 of 7.68 s and no beginning" in said
+    # Of a stream that was heard from somewhere on, nothing was promised.
+    found = found_in(tmp_path, with_size(cut, "flac", 0))
+    np.testing.assert_array_equal(found, whole[10 * 4096 :])
+    assert isinstance(found_in(tmp_path, with_size(in_the_middle, "flac", 0)), str)
 
 
 @pytest.mark.parametrize("kind", ["vorbis", "opus"])

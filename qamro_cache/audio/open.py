@@ -187,10 +187,10 @@ def blocks_of(
     """
     import soundfile
 
-    done = 0
+    done, step = 0, max(1, samples // file.channels)
     while True:
         try:
-            block = file.read(max(1, samples // file.channels), dtype="float32", always_2d=True)
+            block = file.read(step, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             after = f"{before + done / file.samplerate:.1f} s ({error.error_string})"
             raise ClipError("unreadable", f"{path} is damaged after {after}") from error
@@ -198,6 +198,9 @@ def blocks_of(
             return
         done += len(block)
         yield block, mixed(block, str(path))
+        # Where frames are lost libsndfile would fill its length up with sound that came before.
+        if file.format == "FLAC" and len(block) < step:
+            return
 
 
 def mixed(block: Samples, name: str) -> Samples:

@@ -1,4 +1,4 @@
-"""FLAC: the number of the last frame says how long the stream is, whatever its header says.
+"""FLAC: the numbers of its first and last frame say how long it is, whatever its header says.
 
 Frames are decoded by libsndfile alone, which reports damage within them.
 """
@@ -56,13 +56,29 @@ def walk_flac(data: FileBytes, first: int, stop: int) -> tuple[tuple[Part, ...],
     end = _next_flac(data, first + 4, stop)
     if len(info) < _INFO or not rate:
         return (Part(first, end),), end
-    last = _last_frame(data, first, end, info)
+    start = _sound_start(data, first, end)
+    last = _last_frame(data, start, end, info)
     samples = last.first + last.samples if last else total
     if samples < total:
         raise ClipError(
             "unreadable",
             f"ends after {samples / rate:.2f} of {total / rate:.2f} s; cut short: "
             "copy or make the file again",
+        )
+    begin = _frame(data.at(start, _HEADER), start, info)
+    if last and begin and 0 < begin.first <= last.first:
+        samples -= begin.first
+    if samples < total:
+        raise ClipError(
+            "unreadable",
+            f"has {samples / rate:.2f} of {total / rate:.2f} s and no beginning, as a piece has "
+            "that was cut without decoding; convert it with: ffmpeg -i FILE FILE.wav",
+        )
+    if last and begin and (lost := _first_lost(data, begin, last, end, info)):
+        raise ClipError(
+            "unreadable",
+            f"lacks frames after {(lost - begin.first) / rate:.2f} of {samples / rate:.2f} s, "
+            "which would be silent; copy or make the file again",
         )
     if samples == total:
         return (Part(first, end, samples, rate=rate),), end
@@ -94,9 +110,8 @@ def _sound_start(data: FileBytes, first: int, stop: int) -> int:
     return min(place, stop)
 
 
-def _last_frame(data: FileBytes, first: int, stop: int, info: bytes) -> _Frame | None:
+def _last_frame(data: FileBytes, start: int, stop: int, info: bytes) -> _Frame | None:
     """Return the last frame whose predecessor is there as well, or that is the only one."""
-    start = _sound_start(data, first, stop)
     sync = data.at(start, 2)
     later: list[_Frame] = []
     place = stop
@@ -114,6 +129,22 @@ def _last_frame(data: FileBytes, first: int, stop: int, info: bytes) -> _Frame |
                 return other
         later.append(frame)
     return None
+
+
+def _first_lost(data: FileBytes, begin: _Frame, last: _Frame, stop: int, info: bytes) -> int:
+    """Return the first sample that no frame from ``begin`` to ``last`` holds; 0: they hold all."""
+    sync = data.at(begin.place, 2)
+    place, wanted = begin.place, begin.first
+    while wanted <= last.first:
+        place = data.find(sync, place, stop)
+        if place < 0:
+            return wanted
+        frame = _frame(data.at(place, _HEADER), place, info)
+        # Bytes of sound may look like a frame, but hardly like the one that is to come.
+        if frame is not None and frame.first == wanted:
+            wanted += frame.samples
+        place += 1
+    return 0
 
 
 def _frame(head: bytes, place: int, info: bytes) -> _Frame | None:

@@ -242,7 +242,7 @@ def _part(stream: _Stream, rest: int) -> Part:
     if has < frames:
         # The decoder believes the count, so it may lack a frame and what it cuts off the ends.
         return replace(part, frames=max(0, has * kind.frames - _DELAYS))
-    if has > frames and stream.nbytes > nbytes:
+    if has > frames:
         place = max(stream.head.find(b"Xing", 0, 60), stream.head.find(b"Info", 0, 60)) + 8
         head = stream.head[:place] + struct.pack(">I", has) + stream.head[place + 4 :]
         return replace(part, start=stream.sound, head=head)
