@@ -55,6 +55,7 @@ def test_a_scale_that_does_not_hold_the_scores_is_not_kept(tmp_path: Path) -> No
         ("name,q\na,3\n", r"row 1: there is no column 'clip_id'"),
         ("clip_id\na\n", r"row 1: there is nothing to replace"),
         ("clip_id,q\na,three\n", r"row 1: there is nothing to replace"),
+        ("clip_id,q\na,\nb,\n", r"no row has a score \(q\), and labels would be lost"),
         ("clip_id,q\nx,3\n", r"names none of the 2 clips .*'x'.*'a'"),
         ("clip_id,q\na,3\na,4\n", r"row 3: clip_id 'a' is already in row 2"),
         ("clip_id,q\na,three\nb,3\n", r"row 2: 'three' in column 'q'"),

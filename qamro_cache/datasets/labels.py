@@ -68,8 +68,8 @@ def relabel(
         New clips and labels; the arguments are not changed.
 
     Raises:
-        QamroError: a file that is not of this form, names none of the clips, or has nothing to
-            replace.
+        QamroError: a file that is not of this form, names none of the clips, has nothing to
+            replace, or columns of scores without any.
     """
     scales = parse_scales(scale)
     table = _read(path, columns, axes)
@@ -81,6 +81,11 @@ def relabel(
             f"{', '.join(REPLACED)}"
         )
     at = _place(table, list(clips["clip_id"]))
+    if table.scores and all(np.isnan(score).all() for score in table.scores.values()):
+        raise QamroError(
+            f"{path}: no row has a score ({', '.join(table.scores)}), and labels would be lost; "
+            "fill the column, or take it out"
+        )
     clips = clips.copy()
     for name in replaced:
         clips[name] = _replaced(table, clips, name, at)
