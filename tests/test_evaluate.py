@@ -245,6 +245,15 @@ def test_far_clips_are_counted_among_those_scored(files):
     assert result["axes"]["quality"]["ood"] == 5
 
 
+def test_published_scores_of_other_systems_are_told(files, caplog):
+    folder, _ = files
+    other = {"sys0": (1.0, np.nan)}
+    dataset = replace(read_truth(folder / "labels.csv"), system_scores=other)
+    evaluate(folder / "predictions.csv", dataset, resamples=0)
+    assert "none of the 1 published system scores is of a system of its clips" in caplog.text
+    assert "(they have sys0, the clips S0, S1, ...)" in caplog.text
+
+
 def test_published_scores_are_the_systems_truth_and_it_says_so(files):
     folder, truth = files
     published = {"S0": (1.0, np.nan), "S3": (5.0, np.nan)}
@@ -585,6 +594,7 @@ def test_predictions_as_json_lines_stand_beside_too(files):
         ("clip,a\nc00,1\n", "row 1: a baseline has the columns"),
         ("clip_id,a\nc00,1\nc00,2\n", "row 3: clip 'c00' has a score already"),
         ("clip_id,a\nc00,x\n", "row 2"),
+        ("clip_id,a\nc00,\nc01,\n", "bad.csv: no row has a score in column 'a'"),
         ("clip_id,a\nzz,1\n", "none of its clips is among those that are scored"),
     ],
 )

@@ -14,7 +14,7 @@ from synthetic_cache import write_synthetic
 from qamro_cache.cache.reader import open_cache
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.evaluate import evaluate
-from qamro_cache.experiments.folds import make_folds
+from qamro_cache.experiments.folds import default_cv, make_folds
 from qamro_cache.experiments.train import train
 from qamro_cache.heads.file import load_head
 from qamro_cache.scoring.predict import predict
@@ -458,3 +458,13 @@ def test_a_run_says_every_parameter_by_default_too(cache, tmp_path):
         train(cache, tmp_path / "other", labels=5)
     with pytest.raises(QamroError, match="no label file"):
         train(cache, tmp_path / "other", labels=".")
+
+
+def test_splits_of_other_names_are_told_as_a_warning(caplog):
+    clips = pd.DataFrame({"split": ["trian", "dev"] * 4, "group": ["a", "b"] * 4})
+    assert default_cv(clips, np.ones(8, bool)) == "group"
+    assert "splits are not used" in caplog.text
+    assert "(trian); estimating with --cv group" in caplog.text
+    caplog.clear()
+    assert default_cv(clips.assign(split=""), np.ones(8, bool)) == "group"
+    assert "WARNING" not in [one.levelname for one in caplog.records]

@@ -13,7 +13,7 @@ from qamro_cache.cache.reader import CacheLike
 from qamro_cache.datasets.records import Axis, Dataset, select_labels
 from qamro_cache.datasets.registry import defaults_chosen_on
 from qamro_cache.datasets.selection import describe, point_out_sources
-from qamro_cache.errors import QamroError, unknown
+from qamro_cache.errors import QamroError, few, unknown
 from qamro_cache.evaluation.by_system import by_system
 from qamro_cache.evaluation.files import name_of, read_predictions
 from qamro_cache.evaluation.judged import check_judged, judged_of, rated
@@ -241,5 +241,14 @@ def _published(truth: Dataset, index: int) -> npt.NDArray[np.float64] | None:
         return None
     missing = [np.nan] * len(truth.labels.axes)
     names = sorted(set(truth.clips["system"]) - {""})
+    if truth.system_scores.keys().isdisjoint(names):
+        logger.warning(
+            "%s: none of the %d published system scores is of a system of its clips (they have %s, "
+            "the clips %s); the means over clips are used",
+            truth.name,
+            len(truth.system_scores),
+            few(sorted(truth.system_scores), 2),
+            few(names, 2) or "none",
+        )
     scores = [truth.system_scores.get(name, missing)[index] for name in names]
     return np.array(scores, np.float64)

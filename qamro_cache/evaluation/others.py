@@ -73,6 +73,8 @@ def read_other(path: Path) -> Other:
     if frame.empty:
         raise QamroError(f"{path}, row 2: there are no scores")
     ids, scores = text(frame, "clip_id"), numbers(frame, names[0], path)
+    if np.isnan(scores).all():
+        raise QamroError(f"{path}: no row has a score in column {names[0]!r}; fill it")
     twice = repeated(pd.DataFrame({"clip_id": ids}))
     if twice.any():
         row = int(np.flatnonzero(twice)[0])

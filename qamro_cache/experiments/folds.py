@@ -10,7 +10,7 @@ import pandas as pd
 
 from qamro_cache.datasets.columns import CALLED, key
 from qamro_cache.datasets.ids import one_spelling
-from qamro_cache.errors import OptionError, QamroError, nearest, quoted
+from qamro_cache.errors import OptionError, QamroError, few, nearest, quoted
 from qamro_cache.experiments.options import CV_CHOICES, CV_WORDS
 from qamro_cache.memory import refuse_memory
 from qamro_cache.training.inputs import Bools, Folds
@@ -41,6 +41,10 @@ def default_cv(clips: pd.DataFrame, labeled: Bools) -> str:
     groups = clips["group"]
     most = min(5, int(labeled.sum()))
     choice = "group" if groups.nunique() > 1 and (groups != "").all() else str(most)
+    if named := sorted(split - {"", *_SPLITS}):
+        told = "the clips' splits are not used, of which none is train beside dev or test (%s)"
+        logger.warning(f"{told}; estimating with --cv %s", few(named), choice)
+        return choice
     logger.info("the clips have no train and dev split: estimating with --cv %s", choice)
     return choice
 
