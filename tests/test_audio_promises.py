@@ -497,20 +497,20 @@ def flac_frames(data: bytes) -> list[int]:
 def test_frames_that_a_flac_lost(tmp_path: Path) -> None:
     """The decoder fills in silence for them, or what came before."""
     data = encoded(noise(30 * 4096, 1), "flac")
-    whole, places = found_in(tmp_path, data), flac_frames(data)
+    places = flac_frames(data)
     assert len(places) == 30
+    assert len(found_in(tmp_path, data)) == 30 * 4096
     in_the_middle = data[: places[10]] + data[places[13] :]
     assert found_in(tmp_path, in_the_middle) == (
         "unreadable:  lacks frames after 2.56 of 7.68 s, which would be silent; "
         "copy or make the file again"
     )
     cut = data[: places[0]] + data[places[10] :]
-    said = found_in(tmp_path, cut)
-    assert isinstance(said, str)
-    assert "has 5.12 of 7.68 s and no beginning" in said
-    # Of a stream that was heard from somewhere on, nothing was promised.
-    found = found_in(tmp_path, with_size(cut, "flac", 0))
-    np.testing.assert_array_equal(found, whole[10 * 4096 :])
+    # Wherever the decoder is asked for, it would look for the numbers of frames that are not there.
+    for piece in (cut, with_size(cut, "flac", 0)):
+        said = found_in(tmp_path, piece)
+        assert isinstance(said, str)
+        assert "has 5.12 of 7.68 s and no beginning" in said
     assert isinstance(found_in(tmp_path, with_size(in_the_middle, "flac", 0)), str)
 
 

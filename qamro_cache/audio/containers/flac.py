@@ -67,17 +67,16 @@ def walk_flac(data: FileBytes, first: int, stop: int) -> tuple[tuple[Part, ...],
         )
     begin = _frame(data.at(start, _HEADER), start, info)
     if last and begin and 0 < begin.first <= last.first:
-        samples -= begin.first
-    if samples < total:
         raise ClipError(
             "unreadable",
-            f"has {samples / rate:.2f} of {total / rate:.2f} s and no beginning, as a piece has "
-            "that was cut without decoding; convert it with: ffmpeg -i FILE FILE.wav",
+            f"has {(samples - begin.first) / rate:.2f} of {samples / rate:.2f} s and no beginning, "
+            "as a piece has that was cut without decoding; convert it with: "
+            "ffmpeg -i FILE FILE.wav",
         )
     if last and begin and (lost := _first_lost(data, begin, last, end, info)):
         raise ClipError(
             "unreadable",
-            f"lacks frames after {(lost - begin.first) / rate:.2f} of {samples / rate:.2f} s, "
+            f"lacks frames after {lost / rate:.2f} of {samples / rate:.2f} s, "
             "which would be silent; copy or make the file again",
         )
     if samples == total:
