@@ -581,6 +581,16 @@ def test_a_vorbis_piece_that_was_cut_without_decoding(
         assert said in str(found_in(tmp_path, data + cut))
 
 
+def test_an_opus_that_counts_from_elsewhere(tmp_path: Path) -> None:
+    """As copied from WebM: without the encoder's delay, and the same behind the first block."""
+    data = encoded(noise(BLOCK + 4000, 1), "opus")
+    whole = found_in(tmp_path, data)
+    assert len(whole) == BLOCK + 4000
+    for samples in (-648, -480_000):
+        found = found_in(tmp_path, files.begun_earlier(data, samples))
+        np.testing.assert_array_equal(found, whole)
+
+
 # ------------------------------------------------------------------------- from other programs
 
 PIPED = {

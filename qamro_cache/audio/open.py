@@ -149,6 +149,10 @@ def open_part(handle: int, part: Part, path: Path) -> Iterator[Any]:
     try:
         os.lseek(handle, 0, os.SEEK_SET)
         file = soundfile.SoundFile(source, closefd=False)
+        if file.subtype == "OPUS":
+            # Else libsndfile gives the encoder's delay of a stream that counts from elsewhere than
+            # 0, and takes as much out again behind the first block.
+            file.seek(0)
     except soundfile.LibsndfileError as error:
         raise _unknown(handle, path, error.error_string) from error
     with file:
