@@ -369,6 +369,15 @@ def test_a_header_frame_that_counts_itself(tmp_path: Path) -> None:
     assert isinstance(found_in(tmp_path, lost), str)
 
 
+def test_an_mp3_of_several_blocks_is_that_of_one(tmp_path: Path) -> None:
+    """Between blocks the decoder must keep what earlier frames hold of later ones."""
+    tone = 0.4 * np.sin(np.arange(2 * BLOCK + 9000) ** 2 * 1e-9 + np.arange(2 * BLOCK + 9000) / 9)
+    path = tmp_path / "long.mp3"
+    path.write_bytes(encoded(tone[:, None].astype(np.float32), "mp3"))
+    at_once = soundfile.read(path, dtype="float32")[0]
+    np.testing.assert_allclose(decoded(path), at_once, rtol=0, atol=1e-6)
+
+
 def test_a_header_frame_that_names_too_few_frames(tmp_path: Path) -> None:
     data = encoded(noise(), "mp3")
     place = max(data.find(b"Xing"), data.find(b"Info")) + 8

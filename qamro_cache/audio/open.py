@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def open_part(handle: int, part: Part, path: Path) -> Iterator[Any]:
     source: Any = handle if whole else PartFile(handle, part)
     try:
         os.lseek(handle, 0, os.SEEK_SET)
-        file = soundfile.SoundFile(source, closefd=False)
+        file = _forward()(source, closefd=False)
         if file.subtype == "OPUS":
             # Else libsndfile gives the encoder's delay of a stream that counts from elsewhere than
             # 0, and takes as much out again behind the first block.
@@ -175,6 +176,22 @@ def open_part(handle: int, part: Part, path: Path) -> Iterator[Any]:
         raise source.error
 
 
+@cache
+def _forward() -> Any:
+    """Return the class of a ``SoundFile`` whose MPEG audio is read from its beginning to its end.
+
+    soundfile seeks to where it is after each read of a file that can seek, and MPEG frames have
+    lost then what those before had kept for them.
+    """
+    import soundfile
+
+    class Forward(soundfile.SoundFile):  # type: ignore[misc]
+        def seekable(self) -> bool:
+            return super().seekable() and not self.subtype.startswith("MPEG")
+
+    return Forward
+
+
 def blocks_of(
     file: Any, path: Path, samples: int, before: float = 0.0
 ) -> Iterator[tuple[Samples, Samples]]:
@@ -194,7 +211,7 @@ def blocks_of(
     done, step = 0, max(1, samples // file.channels)
     while True:
         try:
-            block = file.read(step, dtype="float32", always_2d=True)
+            block = file.read(min(step, file.frames - done), dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             after = f"{before + done / file.samplerate:.1f} s ({error.error_string})"
             raise ClipError("unreadable", f"{path} is damaged after {after}") from error
