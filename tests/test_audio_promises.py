@@ -439,6 +439,29 @@ def test_a_size_that_is_wrong_by_less_than_a_frame(tmp_path: Path) -> None:
         assert isinstance(found_in(tmp_path, with_size(data, kind, SIZE + 4)), str)
 
 
+PCM_GUID = bytes.fromhex("0100000000001000800000aa00389b71")
+
+
+def test_samples_shorter_than_their_place(tmp_path: Path) -> None:
+    """24 bits in 4 bytes are read where the header says that they are 32, of which 24 count."""
+    sound = 0.5 * noise()[:, :1]
+    samples = np.round(sound * 2.0**23).astype("<i4")
+    kinds = {"plain": (1, 24, False), "odd": (0xFFFE, 24, False), "valid": (0xFFFE, 32, True)}
+    for name, (codec, bits, upper) in kinds.items():
+        more = struct.pack("<HHI", 22, 24, 4) + PCM_GUID if codec > 1 else b""
+        fmt = struct.pack("<HHIIHH", codec, 1, RATE, 4 * RATE, 4, bits) + more
+        raw = (samples << 8 if upper else samples).tobytes()
+        body = b"WAVEfmt " + struct.pack("<I", len(fmt)) + fmt
+        body += b"data" + struct.pack("<I", len(raw)) + raw
+        path = tmp_path / f"{name}.wav"
+        path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+        if upper:
+            np.testing.assert_allclose(decoded(path), sound[:, 0], atol=1e-6)
+            continue
+        with pytest.raises(ClipError, match="samples of 24 bits in 4 bytes"):
+            decoded(path)
+
+
 def test_mpeg_within_a_wav(tmp_path: Path) -> None:
     stream = files.without_header_frame(mp3("VARIABLE"))
     expected = found_in(tmp_path, stream)

@@ -347,6 +347,11 @@ def test_another_run_in_the_folder_is_kept(cache, tmp_path):
     (tmp_path / "mine" / "predictions.csv").write_text("mine")
     foreign = run("--cache", cache, "--out", tmp_path / "mine", "--cv", "3", *QUICK)
     assert "holds predictions.csv of something else" in foreign.stderr
+    for name in ("done", "begun"):
+        (tmp_path / name / name).mkdir(parents=True)
+        (tmp_path / name / name / "0.safetensors").write_text("heads")
+        foreign = run("--cache", cache, "--out", tmp_path / name, "--cv", "3", *QUICK)
+        assert "holds a grid of qamro-ablate in training" in foreign.stderr
     grid = CliRunner().invoke(ablate, ["--cache", str(cache), "--out", str(out)])
     assert (grid.exit_code, "holds a run of qamro-train" in grid.stderr) == (1, True)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

@@ -33,6 +33,9 @@ GRID_FILES = (
 #: Options that decide intervals alone.
 _OF_INTERVALS = {"interval", "over", "resamples"}
 
+#: Folders of a grid that is not finished: results, and stacks in training.
+_IN_TRAINING = ("done", "begun")
+
 #: Kept of each head in ``done/``.
 _KEPT = {
     "predictions": "f", "best_epoch": "i", "diverged": "b", "stability": "f", "preference": "f"
@@ -56,6 +59,8 @@ def refuse_other_run(out: Path, asked: Mapping[str, Any]) -> None:
         asked: what a run depends on; ``config.json`` holds the earlier run's as ``asked``.
     """
     there = [name for name in RUN_FILES if (out / name).exists()]
+    if not there and any(any((out / name).glob("*.safetensors")) for name in _IN_TRAINING):
+        raise QamroError(f"{out} holds a grid of qamro-ablate in training; name another folder")
     if not there:
         return
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from qamro_cache.audio.containers.mpeg import walk_mpeg
 from qamro_cache.audio.containers.sound import CHUNKS, Layout, Sound, is_name, left_open
 from qamro_cache.audio.containers.source import FileBytes, Part
+from qamro_cache.errors import ClipError
 
 #: Chunks that stand after the sound and may be cut without harm.
 _KNOWN = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"smpl", b"fact", b"PEAK", b"iXML", b"JUNK")
@@ -31,12 +32,23 @@ class WaveFormat:
     width: int = 0
 
     def read(self, chunk: bytes, order: str) -> None:
-        """Take a ``fmt`` chunk."""
+        """Take a ``fmt`` chunk.
+
+        Raises:
+            ClipError: samples are shorter than their place, which the decoder reads 48 dB too
+                quiet, or as samples of 3 bytes.
+        """
         if len(chunk) < 16:
             return
         codec, channels, self.rate, _, align, bits = struct.unpack_from(f"{order}HHIIHH", chunk)
         if codec == _EXTENSIBLE and len(chunk) >= 26:
             codec = struct.unpack_from(f"{order}H", chunk, 24)[0]
+        if codec == PCM and channels and (bits + 7) // 8 == 3 and align == 4 * channels:
+            raise ClipError(
+                "unreadable",
+                f"has samples of {bits} bits in 4 bytes, of which programs take other ones; write "
+                "it again with 16, 24 or 32 bits",
+            )
         self.codec = codec
         plain = codec in PLAIN and channels and align == channels * ((bits + 7) // 8)
         self.width = align if plain else 0
