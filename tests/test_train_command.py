@@ -314,6 +314,22 @@ def test_mistakes_are_one_line(cache, tmp_path):
     assert run("--cache", cache).exit_code == 2
 
 
+def test_labels_that_float32_cannot_tell_apart_are_refused(cache, tmp_path):
+    clips, labels = open_cache(cache).clips, open_cache(cache).labels.mean[:, 0]
+    for offset, code in ((1e4, 0), (1e8, 1)):
+        pd.DataFrame({"clip_id": clips["clip_id"], "mos": labels + offset}).to_csv(
+            tmp_path / "labels.csv", index=False
+        )
+        result = run(
+            "--cache", cache, "--labels", tmp_path / "labels.csv", "--cv", "3", "--head", "ridge",
+            "--out", tmp_path / f"{offset:.0f}",
+        )  # fmt: skip
+        assert result.exit_code == code, result.output
+    last = result.stderr.splitlines()[-1]
+    assert "error: mos: labels from 1000" in last
+    assert "differ too little for their size" in last
+
+
 def test_another_run_in_the_folder_is_kept(cache, tmp_path):
     out = tmp_path / "run"
     other = write_synthetic(tmp_path / "other.h5", seed=1)

@@ -19,6 +19,8 @@ logger = logging.getLogger("qamro_cache")
 _SCALES = ((1.0, 5.0), (0.0, 1.0), (0.0, 10.0), (0.0, 100.0))
 #: Ratings that may be mistaken, of all: what is more is a scale of its own.
 _FEW = 0.05
+#: Labels farther from 0 than this times their range have errors of a percent of it in float32.
+_FARTHEST = 1e5
 
 
 def refuse_unknown(asked: Scales, names: Sequence[str]) -> None:
@@ -169,6 +171,22 @@ def with_scales(labels: Labels, scales: Scales, clip_ids: Sequence[str]) -> Labe
             )
         axes[index] = Axis(axis.name, low, high)
     return replace(labels, axes=tuple(axes))
+
+
+def refuse_far(labels: Labels) -> None:
+    """Refuse labels between which heads, which compute in float32, could not tell.
+
+    Raises:
+        QamroError: labels of an axis are far from 0 beside their range.
+    """
+    for axis in rated_axes(labels):
+        mean = labels.mean[:, labels.axis_index(axis.name)]
+        low, high = float(np.nanmin(mean)), float(np.nanmax(mean))
+        if low < high and max(-low, high) > _FARTHEST * (high - low):
+            raise QamroError(
+                f"{axis.name}: labels from {low:.12g} to {high:.12g} differ too little for their "
+                "size, heads compute in float32; take the same number off all of them"
+            )
 
 
 def rated_axes(labels: Labels) -> list[Axis]:

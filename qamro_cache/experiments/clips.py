@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.datasets.axes import notice_guessed, rated_axes, with_scales
+from qamro_cache.datasets.axes import notice_guessed, rated_axes, refuse_far, with_scales
 from qamro_cache.datasets.ids import point_out_case
 from qamro_cache.datasets.labels import relabel
 from qamro_cache.datasets.options import parse_scales
@@ -174,6 +174,7 @@ def choose_clips(sources: Sources, options: RunOptions, *, text: bool = False) -
     if options.pairs is not None:
         pairs, labels = load_pairs(options.pairs, clips["clip_id"].tolist(), labels, options.axis)
     labels = select_axes(labels, options.axis)
+    refuse_far(labels)
     notice_guessed(rated_axes(labels))
     chosen = describe(options.only, options.without)
     lacks = {
