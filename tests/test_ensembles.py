@@ -14,6 +14,9 @@ from scipy.stats import spearmanr
 from synthetic_cache import write_synthetic
 
 from qamro_cache.cache.reader import open_cache
+from qamro_cache.datasets.modeled import model_ratings
+from qamro_cache.datasets.options import RaterOptions
+from qamro_cache.datasets.screening import Scores
 from qamro_cache.errors import QamroError
 from qamro_cache.evaluation.ensembles import Chooser, average, gains
 from qamro_cache.evaluation.judged import Judged
@@ -169,6 +172,73 @@ def test_what_only_knows_its_training_mean_gains_nothing():
         plain.append(spearmanr(found.pred, labels)[0] - spearmanr(found.single, labels)[0])
     assert np.mean(plain) < -0.1
     assert abs(np.mean(told)) < 3 * np.std(told) / 10
+
+
+def test_labels_that_raters_were_taken_out_of_gain_nothing_by_their_mean():
+    """Heads that know the mean of modeled labels alone, without the offsets of groups' panels."""
+    rng = np.random.default_rng(3)
+    group = np.repeat(np.arange(12), 10)
+    test = group == np.arange(12)[:, None]
+    told = []
+    for _ in range(60):
+        modeled = rng.standard_normal(12)[group] + rng.standard_normal(120)
+        labels = modeled + rng.standard_normal(12)[group]
+        means = np.array([modeled[~held].mean() for held in test])
+        inner = np.where(test, np.nan, means[:, None] + 0.1 * rng.standard_normal((4, *test.shape)))
+        outer = means[group] + 0.1 * rng.standard_normal((4, 120))
+        inside = [Inside(test, labels, one, mean=means) for one in inner]
+        found, _ = average(list(outer), inside, Chooser("top", 4))
+        judged = Judged(labels, group, group=group, interval=Kind("bootstrap", 0))
+        told.append(gains(found, judged)["centered_clip_srcc"]["gain"])
+    assert abs(np.mean(told)) < 3 * np.std(told) / 60**0.5
+
+
+def test_gains_are_less_the_mean_of_what_heads_have_learned(tmp_path):
+    """Without the panels' offsets that mean follows a group's plain labels, for better or worse.
+
+    Calibrated, heads are on the scale of plain means, and so is the mean that is taken away.
+    """
+    cache, rng = write_synthetic(tmp_path / "emb.h5"), np.random.default_rng(1)
+    opened = open_cache(cache)
+    ids, group = opened.clips["clip_id"], opened.clips["group"].to_numpy(str)
+    ok, truth = (opened.clips["status"] == "ok").to_numpy(), opened.labels.mean[:, 0]
+    names = np.unique(group)
+    panel, apart = {name: k % 4 for k, name in enumerate(names)}, 12 * rng.standard_normal(6)
+    rows = [
+        (clip, f"r{rater}", np.clip(0.5 * truth[k] + 25 + apart[rater], 0, 100))
+        for k, clip in enumerate(ids)
+        if ok[k]
+        for rater in (panel[group[k]], panel[group[k]] + 1, panel[group[k]] + 2)
+    ]
+    table = pd.DataFrame(rows, columns=["clip_id", "rater", "quality"])
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    lines = ["seeds = 1", *(f'[[cells]]\nhead = "{name}"' for name in ("ridge", "knn"))]
+    (tmp_path / "grid.toml").write_text("\n".join([*lines, 'rater_model = "additive"']))
+    given = {"labels": tmp_path / "mine.csv", "scale": "quality=0:100", "cv": "group"}
+    more = {"interval": "bootstrap", "resamples": 0}
+    ablate(cache, tmp_path / "grid", grid=tmp_path / "grid.toml", nested=True, **given, **more)
+    plain = table.groupby("clip_id")["quality"].mean()
+    of = pd.Series(group, ids)[plain.index].to_numpy(str)
+    for calibrated in (False, True):
+        run = tmp_path / f"run{calibrated}"
+        record = ensemble(tmp_path / "grid", run, choose="top", members=2, calibrate=calibrated)
+        pred = pd.read_csv(run / "predictions.csv").set_index("clip_id")["prediction"]
+        center = {}
+        for name in names:
+            means = [plain[of != name].mean()] * 2
+            if not calibrated:
+                seen = table[~table["clip_id"].isin(plain.index[of == name])]
+                clip, rater = (pd.factorize(seen[one])[0] for one in ("clip_id", "rater"))
+                scores = Scores(clip, rater, seen["quality"].to_numpy())
+                options = RaterOptions(rater_model="additive")
+                made = model_ratings(scores, np.zeros(clip.max() + 1, bool), (0, 100), options)
+                means[1] = made.mean.mean()
+            center[name] = np.mean(means)
+        if not calibrated:
+            assert max(abs(center[name] - plain[of != name].mean()) for name in names) > 1
+        value = spearmanr(pred[plain.index] - [center[name] for name in of], plain)[0]
+        told = record["axes"]["quality"]["ensemble"]["gain"]["centered_clip_srcc"]
+        assert told["ensemble"] == pytest.approx(value)
 
 
 def test_the_file_is_the_mean_of_its_members(cache, run):

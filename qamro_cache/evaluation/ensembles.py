@@ -20,7 +20,7 @@ from qamro_cache.evaluation.score import DECIDES
 from qamro_cache.heads.averaged import mean_and_std
 
 #: The figures that an ensemble is held against the best cell by. Those of ranks are of predictions
-#: less the mean label of their fold's training clips, and are called ``centered_`` so: that mean is
+#: less the mean of the labels that their fold learned from, and are called ``centered_`` so: it is
 #: lower where a good group is left out, which puts the pooled rank correlation of who knows little
 #: below 0, and that of an ensemble, which has less noise to hide it, further.
 RANKS, ERRORS = ("clip_srcc", "group_srcc", "system_srcc"), ("clip_mse",)
@@ -37,7 +37,8 @@ class Averaged(NamedTuple):
         pred: [C] of the ensemble, NaN where no fold predicts a clip.
         std: [C] over its cells.
         single: [C] of the best cells.
-        mean: [C] the mean label of the clips that the fold which predicts a clip chose by.
+        mean: [C] of the labels that the fold which predicts a clip taught its ensemble.
+        single_mean: [C] likewise of the best cell.
     """
 
     times: Ints
@@ -46,6 +47,7 @@ class Averaged(NamedTuple):
     std: Floats
     single: Floats
     mean: Floats
+    single_mean: Floats
 
 
 def average(
@@ -69,7 +71,7 @@ def average(
     clips, folds = test.shape[1], len(test)
     times = np.zeros((folds, len(cells)), np.int64)
     best = np.full(folds, -1)
-    pred, std, single, mean = (np.full(clips, np.nan) for _ in range(4))
+    pred, std, single, mean, single_mean = (np.full(clips, np.nan) for _ in range(5))
     ours, theirs = (np.full(test.shape, np.nan) for _ in range(2))
     for fold, held in enumerate(test):
         used = counted[fold]
@@ -80,10 +82,13 @@ def average(
             continue
         best[fold] = int(alone.argmax())
         pred[held], std[held] = weighted([one[held] for one in cells], times[fold])
-        single[held], mean[held] = cells[best[fold]][held], labels[used].mean()
+        single[held] = cells[best[fold]][held]
+        means = [labels[used].mean() if one.mean is None else one.mean[fold] for one in inside]
+        mean[held], _ = weighted([np.array([one]) for one in means], times[fold])
+        single_mean[held] = means[best[fold]]
         ours[fold, used], _ = weighted(list(seen), times[fold])
         theirs[fold, used] = seen[best[fold]]
-    return Averaged(times, best, pred, std, single, mean), (ours, theirs)
+    return Averaged(times, best, pred, std, single, mean, single_mean), (ours, theirs)
 
 
 class Chooser(NamedTuple):
@@ -143,8 +148,9 @@ def gains(found: Averaged, judged: Judged) -> dict[str, dict[str, float]]:
         ``low`` to ``high``, NaN where there is none. JSON types.
     """
     told = {}
-    for names, mean, begins in ((RANKS, found.mean, "centered_"), (ERRORS, 0.0, "")):
-        ours, theirs = found.pred - mean, found.single - mean
+    centered = found.pred - found.mean, found.single - found.single_mean
+    plain = found.pred, found.single
+    for names, (ours, theirs), begins in ((RANKS, centered, "centered_"), (ERRORS, plain, "")):
         values = figures_of(np.stack([ours, theirs]), judged, only=names)
         for name, (mine, other) in values.items():
             gap = paired_gap(ours, theirs, judged, name)

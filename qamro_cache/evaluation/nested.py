@@ -29,12 +29,15 @@ class Inside(NamedTuple):
             where no such heads were trained.
         own: [F, C] labels in the units of ``pred``, where each fold has its own: those that its
             training clips give several listening tests. None: ``labels``.
+        mean: [F] of the labels that each fold's heads have learned from, which are not ``labels``
+            where raters are modeled. None: that of the clips that the fold chooses by.
     """
 
     test: Bools
     labels: Floats
     pred: Floats | None = None
     own: Floats | None = None
+    mean: Floats | None = None
 
     def only(self, clips: Bools) -> "Inside":
         """Return what some clips [C] alone would choose."""
@@ -60,7 +63,7 @@ def nested_choice(
         ``chosen`` for how many folds each ``cell`` was taken. JSON types.
     """
     names, outer = [dict(one) for one, *_ in cells], np.stack([pred for _, pred, _ in cells])
-    test, labels, _, own = cells[0][2]
+    test, labels, own = cells[0][2].test, cells[0][2].labels, cells[0][2].own
     inner = [inside.pred for *_, inside in cells if inside.pred is not None]
     ways: dict[str, tuple[Sequence[Floats], Bools]] = {}
     if len(test) > 1:

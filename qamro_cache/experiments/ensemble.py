@@ -235,14 +235,20 @@ def _calibrated(
     test, labels = inside[0].test, inside[0].labels
     marks = [calibrations(one, labels, axis, ~test) for one in seen]
     parts = [part.copy() for part in (estimate.pred, estimate.single)]
+    means = [part.copy() for part in (estimate.mean, estimate.single_mean)]
     std = estimate.std.copy()
     for fold, held in enumerate(test):
-        for part, found in zip(parts, marks, strict=True):
+        for part, mean, found, told in zip(parts, means, marks, seen, strict=True):
             if one := found.get(fold):
                 part[held] = one.apply(part[held])
+                # The line goes through the mean of the labels that it was fitted to, whichever
+                # the heads had learned from.
+                mean[held] = labels[np.isfinite(told[fold]) & np.isfinite(labels)].mean()
         if one := marks[0].get(fold):
             std[held] = one.spread(estimate.pred[held], std[held])
-    return estimate._replace(pred=parts[0], std=std, single=parts[1]), marks[0]
+    (pred, single), (mean, single_mean) = parts, means
+    made = Averaged(estimate.times, estimate.best, pred, std, single, mean, single_mean)
+    return made, marks[0]
 
 
 def _beside(request: EnsembleRequest, plans: Sequence[Plan]) -> list[Outcome]:

@@ -75,7 +75,7 @@ def head_outcomes(
                 _judged(plan, axis, cv, cells[cell]),
                 {name: np.array(values) for name, values in details.items()},
                 trained=not all(failed),
-                inside=_inside(plan, axis, inner.get((cell, axis))),
+                inside=_inside(plan, axis, by_seed, inner.get((cell, axis))),
                 clips=clips,
                 amounts=learned_from(plan.folds, plan.material.clips, axis, cells[cell].raters),
                 pairs=told.of(axis, [k for heads in by_seed.values() for k in heads]),
@@ -95,11 +95,27 @@ def _by_cell(plan: Plan) -> dict[tuple[int, int], dict[int, list[int]]]:
     return found
 
 
-def _inside(plan: Plan, axis: int, pred: Floats | None) -> Inside:
+def _inside(
+    plan: Plan, axis: int, by_seed: Mapping[int, Sequence[int]], pred: Floats | None
+) -> Inside:
     clips = plan.material.clips
     labels = clips.units(axis, plan.folds).label(clips.labels.mean[:, axis])
     own = None if pred is None else own_labels(plan, axis)
-    return Inside(plan.folds.test, labels, pred, own)
+    mean = None if clips.several else _learned_means(plan, next(iter(by_seed.values())))
+    return Inside(plan.folds.test, labels, pred, own, mean)
+
+
+def _learned_means(plan: Plan, heads: Sequence[int]) -> Floats:
+    """Return the mean of the labels that heads have learned from [F], NaN of a fold without one."""
+    found = np.full(len(plan.folds.test), np.nan)
+    for job in (plan.jobs[k] for k in heads):
+        learns = plan.folds.train[job.fold]
+        if is_closed(job):
+            learns = learns | plan.folds.validation[job.fold]
+        labels = plan.targets.of(job.target, job.fold).numpy()
+        labels = labels[learns & np.isfinite(labels)]
+        found[job.fold] = labels.mean() if len(labels) else np.nan
+    return found
 
 
 def _judged(plan: Plan, axis: int, cv: str, cell: Cell) -> Judged:
