@@ -508,3 +508,27 @@ def test_a_model_of_raters_refuses_a_test_of_means_alone(caplog):
         without([2, 3])
     without([3])
     assert "quality of source 'two': of 1 of 2 clips only means are known" in caplog.text
+
+
+def test_files_of_two_sets_are_called_after_both(tmp_path):
+    a = write_synthetic(tmp_path / "a.h5", dataset="codec-mushra")
+    b = write_synthetic(tmp_path / "b.h5", prefix="new", seed=1, dataset="cvssp-separation")
+    for path, name in ((a, "codecs"), (b, "separators")):
+        relabel_cache(path, None, source=name)
+    assert open_cache([a, b]).dataset == "codec-mushra+cvssp-separation"
+    given = {"axis": ["quality"], "head": "ridge", "resamples": 0, "interval": "bootstrap"}
+    record = train([a, b], tmp_path / "run", **given)
+    assert record["dataset"] == "codec-mushra+cvssp-separation"
+    assert record["defaults_chosen_on"] == ["cvssp-separation"]
+
+
+def test_a_source_without_spread_is_told(tmp_path, caplog):
+    cache = write_synthetic(tmp_path / "a.h5")
+    table = open_cache(cache).clips[["clip_id", "system", "group"]]
+    table = table.assign(quality=np.arange(len(table)) % 7 + 1.0, source="many")
+    table.loc[5, "source"] = "one"
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    given = {"head": "ridge", "cv": "group", "resamples": 0, "interval": "bootstrap"}
+    train(cache, tmp_path / "run", labels=tmp_path / "mine.csv", **given)
+    assert "quality: source 'one' has 1 rated clip, all with the label 6" in caplog.text
+    assert "source 'many'" not in caplog.text

@@ -1,7 +1,7 @@
 """Whether the parts of a cache fit each other and what its identity promises."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,11 @@ def check_labels(labels: Labels, num_clips: int) -> None:
             raise QamroError("a rating names a clip, axis or rater that is not there")
         if not np.isfinite(ratings.score).all():
             raise QamroError("a single rating is not a finite number")
+
+
+def join_datasets(names: Iterable[str]) -> str:
+    """Return what files of several sets are of: each set once."""
+    return "+".join(dict.fromkeys(part for name in names for part in name.split("+") if part))
 
 
 def join_licenses(licenses: Sequence[Mapping[str, str]]) -> dict[str, str]:

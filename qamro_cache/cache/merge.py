@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from qamro_cache.cache.assemble import assemble
-from qamro_cache.cache.checks import join_licenses, refuse_mixture
+from qamro_cache.cache.checks import join_datasets, join_licenses, refuse_mixture
 from qamro_cache.cache.content import Header
 from qamro_cache.cache.layout import LABEL_COLUMNS
 from qamro_cache.cache.reader import CacheLike, cache_files
@@ -87,11 +87,10 @@ def merge_caches(caches: Sequence[CacheLike], out: PathLike) -> int:
     clips = pd.concat([source.clips for source in sources], ignore_index=True)
     tests = [source.clips["source"].to_numpy(object) for source in sources]
     labels = concatenate_labels([source.labels for source in sources], tests)
-    names = dict.fromkeys(source.header.dataset for source in sources)
     provenance = {key: v for key, v in first.header.provenance.items() if key != "shard"}
     header = Header(
         first.header.identity,
-        "+".join(names),
+        join_datasets(source.header.dataset for source in sources),
         any(source.header.synthetic for source in sources),
         {**provenance, "merged_files": len(sources)},
         join_licenses([source.header.licenses for source in sources]),

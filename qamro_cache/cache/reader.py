@@ -10,7 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qamro_cache.cache.checks import join_licenses, refuse_doubles, refuse_mixture
+from qamro_cache.cache.checks import (
+    join_datasets,
+    join_licenses,
+    refuse_doubles,
+    refuse_mixture,
+)  # fmt: skip
 from qamro_cache.cache.container import open_container
 from qamro_cache.cache.content import (
     Fingerprints,
@@ -49,7 +54,7 @@ class Cache:
         identity: what made the features; ``identity_sha256`` is its hex digest.
         labels: of the rows of ``clips``.
         synthetic: the clips or ratings were made by a program.
-        dataset: name of the set.
+        dataset: name of the set; of files of several sets each once, with a + between.
         provenance: of the first file: versions, device, times.
         licenses: of the encoder's weights and of the data, as far as they are known.
     """
@@ -63,7 +68,7 @@ class Cache:
         first = headers[0]
         self.identity: dict[str, Any] = dict(first.identity)
         self.identity_sha256: str = identity_sha256(first.identity)
-        self.dataset = first.dataset
+        self.dataset = join_datasets(header.dataset for header in headers)
         self.synthetic = any(header.synthetic for header in headers)
         self.provenance: dict[str, Any] = dict(first.provenance)
         self.licenses = join_licenses([header.licenses for header in headers])

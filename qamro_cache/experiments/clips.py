@@ -25,7 +25,7 @@ from qamro_cache.experiments.copies import Copies
 from qamro_cache.experiments.cutting import folds_and_copies
 from qamro_cache.experiments.folds import default_cv
 from qamro_cache.experiments.options import RunOptions
-from qamro_cache.experiments.several import Units, own_units, refuse_sources, tests_apart, units_of
+from qamro_cache.experiments.several import Units, check_sources, own_units, tests_apart, units_of
 from qamro_cache.experiments.untaught import point_out_untaught
 from qamro_cache.features.sources import Sources
 from qamro_cache.training.inputs import Bools, Folds
@@ -196,7 +196,7 @@ def choose_clips(sources: Sources, options: RunOptions, *, text: bool = False) -
         counted = [f"{count} {what}" for what, count in some.items()]
         why = ", ".join(counted if len(some) > 1 else some)
         logger.info("%d of %d clips are left out: %s", int((~usable).sum()), len(usable), why)
-    refuse_sources(clips, usable)
+    check_sources(clips, labels, usable)
     rows = np.flatnonzero(usable).astype(np.int64)
     table = clips.iloc[rows].reset_index(drop=True)
     # A label file may have groups of its own.

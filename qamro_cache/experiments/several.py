@@ -1,17 +1,21 @@
 """Several listening tests at once: the units that clips of different tests are judged in."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from qamro_cache.datasets.records import Axis, Labels
 from qamro_cache.errors import OptionError, QamroError
 from qamro_cache.evaluation.judged import Bools, Floats, Ints, Judged
 from qamro_cache.training.inputs import Folds
 from qamro_cache.training.recipe import Recipe
+
+logger = logging.getLogger("qamro_cache")
 
 
 class Units(NamedTuple):
@@ -93,8 +97,8 @@ def tests_apart(table: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def refuse_sources(table: pd.DataFrame, labeled: npt.NDArray[np.bool_]) -> None:
-    """Refuse clips of several tests some of which do not say which."""
+def check_sources(table: pd.DataFrame, labels: Labels, labeled: Bools) -> None:
+    """Refuse clips of several tests some of which do not say which; warn of labels all alike."""
     bare = labeled & (table["source"] == "").to_numpy()
     if bare.any() and not bare[labeled].all():
         named = table["source"][labeled & ~bare].iloc[0]
@@ -103,6 +107,28 @@ def refuse_sources(table: pd.DataFrame, labeled: npt.NDArray[np.bool_]) -> None:
             f"one), others are of {named!r}; name the test of each (qamro-cache relabel --source), "
             f"or take one with --only source={named}"
         )
+    _warn_of_flat(table[labeled], labels.axes, labels.mean[labeled])
+
+
+def _warn_of_flat(table: pd.DataFrame, axes: Sequence[Axis], labels: Floats) -> None:
+    """Warn of tests whose labels have no spread, which predictions on their scale then lack too."""
+    tests = table["source"].to_numpy(dtype=str)
+    names = np.unique(tests)
+    for (index, axis), name in product(enumerate(axes), names if len(names) > 1 else ()):
+        rated = labels[tests == name, index]
+        rated = rated[np.isfinite(rated)]
+        if len(rated) and np.ptp(rated) == 0:
+            logger.warning(
+                "%s: source %r has %d rated clip%s, all with the label %g: its scale cannot be "
+                "told, and predictions on it stay near that label; rate more of its clips, or "
+                "leave it out by --without source=%s",
+                axis.name,
+                str(name),
+                len(rated),
+                "s" * (len(rated) > 1),
+                rated[0],
+                name,
+            )
 
 
 def refuse_in_several(recipe: Recipe, options: Sequence[str] = ()) -> None:
