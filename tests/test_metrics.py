@@ -166,6 +166,34 @@ def test_pairs_in_blocks_count_each_once(monkeypatch):
             assert got[row].item() == pytest.approx(want, abs=1e-14), name
 
 
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), n=st.integers(1, 40), of_labels=st.sampled_from([(40,), (2, 40)]))
+def test_pairs_by_order_are_those_of_the_pair_matrix_to_the_last_bit(data, n, of_labels):
+    # Labels of steps of 0.1 differ by their std exactly, but for rounding.
+    steps = st.integers(-3, 3).map(lambda k: k / 10)
+    hostile = st.sampled_from([np.inf, -np.inf, np.nan, 1e308, 5e-324, -0.0])
+    pred = data.draw(hnp.arrays(float, (2, 40), elements=st.one_of(fine, coarse, hostile)))[:, :n]
+    target = data.draw(hnp.arrays(float, of_labels, elements=st.one_of(steps, fine)))[..., :n]
+    for name in ("ktau", "pair_accuracy", "far_pair_accuracy"):
+        function, found = METRICS[name].function, []
+        for dense in (0, 40):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("qamro_cache.evaluation.pairs._DENSE", dense)
+                found.append(function(torch.tensor(pred), torch.tensor(target)))
+        np.testing.assert_array_equal(*found, err_msg=name)
+
+
+def test_pairs_of_many_samples_are_counted_without_their_matrix(monkeypatch):
+    monkeypatch.delattr("qamro_cache.evaluation.pairs._blocks")
+    generator = np.random.default_rng(2)
+    target = generator.integers(0, 400, 100_000) / 4
+    pred = np.round(target + generator.normal(0, 30, 100_000), 1)
+    got = METRICS["ktau"].function(torch.tensor(pred), torch.tensor(target)).item()
+    assert got == pytest.approx(scipy.stats.kendalltau(pred, target).statistic, abs=1e-12)
+    few = [METRICS[f"{far}pair_accuracy"].function for far in ("", "far_")]
+    assert all(0.5 < f(torch.tensor(pred), torch.tensor(target)) < 1 for f in few)
+
+
 def test_systems_of_equal_means_stay_tied_whatever_the_order_of_the_sum():
     # 0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 in floating point.
     values = torch.tensor([0.1, 0.2, 0.3, 0.3, 0.2, 0.1], dtype=torch.float64)

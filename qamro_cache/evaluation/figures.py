@@ -25,8 +25,7 @@ FIGURES = tuple(
 #: The figures that have an interval.
 MAIN_FIGURES = tuple(name for name in FIGURES if METRICS[name.partition("_")[2]].main)
 
-#: Tau compares all pairs of clips, which takes a second a model at 3,000 clips; beyond this many it
-#: has no interval.
+#: Tau without each cluster compares all pairs of clips; beyond this many clips it has no interval.
 _TAU_LIMIT = 1000
 
 #: Resamples computed at once: bounds memory at N clips to 64 N numbers a metric.

@@ -1,28 +1,29 @@
-"""Metrics over all pairs of samples: O(N^2) time, bounded memory. As in `metrics`."""
+"""Metrics over all pairs of samples, in bounded memory. As in `metrics`.
+
+Without weights, samples of more than `_DENSE` take O(N log N) time; else it is O(N^2).
+"""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from qamro_cache.evaluation.order import Floats, equal_pairs, order
 from qamro_cache.evaluation.weighted import prepare
 
 # Elements of one block of the pair matrix; 32 MiB of float64.
 _BLOCK = 1 << 22
 
+# Samples up to which the pair matrix is faster than sorting.
+_DENSE = 300
+
 
 def ktau(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Kendall's tau-b (ties corrected)."""
     p, t, w, missing = _finite(pred, target, weights)
-    shape = torch.broadcast_shapes(p.shape, t.shape, w.shape)
-    agree, apart_p, apart_t = (torch.zeros(shape[:-1], device=p.device).double() for _ in range(3))
-    for block in _blocks(p, t):
-        sign_p = torch.sign(p[..., block, None] - p[..., None, :])
-        sign_t = torch.sign(t[..., block, None] - t[..., None, :])
-        for total, signs in (
-            (agree, sign_p * sign_t),
-            (apart_p, sign_p.abs()),
-            (apart_t, sign_t.abs()),
-        ):
-            total += _sum(signs, w, block)
+    agree, apart_p, apart_t = (
+        _by_order(_signs_by_order, p, t) if _many(t, weights) else _signs(p, t, w)
+    )
     tau = (agree / (apart_p.sqrt() * apart_t.sqrt())).clamp(-1, 1)
     return tau.masked_fill(missing, torch.nan)
 
@@ -49,6 +50,39 @@ def _accuracy(pred: Tensor, target: Tensor, weights: Tensor | None, *, far: bool
         margin = ((ones * (counted - mean) ** 2).sum(-1) / ones.sum(-1)).sqrt()[..., None, None]
         # Rounding must not part labels that differ by the std exactly.
         margin = margin * (1 + 1e-12)
+    twice, all_pairs = (
+        _by_order(_above_by_order, p, t, margin.expand(*t.shape[:-1], 1, 1)[..., 0])
+        if _many(t, weights)
+        else _above(p, t, weights, margin)
+    )
+    return (twice / 2 / all_pairs).masked_fill(missing, torch.nan)
+
+
+def _signs(p: Tensor, t: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+    """Sum over pairs the product of both sides' signs, and the pairs that differ on each side."""
+    shape = torch.broadcast_shapes(p.shape, t.shape, w.shape)
+    agree, apart_p, apart_t = (torch.zeros(shape[:-1], device=p.device).double() for _ in range(3))
+    for block in _blocks(p, t):
+        sign_p = torch.sign(p[..., block, None] - p[..., None, :])
+        sign_t = torch.sign(t[..., block, None] - t[..., None, :])
+        for total, signs in (
+            (agree, sign_p * sign_t),
+            (apart_p, sign_p.abs()),
+            (apart_t, sign_t.abs()),
+        ):
+            total += _sum(signs, w, block)
+    return agree, apart_p, apart_t
+
+
+def _signs_by_order(p: Floats, t: Floats) -> tuple[int, ...]:
+    found = order(p, t)
+    wrong = found.above - found.not_wrong
+    return 2 * (found.right - wrong), len(p) ** 2 - equal_pairs(p), 2 * found.above
+
+
+def _above(p: Tensor, t: Tensor, weights: Tensor | None, margin: Tensor) -> tuple[Tensor, ...]:
+    """Count pairs by target, twice those that are right and once the undecided; and all of them."""
+    w = torch.ones(p.shape[-1:], device=p.device).double() if weights is None else weights.double()
     shape = torch.broadcast_shapes(p.shape, t.shape, w.shape)
     twice, all_pairs = (torch.zeros(shape[:-1], device=p.device).double() for _ in range(2))
     for block in _blocks(p, t, t + margin.squeeze(-1)):
@@ -62,7 +96,26 @@ def _accuracy(pred: Tensor, target: Tensor, weights: Tensor | None, *, far: bool
         ):
             # Without weights bits are counted, which is several times faster.
             total += pairs.sum((-2, -1)) if weights is None else _sum(pairs.double(), w, block)
-    return (twice / 2 / all_pairs).masked_fill(missing, torch.nan)
+    return twice, all_pairs
+
+
+def _above_by_order(p: Floats, t: Floats, margin: Floats) -> tuple[int, ...]:
+    found = order(p, t, float(margin[0]))
+    return found.right + found.not_wrong, found.above
+
+
+def _many(t: Tensor, weights: Tensor | None) -> bool:
+    """Whether to sort rather than to make the pair matrix."""
+    return weights is None and t.shape[-1] > _DENSE
+
+
+def _by_order(function: Callable[..., tuple[int, ...]], *sides: Tensor) -> tuple[Tensor, ...]:
+    """Call a function of rows for each of the leading dimensions; its numbers as tensors [...]."""
+    shape = torch.broadcast_shapes(*(side.shape[:-1] for side in sides))
+    rows = [side.expand(*shape, -1).reshape(-1, side.shape[-1]).cpu().numpy() for side in sides]
+    found = [function(*row) for row in zip(*rows, strict=True)]
+    made = torch.tensor(found, dtype=torch.float64, device=sides[0].device)
+    return tuple(made.reshape(*shape, made.shape[-1]).unbind(-1))
 
 
 def _finite(
