@@ -289,7 +289,8 @@ def test_a_result_is_named_by_the_clips_and_pairs_that_batches_are_drawn_from(lo
         origin=lambda: {"context": ""}, clips=SimpleNamespace(table=table), features=[features],
         folds=folds,
     )  # fmt: skip
-    jobs = [job for job in jobs_of(loss) if job.target == 0][:1]
+    # Of batches that hold all clips another order changes the rounding at most.
+    jobs = [job for job in jobs_of(loss, batch_size=16) if job.target == 0][:1]
 
     def known(labels, pairs):
         now = Targets(labels, targets.ranges, pairs=pairs, axes=(0, 1))
