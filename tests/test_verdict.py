@@ -20,6 +20,7 @@ from qamro_cache.evaluation.judged import Judged
 from qamro_cache.evaluation.kinds import Kind
 from qamro_cache.evaluation.verdict import Model, verdicts
 from qamro_cache.experiments.tables import Outcome, write_tables
+from qamro_cache.heads import points
 from qamro_cache.heads.points import COSTS, NEIGHBORS, fit_neighbors, fit_vectors
 
 QUICK = ("--epochs", 3, "--widths", "8", "--lr", 0.01, "--seeds", 2, "--cv", "group")
@@ -77,6 +78,32 @@ def test_nearest_clips_against_a_loop(noise, clips):
         chosen.add(k)
         np.testing.assert_allclose(got[held], want, rtol=1e-12)
     assert len(chosen - {1}) > 0
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_nearest_clips_of_many_are_found_a_block_at_a_time(copies, monkeypatch):
+    generator = np.random.default_rng(4)
+    x = generator.standard_normal((300, 3))
+    x = np.concatenate([x, x]) if copies else x
+    y, groups = x[:, 0] + generator.standard_normal(len(x)), np.arange(len(x)) % 7
+    wanted = nearest_by_loops(x, y, (3,), groups, x[:40] + 0.1)
+    sizes, found = [], points.means_of_nearest
+
+    def means(apart, *rest):
+        sizes.append(apart.size)
+        return found(apart, *rest)
+
+    monkeypatch.setattr(points, "_BLOCK", 10_000)
+    monkeypatch.setattr(points, "means_of_nearest", means)
+    fitted = fit_neighbors(x, y, (3,), groups)
+    assert fitted.k == wanted[0]
+    np.testing.assert_allclose(fitted.predict(x[:40] + 0.1), wanted[1], rtol=1e-12)
+    assert max(sizes) <= 10_000
+    # Of more clips than distances are looked at, some choose.
+    sizes.clear()
+    monkeypatch.setattr(points, "_CHOICE", 20_000)
+    fit_neighbors(x, y, (3,), groups)
+    assert 15_000 < sum(sizes) <= 20_000
 
 
 def test_nearest_clips_do_not_see_held_out_labels():

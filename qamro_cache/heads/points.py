@@ -4,7 +4,7 @@ Both see features as ridge does: standardized by the clips that they are fitted 
 one weight. What they keep are tensors; `heads.outputs` scores with them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,13 @@ NEIGHBORS = (100, 70, 50, 30, 20, 15, 10, 7, 5, 3, 2, 1)
 
 #: Among what the cost of an error of support vector regression is chosen.
 COSTS = (0.1, 1.0, 10.0, 100.0)
+
+#: Distances at once: 32 MiB of float64.
+_BLOCK = 1 << 22
+
+#: Distances by which the number of neighbors is chosen at most; beyond some 8,000 clips a part of
+#: them is predicted.
+_CHOICE = 1 << 26
 
 
 class Neighbors(NamedTuple):
@@ -52,10 +59,11 @@ class Neighbors(NamedTuple):
 
     def predict(self, features: Floats) -> Floats:
         """Predict clips [C, D] in label units: [C]."""
-        _refuse_distances(len(features), *self.points.shape)
+        _refuse_rows(max(len(features), len(self.points)), self.points.shape[1])
         rows = (features - self.mean) / self.std
-        found = means_of_nearest(squared_distances(rows, self.points), self.labels, self.k)
-        predictions: Floats = found[:, self.k - 1]
+        apart = squared_distances(rows, self.points)
+        parts = [means_of_nearest(block, self.labels, self.k)[:, -1] for block in apart]
+        predictions: Floats = np.concatenate([np.zeros(0), *parts])
         return predictions
 
     def params(self, label_std: float) -> dict[str, Any]:
@@ -111,9 +119,10 @@ def fit_neighbors(
     """Keep clips, and choose how many of the nearest are averaged.
 
     k is one of `NEIGHBORS`, of the least squared error when the clips' groups are held out in turn,
-    as ridge's penalty is chosen. Arguments are those of `fit_ridge`.
+    as ridge's penalty is chosen; of many clips a random part is predicted. Arguments are those of
+    `fit_ridge`.
     """
-    _refuse_distances(len(features), *features.shape)
+    _refuse_rows(*features.shape)
     mean, std, scale = scaling(features, blocks)
     points = (features - mean) / (std * scale)
     k = _choose_k(points, target, groups)
@@ -157,36 +166,54 @@ def _choose_k(points: Floats, labels: Floats, groups: Ints | None) -> int:
     # In every part there must be that many others.
     fewest = len(points) - max(map(len, parts), default=0)
     choices = [k for k in NEIGHBORS if k <= fewest]
-    apart = squared_distances(points, points)
+    asked = np.ones(len(points), np.bool_)
+    if len(points) ** 2 > _CHOICE:
+        asked[np.random.default_rng(0).permutation(len(points))[_CHOICE // len(points) :]] = False
     errors = np.zeros(len(choices))
     for part in parts:
-        others = np.setdiff1d(np.arange(len(points)), part)
-        means = means_of_nearest(apart[np.ix_(part, others)], labels[others], choices[0])
-        left = means[:, np.array(choices) - 1] - labels[part][:, None]
-        errors += (left**2).sum(0)
+        rows = part[asked[part]]
+        done = 0
+        for apart in squared_distances(points[rows], points):
+            # No clip of the part is a neighbor: all others are nearer.
+            apart[:, part] = np.inf
+            means = means_of_nearest(apart, labels, choices[0])
+            own = labels[rows[done : done + len(apart)], None]
+            errors += ((means[:, np.array(choices) - 1] - own) ** 2).sum(0)
+            done += len(apart)
     return choices[int(np.argmin(errors))]
 
 
-def _refuse_distances(asked: int, known: int, width: int) -> None:
-    """Refuse distances of clips to the known ones that would not fit in memory."""
+def _refuse_rows(clips: int, width: int) -> None:
+    """Refuse standardized rows that would not fit in memory beside a block of distances."""
     refuse_memory(
-        8 * (3 * max(asked, known) * width + 4 * known * asked),
-        f"distances of {known:,} clips with {width:,} features",
+        8 * (3 * clips * width + 4 * _BLOCK),
+        f"distances of {clips:,} clips with {width:,} features",
         "use a --feature of fewer numbers",
     )
 
 
-def squared_distances(rows: Floats, others: Floats) -> Floats:
-    """Return the squared Euclidean distance of each of ``rows`` [N, D] to ``others`` [M, D].
+def squared_distances(rows: Floats, others: Floats) -> Iterator[Floats]:
+    """Yield the squared Euclidean distances of ``rows`` [N, D], some at a time, to ``others``.
 
     Those to copies of one point are equal to the last digit.
+
+    Args:
+        rows: [N, D].
+        others: [M, D].
+
+    Yields:
+        [B, M] of the next B rows, at most `_BLOCK` numbers or a row.
     """
     once: dict[bytes, int] = {}
     place = [once.setdefault(row.tobytes(), len(once)) for row in np.ascontiguousarray(others)]
     points = others[np.unique(place, return_index=True)[1]]
-    sizes = (rows**2).sum(1)[:, None] + (points**2).sum(1)
-    distances: Floats = (sizes - 2 * rows @ points.T)[:, place]
-    return distances
+    own = (points**2).sum(1)
+    step = max(1, _BLOCK // max(1, len(others)))
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        sizes = (some**2).sum(1)[:, None] + own
+        apart = sizes - 2 * some @ points.T
+        yield apart if len(points) == len(others) else apart[:, place]
 
 
 def means_of_nearest(apart: Floats, labels: Floats, most: int) -> Floats:
@@ -199,6 +226,13 @@ def means_of_nearest(apart: Floats, labels: Floats, most: int) -> Floats:
         labels: [M].
         most: at most M.
     """
-    near = np.argsort(apart, axis=1, kind="stable")[:, :most]
+    import torch
+
+    near = torch.from_numpy(apart).topk(most, largest=False).indices.sort().values.numpy()
+    own = np.take_along_axis(apart, near, 1)
+    near = np.take_along_axis(near, np.argsort(own, axis=1, kind="stable"), 1)
+    # Where others are as near as the last of them, which these are is not said.
+    tied = (apart <= own.max(1, keepdims=True)).sum(1) > most
+    near[tied] = np.argsort(apart[tied], axis=1, kind="stable")[:, :most]
     means: Floats = labels[near].cumsum(1) / np.arange(1, most + 1)
     return means
