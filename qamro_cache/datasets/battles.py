@@ -67,21 +67,25 @@ def pairs_of_ratings(clips: pd.DataFrame, labels: Labels, source: str = "") -> p
                     len(rated.clip))  # fmt: skip
     frame = frame.groupby(["axis", "rater", "clip"], as_index=False)["score"].mean()
     frame["group"], frame["source"] = group[frame["clip"]], test[frame["clip"]]
-    found = []
-    for (axis, rater, *_), trial in frame.groupby(["axis", "rater", "group", "source"], sort=True):
-        clip, score = trial["clip"].to_numpy(), trial["score"].to_numpy()
-        a, b = np.triu_indices(len(clip), 1)
-        won = np.sign(score[a] - score[b]).astype(np.int64)
-        found.append((clip[a], clip[b], won, np.full(len(a), rater), np.full(len(a), axis)))
-    first, second, winner, rater, axis = (np.concatenate(part) for part in zip(*found, strict=True))
+    trial = frame.groupby(["axis", "rater", "group", "source"], sort=True).ngroup().to_numpy()
+    order = np.argsort(trial, kind="stable")
+    clip, score, axis, rater = (
+        frame[name].to_numpy()[order] for name in ("clip", "score", "axis", "rater")
+    )
+    # Each rating with those of its trial that come after it.
+    after = np.bincount(trial).cumsum()[trial[order]] - np.arange(len(order)) - 1
+    a = np.repeat(np.arange(len(order)), after)
+    b = a + 1 + np.arange(len(a)) - np.repeat(after.cumsum() - after, after)
+    won = np.sign(score[a] - score[b]).astype(np.int64)
+    first, second = clip[a], clip[b]
     ids = clips["clip_id"].to_numpy(dtype=object)
     words = {number: word for word, number in WINNERS.items()}
     table = {
         "clip_a": ids[first],
         "clip_b": ids[second],
-        "winner": [words[number] for number in winner.tolist()],
-        "rater": np.array(rated.raters, object)[rater],
-        "axis": np.array([one.name for one in labels.axes], object)[axis],
+        "winner": [words[number] for number in won.tolist()],
+        "rater": np.array(rated.raters, object)[rater[a]],
+        "axis": np.array([one.name for one in labels.axes], object)[axis[a]],
         "source": test[first],
         "weight": 1,
     }
