@@ -265,6 +265,11 @@ def test_clips_that_are_not_there_are_named(run, other, tmp_path, caplog):
     assert "quality: 3 labeled clips have no score and do not count: typo, other, new003" in (
         caplog.text
     )
+    table["clip_id"] += ".wav?"
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    with pytest.raises(QamroError, match=r"no clip that has a score is called as there \(typo.wav"):
+        calibrate(run, tmp_path / "mine.csv", path, out=tmp_path / "y.safetensors")
+    assert not (tmp_path / "y.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -391,7 +391,7 @@ def test_what_is_no_grid_for_it_is_one_line(cache, grid, run, tmp_path):
         return str(caught.value)
 
     assert "holds no finished grid of qamro-ablate" in said(tmp_path / "none")
-    assert "is a run of qamro-train; name a folder of qamro-ablate" in said(run[0])
+    assert "is a run, no grid; name a folder of qamro-ablate" in said(run[0])
     assert "members must be at least 1, got 0" in said(grid, members=0)
     with pytest.raises(QamroError, match="holds the grid; name another folder"):
         ensemble(grid, grid)

@@ -84,7 +84,7 @@ def ensemble_request(grid: PathLike, out: PathLike, given: Mapping[str, Any]) ->
 def _config(folder: Path) -> dict[str, Any]:
     """Return ``config.json`` of a grid's folder."""
     if (folder / "metrics.json").exists():
-        raise QamroError(f"{folder} is a run of qamro-train; name a folder of qamro-ablate")
+        raise QamroError(f"{folder} is a run, no grid; name a folder of qamro-ablate")
     path = folder / "config.json"
     if not path.is_file():
         raise QamroError(f"{folder} holds no finished grid of qamro-ablate (there is no {path})")

@@ -174,6 +174,11 @@ def run_calibrate(
         part = table[(table["axis"] == axis.name) & table["prediction"].notna()]
         known = part["trained_on"].isin(KNOWN)
         at = match_ids(request.clip_ids, part["clip_id"].tolist())
+        if len(part) and not (at >= 0).any():
+            raise QamroError(
+                f"{request.source}: {axis.name}: no clip that has a score is called as there "
+                f"({few(request.clip_ids, 2)}); scores are of {few(part['clip_id'].tolist(), 2)}"
+            )
         if left := int((known & (at >= 0)).sum()):
             logger.warning(
                 "%s: the head was trained on %d of the labeled clips, or on clips alike; they do "
