@@ -9,6 +9,7 @@ import scipy.stats
 import torch
 from reference_metrics import reference as of_sample
 from reference_metrics import within_groups
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qamro_cache.evaluation.choice import evidence
 from qamro_cache.evaluation.figures import MAIN_FIGURES
@@ -441,3 +442,25 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert set(coverage.ridge_test(1, 0)["heads"]) == {"known systems", "new systems"}
     choices["sys 8x12"] = {"put_out": {k: np.mean([g[k] for g in grids]) for k in grids[0]}}
     assert not coverage.outside({"rows": rows, "choices": choices}, 0.085)
+
+
+def test_system_scores_without_a_cluster_take_no_table_of_clips_and_systems():
+    """100,000 clips of 2,000 systems took a table of 1.6 GB a step."""
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor):
+                self.size = max(self.size, found.numel())
+            return found
+
+    generator = np.random.default_rng(0)
+    clips, systems = 1200, 300
+    system = np.arange(clips) % systems
+    group = generator.integers(0, 40, clips)
+    sample = make_sample(generator.uniform(1, 5, clips), system, ("group", group))
+    with Largest() as largest:
+        left_out("system", srcc, generator.uniform(1, 5, (2, clips)), sample)
+    assert largest.size <= 70 * clips

@@ -183,6 +183,20 @@ def test_pairs_by_order_are_those_of_the_pair_matrix_to_the_last_bit(data, n, of
         np.testing.assert_array_equal(*found, err_msg=name)
 
 
+def test_left_out_samples_of_their_own_values_are_counted_without_pair_matrices(monkeypatch):
+    generator = np.random.default_rng(3)
+    pred, target = generator.integers(0, 9, (2, 4, 500)) / 10
+    weights = generator.integers(0, 2, (4, 500))
+    functions = [METRICS[name].function for name in ("ktau", "pair_accuracy", "far_pair_accuracy")]
+    sides = [torch.tensor(side) for side in (pred, target, weights)]
+    with monkeypatch.context() as patch:
+        patch.setattr("qamro_cache.evaluation.pairs._DENSE", 500)
+        wanted = [function(*sides) for function in functions]
+    monkeypatch.delattr("qamro_cache.evaluation.pairs._blocks")
+    for function, want in zip(functions, wanted, strict=True):
+        np.testing.assert_array_equal(function(*sides), want)
+
+
 def test_pairs_of_many_samples_are_counted_without_their_matrix(monkeypatch):
     monkeypatch.delattr("qamro_cache.evaluation.pairs._blocks")
     generator = np.random.default_rng(2)

@@ -136,16 +136,17 @@ def _means(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """System scores of M models [M, (R,) S] and of the labels, and whether a system has a clip.
 
-    As `metrics.system_means`, by one matrix product a model for all R samples.
+    As `metrics.system_means`, in as much memory as R samples of the clips take.
     """
     size = int(sample.system.max()) + 1
-    belongs = torch.as_tensor(sample.system[:, None] == np.arange(size)).double()
     rows = torch.ones(1, len(t), dtype=torch.float64) if weights is None else weights
-    count = rows @ belongs
+    index = torch.as_tensor(sample.system, dtype=torch.int64).expand(rows.shape)
+    zeros = torch.zeros(len(rows), size, dtype=torch.float64)
+    count = zeros.scatter_add(1, index, rows)
 
     def mean(values: Tensor) -> Tensor:
         # Rounded as there: what ties by arithmetic ties.
-        found = torch.round(rows @ (values[:, None] * belongs) / count, decimals=12)
+        found = torch.round(zeros.scatter_add(1, index, rows * values) / count, decimals=12)
         found = torch.where(count > 0, found, 0.0)
         return found[0] if weights is None else found
 

@@ -1,6 +1,7 @@
 """Metrics over all pairs of samples, in bounded memory. As in `metrics`.
 
-Without weights, samples of more than `_DENSE` take O(N log N) time; else it is O(N^2).
+Samples of more than `_DENSE` take O(N log N) time each where nothing is shared among them: without
+weights, or with those of 0 and 1 of predictions and labels that differ as well. Else it is O(N^2).
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ def ktau(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Kendall's tau-b (ties corrected)."""
     p, t, w, missing = _finite(pred, target, weights)
     agree, apart_p, apart_t = (
-        _by_order(_signs_by_order, p, t) if _many(t, weights) else _signs(p, t, w)
+        _by_order(_signs_by_order, w, p, t) if _many(p, t, weights) else _signs(p, t, w)
     )
     tau = (agree / (apart_p.sqrt() * apart_t.sqrt())).clamp(-1, 1)
     return tau.masked_fill(missing, torch.nan)
@@ -51,8 +52,8 @@ def _accuracy(pred: Tensor, target: Tensor, weights: Tensor | None, *, far: bool
         # Rounding must not part labels that differ by the std exactly.
         margin = margin * (1 + 1e-12)
     twice, all_pairs = (
-        _by_order(_above_by_order, p, t, margin.expand(*t.shape[:-1], 1, 1)[..., 0])
-        if _many(t, weights)
+        _by_order(_above_by_order, w, p, t, margin[..., 0])
+        if _many(p, t, weights)
         else _above(p, t, weights, margin)
     )
     return (twice / 2 / all_pairs).masked_fill(missing, torch.nan)
@@ -104,16 +105,31 @@ def _above_by_order(p: Floats, t: Floats, margin: Floats) -> tuple[int, ...]:
     return found.right + found.not_wrong, found.above
 
 
-def _many(t: Tensor, weights: Tensor | None) -> bool:
-    """Whether to sort rather than to make the pair matrix."""
-    return weights is None and t.shape[-1] > _DENSE
+def _many(p: Tensor, t: Tensor, weights: Tensor | None) -> bool:
+    """Whether to sort rather than to make the pair matrix, which serves all weights at once."""
+    if t.shape[-1] <= _DENSE:
+        return False
+    if weights is None:
+        return True
+    own = p.shape == t.shape == weights.shape
+    return own and bool(((weights == 0) | (weights == 1)).all())
 
 
-def _by_order(function: Callable[..., tuple[int, ...]], *sides: Tensor) -> tuple[Tensor, ...]:
-    """Call a function of rows for each of the leading dimensions; its numbers as tensors [...]."""
-    shape = torch.broadcast_shapes(*(side.shape[:-1] for side in sides))
-    rows = [side.expand(*shape, -1).reshape(-1, side.shape[-1]).cpu().numpy() for side in sides]
-    found = [function(*row) for row in zip(*rows, strict=True)]
+def _by_order(
+    function: Callable[..., tuple[int, ...]], w: Tensor, *sides: Tensor
+) -> tuple[Tensor, ...]:
+    """Call a function of the counted samples for each of the leading dimensions; tensors [...].
+
+    Sides of one number a row are passed as they are.
+    """
+    shape = torch.broadcast_shapes(*(side.shape[:-1] for side in (w, *sides)))
+    counted, *rows = (
+        side.expand(*shape, -1).reshape(-1, side.shape[-1]).cpu().numpy() for side in (w, *sides)
+    )
+    found = [
+        function(*(row[mask > 0] if len(row) == len(mask) else row for row in some))
+        for mask, *some in zip(counted, *rows, strict=True)
+    ]
     made = torch.tensor(found, dtype=torch.float64, device=sides[0].device)
     return tuple(made.reshape(*shape, made.shape[-1]).unbind(-1))
 
