@@ -191,11 +191,9 @@ def run_calibrate(
         unknown[at[at >= 0]] = False
         if lost := np.array(request.clip_ids)[unknown].tolist():
             logger.warning(
-                "%s: %d labeled clips have no score and do not count: %s",
-                axis.name,
-                len(lost),
+                "%s: %d labeled clips have no score and do not count: %s", axis.name, len(lost),
                 few(lost, 3),
-            )
+            )  # fmt: skip
         scores = part["prediction"].to_numpy(np.float64)[used]
         truth = labels.mean[at[used], labels.axis_index(axis.name)]
         try:
