@@ -65,6 +65,30 @@ def test_figures_within_groups_are_the_mean_over_those_that_can_be_ranked(data, 
                 np.testing.assert_allclose(value, want, atol=1e-12, err_msg=name)
 
 
+def test_groups_of_whom_nothing_is_left_out_are_computed_once():
+    rng = np.random.default_rng(5)
+    group, cluster = rng.integers(-1, 12, 150), rng.integers(0, 30, 150)
+    pred, target = rng.integers(0, 9, 150).astype(float), rng.integers(0, 5, 150).astype(float)
+    pred[3] = np.nan
+    masks = cluster != np.arange(-1, 30)[:, None]
+    blocks = blocks_of(torch.tensor(group))
+    rows = []
+
+    def counted(p, t, w):
+        rows.append(torch.broadcast_shapes(p.shape, w.shape)[:-1].numel())
+        return METRICS["srcc"].function(p, t, w)
+
+    given = torch.tensor(pred), torch.tensor(target)
+    found = mean_over_groups(counted, *given, torch.tensor(masks).double(), blocks)
+    assert sum(rows) < 0.5 * len(masks) * 12
+    for mask, value in zip(masks, found, strict=True):
+        kept = blocks_of(torch.tensor(group[mask]))
+        alone = mean_over_groups(srcc, *(one[mask] for one in given), None, kept)
+        np.testing.assert_allclose(value, alone, atol=1e-12)
+    assert found.isfinite().any()
+    assert found.isnan().any()
+
+
 def test_groups_that_say_nothing_are_left_out_by_their_labels_alone():
     group = torch.tensor([0, 0, 1, 1, 1, 2, -1, -1, 3, 3])
     target = torch.tensor([1.0, 1.0, 1.0, 2.0, 3.0, 5.0, 1.0, 2.0, 1.0, 2.0])
