@@ -14,7 +14,7 @@ from qamro_cache.features.expression import parse
 from qamro_cache.features.lookup import resolved
 from qamro_cache.features.sources import join_caches
 from qamro_cache.features.vectors import clip_vectors
-from qamro_cache.heads.architecture import Architecture
+from qamro_cache.heads.architecture import CONSTANT, Architecture
 from qamro_cache.heads.calibration import Calibration
 from qamro_cache.heads.file import load_head, save_head
 from qamro_cache.heads.head import AxisHead, Ensemble, Head
@@ -91,7 +91,7 @@ def make_head(folder, encoders=("mel",), size=12, feature="", context="none", by
         label_mean=3.0,
         label_std=1.0,
         row_mean=rows.mean(0),
-        row_std=torch.where(std > 1e-6, std, 1.0),
+        row_std=torch.where(std > CONSTANT * rows.mean(0).abs(), std, 1.0),
     )
     prints = sources.first.fingerprints_of(np.arange(len(clips)))
     trained = trained_clips(clips, np.ones((len(clips), 1), bool), prints)

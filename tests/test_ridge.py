@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,8 @@ from qamro_cache.experiments.train import train
 from qamro_cache.extraction.extract import extract
 from qamro_cache.heads.architecture import row_blocks
 from qamro_cache.heads.file import load_head
-from qamro_cache.heads.ridge import PENALTIES, fit_ridge
+from qamro_cache.heads.ood import reference_clips
+from qamro_cache.heads.ridge import PENALTIES, fit_ridge, scaling
 from qamro_cache.scoring.predict import predict
 from qamro_cache.training.recipe import flat_recipe, make_recipe
 
@@ -383,3 +385,19 @@ def test_real_codec_ratings(shared_data, tmp_path):
         device="cpu",
     )  # fmt: skip
     check_real(tmp_path / "emb.h5", "quality", tmp_path / "run", 0.35)
+
+
+def test_a_feature_that_is_constant_but_for_rounding_carries_nothing():
+    """As log-mel bands at their floor, whose means differ by a few steps of float32."""
+    rng = np.random.default_rng(3)
+    step = np.spacing(np.float32(100))
+    rows = rng.normal(-40, 3, (50, 2)).astype(np.float32)
+    rows[:, 1] = -100 + step * rng.integers(-5, 6, 50)
+    assert (rows[:, 1].std() / 100) > 1e-7
+    mean, std, _ = scaling(rows.astype(np.float64), [2])
+    assert std[0] == pytest.approx(3, rel=0.3)
+    assert std[1] == 1
+    near = reference_clips(torch.from_numpy(rows))
+    assert near.std.tolist() == pytest.approx(std.tolist(), rel=1e-5)
+    far = torch.tensor([[float(mean[0]), -100 + 9 * float(step)]])
+    assert not near.is_ood(far).any()

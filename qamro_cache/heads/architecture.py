@@ -6,6 +6,10 @@ from typing import Any
 
 from qamro_cache.settings import check_settings, setting
 
+#: A feature whose std is at most this times its mean is constant but for the rounding of float32
+#: and of an encoder's sums (a mel band at its floor: some 2e-7), and carries nothing.
+CONSTANT = 1e-6
+
 #: Kinds that are fitted at once, without steps: in closed form, or by scikit-learn.
 CLOSED = ("ridge", "knn", "svr")
 #: Those of them that keep training clips, and score by the distances to these.

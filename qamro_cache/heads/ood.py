@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qamro_cache.heads.architecture import CONSTANT
+
 #: Which neighbor's distance counts: more than one, so that a duplicate does not hide an outlier.
 NEIGHBOR = 3
 
@@ -48,7 +50,7 @@ def reference_clips(rows: Tensor) -> Reference:
         rows: [C, D] the training clips, their windows averaged.
     """
     mean, std = rows.mean(0), rows.std(0, correction=0)
-    std = torch.where(std > 0, std, 1.0)
+    std = torch.where(std > CONSTANT * mean.abs(), std, 1.0)
     most = max(NEIGHBOR + 1, _MAX_BYTES // (2 * rows.shape[1]))
     chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:most]
     kept = ((rows - mean) / std)[chosen.sort().values.to(rows.device)].half().cpu()

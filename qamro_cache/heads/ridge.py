@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qamro_cache.heads.architecture import CONSTANT
 from qamro_cache.memory import refuse_memory
 
 Floats = npt.NDArray[np.float64]
@@ -110,8 +111,7 @@ def scaling(features: Floats, blocks: Sequence[int]) -> tuple[Floats, Floats, Fl
         blocks: widths that add to D.
     """
     mean, std = features.mean(0), features.std(0)
-    # A feature that is constant but for rounding carries nothing.
-    std = np.where(std > 1e-7 * np.maximum(np.abs(mean), 1e-12), std, 1.0)
+    std = np.where(std > CONSTANT * np.maximum(np.abs(mean), 1e-12), std, 1.0)
     return mean, std, np.repeat(np.sqrt(np.asarray(blocks, np.float64)), blocks)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qamro_cache.heads.architecture import Architecture
+from qamro_cache.heads.architecture import CONSTANT, Architecture
 from qamro_cache.heads.network import Rows, take_rows
 from qamro_cache.training.inputs import Bools, Inputs
 from qamro_cache.training.recipe import Job
@@ -53,8 +53,7 @@ def rows_of_folds(
         if head.kind != "audiobox":
             learned = part(rows, inputs.folds.train[fold]).values.double()
             row_mean, row_std = learned.mean(0), learned.std(0, correction=0)
-            # A feature that is constant but for rounding carries nothing.
-            row_std = torch.where(row_std > 1e-7 * row_mean.abs().clamp_min(1e-12), row_std, 1)
+            row_std = torch.where(row_std > CONSTANT * row_mean.abs().clamp_min(1e-12), row_std, 1)
             moments = row_mean.to(dtype), row_std.to(dtype)
             mine = rows._replace(values=(rows.values - moments[0]) / moments[1])
         held = inputs.folds.validation[fold]
