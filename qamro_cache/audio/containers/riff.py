@@ -46,8 +46,8 @@ class WaveFormat:
         if codec == PCM and channels and (bits + 7) // 8 == 3 and align == 4 * channels:
             raise ClipError(
                 "unreadable",
-                f"has samples of {bits} bits in 4 bytes, of which programs take other ones; write "
-                "it again with 16, 24 or 32 bits",
+                f"has samples of {bits} bits in 4 bytes, which programs read in different ways; "
+                "write it again with 16, 24 or 32 bits",
             )
         self.codec = codec
         plain = codec in PLAIN and channels and align == channels * ((bits + 7) // 8)
